@@ -1,0 +1,155 @@
+// Who you are and where: the header's chips, the session bar of the DataHUB in view, and the chooser.
+
+import { announce, clock, dateAndTime, el, icon, initials } from "./dom.js";
+import { gateway } from "./gateway.js";
+import { hasUnsaved, mayDiscard } from "./unsaved.js";
+
+/** Less than this left: the countdown takes a warm colour. */
+const SOON_MS = 5 * 60 * 1000;
+
+/** A chip for each session; the one in view is marked. */
+export function renderChips(current) {
+  const chips = gateway.sessions.map(({ datahub, user }) =>
+    el("a", { class: "chip", href: `#/${datahub}`, "data-session": datahub, "aria-current": datahub === current && "true" },
+      el("span", { class: "avatar", "aria-hidden": "true" }, initials(displayName(user))),
+      el("span", { class: "chip-name" }, displayName(user)),
+      el("span", { class: "chip-hub" }, gateway.datahub(datahub)?.name ?? datahub)));
+  const everywhere = el("button", { type: "button", id: "logout-all", class: "quiet", onclick: () => logOut() }, "Log out everywhere");
+  document.querySelector("#chips").replaceChildren(...chips, ...(chips.length ? [everywhere] : []));
+}
+
+/** The bar above a DataHUB's views. Without a session it asks to log in and leaves the view below as it is. */
+export function renderSessionBar(current, { viewHasContent }) {
+  const bar = document.querySelector("#session-bar");
+  const datahub = gateway.datahub(current);
+  const session = gateway.session(current);
+  bar.hidden = !datahub || (!session && !viewHasContent);
+  bar.classList.toggle("ended", !session);
+  const focused = bar.contains(document.activeElement) && document.activeElement.id;
+  if (bar.hidden) bar.replaceChildren();
+  else bar.replaceChildren(...(session ? sessionFacts(datahub, session) : endedSession(datahub)));
+  if (focused) document.getElementById(focused)?.focus();
+  tick();
+}
+
+function sessionFacts({ id, name }, session) {
+  return [
+    el("div", { class: "who" },
+      el("span", { class: "avatar large", "aria-hidden": "true" }, initials(displayName(session.user))),
+      el("div", {},
+        el("strong", {}, displayName(session.user)),
+        el("p", { class: "fine" }, `@${session.user.username} at ${name}`))),
+    el("dl", { class: "facts" },
+      el("div", {}, el("dt", {}, "Access token expires in"),
+        el("dd", { id: "countdown", role: "timer", "data-datahub": id })),
+      el("div", {}, el("dt", {}, "Session ends"), el("dd", {}, dateAndTime(session.session_ends_at))),
+      el("div", { class: "scopes" }, el("dt", {}, "Scopes"), el("dd", {}, session.scopes.join(" ")))),
+    el("div", { class: "actions" },
+      el("button", { type: "button", id: "refresh", onclick: () => refreshNow(id) }, "Refresh now"),
+      el("button", { type: "button", class: "quiet", "data-logout": id, onclick: () => logOut(id) }, "Log out")),
+  ];
+}
+
+function endedSession(datahub) {
+  return [
+    el("p", { role: "alert" }, `You are not logged in at ${datahub.name} any more. Please log in again; what you see here stays.`),
+    loginLink(datahub),
+  ];
+}
+
+/** The chooser: a card for each DataHUB. */
+export function chooserView(root) {
+  root.replaceChildren(
+    el("header", { class: "intro" },
+      el("h1", {}, "Choose a DataHUB"),
+      el("p", {}, "Log in at one or several. This page never sees a token: the gateway keeps it sealed in a cookie that no script can read.")),
+    gateway.datahubs.length
+      ? el("ul", { class: "cards" }, gateway.datahubs.map((datahub) => el("li", {}, card(datahub))))
+      : el("p", { class: "empty" }, "This gateway has no DataHUBs yet."));
+}
+
+function card(datahub) {
+  const session = gateway.session(datahub.id);
+  return el("article", { class: "card", "data-datahub": datahub.id },
+    el("h2", {}, datahub.name),
+    el("p", { class: "description" }, datahub.description || "A GitLab instance for research data."),
+    el("p", { class: "address" }, el("a", { href: datahub.url, target: "_blank", rel: "noreferrer" }, new URL(datahub.url).host, icon("external"))),
+    el("p", { class: session ? "state in" : "state" }, session ? `Logged in as ${displayName(session.user)}` : "Not logged in"),
+    el("div", { class: "actions" }, session
+      ? [
+          el("a", { class: "button primary", href: `#/${datahub.id}` }, "Open projects"),
+          el("button", { type: "button", class: "quiet", "data-logout": datahub.id, onclick: () => logOut(datahub.id) }, "Log out"),
+        ]
+      : loginLink(datahub)));
+}
+
+/** What stands in the place of a DataHUB's views as long as nobody is logged in there. */
+export function loginView(root, { datahub }) {
+  const { name, description } = gateway.datahub(datahub);
+  root.replaceChildren(el("div", { class: "empty" },
+    el("h1", {}, name),
+    el("p", {}, description || "A GitLab instance for research data."),
+    el("p", {}, "Log in to see your projects here."),
+    loginLink(gateway.datahub(datahub))));
+}
+
+/** A plain navigation. With unsaved work on the page it opens a new tab, so that nothing is lost. */
+function loginLink({ id, name }) {
+  return el("a", {
+    class: "button primary",
+    "data-login": id,
+    "aria-label": `Log in at ${name}`,
+    href: gateway.loginUrl(id),
+    onclick: ({ currentTarget }) => {
+      currentTarget.target = hasUnsaved() ? "_blank" : "";
+      if (!hasUnsaved()) rememberRoute(id);
+    },
+  }, "Log in");
+}
+
+/** The hash is all that is ever stored: a login comes back to the same place. */
+function rememberRoute(datahub) {
+  const here = location.hash.split(/[/?]/)[1] === datahub;
+  sessionStorage.setItem("route", here ? location.hash : `#/${datahub}`);
+}
+
+export function takeRememberedRoute() {
+  const route = sessionStorage.getItem("route");
+  sessionStorage.removeItem("route");
+  return route;
+}
+
+async function refreshNow(datahub) {
+  announce("Asking for a fresh token …", "info");
+  try {
+    await gateway.refresh(datahub);
+    announce(`Your access token at ${gateway.datahub(datahub).name} is fresh.`);
+  } catch (error) {
+    announce(error.message, "error");
+  }
+}
+
+async function logOut(datahub) {
+  if (!mayDiscard()) return;
+  try {
+    await gateway.logout(datahub);
+    announce(datahub ? `Logged out at ${gateway.datahub(datahub).name}.` : "Logged out everywhere.");
+  } catch (error) {
+    announce(error.message, "error");
+  }
+}
+
+function displayName({ name, username }) {
+  return name || username;
+}
+
+function tick() {
+  const countdown = document.querySelector("#countdown");
+  const session = countdown && gateway.session(countdown.dataset.datahub);
+  if (!session) return;
+  const left = gateway.millisecondsLeft(session);
+  countdown.textContent = clock(left);
+  countdown.classList.toggle("soon", left < SOON_MS);
+}
+
+setInterval(tick, 1000);

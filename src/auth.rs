@@ -1,0 +1,158 @@
+//! Getting in and out: the table of the `/auth` routes, and what their handlers share.
+
+pub mod callback;
+pub mod login;
+pub mod logout;
+pub mod pending;
+pub mod rate;
+pub mod refresh;
+pub mod return_to;
+pub mod status;
+
+use std::sync::Arc;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, LOCATION};
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse};
+use url::form_urlencoded;
+
+use crate::auth::pending::PendingLogins;
+use crate::auth::rate::Limiter;
+use crate::datahub::{DataHub, DataHubs};
+use crate::error::{ApiError, Code};
+use crate::log::{self, Client};
+use crate::session::Sessions;
+use crate::session::refresh::Refresher;
+
+/// What the handlers work with.
+#[derive(Debug)]
+pub struct Auth {
+    /// The DataHUBs one can log in at.
+    pub datahubs: DataHubs,
+    /// Sessions, read and written.
+    pub sessions: Arc<Sessions>,
+    /// Newer tokens.
+    pub refresher: Refresher,
+    /// Logins that are under way.
+    pub pending: PendingLogins,
+    /// How often one client may begin a login.
+    pub logins: Limiter,
+    /// How often one client may end a login.
+    pub callbacks: Limiter,
+    /// Where the app is: a path or a URL.
+    pub app_url: String,
+}
+
+/// The routes below the gateway's base path.
+pub fn routes(config: &mut ServiceConfig, auth: &Auth) {
+    config
+        .service(
+            web::resource("/auth/login")
+                .wrap(auth.pending.middleware())
+                .wrap_fn(pending::only_the_login_cookie)
+                .get(login::login)
+                .default_service(only("GET")),
+        )
+        .service(
+            web::resource("/auth/callback")
+                .wrap(auth.pending.middleware())
+                .wrap_fn(pending::only_the_login_cookie)
+                .get(callback::callback)
+                .default_service(only("GET")),
+        )
+        .service(web::resource("/auth/session").get(status::status).default_service(only("GET")))
+        .service(web::resource("/auth/refresh").post(refresh::refresh).default_service(only("POST")))
+        .service(web::resource("/auth/logout").post(logout::logout).default_service(only("POST")))
+        .service(web::resource("/datahubs").get(status::datahubs).default_service(only("GET")));
+}
+
+/// The answer to every other method.
+fn only(allow: &'static str) -> actix_web::Route {
+    web::to(move || async move { Err::<HttpResponse, _>(ApiError::method_not_allowed(allow)) })
+}
+
+impl Auth {
+    /// The DataHUB that `?datahub=` names by id or alias; `None` without the parameter.
+    ///
+    /// # Errors
+    /// `unknown_datahub` for a name that is none, `bad_request` for two of them.
+    fn named(&self, parameters: &Parameters) -> Result<Option<&Arc<DataHub>>, ApiError> {
+        let Some(name) = parameters.one("datahub")? else { return Ok(None) };
+        self.datahubs.by_name(name).map(Some).ok_or(Code::UnknownDatahub.into())
+    }
+
+    /// The one that is named, or all of them.
+    fn chosen(&self, parameters: &Parameters) -> Result<Vec<&Arc<DataHub>>, ApiError> {
+        Ok(self.named(parameters)?.map_or_else(|| self.datahubs.iter().collect(), |datahub| vec![datahub]))
+    }
+
+    /// Back to the app, with a word about why the login failed.
+    fn back_to_app(&self, error: Option<LoginError>) -> HttpResponse {
+        match error {
+            None => see_other(&self.app_url),
+            Some(error) => {
+                let separator = if self.app_url.contains('?') { '&' } else { '?' };
+                see_other(&format!("{}{separator}login_error={}", self.app_url, error.as_str()))
+            }
+        }
+    }
+}
+
+/// Why a login failed, as the app is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LoginError {
+    /// The person said no at the DataHUB.
+    Denied,
+    /// It took too long, or was finished already.
+    Expired,
+    /// The DataHUB cannot be reached.
+    Unavailable,
+    /// The browser sent no cookie of ours back.
+    CookiesBlocked,
+    /// Anything else.
+    Failed,
+}
+
+impl LoginError {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Expired => "expired",
+            Self::Unavailable => "unavailable",
+            Self::CookiesBlocked => "cookies_blocked",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A request's query, decoded.
+struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    fn of(req: &HttpRequest) -> Self {
+        Self(form_urlencoded::parse(req.query_string().as_bytes()).into_owned().collect())
+    }
+
+    /// The value of `name`; two of one name are an error, since two readers might each take another.
+    fn one(&self, name: &str) -> Result<Option<&str>, ApiError> {
+        let mut values = self.0.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_str());
+        match (values.next(), values.next()) {
+            (value, None) => Ok(value),
+            _ => Err(Code::BadRequest.into()),
+        }
+    }
+}
+
+/// Who sent the request that is being worked on.
+fn client() -> Client {
+    log::current().map_or(Client { address: None, is_local: true }, |call| call.client)
+}
+
+fn see_other(location: &str) -> HttpResponse {
+    redirect(StatusCode::SEE_OTHER, location)
+}
+
+fn redirect(status: StatusCode, location: &str) -> HttpResponse {
+    HttpResponse::build(status).insert_header((LOCATION, location)).insert_header((CACHE_CONTROL, "no-store")).finish()
+}

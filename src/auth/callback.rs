@@ -1,0 +1,142 @@
+//! `GET /auth/callback?datahub=…&code=…&state=…`: a person comes back from a DataHUB.
+//!
+//! Whatever happens, the person lands in the app and the pending login is spent. The order of checks: the query is
+//! unambiguous; the state belongs to a login of this browser; that login began at this DataHUB and not long ago; the
+//! DataHUB said yes; its tokens are about this login. Nothing is sent anywhere before the first three hold.
+
+use std::time::SystemTime;
+
+use actix_session::Session;
+use actix_web::http::header::SET_COOKIE;
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use openidconnect::AuthorizationCode;
+
+use crate::auth::pending::{PendingError, PendingLogin, remove_useless};
+use crate::auth::return_to::ReturnTo;
+use crate::auth::{Auth, LoginError, Parameters, client, see_other};
+use crate::datahub::DataHub;
+use crate::datahub::discovery::MetadataError;
+use crate::datahub::oidc::RedeemError;
+use crate::error::ApiError;
+use crate::log::{Event, chain, event};
+
+/// 303 to where the person wanted to go, with a session; or to the app, with a word about what went wrong.
+///
+/// # Errors
+/// `rate_limited`, and nothing else.
+pub async fn callback(req: HttpRequest, session: Session, auth: Data<Auth>) -> Result<HttpResponse, ApiError> {
+    auth.callbacks.check(client())?;
+    let mut response = match finish(&Parameters::of(&req), &session, &auth).await {
+        Ok(response) => response,
+        Err(failure) => {
+            let reason = failure.reason;
+            log::info!(datahub = failure.datahub.as_str(), reason; "a login failed");
+            event(failure.event, &failure.datahub);
+            auth.back_to_app(Some(failure.error))
+        }
+    };
+    remove_useless(&req, &session, &mut response);
+    Ok(response)
+}
+
+async fn finish(parameters: &Parameters, session: &Session, auth: &Auth) -> Result<HttpResponse, Failure> {
+    let Query { datahub, state, outcome } = Query::read(parameters, auth)?;
+    let now = SystemTime::now();
+
+    let login = PendingLogin::take(session, state)
+        .and_then(|login| login.confirm(&datahub.id, now))
+        .map_err(|error| Failure::pending(error, datahub))?;
+    let code = outcome.map_err(|error| Failure::new(error, datahub, "the DataHUB said no"))?;
+
+    let grant = datahub
+        .provider
+        .redeem(code, login.verifier, &login.nonce, now)
+        .await
+        .map_err(|error| Failure::redeem(&error, datahub))?;
+    let (sid, session) = auth.sessions.begin(grant, datahub);
+    let cookies = auth
+        .sessions
+        .begun(datahub, &sid, &session, now)
+        .map_err(|_| Failure::new(LoginError::Failed, datahub, "the session does not fit into a cookie"))?;
+
+    event(Event::LoginOk, datahub.id.as_str());
+    let to = login.return_to.map_or_else(|| auth.app_url.clone(), ReturnTo::into_string);
+    let mut response = see_other(&to);
+    for cookie in cookies {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    Ok(response)
+}
+
+/// What a DataHUB tells us through the browser (RFC 6749 section 4.1.2), every parameter once and of a sane length.
+struct Query<'a> {
+    datahub: &'a DataHub,
+    state: &'a str,
+    outcome: Result<AuthorizationCode, LoginError>,
+}
+
+impl<'a> Query<'a> {
+    fn read(parameters: &'a Parameters, auth: &'a Auth) -> Result<Self, Failure> {
+        let ambiguous = |_: ApiError| Failure::nowhere("an ambiguous query");
+        let datahub = auth.named(parameters).map_err(ambiguous)?.ok_or(Failure::nowhere("no DataHUB"))?;
+        let one = |name| match parameters.one(name) {
+            Ok(value) if value.is_none_or(|value| value.len() <= LONGEST) => Ok(value),
+            _ => Err(Failure::new(LoginError::Failed, datahub, "an ambiguous query")),
+        };
+        let state = one("state")?.ok_or(Failure::new(LoginError::Failed, datahub, "no state"))?;
+        let outcome = match (one("code")?, one("error")?) {
+            (Some(code), None) if !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                Ok(AuthorizationCode::new(code.to_owned()))
+            }
+            (None, Some("access_denied")) => Err(LoginError::Denied),
+            (None, Some("temporarily_unavailable" | "server_error")) => Err(LoginError::Unavailable),
+            (None, Some(_)) => Err(LoginError::Failed),
+            _ => return Err(Failure::new(LoginError::Failed, datahub, "neither a code nor an error")),
+        };
+        Ok(Self { datahub, state, outcome })
+    }
+}
+
+/// What the app and the log are told. Nothing of it comes out of the request.
+struct Failure {
+    error: LoginError,
+    event: Event,
+    datahub: String,
+    reason: String,
+}
+
+impl Failure {
+    fn new(error: LoginError, datahub: &DataHub, reason: &str) -> Self {
+        Self { error, event: Event::LoginFailed, datahub: datahub.id.to_string(), reason: reason.to_owned() }
+    }
+
+    fn nowhere(reason: &str) -> Self {
+        let (datahub, reason) = (String::new(), reason.to_owned());
+        Self { error: LoginError::Failed, event: Event::LoginFailed, datahub, reason }
+    }
+
+    fn pending(error: PendingError, datahub: &DataHub) -> Self {
+        let told = match error {
+            PendingError::None => LoginError::CookiesBlocked,
+            PendingError::State | PendingError::Expired => LoginError::Expired,
+            PendingError::DataHub => LoginError::Failed,
+        };
+        let is_mismatch = matches!(error, PendingError::State | PendingError::DataHub);
+        let event = if is_mismatch { Event::StateMismatch } else { Event::LoginFailed };
+        Self { event, ..Self::new(told, datahub, &error.to_string()) }
+    }
+
+    fn redeem(error: &RedeemError, datahub: &DataHub) -> Self {
+        let told = match error {
+            RedeemError::Unreachable(_) | RedeemError::Metadata(MetadataError::Unreachable(_) | MetadataError::Paused) => {
+                LoginError::Unavailable
+            }
+            _ => LoginError::Failed,
+        };
+        Self::new(told, datahub, &chain(error))
+    }
+}
+
+/// Longest parameter, in bytes; GitLab's codes and our states are shorter than 100.
+const LONGEST: usize = 2_048;

@@ -1,0 +1,42 @@
+//! `GET /auth/login?datahub=…`: sends a person to a DataHUB.
+
+use std::time::SystemTime;
+
+use actix_session::Session;
+use actix_web::http::StatusCode;
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+
+use crate::auth::pending::PendingLogin;
+use crate::auth::return_to::ReturnTo;
+use crate::auth::{Auth, LoginError, Parameters, client, redirect};
+use crate::error::{ApiError, Code};
+use crate::log::{Event, chain, event};
+use crate::origin;
+
+/// 302 to the DataHUB; the pending login goes into its cookie.
+///
+/// # Errors
+/// `rate_limited`, `bad_request` without a DataHUB, `unknown_datahub` for one we do not serve.
+pub async fn login(req: HttpRequest, session: Session, auth: Data<Auth>) -> Result<HttpResponse, ApiError> {
+    auth.logins.check(client())?;
+    let parameters = Parameters::of(&req);
+    let datahub = auth.named(&parameters)?.ok_or(Code::BadRequest)?;
+    if !origin::is_own_navigation(req.headers()) {
+        // A link from elsewhere, or a page behind the person's back: they land in the app and decide there.
+        return Ok(auth.back_to_app(None));
+    }
+    let return_to = parameters.one("return_to")?.and_then(ReturnTo::parse);
+    match datahub.provider.authorize().await {
+        Ok(authorization) => {
+            PendingLogin::remember(&session, &authorization, &datahub.id, return_to, SystemTime::now());
+            Ok(redirect(StatusCode::FOUND, authorization.url.as_str()))
+        }
+        Err(error) => {
+            let reason = chain(&error);
+            log::warn!(datahub = datahub.id.as_str(), reason; "a login cannot begin");
+            event(Event::LoginFailed, datahub.id.as_str());
+            Ok(auth.back_to_app(Some(LoginError::Unavailable)))
+        }
+    }
+}

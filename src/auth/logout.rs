@@ -1,0 +1,57 @@
+//! `POST /auth/logout`: ends sessions, at the DataHUB and in the browser.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use actix_web::http::header::{CACHE_CONTROL, SET_COOKIE, VARY};
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use futures_util::future::join_all;
+
+use crate::auth::{Auth, Parameters};
+use crate::datahub::DataHub;
+use crate::datahub::token::RefreshToken;
+use crate::error::ApiError;
+use crate::log::{Event, chain, event};
+
+/// 204, with a session or without; the cookies go whatever the DataHUB says.
+///
+/// # Errors
+/// `unknown_datahub` for one we do not serve.
+pub async fn logout(req: HttpRequest, auth: Data<Auth>) -> Result<HttpResponse, ApiError> {
+    let now = SystemTime::now();
+    let chosen = auth.chosen(&Parameters::of(&req))?;
+    let ends = chosen.iter().filter_map(|datahub| {
+        let (_, session) = auth.sessions.open(req.headers(), datahub, now).ok()?;
+        Some(auth.end(datahub, session.tokens.refresh?))
+    });
+    join_all(ends).await;
+
+    let mut response = HttpResponse::NoContent();
+    response.insert_header((CACHE_CONTROL, "no-store")).insert_header((VARY, "Cookie"));
+    for datahub in chosen.into_iter().filter(|datahub| auth.sessions.has_cookies(req.headers(), datahub)) {
+        for cookie in auth.sessions.ended(datahub) {
+            response.append_header((SET_COOKIE, cookie));
+        }
+    }
+    Ok(response.finish())
+}
+
+impl Auth {
+    /// Revokes the newest pair this process knows of: a refresh under way is waited for, or its tokens would live on.
+    async fn end(&self, datahub: &Arc<DataHub>, token: RefreshToken) {
+        let newest = self.refresher.settled(datahub, &token).await.and_then(|tokens| tokens.refresh);
+        self.refresher.forget(datahub, &token);
+        let revocation = datahub.provider.revoke(newest.as_ref().unwrap_or(&token));
+        let reason = match tokio::time::timeout(PATIENCE, revocation).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => chain(&error),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        log::warn!(datahub = datahub.id.as_str(), reason; "the tokens of a session that ended could not be revoked");
+        event(Event::RevokeFailed, datahub.id.as_str());
+    }
+}
+
+/// How long a person waits for a DataHUB to revoke.
+const PATIENCE: Duration = Duration::from_secs(3);

@@ -1,0 +1,267 @@
+//! Logins that a DataHUB has not answered yet: in a cookie of their own, through actix-session.
+//!
+//! A browser may have three under way, in three tabs; each is found by its state. The cookie is sealed like a session.
+//! actix-session signs what our store gives it once more, with a key that takes no part in anything: it is a constant, so
+//! that a login may end at another process than it began, in the middle of a rotation. What protects the cookie is the
+//! seal.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use actix_session::config::{CookieContentSecurity, PersistentSession};
+use actix_session::storage::{LoadError, SaveError, SessionKey, SessionStore, UpdateError};
+use actix_session::{Session, SessionMiddleware};
+use actix_web::body::MessageBody;
+use actix_web::cookie::{Key, SameSite};
+use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
+use actix_web::http::header::{COOKIE, HeaderValue, SET_COOKIE};
+use actix_web::{HttpRequest, HttpResponse};
+use openidconnect::{Nonce, PkceCodeVerifier};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::auth::return_to::ReturnTo;
+use crate::datahub::DataHubId;
+use crate::datahub::oidc::Authorization;
+use crate::seal::Keyring;
+use crate::seal::cookie::{self, Found, Plaintext, SealedCookie};
+
+/// Where pending logins are kept.
+#[derive(Debug, Clone)]
+pub struct PendingLogins(Arc<Store>);
+
+#[derive(Debug)]
+struct Store {
+    keyring: Arc<Keyring>,
+    cookie: SealedCookie<States>,
+}
+
+impl PendingLogins {
+    /// Sealed for `origin`, that of `server.public_url`.
+    pub fn new(keyring: Arc<Keyring>, origin: &str) -> Self {
+        Self(Arc::new(Store { keyring, cookie: SealedCookie::new(COOKIE_NAME.to_owned(), origin) }))
+    }
+
+    /// What reads them from a request and writes them into its answer.
+    pub fn middleware(&self) -> SessionMiddleware<Self> {
+        let lifetime = actix_web::cookie::time::Duration::seconds(LIFETIME.as_secs().try_into().expect("600 fits"));
+        SessionMiddleware::builder(self.clone(), Key::from(&[0; 64]))
+            .cookie_name(COOKIE_NAME.to_owned())
+            .cookie_path("/".to_owned())
+            .cookie_secure(true)
+            .cookie_http_only(true)
+            // The callback is a navigation that begins at the DataHUB.
+            .cookie_same_site(SameSite::Lax)
+            .cookie_content_security(CookieContentSecurity::Signed)
+            .session_lifecycle(PersistentSession::default().session_ttl(lifetime))
+            .build()
+    }
+}
+
+/// Leaves nothing in the Cookie field but the exact pair of the pending logins: actix-session would decode names.
+pub fn only_the_login_cookie<B: MessageBody, S>(
+    mut req: ServiceRequest,
+    next: &S,
+) -> impl Future<Output = Result<ServiceResponse<B>, actix_web::Error>> + use<B, S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error>,
+    S::Future: 'static,
+{
+    let pair = match cookie::find(req.headers(), COOKIE_NAME) {
+        Found::One(value) => HeaderValue::from_bytes(&[COOKIE_NAME.as_bytes(), b"=", value].concat()).ok(),
+        Found::None | Found::Several => None,
+    };
+    req.headers_mut().remove(COOKIE);
+    if let Some(pair) = pair {
+        req.headers_mut().insert(COOKIE, pair);
+    }
+    next.call(req)
+}
+
+/// A login that a DataHUB has not answered yet. Its secrets come out by [`PendingLogin::confirm`] alone.
+#[derive(Serialize, Deserialize)]
+pub struct PendingLogin {
+    #[serde(rename = "d")]
+    datahub: String,
+    #[serde(rename = "n")]
+    nonce: String,
+    #[serde(rename = "v")]
+    verifier: String,
+    #[serde(rename = "r")]
+    return_to: Option<String>,
+    #[serde(rename = "t")]
+    began: u64,
+}
+
+/// A login whose state has come back in the browser that began it, at the DataHUB it began at, in time.
+pub struct ConfirmedLogin {
+    /// For the token endpoint.
+    pub verifier: PkceCodeVerifier,
+    /// For the ID token.
+    pub nonce: Nonce,
+    /// Where the person wanted to go.
+    pub return_to: Option<ReturnTo>,
+}
+
+impl PendingLogin {
+    /// Keeps what `authorization` must be told by when it comes back.
+    pub fn remember(
+        session: &Session,
+        authorization: &Authorization,
+        datahub: &DataHubId,
+        return_to: Option<ReturnTo>,
+        now: SystemTime,
+    ) {
+        let login = Self {
+            datahub: datahub.to_string(),
+            nonce: authorization.nonce.secret().clone(),
+            verifier: authorization.verifier.secret().clone(),
+            return_to: return_to.map(ReturnTo::into_string),
+            began: seconds(now),
+        };
+        session.insert(authorization.state.secret(), login).expect("strings and a number always serialise");
+        make_room(session);
+    }
+
+    /// The login that `state` belongs to, which is forgotten with that.
+    ///
+    /// # Errors
+    /// [`PendingError`]; nothing has been sent anywhere then.
+    pub fn take(session: &Session, state: &str) -> Result<Self, PendingError> {
+        if session.entries().is_empty() {
+            return Err(PendingError::None);
+        }
+        // A key of a hash map, compared by a hash that nobody outside knows: no time tells a near miss.
+        let login = session.remove(state).ok_or(PendingError::State)?;
+        if session.entries().is_empty() {
+            session.purge();
+        }
+        serde_json::from_str(&login).map_err(|_| PendingError::State)
+    }
+
+    /// The login's secrets, if it began at `datahub` and not too long ago.
+    ///
+    /// # Errors
+    /// [`PendingError`]; nothing has been sent anywhere then.
+    pub fn confirm(self, datahub: &DataHubId, now: SystemTime) -> Result<ConfirmedLogin, PendingError> {
+        if self.datahub != datahub.as_str() {
+            return Err(PendingError::DataHub);
+        }
+        if seconds(now).saturating_sub(self.began) >= LIFETIME.as_secs() {
+            return Err(PendingError::Expired);
+        }
+        Ok(ConfirmedLogin {
+            verifier: PkceCodeVerifier::new(self.verifier),
+            nonce: Nonce::new(self.nonce),
+            return_to: self.return_to.as_deref().and_then(ReturnTo::parse),
+        })
+    }
+}
+
+/// Removes a cookie that holds no pending login, such as one that does not unseal; it would only come back.
+pub fn remove_useless(req: &HttpRequest, session: &Session, response: &mut HttpResponse) {
+    if session.entries().is_empty() && session.status() == actix_session::SessionStatus::Unchanged && req.headers().contains_key(COOKIE) {
+        let removed = cookie::remove(COOKIE_NAME);
+        response.headers_mut().append(SET_COOKIE, removed);
+    }
+}
+
+/// Drops the oldest logins until three are left and the cookie is short enough.
+fn make_room(session: &Session) {
+    loop {
+        let oldest = {
+            let logins = session.entries();
+            let length: usize = logins.iter().map(|(state, login)| state.len() + login.len()).sum();
+            if logins.len() <= MOST && (length <= LONGEST || logins.len() == 1) {
+                return;
+            }
+            let began = |login: &str| serde_json::from_str(login).map_or(0, |login: PendingLogin| login.began);
+            logins.iter().min_by_key(|(_, login)| began(login)).map(|(state, _)| state.clone())
+        };
+        session.remove(&oldest.expect("there are at least two"));
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Why a callback belongs to no login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PendingError {
+    /// The browser sent no pending login at all.
+    #[error("no pending login came back")]
+    None,
+    /// None of the pending logins has this state.
+    #[error("the state belongs to no pending login")]
+    State,
+    /// The login began at another DataHUB.
+    #[error("the login began at another DataHUB")]
+    DataHub,
+    /// It began too long ago.
+    #[error("the login took too long")]
+    Expired,
+}
+
+/// What actix-session keeps: a state's text, and its login as JSON.
+#[derive(Debug)]
+struct States(HashMap<String, String>);
+
+impl Plaintext for States {
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(serde_json::to_vec(&self.0).expect("a map of strings always serialises"))
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok().map(Self)
+    }
+}
+
+/// A "session key" of actix-session is here the sealed state itself: there is nothing to look up.
+impl SessionStore for PendingLogins {
+    async fn load(&self, key: &SessionKey) -> Result<Option<HashMap<String, String>>, LoadError> {
+        let Store { keyring, cookie } = &*self.0;
+        Ok(cookie.unseal(keyring, &NO_SID, key.as_ref().as_bytes()).ok().map(|states| states.0))
+    }
+
+    async fn save(
+        &self,
+        states: HashMap<String, String>,
+        _: &actix_web::cookie::time::Duration,
+    ) -> Result<SessionKey, SaveError> {
+        let Store { keyring, cookie } = &*self.0;
+        let sealed = cookie.seal(keyring, &NO_SID, &States(states));
+        SessionKey::try_from(sealed).map_err(|error| SaveError::Other(error.into()))
+    }
+
+    async fn update(
+        &self,
+        _: SessionKey,
+        states: HashMap<String, String>,
+        lifetime: &actix_web::cookie::time::Duration,
+    ) -> Result<SessionKey, UpdateError> {
+        self.save(states, lifetime).await.map_err(|error| match error {
+            SaveError::Serialization(error) => UpdateError::Serialization(error),
+            SaveError::Other(error) => UpdateError::Other(error),
+        })
+    }
+
+    async fn update_ttl(&self, _: &SessionKey, _: &actix_web::cookie::time::Duration) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn delete(&self, _: &SessionKey) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+const COOKIE_NAME: &str = "__Host-Http-login";
+/// How long a person may take at the DataHUB.
+const LIFETIME: Duration = Duration::from_secs(600);
+/// How many logins one browser may have under way.
+const MOST: usize = 3;
+/// How long they may be together, in bytes: sealed and signed they stay below actix-session's limit of 4,064.
+const LONGEST: usize = 2_600;
+/// A login has no sid yet.
+const NO_SID: [u8; 16] = [0; 16];

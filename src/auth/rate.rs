@@ -1,0 +1,88 @@
+//! How often one client may do something.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::time::Duration;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+use crate::error::{ApiError, Code};
+use crate::log::Client;
+
+/// So many times in so long, such as `30/1m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    count: NonZeroU32,
+    period: Duration,
+}
+
+impl FromStr for Rate {
+    type Err = RateError;
+
+    fn from_str(text: &str) -> Result<Self, RateError> {
+        let (count, period) = text.split_once('/').ok_or(RateError)?;
+        let period = humantime::parse_duration(period).ok().filter(|period| !period.is_zero()).ok_or(RateError)?;
+        Ok(Self { count: count.parse().map_err(|_| RateError)?, period })
+    }
+}
+
+/// A text that is no rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be a rate such as 30/1m")]
+pub struct RateError;
+
+/// Counts per client, in memory and over all workers.
+#[derive(Debug)]
+pub struct Limiter(DefaultKeyedRateLimiter<IpAddr>);
+
+impl Limiter {
+    /// The whole of `rate` may come at once; then it comes back bit by bit.
+    pub fn new(rate: Rate) -> Self {
+        let each = (rate.period / rate.count.get()).max(Duration::from_nanos(1));
+        let quota = Quota::with_period(each).expect("longer than nothing").allow_burst(rate.count);
+        Self(RateLimiter::keyed(quota))
+    }
+
+    /// Counts one more of `client`; one on this machine, or of no known address, is never limited.
+    ///
+    /// # Errors
+    /// `rate_limited`, and when to come back.
+    pub fn check(&self, client: Client) -> Result<(), ApiError> {
+        let Some(client) = client.address.filter(|_| !client.is_local) else { return Ok(()) };
+        if self.0.len() > MOST_CLIENTS {
+            self.0.retain_recent();
+        }
+        self.0.check_key(&client).map_err(|until| {
+            let wait = until.wait_time_from(DefaultClock::default().now());
+            ApiError::from(Code::RateLimited).retry_after(wait)
+        })
+    }
+}
+
+/// With more clients than this in memory, those that have not come lately are forgotten.
+const MOST_CLIENTS: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_client_is_limited_and_another_is_not() {
+        let limiter = Limiter::new("2/1h".parse().expect("a rate"));
+        let client = |ip: [u8; 4], is_local| Client { address: Some(ip.into()), is_local };
+        let (one, other) = (client([192, 0, 2, 1], false), client([192, 0, 2, 2], false));
+        assert!(limiter.check(one).is_ok() && limiter.check(one).is_ok());
+        assert_eq!(limiter.check(one).unwrap_err().code(), Code::RateLimited);
+        assert!(limiter.check(other).is_ok());
+        assert!((0..100).all(|_| limiter.check(client([127, 0, 0, 1], true)).is_ok()));
+    }
+
+    #[test]
+    fn what_is_no_rate_is_refused() {
+        for text in ["", "30", "30/", "/1m", "0/1m", "30/0s", "-1/1m", "30/1m/1m"] {
+            assert_eq!(text.parse::<Rate>(), Err(RateError), "{text}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Where a person wanted to go before logging in: a path of our own origin, or nothing.
+//!
+//! Browsers and URL parsers disagree about almost every odd path, so this takes plain ones only: one slash, then letters
+//! that nobody decodes twice. A fragment never gets here: browsers keep it to themselves.
+
+/// A path, with its query, that leads nowhere but to our own origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReturnTo(String);
+
+impl ReturnTo {
+    /// `None` for whatever is not plainly such a path.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (path, query) = text.split_once('?').unwrap_or((text, ""));
+        let is_safe = text.len() <= LONGEST
+            && path.starts_with('/')
+            && !path.contains("//")
+            && path.split('/').all(|segment| !is_dots(segment))
+            && is_plain(path)
+            && is_plain(&query.replace('?', ""));
+        is_safe.then(|| Self(text.to_owned()))
+    }
+
+    /// The path and query.
+    pub fn into_string(self) -> String {
+        self.0
+    }
+}
+
+/// `.` or `..`, with dots written as `%2e` or not.
+fn is_dots(segment: &str) -> bool {
+    matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
+}
+
+/// The characters of RFC 3986's paths, and escapes of all but controls, `/`, `\`, `%` and DEL.
+fn is_plain(text: &str) -> bool {
+    let mut rest = text.as_bytes();
+    while let [byte, after @ ..] = rest {
+        rest = match byte {
+            b'%' => {
+                let [high, low, after @ ..] = after else { return false };
+                let digit = |byte: &u8| char::from(*byte).to_digit(16);
+                let (Some(high), Some(low)) = (digit(high), digit(low)) else { return false };
+                if matches!(high * 16 + low, 0x00..=0x1f | 0x25 | 0x2f | 0x5c | 0x7f) {
+                    return false;
+                }
+                after
+            }
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' => after,
+            byte if b"-._~!$&'()*+,;=:@/".contains(byte) => after,
+            _ => return false,
+        };
+    }
+    true
+}
+
+/// Longest path with its query, in bytes.
+const LONGEST: usize = 2_048;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_our_own_is_kept() {
+        for text in ["/", "/arcmanager/app/", "/a/b.html?x=1&y=%C3%BC", "/a:b@c/(d)'e*;f=,g~!$", "/a?b?c", "/a...b/.c"] {
+            assert_eq!(ReturnTo::parse(text).map(ReturnTo::into_string).as_deref(), Some(text));
+        }
+    }
+
+    #[test]
+    fn whatever_might_lead_elsewhere_is_dropped() {
+        let long = format!("/{}", "a".repeat(LONGEST));
+        for text in [
+            "", "a", "//evil.test", "/\\evil.test", "\\/evil.test", "/%09/evil.test", "/%2f/evil.test", "/%5cevil.test", "/a//b",
+            "/./a", "/../a", "/%2e%2E/a", "/a/..", "https://evil.test", "javascript:alert(1)", "/a#b", "/ a", "/a\r\nb", "/a%",
+            "/a%2", "/a%zz", "/%252f", "/ü", "/a\0", "/%00", "/a?b=%0d%0a", "/a?b=\\", "/<b>", "/\"", long.as_str(),
+        ] {
+            assert_eq!(ReturnTo::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `GET /auth/session` and `GET /datahubs`: who is logged in, and where one can be.
+
+use std::time::SystemTime;
+
+use actix_web::http::header::{CACHE_CONTROL, VARY};
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
+
+use crate::auth::Auth;
+use crate::datahub::DataHub;
+use crate::error::Code;
+use crate::session::Session;
+
+/// The sessions that open and have not ended, without asking any DataHUB.
+pub async fn status(req: HttpRequest, auth: Data<Auth>) -> HttpResponse {
+    let now = SystemTime::now();
+    let opened = auth.datahubs.iter().filter_map(|datahub| {
+        let (_, session) = auth.sessions.open(req.headers(), datahub, now).ok()?;
+        Some(Entry::new(datahub, &session))
+    });
+    answer(opened.collect(), now)
+}
+
+/// The DataHUBs to choose from.
+pub async fn datahubs(auth: Data<Auth>) -> HttpResponse {
+    let choices: Vec<_> = auth
+        .datahubs
+        .iter()
+        .map(|datahub| Choice {
+            id: datahub.id.as_str(),
+            name: &datahub.name,
+            description: &datahub.description,
+            url: datahub.address.as_str(),
+        })
+        .collect();
+    HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-cache")).json(choices)
+}
+
+/// The answer of `/auth/session`, and of `/auth/refresh`.
+pub(super) fn answer(sessions: Vec<Entry>, now: SystemTime) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .insert_header((VARY, "Cookie"))
+        .json(Status { sessions, now: rfc3339(now) })
+}
+
+#[derive(Serialize)]
+struct Status {
+    sessions: Vec<Entry>,
+    now: String,
+}
+
+/// One session, as the app sees it: nothing in it is secret.
+#[derive(Serialize)]
+pub(super) struct Entry {
+    datahub: String,
+    user: User,
+    scopes: Vec<String>,
+    expires_at: String,
+    session_ends_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct User {
+    id: String,
+    username: String,
+    name: String,
+}
+
+impl Entry {
+    pub(super) fn new(datahub: &DataHub, session: &Session) -> Self {
+        let crate::datahub::oidc::User { id, username, name } = session.user.clone();
+        Self {
+            datahub: datahub.id.to_string(),
+            user: User { id, username, name },
+            scopes: session.scopes.clone().unwrap_or_else(|| datahub.provider.scopes().to_vec()),
+            expires_at: rfc3339(session.tokens.expires()),
+            session_ends_at: rfc3339(session.ends_next()),
+            error: None,
+        }
+    }
+
+    /// The same with a word about what went wrong.
+    pub(super) fn failed(self, code: Code) -> Self {
+        Self { error: Some(code.as_str()), ..self }
+    }
+}
+
+#[derive(Serialize)]
+struct Choice<'a> {
+    id: &'a str,
+    name: &'a str,
+    description: &'a str,
+    url: &'a str,
+}
+
+/// RFC 3339, UTC, whole seconds.
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}

@@ -1,0 +1,448 @@
+//! Files and environment become one checked [`Config`]; all faults at once.
+//!
+//! Each value is parsed once, into the type of the room that uses it. A fault names its key and never its value: the
+//! value may be a secret.
+
+mod section;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use config::{Environment, File, FileFormat, Map, Source};
+use openidconnect::{ClientId, ClientSecret, IssuerUrl, RedirectUrl};
+use url::{Host, Url};
+
+use crate::auth::rate::Rate;
+pub use crate::config::section::Faults;
+use crate::config::section::Section;
+use crate::datahub::back_channel::BackChannel;
+use crate::datahub::discovery::Discovery;
+use crate::datahub::oidc::Provider;
+use crate::datahub::transport::{Address, Endpoint, trust};
+use crate::datahub::{DataHub, DataHubId, DataHubs};
+use crate::log::Format;
+use crate::origin::TrustedOrigins;
+use crate::proxy;
+use crate::proxy::upstream::Deadlines;
+use crate::seal::{Key, Keyring};
+use crate::session;
+
+/// Everything an operator can say, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// Where the gateway listens and what it is called.
+    pub server: Server,
+    /// Where `/healthz` and `/readyz` are, if anywhere.
+    pub admin: Option<Endpoint>,
+    /// The app that people see.
+    pub app: App,
+    /// The keys of the cookies.
+    pub keyring: Arc<Keyring>,
+    /// How long sessions last.
+    pub session: session::Limits,
+    /// The DataHUBs.
+    pub datahubs: DataHubs,
+    /// How much one call may bring.
+    pub limits: proxy::Limits,
+    /// How long each step of a forwarded call may take.
+    pub deadlines: Deadlines,
+    /// For the head of a request to come in.
+    pub request_head: Duration,
+    /// How often one client may begin a login.
+    pub login_rate: Rate,
+    /// How often one client may end a login.
+    pub callback_rate: Rate,
+    /// What the log looks like, and how much is logged.
+    pub log: (Format, log::LevelFilter),
+}
+
+/// Where the gateway listens and what it is called.
+#[derive(Debug)]
+pub struct Server {
+    /// Where to listen, unless systemd passes sockets.
+    pub listen: Vec<Endpoint>,
+    /// The address people use: an origin.
+    pub public_url: String,
+    /// What stands before every route; begins with a slash and ends without one.
+    pub base_path: String,
+    /// Threads that serve requests.
+    pub workers: usize,
+    /// How long calls under way may take at the end.
+    pub shutdown_timeout: Duration,
+    /// Front proxies that are believed.
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+/// The app that people see.
+#[derive(Debug)]
+pub struct App {
+    /// A path on our origin, or a URL.
+    pub url: String,
+    /// The path its files are served at, and the folder they are in.
+    pub files: Option<(String, PathBuf)>,
+    /// Whose script may call.
+    pub origins: TrustedOrigins,
+}
+
+impl Config {
+    /// The defaults, then `files` in order, then the environment.
+    ///
+    /// # Errors
+    /// [`Faults`]: every one there is.
+    pub fn load(files: &[PathBuf]) -> Result<Self, Faults> {
+        let faults = Faults::default();
+        let mut settings = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        for path in files {
+            settings = settings.add_source(File::from(path.as_path()).format(FileFormat::Toml));
+        }
+        let environment = Environment::with_prefix("GATEWAY").prefix_separator("__").separator("__");
+        let table = settings.add_source(environment).build().and_then(|settings| settings.collect());
+        let table = table.unwrap_or_else(|error| {
+            // Only the first line: the others quote the file, and so perhaps a secret.
+            faults.add("", error.to_string().lines().next().unwrap_or("cannot be read"));
+            Map::new()
+        });
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let mut root = Section::root(table, &faults);
+        let config = Self::read(&mut root);
+        root.finish();
+        config.filter(|_| faults.is_empty()).ok_or(faults)
+    }
+
+    /// Reads all sections before any `?`, so that every fault is noted.
+    fn read(root: &mut Section<'_>) -> Option<Self> {
+        let server = Server::read(root.section("server"));
+        let public_url = server.as_ref().map(|server| server.public_url.as_str());
+        let admin = admin(root.section("admin"));
+        let app = App::read(root.section("app"), public_url);
+        let session = session(root.section("session"));
+        let limits = limits(root.section("limits"));
+        let timeouts = timeouts(root.section("timeouts"));
+        let rates = rates(root.section("rate_limit"));
+        let log = log(root.section("log"));
+        let back_channel = timeouts.as_ref().map(|(_, _, back_channel)| *back_channel);
+        let datahubs = datahubs(root.section("datahubs"), server.as_ref(), back_channel);
+
+        let (keyring, session) = session?;
+        let (deadlines, request_head, _) = timeouts?;
+        let (login_rate, callback_rate) = rates?;
+        Some(Self {
+            server: server?,
+            admin: admin?,
+            app: app?,
+            keyring,
+            session,
+            datahubs: datahubs?,
+            limits: limits?,
+            deadlines,
+            request_head,
+            login_rate,
+            callback_rate,
+            log: log?,
+        })
+    }
+}
+
+impl Server {
+    fn read(mut section: Section<'_>) -> Option<Self> {
+        let listen = section.list("listen");
+        let public_url = section.required::<Url>("public_url").and_then(|url| public_origin(&url, &section));
+        let base_path = section.required::<String>("base_path").filter(|path| {
+            let is_plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte));
+            let is_path = path.is_empty() || (path.starts_with('/') && !path.ends_with('/') && !path.contains("//"));
+            let is_good = is_plain && is_path;
+            is_good || section.fault::<()>("base_path", "must be a path such as /api/v1").is_some()
+        });
+        let workers = section.required("workers").map(|count| if count == 0 { cores() } else { count });
+        let shutdown_timeout = section.duration("shutdown_timeout");
+        let trusted_proxies = section.list("trusted_proxies");
+        section.finish();
+        Some(Self {
+            listen: listen?,
+            public_url: public_url?,
+            base_path: base_path?,
+            workers: workers?,
+            shutdown_timeout: shutdown_timeout?,
+            trusted_proxies: trusted_proxies?,
+        })
+    }
+}
+
+/// The origin that `server.public_url` is, and nothing more.
+fn public_origin(url: &Url, section: &Section<'_>) -> Option<String> {
+    let key = "public_url";
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+        return section.fault(key, "must be scheme, host and port and nothing more");
+    }
+    match url.scheme() {
+        "https" => Some(url.origin().ascii_serialization()),
+        "http" if is_loopback(url) => Some(url.origin().ascii_serialization()),
+        "http" => section.fault(key, "must be https: browsers drop the cookies on http, but on localhost"),
+        _ => section.fault(key, "must be https"),
+    }
+}
+
+fn admin(mut section: Section<'_>) -> Option<Option<Endpoint>> {
+    let listen: Option<String> = section.required("listen");
+    let endpoint = match listen.as_deref() {
+        Some("none") => Some(None),
+        Some(text) => text.parse().map(Some).map_err(|error| section.fault::<()>("listen", error)).ok(),
+        None => None,
+    };
+    section.finish();
+    endpoint
+}
+
+impl App {
+    fn read(mut section: Section<'_>, public_url: Option<&str>) -> Option<Self> {
+        let url: Option<String> = section.required("url");
+        let dir: Option<PathBuf> = section.optional("dir");
+        let dev: Option<Vec<Url>> = section.list("dev_origins");
+        if dir.as_deref().is_some_and(|dir| !dir.is_dir()) {
+            section.fault::<()>("dir", "is not a folder");
+        }
+        let public_url = public_url.and_then(|text| Url::parse(text).ok());
+        let place = public_url.as_ref().zip(url.as_deref()).and_then(|(base, text)| match base.join(text) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") && (is_path(text) || text == url.as_str()) => Some(url),
+            _ => section.fault("url", "must be a path such as /app/ or a URL"),
+        });
+        let dev = public_url.as_ref().zip(dev).map(|(own, dev)| {
+            let is_good = |origin: &Url| is_loopback(own) && origin.host() == own.host() && origin.path() == "/";
+            if !dev.iter().all(is_good) {
+                section.fault::<()>("dev_origins", "must be origins on the host of public_url, which must be this machine");
+            }
+            dev.iter().map(|origin| origin.origin().ascii_serialization()).collect()
+        });
+        section.finish();
+        let files = place.as_ref().zip(dir).map(|(url, dir)| (url.path().trim_end_matches('/').to_owned(), dir));
+        let own = public_url?.origin().ascii_serialization();
+        Some(Self { url: place.and(url)?, files, origins: TrustedOrigins { own, dev: dev? } })
+    }
+}
+
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && !text.starts_with("//")
+}
+
+fn session(mut section: Section<'_>) -> Option<(Arc<Keyring>, session::Limits)> {
+    let file: Option<PathBuf> = section.optional("keys_file");
+    let listed: Option<Vec<Key>> = section.list("keys");
+    let keys = match (file, listed) {
+        (Some(_), Some(keys)) if !keys.is_empty() => section.fault("keys", "and keys_file must not both be set"),
+        (Some(path), _) => secret_file(&path, "keys_file", &section).and_then(|text| keys_of(&text, &section)),
+        (None, Some(keys)) if keys.is_empty() => {
+            section.fault("keys_file", "or keys must hold a key; `arcmanager-gateway key` makes one")
+        }
+        (None, keys) => keys,
+    };
+    let keyring = keys.and_then(|keys| Keyring::new(keys).map_err(|error| section.fault::<()>("keys", error)).ok());
+    let [max_age, idle_timeout, refresh_ahead, refresh_ahead_body, remember] =
+        ["max_age", "idle_timeout", "refresh_ahead", "refresh_ahead_body", "remember"].map(|key| section.duration(key));
+    section.finish();
+    let limits = session::Limits {
+        max_age: max_age?,
+        idle_timeout: idle_timeout?,
+        refresh_ahead: refresh_ahead?,
+        refresh_ahead_body: refresh_ahead_body?,
+        remember: remember?,
+    };
+    Some((Arc::new(keyring?), limits))
+}
+
+/// One key a line; `#` begins a comment.
+fn keys_of(text: &str, section: &Section<'_>) -> Option<Vec<Key>> {
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or(line).trim());
+    let keys = lines.enumerate().filter(|(_, line)| !line.is_empty()).map(|(at, line)| {
+        line.parse::<Key>().map_err(|error| section.fault::<()>("keys_file", format!("line {} {error}", at + 1)))
+    });
+    // All of them, so that each fault is noted.
+    let keys: Vec<_> = keys.collect();
+    keys.into_iter().collect::<Result<_, _>>().ok()
+}
+
+fn limits(mut section: Section<'_>) -> Option<proxy::Limits> {
+    let [head, target, body] = ["head", "target", "body"].map(|key| section.required::<ByteSize>(key));
+    let [fields, in_flight, waiting] = ["fields", "in_flight", "waiting"].map(|key| section.required::<usize>(key));
+    section.finish();
+    let small = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+    Some(proxy::Limits {
+        head: head.map(small)?,
+        target: target.map(small)?,
+        fields: fields?,
+        body: body?.as_u64(),
+        in_flight: in_flight?,
+        waiting: waiting?,
+    })
+}
+
+/// For a forwarded call, for a head to come in, for one of our own calls.
+fn timeouts(mut section: Section<'_>) -> Option<(Deadlines, Duration, Duration)> {
+    let [request_head, request_body, connect, first_byte, idle, back_channel] =
+        ["request_head", "request_body", "connect", "first_byte", "idle", "back_channel"].map(|key| section.duration(key));
+    section.finish();
+    let deadlines =
+        Deadlines { connect: connect?, first_byte: first_byte?, idle: idle?, request_body: request_body? };
+    Some((deadlines, request_head?, back_channel?))
+}
+
+fn rates(mut section: Section<'_>) -> Option<(Rate, Rate)> {
+    let (login, callback) = (section.required("login"), section.required("callback"));
+    section.finish();
+    Some((login?, callback?))
+}
+
+fn log(mut section: Section<'_>) -> Option<(Format, log::LevelFilter)> {
+    let (format, level) = (section.required("format"), section.required("level"));
+    section.finish();
+    Some((format?, level?))
+}
+
+fn datahubs(mut section: Section<'_>, server: Option<&Server>, back_channel: Option<Duration>) -> Option<DataHubs> {
+    let ids = section.keys();
+    if ids.is_empty() {
+        return section.fault("datahubs", "must hold a section for one DataHUB at least");
+    }
+    let datahubs: Vec<_> = ids
+        .iter()
+        .map(|id| {
+            let own = section.section(id);
+            match id.parse() {
+                Ok(id) => datahub(id, own, server, back_channel),
+                Err(error) => section.fault(id, error),
+            }
+        })
+        .collect();
+    let datahubs: Vec<_> = datahubs.into_iter().collect::<Option<_>>()?;
+    let mut names = BTreeSet::new();
+    for datahub in &datahubs {
+        for name in std::iter::once(&datahub.id).chain(&datahub.aliases) {
+            if !names.insert(name) {
+                section.fault::<()>(datahub.id.as_str(), "has an id or alias that another DataHUB has too");
+            }
+        }
+    }
+    Some(DataHubs::new(datahubs))
+}
+
+fn datahub(
+    id: DataHubId,
+    mut section: Section<'_>,
+    server: Option<&Server>,
+    back_channel: Option<Duration>,
+) -> Option<Arc<DataHub>> {
+    let url: Option<Url> = section.required("url");
+    let is_insecure_allowed = section.optional("insecure_http").unwrap_or(false);
+    let issuer: Option<Url> = section.optional("issuer");
+    for (key, url) in [("url", &url), ("issuer", &issuer)] {
+        let Some(url) = url.as_ref().filter(|url| url.scheme() == "http" && !is_loopback(url)) else { continue };
+        if is_insecure_allowed {
+            log::warn!(datahub = id.as_str(), host = url.host_str(); "tokens go to this DataHUB unencrypted");
+        } else {
+            section.fault::<()>(key, "must be https, or insecure_http must be true");
+        }
+    }
+    let client_id: Option<String> = section.required("client_id");
+    let client_secret = client_secret(&mut section);
+    let connect: Option<Endpoint> = section.optional("connect");
+    let trust = ca_file(&mut section);
+    let name: Option<String> = section.optional("name");
+    let description: Option<String> = section.optional("description");
+    let aliases = section.list("aliases");
+    let scopes: Option<Vec<String>> = section.list("scopes");
+    let redirect_uri: Option<String> = section.optional("redirect_uri");
+    let redirect_uri = redirect_uri
+        .or_else(|| server.map(|server| format!("{}{}/auth/callback?datahub={id}", server.public_url, server.base_path)))
+        .and_then(|uri| RedirectUrl::new(uri).map_err(|_| section.fault::<()>("redirect_uri", "must be a URL")).ok());
+    let address = url.clone().zip(trust).and_then(|(url, trust)| {
+        Address::new(url, connect, trust).map_err(|error| section.fault::<()>("url", error)).ok()
+    });
+    section.finish();
+
+    let (url, address) = (url?, address?);
+    let issuer_text = issuer.as_ref().map_or_else(|| address.as_str().to_owned(), |url| url.as_str().trim_end_matches('/').to_owned());
+    let issuer = IssuerUrl::new(issuer_text).expect("a URL without the slash at its end is still one");
+    let back_channel = BackChannel::new(address.clone(), issuer.url().clone(), back_channel?);
+    let scopes = scopes?;
+    let scopes = if scopes.is_empty() { DEFAULT_SCOPES.map(str::to_owned).to_vec() } else { scopes };
+    let provider = Provider::new(
+        ClientId::new(client_id?),
+        client_secret?,
+        redirect_uri?,
+        scopes,
+        Discovery::new(issuer),
+        back_channel,
+    );
+    let _ = url;
+    Some(Arc::new(DataHub {
+        name: name.unwrap_or_else(|| id.to_string()),
+        description: description.unwrap_or_default(),
+        aliases: aliases?,
+        address,
+        provider,
+        id,
+    }))
+}
+
+fn client_secret(section: &mut Section<'_>) -> Option<ClientSecret> {
+    let text: Option<String> = section.optional("client_secret");
+    let file: Option<PathBuf> = section.optional("client_secret_file");
+    let secret = match (text, file) {
+        (Some(text), None) => text,
+        (None, Some(path)) => secret_file(&path, "client_secret_file", section)?.trim().to_owned(),
+        (None, None) => return section.fault("client_secret", "or client_secret_file is missing"),
+        (Some(_), Some(_)) => return section.fault("client_secret", "and client_secret_file must not both be set"),
+    };
+    if secret.len() < 16 {
+        return section.fault("client_secret", "is too short to be a secret");
+    }
+    Some(ClientSecret::new(secret))
+}
+
+fn ca_file(section: &mut Section<'_>) -> Option<Arc<rustls::ClientConfig>> {
+    let pem = match section.optional::<PathBuf>("ca_file") {
+        Some(path) => match std::fs::read(&path) {
+            Ok(pem) => Some(pem),
+            Err(error) => return section.fault("ca_file", format!("cannot be read: {error}")),
+        },
+        None => None,
+    };
+    trust(pem.as_deref()).map_err(|error| section.fault::<()>("ca_file", error)).ok()
+}
+
+/// The text of a file that should be nobody else's to read.
+fn secret_file(path: &Path, key: &str, section: &Section<'_>) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt;
+
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            if std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0) {
+                log::warn!(key; "everybody on this machine may read or change a file with secrets");
+            }
+            Some(text)
+        }
+        Err(error) => section.fault(key, format!("cannot be read: {error}")),
+    }
+}
+
+/// `localhost`, what is below `.localhost`, `127.0.0.0/8` and `[::1]`.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+const DEFAULTS: &str = include_str!("../config/default.toml");
+const DEFAULT_SCOPES: [&str; 3] = ["openid", "profile", "api"];

@@ -1,0 +1,134 @@
+//! One table of the configuration, read key by key; what is wrong is noted, and what nobody read is wrong too.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use config::{Map, Value, ValueKind};
+
+/// A table and where it stands.
+pub(super) struct Section<'a> {
+    path: String,
+    table: Map<String, Value>,
+    faults: &'a Faults,
+}
+
+impl<'a> Section<'a> {
+    /// The outermost table.
+    pub(super) fn root(table: Map<String, Value>, faults: &'a Faults) -> Self {
+        Self { path: String::new(), table, faults }
+    }
+
+    /// The table `key`, empty if there is none.
+    pub(super) fn section(&mut self, key: &str) -> Self {
+        let table = match self.table.remove(key).map(|value| value.kind) {
+            Some(ValueKind::Table(table)) => table,
+            None => Map::new(),
+            Some(_) => {
+                self.fault::<()>(key, "must be a section");
+                Map::new()
+            }
+        };
+        Self { path: self.name(key), table, faults: self.faults }
+    }
+
+    /// The names of all keys that nobody has read yet.
+    pub(super) fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<_> = self.table.keys().cloned().collect();
+        keys.sort();
+        keys
+    }
+
+    /// The value of `key`, which must be there.
+    pub(super) fn required<T: FromStr<Err: fmt::Display>>(&mut self, key: &str) -> Option<T> {
+        if !self.table.contains_key(key) {
+            return self.fault(key, "is missing");
+        }
+        self.optional(key)
+    }
+
+    /// The value of `key`, if it is there.
+    pub(super) fn optional<T: FromStr<Err: fmt::Display>>(&mut self, key: &str) -> Option<T> {
+        let text = self.text(key)?;
+        text.parse().map_err(|error| self.fault::<()>(key, error)).ok()
+    }
+
+    /// The text of `key`, if it is there.
+    pub(super) fn text(&mut self, key: &str) -> Option<String> {
+        let value = self.table.remove(key)?;
+        value.into_string().map_err(|_| self.fault::<()>(key, "must be a plain value")).ok()
+    }
+
+    /// The values of `key`: a list, or a text with commas, as the environment has it; empty if it is not there.
+    pub(super) fn list<T: FromStr<Err: fmt::Display>>(&mut self, key: &str) -> Option<Vec<T>> {
+        let texts = match self.table.remove(key).map(|value| value.kind) {
+            None => Vec::new(),
+            Some(ValueKind::Array(values)) => match values.into_iter().map(Value::into_string).collect() {
+                Ok(texts) => texts,
+                Err(_) => return self.fault(key, "must be a list of plain values"),
+            },
+            Some(ValueKind::String(text)) => text.split(',').map(|text| text.trim().to_owned()).collect(),
+            Some(_) => return self.fault(key, "must be a list"),
+        };
+        let texts = texts.into_iter().filter(|text: &String| !text.is_empty());
+        // All of them, so that each fault is noted.
+        let parsed: Vec<_> = texts.map(|text| text.parse().map_err(|error| self.fault::<()>(key, error))).collect();
+        parsed.into_iter().collect::<Result<_, _>>().ok()
+    }
+
+    /// A duration such as `30s`, longer than none.
+    pub(super) fn duration(&mut self, key: &str) -> Option<Duration> {
+        let humantime: humantime::Duration = self.required(key)?;
+        let duration = Duration::from(humantime);
+        if duration.is_zero() || duration > LONGEST {
+            return self.fault(key, "must be more than 0 and at most 400 days");
+        }
+        Some(duration)
+    }
+
+    /// Notes what is wrong with `key`.
+    pub(super) fn fault<T>(&self, key: &str, what: impl fmt::Display) -> Option<T> {
+        self.faults.add(&self.name(key), what);
+        None
+    }
+
+    /// Notes every key that nobody read.
+    pub(super) fn finish(self) {
+        for key in self.keys() {
+            self.fault::<()>(&key, "is no key of this gateway");
+        }
+    }
+
+    fn name(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+}
+
+/// Everything that is wrong with a configuration, a line each. Names keys, never values.
+#[derive(Debug, Default)]
+pub struct Faults(RefCell<Vec<String>>);
+
+impl Faults {
+    pub(super) fn add(&self, key: &str, what: impl fmt::Display) {
+        self.0.borrow_mut().push(format!("{key} {what}").trim().to_owned());
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let faults = self.0.borrow();
+        let count = faults.len();
+        write!(f, "the configuration has {count} fault{}:", if count == 1 { "" } else { "s" })?;
+        faults.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// What browsers keep a cookie for at most (RFC 6265bis section 5.6.2).
+const LONGEST: Duration = Duration::from_secs(400 * 24 * 3_600);

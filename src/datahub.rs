@@ -1,0 +1,115 @@
+//! The DataHUBs we serve: which there are, where each is, and what each calls us.
+
+pub mod back_channel;
+pub mod discovery;
+pub mod id_token;
+pub mod oidc;
+pub mod token;
+pub mod transport;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::datahub::oidc::Provider;
+use crate::datahub::transport::Address;
+
+/// One GitLab instance that we serve.
+#[derive(Debug)]
+pub struct DataHub {
+    /// What paths and cookies call it.
+    pub id: DataHubId,
+    /// What people call it.
+    pub name: String,
+    /// One line for the login chooser.
+    pub description: String,
+    /// Further names it answers to at login.
+    pub aliases: Vec<DataHubId>,
+    /// Where its pages and its API are.
+    pub address: Address,
+    /// Its OpenID provider, and what it knows us as.
+    pub provider: Provider,
+}
+
+/// Every DataHUB of this deployment, in the order of their ids.
+#[derive(Debug, Clone)]
+pub struct DataHubs(Arc<[Arc<DataHub>]>);
+
+impl DataHubs {
+    /// `datahubs` in any order; ids and aliases are known to differ.
+    pub fn new(mut datahubs: Vec<Arc<DataHub>>) -> Self {
+        datahubs.sort_by(|a, b| a.id.cmp(&b.id));
+        Self(datahubs.into())
+    }
+
+    /// The DataHUB of exactly this id.
+    pub fn by_id(&self, id: &str) -> Option<&Arc<DataHub>> {
+        self.0.iter().find(|datahub| &*datahub.id.0 == id)
+    }
+
+    /// The DataHUB of this id or alias: what `?datahub=` may name.
+    pub fn by_name(&self, name: &str) -> Option<&Arc<DataHub>> {
+        self.by_id(name).or_else(|| self.0.iter().find(|datahub| datahub.aliases.iter().any(|alias| &*alias.0 == name)))
+    }
+
+    /// All of them, in the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<DataHub>> {
+        self.0.iter()
+    }
+}
+
+/// A DataHUB's id, such as `tuebingen`: 1 to 32 of `a-z0-9_-`, a letter or digit at both ends, no `__` (it separates the
+/// parts of an environment variable's name). Safe in a path and in a cookie name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DataHubId(Box<str>);
+
+impl DataHubId {
+    /// The id's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DataHubId {
+    type Err = DataHubIdError;
+
+    fn from_str(text: &str) -> Result<Self, DataHubIdError> {
+        let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
+        let bytes = text.as_bytes();
+        let well_ended = bytes.first().zip(bytes.last()).is_some_and(|(first, last)| {
+            [first, last].iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        });
+        if !well_ended || bytes.len() > 32 || !bytes.iter().all(inner) || text.contains("__") {
+            return Err(DataHubIdError);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for DataHubId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A text that cannot be a DataHUB's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a DataHUB's id is 1 to 32 of a-z, 0-9, _ and -, with a letter or digit at both ends and no __")]
+pub struct DataHubIdError;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_safe_in_paths_and_cookie_names() {
+        let longest = "a".repeat(32);
+        for text in ["a", "7", "tuebingen", "tuebingen_testenv", "my-hub", longest.as_str()] {
+            assert_eq!(text.parse::<DataHubId>().expect(text).as_str(), text);
+        }
+        let too_long = "a".repeat(33);
+        for text in ["", "-a", "a-", "_a", "a_", "a__b", "A", "ü", "a b", "a/b", "a=b", "a;b", "..", too_long.as_str()] {
+            assert_eq!(text.parse::<DataHubId>(), Err(DataHubIdError), "{text}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Our own calls to a DataHUB, through awc: discovery, keys, tokens, userinfo.
+//!
+//! Each call has a connection of its own: there are few of them, and a reused connection may have died unnoticed, which
+//! a refresh cannot afford. Nothing is redirected, and no address is called but the DataHUB's own, whatever its
+//! metadata say.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_rt::net::{ActixStream, Ready};
+use actix_service::fn_service;
+use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
+use actix_web::http::{Uri, header};
+use openidconnect::{HttpRequest, HttpResponse};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use url::Url;
+
+use crate::datahub::transport::{Address, Stream};
+
+/// Our side of the conversation with one DataHUB.
+#[derive(Debug, Clone)]
+pub struct BackChannel {
+    address: Address,
+    issuer: Url,
+    timeout: Duration,
+}
+
+impl BackChannel {
+    /// Calls to `address`, and to `issuer` where that differs from it; `timeout` is for one whole call.
+    pub fn new(address: Address, issuer: Url, timeout: Duration) -> Self {
+        Self { address, issuer, timeout }
+    }
+
+    /// Sends one request and reads the whole answer, up to 256 KiB of it.
+    ///
+    /// # Errors
+    /// [`BackChannelError`]; a status that says "no" is an answer like any other.
+    pub async fn call(&self, request: HttpRequest) -> Result<HttpResponse, BackChannelError> {
+        let url = Url::parse(&request.uri().to_string()).map_err(|_| BackChannelError::ForeignAddress)?;
+        if !self.address.is_origin_of(&url) && self.issuer.origin() != url.origin() {
+            return Err(BackChannelError::ForeignAddress);
+        }
+        tokio::time::timeout(self.timeout, self.exchange(request, &url)).await.map_err(|_| BackChannelError::Timeout)?
+    }
+
+    async fn exchange(&self, request: HttpRequest, url: &Url) -> Result<HttpResponse, BackChannelError> {
+        let (parts, body) = request.into_parts();
+        let method = actix_web::http::Method::from_bytes(parts.method.as_str().as_bytes())
+            .map_err(|_| BackChannelError::Malformed)?;
+        let mut call = self
+            .client()
+            .request(method, plain(url)?)
+            .insert_header((header::HOST, self.address.host_header()))
+            .no_decompress();
+        for (name, value) in &parts.headers {
+            let value = header::HeaderValue::from_bytes(value.as_bytes()).map_err(|_| BackChannelError::Malformed)?;
+            call = call.insert_header((name.as_str(), value));
+        }
+        let sent = if body.is_empty() { call.send_body(actix_web::body::None::new()) } else { call.send_body(body) };
+        let mut answer = sent.await.map_err(unreachable)?;
+
+        let mut response = http::Response::builder().status(answer.status().as_u16());
+        for (name, value) in answer.headers() {
+            response = response.header(name.as_str(), value.as_bytes());
+        }
+        let body = answer.body().limit(LONGEST_ANSWER).await.map_err(|_| BackChannelError::Malformed)?;
+        response.body(body.to_vec()).map_err(|_| BackChannelError::Malformed)
+    }
+
+    /// A client for one call. It speaks plain HTTP; TLS is the transport's business.
+    fn client(&self) -> awc::Client {
+        let address = self.address.clone();
+        let connector = fn_service(move |to: ConnectInfo<Uri>| {
+            let address = address.clone();
+            async move {
+                let stream = address.connect().await.map_err(ConnectError::Io)?;
+                Ok::<_, ConnectError>(Connection::new(to.request().clone(), Polled(stream)))
+            }
+        });
+        awc::Client::builder()
+            .connector(awc::Connector::new().connector(connector).timeout(self.timeout))
+            .timeout(self.timeout)
+            .disable_redirects()
+            .no_default_headers()
+            .finish()
+    }
+}
+
+/// The URL with the scheme that makes awc leave TLS to the transport.
+fn plain(url: &Url) -> Result<Uri, BackChannelError> {
+    let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
+    Uri::builder()
+        .scheme("http")
+        .authority(authority)
+        .path_and_query(&url[url::Position::BeforePath..url::Position::AfterQuery])
+        .build()
+        .map_err(|_| BackChannelError::Malformed)
+}
+
+fn unreachable(error: awc::error::SendRequestError) -> BackChannelError {
+    use awc::error::{ConnectError, SendRequestError};
+    match error {
+        SendRequestError::Timeout | SendRequestError::Connect(ConnectError::Timeout) => BackChannelError::Timeout,
+        SendRequestError::Response(_) => BackChannelError::Malformed,
+        SendRequestError::Connect(ConnectError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+            BackChannelError::Untrusted(error)
+        }
+        SendRequestError::Connect(ConnectError::Io(error)) | SendRequestError::Send(error) => {
+            BackChannelError::Unreachable(error)
+        }
+        other => BackChannelError::Unreachable(io::Error::other(other.to_string())),
+    }
+}
+
+/// Why a call to a DataHUB got no answer. Names no URL and no token.
+#[derive(Debug, thiserror::Error)]
+pub enum BackChannelError {
+    /// The network said no, or the connection broke.
+    #[error("the DataHUB cannot be reached")]
+    Unreachable(#[source] io::Error),
+    /// Its certificate, or its TLS, is not right.
+    #[error("the DataHUB's TLS is not to be trusted")]
+    Untrusted(#[source] io::Error),
+    /// No whole answer within the time limit.
+    #[error("the DataHUB did not answer in time")]
+    Timeout,
+    /// An answer that is not HTTP, or too long.
+    #[error("the DataHUB's answer cannot be read")]
+    Malformed,
+    /// Its metadata name an address that is not its own.
+    #[error("the DataHUB's metadata lead to another address")]
+    ForeignAddress,
+}
+
+/// A connection as awc wants it; readiness is what polling tells.
+#[derive(Debug)]
+struct Polled(Stream);
+
+impl AsyncRead for Polled {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Polled {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+impl ActixStream for Polled {
+    fn poll_read_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        Poll::Ready(Ok(Ready::ALL))
+    }
+
+    fn poll_write_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        Poll::Ready(Ok(Ready::ALL))
+    }
+}
+
+/// Longest answer we read, in bytes: ten times the largest userinfo of a member of a thousand groups would still fit.
+const LONGEST_ANSWER: usize = 256 * 1024;

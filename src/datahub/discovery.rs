@@ -1,0 +1,162 @@
+//! A DataHUB's metadata and keys, fetched when first needed and kept.
+//!
+//! Nothing is fetched at the start, so a dead DataHUB stops neither us nor the others. One fetch runs at a time; one that
+//! failed is not repeated for a few seconds, so that a crowd in front of a dead DataHUB waits once. What was known before
+//! stays in use while a new fetch fails.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openidconnect::core::{
+    CoreAuthDisplay, CoreClaimName, CoreClaimType, CoreClientAuthMethod, CoreGrantType, CoreJsonWebKey,
+    CoreJweContentEncryptionAlgorithm, CoreJweKeyManagementAlgorithm, CoreResponseMode, CoreResponseType,
+    CoreSubjectIdentifierType,
+};
+use openidconnect::{AdditionalProviderMetadata, DiscoveryError, IssuerUrl, ProviderMetadata};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+use url::Url;
+
+use crate::datahub::back_channel::{BackChannel, BackChannelError};
+
+/// What OpenID Connect Discovery tells, its JSON web key set included.
+pub type Metadata = ProviderMetadata<
+    Additional,
+    CoreAuthDisplay,
+    CoreClientAuthMethod,
+    CoreClaimName,
+    CoreClaimType,
+    CoreGrantType,
+    CoreJweContentEncryptionAlgorithm,
+    CoreJweKeyManagementAlgorithm,
+    CoreJsonWebKey,
+    CoreResponseMode,
+    CoreResponseType,
+    CoreSubjectIdentifierType,
+>;
+
+/// The members that OpenID Connect itself does not define.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Additional {
+    /// RFC 8414 section 2.
+    pub revocation_endpoint: Option<Url>,
+    /// RFC 9207 section 3.
+    #[serde(default)]
+    pub authorization_response_iss_parameter_supported: bool,
+}
+
+impl AdditionalProviderMetadata for Additional {}
+
+/// The metadata of one issuer, cached.
+#[derive(Debug)]
+pub struct Discovery {
+    issuer: IssuerUrl,
+    cache: Mutex<Cache>,
+}
+
+#[derive(Debug, Default)]
+struct Cache {
+    known: Option<(Arc<Metadata>, Instant)>,
+    failed: Option<Instant>,
+}
+
+impl Discovery {
+    /// Metadata of exactly this `issuer`.
+    pub fn new(issuer: IssuerUrl) -> Self {
+        Self { issuer, cache: Mutex::default() }
+    }
+
+    /// The metadata, from the cache while it is less than an hour old.
+    ///
+    /// # Errors
+    /// [`MetadataError`] if nothing is known and nothing usable can be fetched.
+    pub async fn metadata(&self, back_channel: &BackChannel, now: Instant) -> Result<Arc<Metadata>, MetadataError> {
+        self.newer_than(KEPT, back_channel, now).await
+    }
+
+    /// The metadata after a key turned up that they do not hold; fetched again at most once a minute.
+    ///
+    /// # Errors
+    /// As [`Discovery::metadata`].
+    pub async fn with_new_keys(&self, back_channel: &BackChannel, now: Instant) -> Result<Arc<Metadata>, MetadataError> {
+        self.newer_than(KEYS_KEPT, back_channel, now).await
+    }
+
+    async fn newer_than(
+        &self,
+        kept: Duration,
+        back_channel: &BackChannel,
+        now: Instant,
+    ) -> Result<Arc<Metadata>, MetadataError> {
+        let mut cache = self.cache.lock().await;
+        let known = cache.known.clone();
+        if let Some((metadata, since)) = &known
+            && now.saturating_duration_since(*since) < kept
+        {
+            return Ok(Arc::clone(metadata));
+        }
+        let known = known.map(|(metadata, _)| metadata);
+        if cache.failed.is_some_and(|failed| now.saturating_duration_since(failed) < PAUSE) {
+            return known.ok_or(MetadataError::Paused);
+        }
+        match self.fetch(back_channel).await {
+            Ok(metadata) => {
+                let metadata = Arc::new(metadata);
+                *cache = Cache { known: Some((Arc::clone(&metadata), Instant::now())), failed: None };
+                Ok(metadata)
+            }
+            Err(error) => {
+                cache.failed = Some(Instant::now());
+                log::warn!(error:err = error, issuer = self.issuer.as_str(); "discovery failed");
+                known.ok_or(error)
+            }
+        }
+    }
+
+    async fn fetch(&self, back_channel: &BackChannel) -> Result<Metadata, MetadataError> {
+        let http = |request| back_channel.call(request);
+        let metadata = Metadata::discover_async(self.issuer.clone(), &http).await.map_err(|error| match error {
+            DiscoveryError::Request(error) => MetadataError::Unreachable(error),
+            _ => MetadataError::Invalid,
+        })?;
+        let own = self.issuer.url().origin();
+        let endpoints = [
+            Some(metadata.authorization_endpoint().url()),
+            metadata.token_endpoint().map(|endpoint| endpoint.url()),
+            metadata.userinfo_endpoint().map(|endpoint| endpoint.url()),
+            Some(metadata.jwks_uri().url()),
+        ];
+        let revocation = metadata.additional_metadata().revocation_endpoint.as_ref();
+        if !endpoints.into_iter().chain([revocation]).flatten().all(|endpoint| endpoint.origin() == own) {
+            return Err(MetadataError::ForeignEndpoint);
+        }
+        if metadata.token_endpoint().is_none() || metadata.userinfo_endpoint().is_none() {
+            return Err(MetadataError::Invalid);
+        }
+        Ok(metadata)
+    }
+}
+
+/// Why a DataHUB's metadata are not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    /// No answer.
+    #[error("cannot fetch the metadata")]
+    Unreachable(#[source] BackChannelError),
+    /// Not metadata, or those of another issuer.
+    #[error("the metadata are incomplete or another issuer's")]
+    Invalid,
+    /// An endpoint that is not on the issuer's origin.
+    #[error("the metadata name an endpoint on another origin")]
+    ForeignEndpoint,
+    /// A fetch failed a moment ago.
+    #[error("fetching the metadata failed a moment ago")]
+    Paused,
+}
+
+/// How long metadata are used without asking again.
+const KEPT: Duration = Duration::from_secs(3_600);
+/// How long keys are used after one was missed.
+const KEYS_KEPT: Duration = Duration::from_secs(60);
+/// How long a failed fetch is not repeated.
+const PAUSE: Duration = Duration::from_secs(5);

@@ -1,0 +1,104 @@
+//! Whether an ID token is this DataHUB's word about this login.
+//!
+//! openidconnect checks signature, issuer, audience, nonce and expiry. Checked beside it, because it leaves them open:
+//! when the token was issued, from when it holds, and how far two clocks may differ.
+
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use openidconnect::core::{CoreIdToken, CoreIdTokenVerifier, CoreJwsSigningAlgorithm};
+use openidconnect::{
+    ClaimsVerificationError, ClientId, ClientSecret, Nonce, SignatureVerificationError, SubjectIdentifier,
+};
+use serde::Deserialize;
+
+use crate::datahub::discovery::Metadata;
+
+/// The person an ID token speaks of: a subject of this issuer (OpenID Connect Core section 3.1.3.7).
+///
+/// # Errors
+/// [`IdTokenError::UnknownKey`] when `metadata` may only be out of date; [`IdTokenError::Refused`] else.
+pub fn subject(
+    token: &CoreIdToken,
+    metadata: &Metadata,
+    client_id: &ClientId,
+    client_secret: &ClientSecret,
+    nonce: &Nonce,
+    now: SystemTime,
+) -> Result<SubjectIdentifier, IdTokenError> {
+    let verifier = CoreIdTokenVerifier::new_confidential_client(
+        client_id.clone(),
+        client_secret.clone(),
+        metadata.issuer().clone(),
+        metadata.jwks().clone(),
+    )
+    .set_allowed_algs([CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha256])
+    .set_other_audience_verifier_fn(|_| false)
+    .set_time_fn(move || (now - LEEWAY).into())
+    .set_issue_time_verifier_fn(move |issued| {
+        let issued = SystemTime::from(issued);
+        if issued > now + LEEWAY {
+            return Err("issued in the future".into());
+        }
+        if issued + OLDEST < now {
+            return Err("issued too long ago".into());
+        }
+        Ok(())
+    });
+    let claims = token.claims(&verifier, nonce).map_err(|error| match error {
+        ClaimsVerificationError::SignatureVerification(SignatureVerificationError::NoMatchingKey) => {
+            IdTokenError::UnknownKey
+        }
+        error => IdTokenError::Refused(reason(&error)),
+    })?;
+    if not_before(token).ok_or(IdTokenError::Refused("unreadable"))? > now + LEEWAY {
+        return Err(IdTokenError::Refused("not valid yet"));
+    }
+    // 255 ASCII characters at most (OpenID Connect Core section 2).
+    let subject = claims.subject();
+    if subject.is_empty() || subject.len() > 255 || !subject.is_ascii() {
+        return Err(IdTokenError::Refused("subject"));
+    }
+    Ok(subject.clone())
+}
+
+/// Why an ID token is not believed. Holds a fixed word and nothing out of the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IdTokenError {
+    /// Signed with a key that the metadata do not hold.
+    #[error("the ID token is signed with an unknown key")]
+    UnknownKey,
+    /// Anything else.
+    #[error("the ID token is refused: {0}")]
+    Refused(&'static str),
+}
+
+fn reason(error: &ClaimsVerificationError) -> &'static str {
+    match error {
+        ClaimsVerificationError::Expired(_) => "expired",
+        ClaimsVerificationError::InvalidAudience(_) => "audience",
+        ClaimsVerificationError::InvalidIssuer(_) => "issuer",
+        ClaimsVerificationError::InvalidNonce(_) => "nonce",
+        ClaimsVerificationError::InvalidSubject(_) => "subject",
+        ClaimsVerificationError::SignatureVerification(_) => "signature",
+        _ => "claims",
+    }
+}
+
+/// The claim `nbf` (RFC 7519 section 4.1.5), the epoch where it is missing.
+fn not_before(token: &CoreIdToken) -> Option<SystemTime> {
+    #[derive(Deserialize)]
+    struct Claims {
+        nbf: Option<u32>,
+    }
+    let text = token.to_string();
+    let payload = URL_SAFE_NO_PAD.decode(text.split('.').nth(1)?).ok()?;
+    let claims: Claims = serde_json::from_slice(&payload).ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(claims.nbf.unwrap_or(0).into()))
+}
+
+/// How far a DataHUB's clock and ours may differ.
+const LEEWAY: Duration = Duration::from_secs(60);
+/// How old an ID token may be: it is read right after it was issued.
+const OLDEST: Duration = Duration::from_secs(600);

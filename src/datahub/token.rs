@@ -1,0 +1,138 @@
+//! A DataHUB's tokens: redacted in every output, wiped when dropped.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use actix_web::http::header::HeaderValue;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+/// The access and refresh token that GitLab gave out together, and for how long.
+///
+/// Expiry follows our own clock from the moment of the answer: GitLab's `created_at` is another clock's time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenSet {
+    /// Opens the API.
+    pub access: AccessToken,
+    /// Buys the next set, once; a personal access token has none.
+    pub refresh: Option<RefreshToken>,
+    /// When the answer came.
+    pub issued: SystemTime,
+    /// How long the access token lives.
+    pub lifetime: Duration,
+}
+
+impl TokenSet {
+    /// When the access token ends.
+    pub fn expires(&self) -> SystemTime {
+        self.issued + self.lifetime
+    }
+}
+
+/// Lifetime of an access token whose answer has no `expires_in` (GitLab `config/initializers/doorkeeper.rb`).
+pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(7_200);
+
+/// Opens a DataHUB's API for one person.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessToken(Zeroizing<String>);
+
+impl AccessToken {
+    /// The value of `Authorization` (RFC 6750 section 2.1), marked sensitive.
+    pub fn bearer(&self) -> HeaderValue {
+        let text = Zeroizing::new(format!("Bearer {}", self.0.as_str()));
+        let mut value = HeaderValue::from_str(&text).expect("`TryFrom` lets only visible ASCII in");
+        value.set_sensitive(true);
+        value
+    }
+
+    /// The token itself, for the seal and for GitLab.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for AccessToken {
+    type Error = TokenError;
+
+    fn try_from(text: String) -> Result<Self, TokenError> {
+        checked(text).map(Self)
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessToken([redacted])")
+    }
+}
+
+/// Buys a new [`TokenSet`], once: GitLab revokes the old pair the moment it gives out the new one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RefreshToken(Zeroizing<String>);
+
+impl RefreshToken {
+    /// The token itself, for the seal and for GitLab.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Names the token without telling it: what tables are keyed by.
+    pub fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.0.as_bytes()).into()
+    }
+
+    /// The first 10 hex digits of the SHA-256: what a log may hold.
+    pub fn fingerprint(&self) -> String {
+        self.digest()[..5].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl TryFrom<String> for RefreshToken {
+    type Error = TokenError;
+
+    fn try_from(text: String) -> Result<Self, TokenError> {
+        checked(text).map(Self)
+    }
+}
+
+impl fmt::Debug for RefreshToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RefreshToken([redacted])")
+    }
+}
+
+/// A text that cannot be a token. Never holds the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a token is empty or holds something other than visible ASCII")]
+pub struct TokenError;
+
+/// RFC 6749 appendix A.12: tokens are visible ASCII; more could break out of a header.
+fn checked(text: String) -> Result<Zeroizing<String>, TokenError> {
+    let text = Zeroizing::new(text);
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(TokenError);
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_could_break_out_of_a_header_is_refused() {
+        for text in ["", "a b", "a\r\nX: y", "tök", "a\0"] {
+            assert_eq!(AccessToken::try_from(text.to_owned()), Err(TokenError), "{text:?}");
+            assert_eq!(RefreshToken::try_from(text.to_owned()), Err(TokenError), "{text:?}");
+        }
+        let token = AccessToken::try_from("glpat-A_b.c~1+/=".to_owned()).expect("every character a token may have");
+        assert_eq!(token.bearer(), "Bearer glpat-A_b.c~1+/=");
+    }
+
+    #[test]
+    fn no_debug_output_shows_a_token() {
+        let access = AccessToken::try_from("canary".to_owned()).expect("visible ASCII");
+        let refresh = RefreshToken::try_from("canary".to_owned()).expect("visible ASCII");
+        let shown = format!("{access:?} {refresh:?} {:?}", access.bearer());
+        assert!(!shown.contains("canary"), "{shown}");
+    }
+}

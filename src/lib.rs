@@ -1,0 +1,26 @@
+//! A backend-for-frontend gateway for GitLab.
+//!
+//! A single-page app talks to it by same-origin `fetch`. It logs people in at a GitLab (a *DataHUB*), seals their tokens
+//! into a cookie that no script can read, and forwards the app's API calls with the token attached. It stores nothing:
+//! any process that holds the keys can serve any request.
+//!
+//! Four rooms carry it. [`auth`] gets you in, [`session`] keeps you in, [`proxy`] takes you through, and [`datahub`] is
+//! the far end. [`origin`] stands at the door; [`seal`], [`log`] and [`error`] are the ground. Imports run down only:
+//!
+//! ```text
+//! main → server → config → { auth | proxy | admin } → session → { datahub | origin } → { seal | log } → error
+//! ```
+//!
+//! `config` stands above the rooms because it parses into their types.
+
+pub mod admin;
+pub mod auth;
+pub mod config;
+pub mod datahub;
+pub mod error;
+pub mod log;
+pub mod origin;
+pub mod proxy;
+pub mod seal;
+pub mod server;
+pub mod session;

@@ -1,0 +1,197 @@
+//! Reads the command line and the configuration, binds, and runs until SIGTERM.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arcmanager_gateway::admin::Draining;
+use arcmanager_gateway::config::Config;
+use arcmanager_gateway::datahub::transport::Endpoint;
+use arcmanager_gateway::log::chain;
+use arcmanager_gateway::seal::Key;
+use arcmanager_gateway::server::{self, Socket};
+use clap::{Parser, Subcommand};
+use listenfd::ListenFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+/// A backend-for-frontend gateway for GitLab.
+///
+/// Logs people in at a GitLab (a DataHUB), seals their tokens into a cookie that no script can read, and forwards the
+/// app's API calls with the token attached. Stores nothing.
+#[derive(Parser)]
+#[command(
+    after_help = "Configuration: the built-in defaults, then each FILE in order, then environment variables such as\n\
+        GATEWAY__SERVER__PUBLIC_URL (lists separated by commas). Required: session.keys_file or session.keys, and one\n\
+        section datahubs.ID with url, client_id and client_secret or client_secret_file.\n\n\
+        Exit status: 0 done, 1 failed, 2 wrong command line, 78 wrong configuration."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Read this TOML file; may be given more than once, and a later file wins
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Vec<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until SIGTERM (the default)
+    Serve,
+    /// Check the configuration and ask every DataHUB for its metadata
+    Check,
+    /// Print a new key for the session cookies
+    Key,
+    /// Ask a running gateway's /healthz, as a container without a shell must
+    Health,
+}
+
+fn main() -> ExitCode {
+    let Arguments { command, config: files } = Arguments::parse();
+    if let Some(Command::Key) = command {
+        return done(writeln!(io::stdout(), "{}", *Key::generate()));
+    }
+    let config = match Config::load(&files) {
+        Ok(config) => Arc::new(config),
+        Err(faults) => {
+            let _ = writeln!(io::stderr(), "{faults}");
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    match command.unwrap_or(Command::Serve) {
+        Command::Serve => {
+            arcmanager_gateway::log::start(config.log.0, config.log.1);
+            done(actix_web::rt::System::new().block_on(serve(config)))
+        }
+        Command::Check => done(actix_web::rt::System::new().block_on(check(&config))),
+        Command::Health => done(health(&config)),
+        Command::Key => unreachable!("answered above, since it needs no configuration"),
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then lets calls under way finish, then refreshes.
+async fn serve(config: Arc<Config>) -> io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let sockets = sockets(&config.server.listen)?;
+    let places: Vec<_> = sockets.iter().map(Socket::place).collect();
+    let draining = Draining::default();
+    let operators = match &config.admin {
+        Some(endpoint) => {
+            let socket = Socket::bind(endpoint).map_err(|error| named(&error, "admin.listen"))?;
+            log::info!(listen = socket.place(); "operators may ask");
+            Some(server::operators(socket, &draining)?)
+        }
+        None => None,
+    };
+    let operators_handle = operators.as_ref().map(actix_web::dev::Server::handle);
+    let operators = operators.map(actix_web::rt::spawn);
+
+    let (server, tasks) = server::gateway(&config, sockets)?;
+    let handle = server.handle();
+    let (end, ended) = oneshot::channel::<()>();
+    let tasks = actix_web::rt::spawn(tasks.run(async { ended.await.unwrap_or_default() }));
+    let server = actix_web::rt::spawn(server);
+    log::info!(listen = places.join(" "), public_url = config.server.public_url.as_str(); "serving");
+
+    let is_graceful = tokio::select! {
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => false,
+    };
+    log::info!("ending");
+    draining.begin();
+    handle.stop(is_graceful).await;
+    server.await.map_err(io::Error::other)??;
+    // Refreshes that were begun are finished: GitLab has taken the old tokens already, or is about to.
+    let _ = end.send(());
+    let _ = tokio::time::timeout(config.server.shutdown_timeout, tasks).await;
+    if let (Some(handle), Some(operators)) = (operators_handle, operators) {
+        handle.stop(false).await;
+        operators.await.map_err(io::Error::other)??;
+    }
+    log::info!("ended");
+    Ok(())
+}
+
+/// The sockets that systemd passes, or else those of the configuration.
+fn sockets(listen: &[Endpoint]) -> io::Result<Vec<Socket>> {
+    let mut passed = ListenFd::from_env();
+    let mut sockets = Vec::new();
+    for at in 0..passed.len() {
+        // Each is one or the other; asking for the wrong kind leaves it as it is.
+        let tcp = passed.take_tcp_listener(at).ok().flatten().map(Socket::Tcp);
+        let socket = match tcp {
+            Some(socket) => Some(socket),
+            None => passed.take_unix_listener(at)?.map(Socket::Unix),
+        };
+        sockets.extend(socket);
+    }
+    if sockets.is_empty() {
+        for endpoint in listen {
+            sockets.push(Socket::bind(endpoint).map_err(|error| named(&error, "server.listen"))?);
+        }
+    }
+    if sockets.is_empty() {
+        return Err(io::Error::other("server.listen is empty and systemd passed no socket"));
+    }
+    Ok(sockets)
+}
+
+fn named(error: &io::Error, key: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{key}: {error}"))
+}
+
+/// A line for each DataHUB.
+async fn check(config: &Config) -> io::Result<()> {
+    let mut out = io::stdout();
+    writeln!(out, "configuration: good")?;
+    let mut failed = 0;
+    for datahub in config.datahubs.iter() {
+        match datahub.provider.check().await {
+            Ok(()) => writeln!(out, "{}: good", datahub.id)?,
+            Err(error) => {
+                failed += 1;
+                writeln!(out, "{}: {}", datahub.id, chain(&error))?;
+            }
+        }
+    }
+    if failed == 0 { Ok(()) } else { Err(io::Error::other(format!("{failed} of the DataHUBs did not answer as they should"))) }
+}
+
+/// Asks `/healthz`.
+fn health(config: &Config) -> io::Result<()> {
+    let limit = Some(Duration::from_secs(3));
+    let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let mut answer = Vec::new();
+    match config.admin.as_ref().ok_or_else(|| io::Error::other("admin.listen is none"))? {
+        Endpoint::Tcp(address) => {
+            let mut stream = TcpStream::connect(address)?;
+            stream.set_read_timeout(limit)?;
+            stream.write_all(request)?;
+            stream.read_to_end(&mut answer)?;
+        }
+        Endpoint::Unix(path) => {
+            let mut stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(limit)?;
+            stream.write_all(request)?;
+            stream.read_to_end(&mut answer)?;
+        }
+    }
+    if answer.starts_with(b"HTTP/1.1 200 ") { Ok(()) } else { Err(io::Error::other("not healthy")) }
+}
+
+fn done(outcome: io::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A wrong configuration (BSD sysexits(3)).
+const EX_CONFIG: u8 = 78;

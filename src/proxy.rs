@@ -1,0 +1,200 @@
+//! Going through: forwards one API call.
+//!
+//! The recipe, top to bottom: which DataHUB, whose session, which target, fresh tokens, up, down. Whoever reads
+//! [`forward`] has read it all; each step has a room of its own.
+
+pub mod framing;
+pub mod gate;
+pub mod request;
+pub mod response;
+pub mod target;
+pub mod upstream;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
+
+use crate::datahub::{DataHub, DataHubId, DataHubs};
+use crate::error::{ApiError, Code};
+use crate::log::{self, Event};
+use crate::origin::Admission;
+use crate::proxy::gate::Gate;
+use crate::proxy::request::{Body, Framing};
+use crate::proxy::target::{Target, TargetError};
+use crate::proxy::upstream::{Deadlines, Outgoing, Upstream};
+use crate::session::refresh::Refresher;
+use crate::session::replay::{self, CounterError};
+use crate::session::{Session, Sessions, Sid};
+
+/// One worker's proxy to all DataHUBs.
+#[derive(Debug)]
+pub struct Proxy {
+    shared: Arc<Shared>,
+    upstreams: BTreeMap<DataHubId, Rc<Upstream>>,
+}
+
+/// What the proxies of all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// `/…/datahubs/`: what stands before a DataHUB's id in a path.
+    prefix: String,
+    /// The gateway's own address, without a slash at its end.
+    public: String,
+    limits: Limits,
+    deadlines: Deadlines,
+    datahubs: DataHubs,
+    gates: BTreeMap<DataHubId, Arc<Gate>>,
+    sessions: Arc<Sessions>,
+    refresher: Refresher,
+}
+
+impl Shared {
+    /// A proxy to `datahubs` below `public` and `base_path`.
+    pub fn new(
+        public: &str,
+        base_path: &str,
+        limits: Limits,
+        deadlines: Deadlines,
+        datahubs: DataHubs,
+        sessions: Arc<Sessions>,
+        refresher: Refresher,
+    ) -> Self {
+        let gates = datahubs.iter().map(|datahub| (datahub.id.clone(), Arc::new(Gate::new(limits.in_flight, limits.waiting))));
+        let (gates, public, prefix) = (gates.collect(), public.to_owned(), format!("{base_path}/datahubs/"));
+        Self { prefix, public, limits, deadlines, datahubs, gates, sessions, refresher }
+    }
+}
+
+/// How much one call may bring.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Longest head, in bytes.
+    pub head: usize,
+    /// Most fields in a head.
+    pub fields: usize,
+    /// Longest target, in bytes, the replay counter not counted.
+    pub target: usize,
+    /// Longest body, in bytes.
+    pub body: u64,
+    /// Most calls under way at one DataHUB.
+    pub in_flight: usize,
+    /// Most calls waiting for one DataHUB.
+    pub waiting: usize,
+}
+
+/// Forwards one call.
+///
+/// # Errors
+/// [`ApiError`]; where nothing was sent upstream the code says so.
+pub async fn forward(req: HttpRequest, body: Payload, proxy: Data<Proxy>) -> Result<HttpResponse, ApiError> {
+    let now = SystemTime::now();
+    if !target::is_forwarded(req.method()) {
+        return Err(Code::MethodNotImplemented.into());
+    }
+    let counted = replay::Counted::parse(proxy.raw_target(&req)?)?;
+    let shared = &*proxy.shared;
+    let (datahub, raw) = proxy.datahub(counted.target)?;
+    let (sid, session) = shared.sessions.open(req.headers(), datahub, now)?;
+    let target = Target::parse(raw).inspect_err(|error| refused(*error, datahub))?;
+    let framing = Framing::of(req.method(), req.headers());
+    if matches!(framing, Framing::Length(length) if length > shared.limits.body) {
+        return Err(ApiError::from(Code::BodyTooLarge).closing());
+    }
+
+    if session.is_stale_at(now, proxy.refresh_ahead(framing)) {
+        let cookie = proxy.renew(datahub, &sid, &session, now).await?;
+        replay::drain(body).await?;
+        return Ok(counted.again(Some(cookie)));
+    }
+
+    let body = Body::inspected(body, framing, req.headers()).await?;
+    let call = log::current().expect("every request is worked on within its `Call`");
+    let head = request::head(&req, target, framing, datahub, &session.tokens.access, &call, &shared.public);
+    let sent = Instant::now();
+    let answer = proxy.upstreams[&datahub.id].send(Outgoing::new(req.method(), head, body, framing)).await?;
+    call.upstream.set(Some(sent.elapsed()));
+
+    let here = format!("{}{}{}", shared.public, shared.prefix, datahub.id);
+    let is_download = req.extensions().get() == Some(&Admission::Download);
+    response::inbound(answer, datahub, &here, is_download).map(HttpResponse::map_into_boxed_body)
+}
+
+impl Proxy {
+    /// A worker's own proxy: its connections are its own, all else is shared.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let upstreams = shared.datahubs.iter().map(|datahub| {
+            let gate = Arc::clone(&shared.gates[&datahub.id]);
+            (datahub.id.clone(), Upstream::new(datahub.address.clone(), shared.deadlines, gate))
+        });
+        Self { upstreams: upstreams.collect(), shared }
+    }
+
+    /// The request's target, raw, if it is a path on this server and not too long.
+    fn raw_target<'a>(&self, req: &'a HttpRequest) -> Result<&'a str, ApiError> {
+        let uri = req.uri();
+        if uri.authority().is_some() {
+            return Err(Code::BadRequestTarget.into());
+        }
+        let raw = uri.path_and_query().ok_or(Code::BadRequestTarget)?.as_str();
+        if raw.len() > self.shared.limits.target + LONGEST_COUNTER {
+            return Err(ApiError::from(Code::TargetTooLong).closing());
+        }
+        Ok(raw)
+    }
+
+    /// The DataHUB that a target names, and what follows its id.
+    fn datahub<'a>(&self, target: &'a str) -> Result<(&Arc<DataHub>, &'a str), ApiError> {
+        // The router matches decoded paths; this is the raw one, and it decides.
+        let rest = target.strip_prefix(&self.shared.prefix).ok_or(Code::NotFound)?;
+        let (id, raw) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let datahub = self.shared.datahubs.by_id(id).ok_or(Code::UnknownDatahub)?;
+        if target.len() > self.shared.limits.target {
+            return Err(ApiError::from(Code::TargetTooLong).closing());
+        }
+        if let Some(call) = log::current() {
+            call.datahub.replace(datahub.id.to_string());
+        }
+        Ok((datahub, raw))
+    }
+
+    /// With how much of its life left a token is renewed before this call: more before a long body, since it is
+    /// GitLab's answer to that body, long after its first byte, that the token must live to see.
+    fn refresh_ahead(&self, framing: Framing) -> Duration {
+        let limits = self.shared.sessions.limits();
+        if framing.may_exceed(LONG_BODY) { limits.refresh_ahead_body } else { limits.refresh_ahead }
+    }
+
+    /// The cookie of a session with newer tokens.
+    async fn renew(
+        &self,
+        datahub: &Arc<DataHub>,
+        sid: &Sid,
+        session: &Session,
+        now: SystemTime,
+    ) -> Result<actix_web::http::header::HeaderValue, ApiError> {
+        let token = session.tokens.refresh.as_ref().ok_or(Code::SessionExpired)?;
+        let tokens = self.shared.refresher.renew(datahub, token).await?;
+        let renewed = session.renewed(tokens, self.shared.sessions.limits());
+        Ok(self.shared.sessions.renewed(datahub, sid, &renewed, now)?)
+    }
+}
+
+fn refused(error: TargetError, datahub: &DataHub) {
+    let event = if error == TargetError::Credential { Event::CredentialRefused } else { Event::TargetRefused };
+    log::event(event, datahub.id.as_str());
+}
+
+impl From<CounterError> for ApiError {
+    fn from(error: CounterError) -> Self {
+        Self::because(Code::BadRequestTarget, error)
+    }
+}
+
+/// `?_gateway_replay=16`, in bytes.
+const LONGEST_COUNTER: usize = 19;
+/// A longer body, in bytes, is a long one.
+const LONG_BODY: u64 = 1024 * 1024;

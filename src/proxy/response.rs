@@ -1,0 +1,168 @@
+//! What comes down: an allow-list of headers, links rewritten, content neutralised.
+//!
+//! A DataHUB's answer now stands on our origin, beside our cookies. So nothing of it may act on that origin: no header
+//! but the ones named here, no cookie, no content that a browser would run.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, VARY,
+};
+
+use crate::datahub::DataHub;
+use crate::error::{ApiError, Code};
+use crate::proxy::target::Target;
+use crate::proxy::upstream::{Answer, AnswerBody, Head};
+
+/// The DataHUB's answer as the browser gets it. `here` is the gateway's own URL of the DataHUB.
+///
+/// # Errors
+/// `datahub_invalid_response` for an answer that cannot be passed on without lying or leaking.
+pub fn inbound(answer: Answer, datahub: &DataHub, here: &str, is_download: bool) -> Result<HttpResponse<AnswerBody>, ApiError> {
+    let Answer { head, body } = answer;
+    let status = StatusCode::from_u16(head.status).map_err(|_| Code::DatahubInvalidResponse)?;
+    let mut response = HttpResponse::with_body(status, body);
+    let is_bodiless = response.body().is_none();
+    let announced = response.body().announced().filter(|_| is_bodiless);
+
+    let headers = response.headers_mut();
+    copy(&head, headers)?;
+    rewrite(headers, datahub, here)?;
+    neutralise(headers, is_download);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    headers.insert(VARY, HeaderValue::from_static("Cookie, Accept-Encoding"));
+    // Of a HEAD or a 304: what the body would be, which actix-web does not derive from a body that is not there.
+    if let Some(length) = announced.filter(|_| status == StatusCode::NOT_MODIFIED) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(response)
+}
+
+/// Copies what the allow-list names, byte for byte.
+fn copy(head: &Head, headers: &mut HeaderMap) -> Result<(), ApiError> {
+    for (name, value) in head.fields() {
+        let Ok(name) = HeaderName::from_bytes(name) else { continue };
+        let name = match name.as_str() {
+            "x-request-id" => UPSTREAM_REQUEST_ID,
+            name_text if passes(name_text) => name,
+            _ => continue,
+        };
+        let value = HeaderValue::from_bytes(value).map_err(|_| Code::DatahubInvalidResponse)?;
+        if ONCE.contains(&name) && headers.contains_key(&name) {
+            return Err(Code::DatahubInvalidResponse.into());
+        }
+        headers.append(name, value);
+    }
+    Ok(())
+}
+
+/// The allow-list; `name` is lower-case.
+fn passes(name: &str) -> bool {
+    match name {
+        "content-type" | "content-encoding" | "content-disposition" | "content-range" | "accept-ranges" | "etag"
+        | "last-modified" | "link" | "location" | "retry-after" | "deprecation" | "sunset" | "x-accel-buffering" => true,
+        _ => {
+            name.starts_with("x-gitlab-")
+                || name.starts_with("ratelimit-")
+                || name.starts_with("x-total")
+                || (name.starts_with("x-") && name.ends_with("page"))
+        }
+    }
+}
+
+/// Points Location and Link at the gateway where they lead to the DataHUB's API.
+fn rewrite(headers: &mut HeaderMap, datahub: &DataHub, here: &str) -> Result<(), ApiError> {
+    if let Some(location) = headers.get(LOCATION) {
+        let text = location.to_str().map_err(|_| Code::DatahubInvalidResponse)?;
+        let to = match at_gateway(text, datahub, here) {
+            Some(to) => to,
+            // Storage elsewhere: the browser may go there, without our cookies and without the token.
+            None if is_elsewhere(text, datahub) => text.to_owned(),
+            None => return Err(Code::DatahubInvalidResponse.into()),
+        };
+        headers.insert(LOCATION, HeaderValue::from_str(&to).map_err(|_| Code::DatahubInvalidResponse)?);
+    }
+    let links: Vec<HeaderValue> = headers.get_all(LINK).filter_map(|link| relinked(link, datahub, here)).collect();
+    headers.remove(LINK);
+    links.into_iter().for_each(|link| headers.append(LINK, link));
+    Ok(())
+}
+
+/// A Link field (RFC 8288 section 3) with the links into the API rewritten and the others left out.
+fn relinked(field: &HeaderValue, datahub: &DataHub, here: &str) -> Option<HeaderValue> {
+    let mut rest = field.to_str().ok()?;
+    let mut links = Vec::new();
+    while let Some((url, after)) = rest.trim_start_matches([',', ' ', '\t']).strip_prefix('<').and_then(|rest| rest.split_once('>')) {
+        let end = after.find(", <").or_else(|| after.find(",<")).unwrap_or(after.len());
+        let (parameters, next) = after.split_at(end);
+        if let Some(to) = at_gateway(url, datahub, here) {
+            links.push(format!("<{to}>{}", parameters.trim_end()));
+        }
+        rest = next;
+    }
+    if links.is_empty() { None } else { HeaderValue::from_str(&links.join(", ")).ok() }
+}
+
+/// The gateway's URL for one of the DataHUB's, if it is one that we would forward.
+fn at_gateway(url: &str, datahub: &DataHub, here: &str) -> Option<String> {
+    let target = match below(url, datahub) {
+        Some(target) => target,
+        None if url.starts_with('/') && !url.starts_with("//") => url.strip_prefix(datahub.address.root())?,
+        None => return None,
+    };
+    Target::parse(target).ok().map(|target| format!("{here}{}", target.as_str()))
+}
+
+/// What follows the DataHUB's address in `url`, whichever of the two schemes it has: GitLab writes `http` at times.
+fn below<'a>(url: &'a str, datahub: &DataHub) -> Option<&'a str> {
+    let address = datahub.address.as_str();
+    let host_on = |text: &'a str| text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let place = address.strip_prefix("https://").or_else(|| address.strip_prefix("http://"))?;
+    host_on(url)?.strip_prefix(place).filter(|rest| rest.starts_with('/'))
+}
+
+fn is_elsewhere(url: &str, datahub: &DataHub) -> bool {
+    url::Url::parse(url).is_ok_and(|parsed| parsed.scheme() == "https" && !datahub.address.is_origin_of(&parsed))
+        && below(url, datahub).is_none()
+        && url.starts_with("https://")
+}
+
+/// Makes a download of whatever a browser might run, or might take for something that it runs.
+fn neutralise(headers: &mut HeaderMap, is_download: bool) {
+    let essence = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(|value| {
+        value.split(';').next().unwrap_or(value).trim().to_ascii_lowercase()
+    });
+    let is_inert = essence.as_deref().is_none_or(|essence| INERT.contains(&essence) || essence.ends_with("+json"));
+    if is_inert && !is_download {
+        return;
+    }
+    let parameters = headers
+        .get(CONTENT_DISPOSITION)
+        .and_then(|value| value.as_bytes().iter().position(|byte| *byte == b';').map(|at| value.as_bytes()[at..].to_vec()))
+        .unwrap_or_default();
+    let attachment = HeaderValue::from_bytes(&[b"attachment", parameters.as_slice()].concat());
+    headers.insert(CONTENT_DISPOSITION, attachment.unwrap_or(HeaderValue::from_static("attachment")));
+}
+
+/// Types that no browser runs, given `nosniff`.
+const INERT: [&str; 14] = [
+    "application/json",
+    "application/octet-stream",
+    "application/zip",
+    "application/gzip",
+    "application/x-gzip",
+    "application/x-tar",
+    "application/x-bzip2",
+    "text/plain",
+    "text/csv",
+    "image/png",
+    "image/jpeg",
+    "image/gif",
+    "image/webp",
+    "text/event-stream",
+];
+
+/// Fields of which two would mean two things.
+const ONCE: [HeaderName; 3] = [CONTENT_TYPE, LOCATION, CONTENT_DISPOSITION];
+
+const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-request-id");

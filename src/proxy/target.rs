@@ -1,0 +1,209 @@
+//! Which methods, paths and queries are forwarded at all.
+//!
+//! One parser: the bytes that are checked are the bytes that are sent. Nothing is decoded but copies to look at.
+
+use std::borrow::Cow;
+
+use actix_web::http::Method;
+use url::form_urlencoded;
+
+use crate::error::{ApiError, Code};
+
+/// A path and query of a DataHUB that we forward, as the app wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target<'a>(&'a str);
+
+impl<'a> Target<'a> {
+    /// `raw` begins with the slash after the DataHUB's id.
+    ///
+    /// # Errors
+    /// [`TargetError`]; nothing has been sent then.
+    pub fn parse(raw: &'a str) -> Result<Self, TargetError> {
+        let (path, query) = raw.split_once('?').unwrap_or((raw, ""));
+        if !path.starts_with('/') || path.contains('\\') {
+            return Err(TargetError::Malformed);
+        }
+        // A front proxy or GitLab may decode once more than we do.
+        let once = decoded(path.as_bytes());
+        let twice = decoded(&once);
+        if [path.as_bytes(), &once, &twice].into_iter().any(leads_elsewhere) {
+            return Err(TargetError::Malformed);
+        }
+        if has_credential(query) {
+            return Err(TargetError::Credential);
+        }
+        if !is_api(path) {
+            return Err(TargetError::NotForwarded);
+        }
+        Ok(Self(raw))
+    }
+
+    /// The same bytes.
+    pub fn as_str(&self) -> &'a str {
+        self.0
+    }
+}
+
+/// Whether `method` is one that GitLab's API has; TRACE, CONNECT and whatever is made up are not.
+pub fn is_forwarded(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS].contains(method)
+}
+
+/// Whether a decoded parameter name, its brackets cut off, is one that GitLab takes as a credential or an override
+/// (`lib/gitlab/auth/auth_finders.rb`, `config/initializers/doorkeeper.rb`).
+pub fn is_credential(name: &str) -> bool {
+    let name = name.split('[').next().unwrap_or(name);
+    [
+        "access_token",
+        "authenticity_token",
+        "bearer_token",
+        "feed_token",
+        "job_token",
+        "oauth_token",
+        "personal_access_token",
+        "private_token",
+        "rss_token",
+        "secret_token",
+        "sudo",
+        "_method",
+    ]
+    .contains(&name)
+}
+
+/// Why a target is not forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// Dot segments, control characters, backslashes, in any encoding.
+    #[error("the path leads elsewhere or holds a control character")]
+    Malformed,
+    /// A parameter that GitLab might prefer to our token.
+    #[error("the query holds a credential")]
+    Credential,
+    /// Nothing that the policy lets through.
+    #[error("the policy does not forward this path")]
+    NotForwarded,
+}
+
+impl From<TargetError> for ApiError {
+    fn from(error: TargetError) -> Self {
+        let code = match error {
+            TargetError::Malformed => Code::BadRequestTarget,
+            TargetError::Credential => Code::CredentialParameter,
+            TargetError::NotForwarded => Code::NotForwarded,
+        };
+        Self::because(code, error)
+    }
+}
+
+/// The policy: GitLab's REST API. An encoded slash makes no segment, and `%61pi` is `api` to GitLab, so it is to us.
+fn is_api(path: &str) -> bool {
+    let mut segments = path.split('/').skip(1).map(|segment| decoded(segment.as_bytes()));
+    segments.next().as_deref() == Some(b"api")
+        && segments.next().as_deref() == Some(b"v4")
+        && segments.any(|segment| !segment.is_empty())
+}
+
+/// Rack 2 splits queries at `;` too. `token` is refused here only: in a body it is a parameter like any other.
+fn has_credential(query: &str) -> bool {
+    query
+        .split(['&', ';'])
+        .flat_map(|piece| form_urlencoded::parse(piece.as_bytes()))
+        .any(|(name, _)| is_credential(&name) || name.split('[').next() == Some("token"))
+}
+
+/// Whether a piece between slashes or backslashes is `.` or `..`, parameters (`;…`) aside, or holds a control character.
+fn leads_elsewhere(path: &[u8]) -> bool {
+    path.iter().any(u8::is_ascii_control)
+        || path.split(|byte| matches!(byte, b'/' | b'\\')).any(|piece| {
+            let name = piece.split(|byte| *byte == b';').next().unwrap_or(piece);
+            matches!(name, b"." | b"..")
+        })
+}
+
+/// Percent-decoded once (RFC 3986 section 2.1); what is no escape stays.
+fn decoded(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if !bytes.contains(&b'%') {
+        return Cow::Borrowed(bytes);
+    }
+    let digit = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        match (byte, digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push(u8::try_from(high * 16 + low).expect("two hex digits are a byte"));
+                at += 3;
+            }
+            _ => {
+                out.push(*byte);
+                at += 1;
+            }
+        }
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_gitlab_takes_is_forwarded_as_it_is() {
+        for raw in [
+            "/api/v4/projects",
+            "/api/v4/projects?min_access_level=30&page=2",
+            "/api/v4/projects/lu98be%2Ftestarc?license=true",
+            "/api/v4/projects/group%2fsub%2fproj%2Ename/repository/branches",
+            "/api/v4/projects/230/repository/files/100%25%20sure%252Fnot.txt/raw?ref=main",
+            "/api/v4/projects/230/repository/files/a+b;c,d@e!f(g)'h*~.csv/raw?ref=v1.0.0-rc.1",
+            "/api/v4/projects/1/jobs?scope[]=success&scope%5B%5D=manual",
+            "/api/v4/version?",
+            "/api/v4/version/",
+            "/api/v4//version",
+            "/api/v4/projects/a..b/...",
+            "/api/v4/projects/1/repository/files/.gitattributes",
+            "/%61pi/v4/user",
+            "/api/v4/projects?search=token&tokens=1",
+        ] {
+            assert_eq!(Target::parse(raw), Ok(Target(raw)), "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_leads_elsewhere_is_refused_in_every_spelling() {
+        for path in [
+            "/api/v4/projects/1/../../../oauth/token",
+            "/api/v4/%2e%2e/%2e%2e/users/sign_in",
+            "/api/v4/projects/..%2f..%2fadmin",
+            "/api/v4/./user",
+            "/api/v4/projects/x%5c..%5cy",
+            "/api/v4/projects/x\\..\\y",
+            "/api/v4/projects/%252e%252e%252fadmin",
+            "/api/v4/projects/.%2e/x",
+            "/api/v4/..;/x",
+            "/api/v4/user%00",
+            "/api/v4/user%0d%0aX:y",
+            "/api/v4/user%250a",
+            "/api/v4/..",
+            "api/v4/user",
+            "",
+        ] {
+            assert_eq!(Target::parse(path), Err(TargetError::Malformed), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_the_api_is_not_forwarded() {
+        for path in ["/", "/api", "/api/v4", "/api/v4/", "/api/v3/user", "/API/v4/user", "/oauth/token", "/-/profile", "/x/api/v4/user", "/api%2fv4/user", "//evil.test/api/v4/user", "/api/graphql", "/group/project.git/info/refs"] {
+            assert_eq!(Target::parse(path), Err(TargetError::NotForwarded), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_credential_in_the_query_is_refused() {
+        for query in ["private_token=x", "access%5Ftoken=x", "a=1;access_token=x", "bearer_token[]=x", "sudo=root", "a&_method=DELETE", "token=x", "%74oken%5b%5d=x"] {
+            let raw = format!("/api/v4/user?{query}");
+            assert_eq!(Target::parse(&raw), Err(TargetError::Credential), "{query}");
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! XAES-256-GCM under a key ring: bytes in, text out.
+//!
+//! This comment is the format's specification. A sealed text is strict base64url without padding (RFC 4648 section 5)
+//! of
+//!
+//! ```text
+//! version (1 byte, 0x01) | key id (4) | nonce (24) | ciphertext | tag (16)
+//! ```
+//!
+//! *Key id*: the first 4 bytes of the SHA-256 of the key. It alone chooses the key; nothing is tried out.
+//! *Nonce*: 24 bytes from the system's generator, new for each sealed text.
+//! *Ciphertext and tag*: XAES-256-GCM (C2SP, `XAES-256-GCM.md`) of the plaintext. With the ring's key *K*, the nonce
+//! *N* and AES-256 *E*: let `L = E(K, 0^128)` and `K1 = L << 1`, xor `0^120 10000111` if the top bit of *L* was set;
+//! then `Kx = E(K, K1 xor (00 01 58 00 | N[..12])) | E(K, K1 xor (00 02 58 00 | N[..12]))`, and the result is AES-256-GCM
+//! under the key `Kx` with the nonce `N[12..]`. A key of its own for each text makes random nonces safe for 2^80 texts.
+//! *Additional data*: version | key id | the caller's context, in this order.
+//!
+//! Whatever is wrong with a text, the answer is the same: it does not unseal.
+
+pub mod cookie;
+
+use std::fmt;
+use std::str::FromStr;
+
+use aes_gcm::aead::AeadInOut;
+use aes_gcm::aes::Aes256;
+use aes_gcm::aes::cipher::BlockCipherEncrypt;
+use aes_gcm::{Aes256Gcm, KeyInit};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use sha2::{Digest, Sha256};
+use zeroize::{Zeroize, Zeroizing};
+
+/// The keys of one deployment: the first seals, all unseal.
+#[derive(Debug)]
+pub struct Keyring {
+    keys: Vec<Key>,
+}
+
+impl Keyring {
+    /// # Errors
+    /// [`KeyError::Empty`] without a key, [`KeyError::Twice`] when two keys are equal or share an id.
+    pub fn new(keys: Vec<Key>) -> Result<Self, KeyError> {
+        if keys.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        if keys.iter().enumerate().any(|(at, key)| keys[..at].iter().any(|earlier| earlier.id == key.id)) {
+            return Err(KeyError::Twice);
+        }
+        Ok(Self { keys })
+    }
+
+    /// Seals `plaintext` under the first key; `context` must be the same to unseal it.
+    pub fn seal(&self, context: &[u8], plaintext: &[u8]) -> String {
+        let key = self.keys.first().expect("`new` refuses an empty ring");
+        let mut nonce = [0; NONCE];
+        random(&mut nonce);
+
+        let mut sealed = Vec::with_capacity(OVERHEAD + plaintext.len());
+        sealed.push(VERSION);
+        sealed.extend_from_slice(&key.id.0);
+        sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(plaintext);
+        let tag = key.seal(&nonce, &additional_data(key.id, context), &mut sealed[HEAD..]);
+        sealed.extend_from_slice(&tag);
+        URL_SAFE_NO_PAD.encode(sealed)
+    }
+
+    /// The plaintext of a text that one of our keys sealed for this `context`.
+    ///
+    /// # Errors
+    /// [`Unsealable`], whatever the reason.
+    pub fn unseal(&self, context: &[u8], text: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
+        let mut sealed = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).map_err(|_| Unsealable)?);
+        if sealed.len() < OVERHEAD || sealed[0] != VERSION {
+            return Err(Unsealable);
+        }
+        let (head, rest) = sealed.split_at_mut(HEAD);
+        let (plaintext, tag) = rest.split_at_mut(rest.len() - TAG);
+        let key = self.keys.iter().find(|key| key.id.0 == head[1..5]).ok_or(Unsealable)?;
+        let nonce = head[5..].try_into().expect("the head ends with the nonce");
+        let tag = (&*tag).try_into().expect("the last 16 bytes were split off");
+        key.unseal(nonce, &additional_data(key.id, context), plaintext, tag)?;
+
+        let end = sealed.len() - TAG;
+        sealed.truncate(end);
+        sealed.drain(..HEAD);
+        Ok(sealed)
+    }
+}
+
+/// A text that does not unseal: altered, of another context, of a key that is not on the ring, or never ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("does not unseal")]
+pub struct Unsealable;
+
+/// One key of the ring, expanded and ready.
+pub struct Key {
+    id: KeyId,
+    block: Aes256,
+    k1: [u8; 16],
+}
+
+impl Key {
+    /// 32 new bytes from the system's generator, as base64: a line for the keys file.
+    pub fn generate() -> Zeroizing<String> {
+        let mut key = Zeroizing::new([0; KEY]);
+        random(&mut *key);
+        Zeroizing::new(STANDARD.encode(&*key))
+    }
+
+    fn new(key: &[u8; KEY]) -> Self {
+        let digest = Sha256::digest(key);
+        let id = KeyId([digest[0], digest[1], digest[2], digest[3]]);
+        let block = Aes256::new(key.into());
+        let mut l = [0; 16];
+        block.encrypt_block((&mut l).into());
+        Self { id, block, k1: doubled(l) }
+    }
+
+    /// Encrypts `buffer` in place.
+    fn seal(&self, nonce: &[u8; NONCE], additional_data: &[u8], buffer: &mut [u8]) -> [u8; TAG] {
+        let (gcm, short_nonce) = self.derive(nonce);
+        gcm.encrypt_inout_detached(&short_nonce.into(), additional_data, buffer.into())
+            .expect("a cookie is far shorter than AES-GCM's limit of 64 GiB")
+            .into()
+    }
+
+    /// Decrypts `buffer` in place; untouched plaintext is not seen unless the tag is right.
+    fn unseal(
+        &self,
+        nonce: &[u8; NONCE],
+        additional_data: &[u8],
+        buffer: &mut [u8],
+        tag: &[u8; TAG],
+    ) -> Result<(), Unsealable> {
+        let (gcm, short_nonce) = self.derive(nonce);
+        gcm.decrypt_inout_detached(&short_nonce.into(), additional_data, buffer.into(), tag.into())
+            .map_err(|_| Unsealable)
+    }
+
+    /// The key and the nonce that AES-256-GCM gets, from a 24-byte nonce.
+    fn derive(&self, nonce: &[u8; NONCE]) -> (Aes256Gcm, [u8; 12]) {
+        let mut derived = Zeroizing::new([0; KEY]);
+        for (half, counter) in derived.chunks_exact_mut(16).zip(1..) {
+            half[..4].copy_from_slice(&[0, counter, b'X', 0]);
+            half[4..].copy_from_slice(&nonce[..12]);
+            half.iter_mut().zip(self.k1).for_each(|(byte, mask)| *byte ^= mask);
+            self.block.encrypt_block(half.try_into().expect("the chunks are 16 bytes long"));
+        }
+        let short_nonce = nonce[12..].try_into().expect("24 less 12 bytes are 12");
+        (Aes256Gcm::new((&*derived).into()), short_nonce)
+    }
+}
+
+impl FromStr for Key {
+    type Err = KeyError;
+
+    /// Base64 of 32 bytes, padded or not.
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        let text = text.trim();
+        let engine = if text.ends_with('=') { &STANDARD } else { &STANDARD_NO_PAD };
+        let bytes = Zeroizing::new(engine.decode(text).map_err(|_| KeyError::NotBase64)?);
+        let key: &[u8; KEY] = bytes.as_slice().try_into().map_err(|_| KeyError::Length(bytes.len()))?;
+        if key.iter().all(|byte| *byte == key[0]) {
+            return Err(KeyError::Weak);
+        }
+        Ok(Self::new(key))
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.k1.zeroize();
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.id)
+    }
+}
+
+/// The first 4 bytes of a key's SHA-256: names the key and tells nothing about it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct KeyId([u8; 4]);
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why a key, or a set of keys, is not taken. Never holds the key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Not a single key.
+    #[error("holds no key")]
+    Empty,
+    /// Two keys of one id.
+    #[error("holds the same key twice")]
+    Twice,
+    /// Some other text.
+    #[error("is not base64")]
+    NotBase64,
+    /// Base64 of so many bytes.
+    #[error("is {0} bytes long and must be 32")]
+    Length(usize),
+    /// All bytes are equal.
+    #[error("is not random")]
+    Weak,
+}
+
+/// Fills `bytes` from the system's generator.
+pub fn random(bytes: &mut [u8]) {
+    getrandom::fill(bytes).expect("the system's random generator works from the start of the process on");
+}
+
+fn additional_data(id: KeyId, context: &[u8]) -> Vec<u8> {
+    let mut data = Vec::with_capacity(1 + id.0.len() + context.len());
+    data.push(VERSION);
+    data.extend_from_slice(&id.0);
+    data.extend_from_slice(context);
+    data
+}
+
+/// Doubling in GF(2^128), as CMAC does for its first subkey (NIST SP 800-38B section 6.1).
+fn doubled(block: [u8; 16]) -> [u8; 16] {
+    let value = u128::from_be_bytes(block);
+    ((value << 1) ^ ((value >> 127) * 0x87)).to_be_bytes()
+}
+
+const VERSION: u8 = 1;
+const KEY: usize = 32;
+const NONCE: usize = 24;
+const TAG: usize = 16;
+/// Version, key id and nonce, in bytes.
+const HEAD: usize = 1 + 4 + NONCE;
+/// What sealing adds to the plaintext, in bytes, before base64url.
+const OVERHEAD: usize = HEAD + TAG;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// C2SP's two vectors: key bytes, expected ciphertext and tag, additional data.
+    #[test]
+    fn agrees_with_the_vectors_of_the_specification() {
+        let nonce = b"ABCDEFGHIJKLMNOPQRSTUVWX";
+        for (byte, additional_data, expected) in [
+            (1, &b""[..], "ce546ef63c9cc60765923609b33a9a1974e96e52daf2fcf7075e2271"),
+            (3, &b"c2sp.org/XAES-256-GCM"[..], "986ec1832593df5443a179437fd083bf3fdb41abd740a21f71eb769d"),
+        ] {
+            let key = Key::new(&[byte; KEY]);
+            let mut buffer = b"XAES-256-GCM".to_vec();
+            let tag = key.seal(nonce, additional_data, &mut buffer);
+            let sealed: String = buffer.iter().chain(&tag).map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(sealed, expected);
+            key.unseal(nonce, additional_data, &mut buffer, &tag).expect("our own text unseals");
+            assert_eq!(buffer, b"XAES-256-GCM");
+        }
+    }
+
+    #[test]
+    fn a_text_unseals_under_any_key_of_the_ring_and_under_no_other() {
+        let (old, new) = (Key::generate(), Key::generate());
+        let text = ring(&[&old]).seal(b"context", b"plain");
+        assert_eq!(&**ring(&[&new, &old]).unseal(b"context", text.as_bytes()).expect("the old key is there"), b"plain");
+        assert_eq!(ring(&[&new]).unseal(b"context", text.as_bytes()), Err(Unsealable));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_truncation_is_refused() {
+        let ring = ring(&[&Key::generate()]);
+        let text = ring.seal(b"context", b"plain");
+        let bytes = URL_SAFE_NO_PAD.decode(&text).expect("it is base64url");
+        for bit in 0..bytes.len() * 8 {
+            let mut altered = bytes.clone();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            let altered = URL_SAFE_NO_PAD.encode(altered);
+            assert_eq!(ring.unseal(b"context", altered.as_bytes()), Err(Unsealable), "bit {bit}");
+        }
+        for length in 0..text.len() {
+            assert_eq!(ring.unseal(b"context", &text.as_bytes()[..length]), Err(Unsealable), "length {length}");
+        }
+        assert_eq!(ring.unseal(b"other", text.as_bytes()), Err(Unsealable));
+        ring.unseal(b"context", text.as_bytes()).expect("the unaltered text unseals");
+    }
+
+    #[test]
+    fn a_text_has_one_spelling() {
+        let ring = ring(&[&Key::generate()]);
+        // 46 bytes are 61 and a third characters: the last one has four bits to spare.
+        let text = ring.seal(b"", b"x");
+        for other in [format!("{text}="), format!("{text} "), format!(" {text}"), text.replace('-', "+") + "==", {
+            let mut last = text.clone().into_bytes();
+            *last.last_mut().expect("it is not empty") += 1;
+            String::from_utf8(last).expect("still ASCII")
+        }] {
+            assert_eq!(ring.unseal(b"", other.as_bytes()), Err(Unsealable), "{other}");
+        }
+        ring.unseal(b"", text.as_bytes()).expect("the one spelling unseals");
+    }
+
+    #[test]
+    fn the_same_plaintext_never_gives_the_same_text() {
+        let ring = ring(&[&Key::generate()]);
+        assert_ne!(ring.seal(b"", b"plain"), ring.seal(b"", b"plain"));
+    }
+
+    #[test]
+    fn a_weak_key_is_refused_and_a_good_one_taken() {
+        let short = STANDARD.encode([7; 31]);
+        assert_eq!("changeme!".parse::<Key>().unwrap_err(), KeyError::NotBase64);
+        assert_eq!(short.parse::<Key>().unwrap_err(), KeyError::Length(31));
+        assert_eq!(STANDARD.encode([0; 32]).parse::<Key>().unwrap_err(), KeyError::Weak);
+        let good = Key::generate();
+        good.parse::<Key>().expect("padded");
+        good.trim_end_matches('=').parse::<Key>().expect("not padded");
+        let twice = Keyring::new(vec![key(&good), key(&good)]);
+        assert_eq!(twice.unwrap_err(), KeyError::Twice);
+        assert_eq!(Keyring::new(vec![]).unwrap_err(), KeyError::Empty);
+    }
+
+    #[test]
+    fn no_debug_output_shows_a_key() {
+        let text = Key::generate();
+        let shown = format!("{:?}", ring(&[&text]));
+        assert!(shown.len() < 60 && !shown.contains(&text[..8]), "{shown}");
+    }
+
+    fn key(text: &str) -> Key {
+        text.parse().expect("a generated key parses")
+    }
+
+    fn ring(keys: &[&str]) -> Keyring {
+        Keyring::new(keys.iter().map(|text| key(text)).collect()).expect("different keys")
+    }
+}

@@ -1,0 +1,354 @@
+//! Routes and middleware, in the order a request meets them.
+//!
+//! Every request gets an id and a line in the log, whatever becomes of it; then it is measured; then it must show that our
+//! own script sent it. On its way back every answer gets the hardening headers, and every failure its body.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_files::Files;
+use actix_web::body::{BoxBody, EitherBody, MessageBody};
+use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
+use actix_web::http::header::{
+    self, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+};
+use actix_web::http::{Method, StatusCode};
+use actix_web::web::{self, Data};
+use actix_web::{App, HttpMessage, HttpResponse, HttpServer};
+use futures_util::future::Either;
+
+use crate::admin::{self, Draining};
+use crate::auth::pending::PendingLogins;
+use crate::auth::rate::Limiter;
+use crate::auth::{self, Auth};
+use crate::config::Config;
+use crate::datahub::transport::Endpoint;
+use crate::error::{ApiError, Code};
+use crate::log::{self, Call, Client, Counted, Event, chain};
+use crate::origin::Admission;
+use crate::proxy::{self, Proxy};
+use crate::session::Sessions;
+use crate::session::refresh::{Refresher, Tasks};
+
+/// A socket to take connections from.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A unix socket.
+    Unix(UnixListener),
+}
+
+impl Socket {
+    /// Listens at `endpoint`. A unix socket that a dead process left behind is replaced.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn bind(endpoint: &Endpoint) -> io::Result<Self> {
+        match endpoint {
+            Endpoint::Tcp(address) => TcpListener::bind(address).map(Self::Tcp),
+            Endpoint::Unix(path) => {
+                if UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+                    fs::remove_file(path)?;
+                }
+                UnixListener::bind(path).map(Self::Unix)
+            }
+        }
+    }
+
+    /// Where it listens, for people to read.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().map_or_else(|_| "?".into(), |address| address.to_string()),
+            Self::Unix(socket) => {
+                let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
+                format!("unix:{}", path.unwrap_or_default().display())
+            }
+        }
+    }
+}
+
+/// The gateway on `sockets`, and the tasks that it leaves to whoever runs it.
+///
+/// # Errors
+/// A socket that cannot be listened on.
+pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>) -> io::Result<(Server, Tasks)> {
+    let (refresher, tasks) = Refresher::new(config.session.remember);
+    let origin = &config.app.origins.own;
+    let (keyring, datahubs) = (&config.keyring, &config.datahubs);
+    let sessions = Arc::new(Sessions::new(Arc::clone(keyring), config.session.clone(), datahubs, origin));
+    let auth = Data::new(Auth {
+        datahubs: datahubs.clone(),
+        sessions: Arc::clone(&sessions),
+        refresher: refresher.clone(),
+        pending: PendingLogins::new(Arc::clone(keyring), origin),
+        logins: Limiter::new(config.login_rate),
+        callbacks: Limiter::new(config.callback_rate),
+        app_url: config.app.url.clone(),
+    });
+    let shared = Arc::new(proxy::Shared::new(
+        &config.server.public_url,
+        &config.server.base_path,
+        config.limits,
+        config.deadlines,
+        datahubs.clone(),
+        sessions,
+        refresher,
+    ));
+
+    let (workers, shutdown, head) = (config.server.workers, config.server.shutdown_timeout, config.request_head);
+    let config = Arc::clone(config);
+    let server = HttpServer::new(move || {
+        let door = Rc::new(Door { config: Arc::clone(&config) });
+        let base_path = config.server.base_path.clone();
+        let app = App::new()
+            .app_data(auth.clone())
+            .app_data(Data::new(Proxy::new(Arc::clone(&shared))))
+            .wrap_fn(move |req, next| {
+                let door = Rc::clone(&door);
+                let call = Call::begin(req.method().clone(), client(&req, &door.config.server.trusted_proxies));
+                let work = match door.admit(&req) {
+                    Ok(None) => Either::Left(actix_web::dev::Service::call(next, req)),
+                    Ok(Some(answer)) => Either::Right(std::future::ready(Ok(req.into_response(answer)))),
+                    Err(error) => Either::Right(std::future::ready(Ok(req.error_response(error)))),
+                };
+                async move {
+                    let response = call.scope(work).await?;
+                    Ok(door.leave(response, &call))
+                }
+            })
+            .service(
+                web::scope(&base_path)
+                    .configure(|routes| auth::routes(routes, &auth))
+                    .route("/datahubs/{datahub}", web::to(proxy::forward))
+                    .route("/datahubs/{datahub}/{path:.*}", web::to(proxy::forward)),
+            )
+            .default_service(web::to(|| async { Err::<HttpResponse, _>(ApiError::from(Code::NotFound)) }));
+        match &config.app.files {
+            Some((path, dir)) => app.service(Files::new(path, dir).index_file("index.html")),
+            None => app,
+        }
+    });
+    let server = server
+        .workers(workers)
+        .shutdown_timeout(shutdown.as_secs().max(1))
+        .client_request_timeout(head)
+        // A client that leaves takes its call with it.
+        .h1_allow_half_closed(false)
+        .keep_alive(KEEP_ALIVE)
+        .disable_signals();
+    let server = sockets.into_iter().try_fold(server, |server, socket| match socket {
+        Socket::Tcp(socket) => server.listen(socket),
+        Socket::Unix(socket) => server.listen_uds(socket),
+    })?;
+    Ok((server.run(), tasks))
+}
+
+/// The operators' listener.
+///
+/// # Errors
+/// A socket that cannot be listened on.
+pub fn operators(socket: Socket, draining: &Draining) -> io::Result<Server> {
+    let draining = draining.clone();
+    let server = HttpServer::new(move || App::new().app_data(Data::new(draining.clone())).configure(admin::routes));
+    let server = server.workers(1).shutdown_timeout(1).disable_signals();
+    let server = match socket {
+        Socket::Tcp(socket) => server.listen(socket),
+        Socket::Unix(socket) => server.listen_uds(socket),
+    }?;
+    Ok(server.run())
+}
+
+/// What every request passes on its way in and every answer on its way out.
+struct Door {
+    config: Arc<Config>,
+}
+
+impl Door {
+    /// Lets a request in, or answers it here.
+    fn admit(&self, req: &ServiceRequest) -> Result<Option<HttpResponse>, ApiError> {
+        self.measure(req)?;
+        let (origins, path) = (&self.config.app.origins, req.uri().path());
+        if req.method() == Method::OPTIONS
+            && let Some(origin) = origins.dev_origin(req.headers())
+            && req.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+        {
+            return Ok(Some(preflight(origin)));
+        }
+        if self.is_open(path) {
+            return Ok(None);
+        }
+        let is_proxied = self.below_base(path).is_some_and(|path| path.starts_with("/datahubs/"));
+        match origins.admit(req.method(), req.headers(), is_proxied) {
+            Ok(Admission::Script) => {}
+            Ok(admission) => {
+                req.extensions_mut().insert(admission);
+            }
+            Err(error) => {
+                log::event(Event::CrossSiteRefused, "");
+                return Err(error.into());
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether its head is one that we take.
+    fn measure(&self, req: &ServiceRequest) -> Result<(), ApiError> {
+        let limits = &self.config.limits;
+        let mut fields = 0;
+        let size = req.headers().iter().map(|(name, value)| {
+            fields += 1;
+            name.as_str().len() + value.len() + 4
+        });
+        let size = size.sum::<usize>() + req.uri().path_and_query().map_or(0, |target| target.as_str().len());
+        if size > limits.head || fields > limits.fields {
+            return Err(ApiError::from(Code::HeadTooLarge).closing());
+        }
+        if req.uri().authority().is_some() || !req.uri().path().starts_with('/') {
+            return Err(ApiError::from(Code::BadRequestTarget).closing());
+        }
+        if req.headers().contains_key(header::UPGRADE) {
+            return Err(ApiError::from(Code::UpgradeRefused).closing());
+        }
+        Ok(())
+    }
+
+    /// The routes that people and other sites may open: exact paths, and the app's files.
+    fn is_open(&self, path: &str) -> bool {
+        match self.below_base(path) {
+            Some(path) => matches!(path, "/datahubs" | "/auth/login" | "/auth/callback"),
+            None => self.is_file(path),
+        }
+    }
+
+    fn is_file(&self, path: &str) -> bool {
+        let files = self.config.app.files.as_ref();
+        let rest = files.and_then(|(place, _)| path.strip_prefix(place.as_str()));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    fn below_base<'a>(&self, path: &'a str) -> Option<&'a str> {
+        path.strip_prefix(self.config.server.base_path.as_str()).filter(|rest| rest.starts_with('/'))
+    }
+
+    /// Gives an answer what every answer has.
+    fn leave(&self, response: ServiceResponse<BoxBody>, call: &Rc<Call>) -> ServiceResponse<impl MessageBody + use<>> {
+        let is_dev = response.request().extensions().get() == Some(&Admission::Dev);
+        let is_file = self.is_file(response.request().uri().path());
+        let code = response.response().error().map(|error| code_of(error, response.status(), call));
+        let route = response.request().match_pattern().unwrap_or_default();
+        call.answered(route, response.status().as_u16(), code);
+
+        let dev_origin = response.request().headers().get(header::ORIGIN).filter(|_| is_dev).cloned();
+        let mut response = match code {
+            None => response.map_body(|_, body| EitherBody::left(body)),
+            Some(code) => {
+                let problem = ApiError::from(code).problem(&call.id);
+                response.map_body(|_, _| EitherBody::right(problem))
+            }
+        };
+        let is_public_tls = self.config.server.public_url.starts_with("https:");
+        let headers = response.headers_mut();
+        harden(headers, is_file, is_public_tls);
+        headers.insert(X_REQUEST_ID, call.id_header());
+        if code.is_some() {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
+        if let Some(origin) = dev_origin {
+            allow(headers, origin);
+        }
+        let call = Rc::clone(call);
+        response.map_body(|_, body| Counted::new(body, call))
+    }
+}
+
+/// The code of a failure; one that is a library's own gets the code that fits its status.
+fn code_of(error: &actix_web::Error, status: StatusCode, call: &Rc<Call>) -> Code {
+    let code = match error.as_error::<ApiError>() {
+        Some(error) => {
+            if let (true, Some(source)) = (status.is_server_error(), std::error::Error::source(error)) {
+                let reason = chain(source);
+                ::log::warn!(request_id = call.id.as_str(), code = error.code().as_str(), reason; "a call failed");
+            }
+            error.code()
+        }
+        None => match status {
+            StatusCode::NOT_FOUND => Code::NotFound,
+            StatusCode::METHOD_NOT_ALLOWED => Code::MethodNotAllowed,
+            StatusCode::PAYLOAD_TOO_LARGE => Code::BodyTooLarge,
+            status if status.is_client_error() => Code::BadRequest,
+            _ => Code::Internal,
+        },
+    };
+    code
+}
+
+/// The headers that keep an answer from acting on our origin; the app's own files may run.
+fn harden(headers: &mut HeaderMap, is_file: bool, is_public_tls: bool) {
+    let policy = if is_file { APP_POLICY } else { API_POLICY };
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
+    headers.insert(CROSS_ORIGIN_OPENER_POLICY, HeaderValue::from_static("same-origin"));
+    if is_public_tls {
+        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
+}
+
+/// Lets a development origin's script send what it asks about (Fetch, CORS protocol).
+fn preflight(origin: &str) -> HttpResponse {
+    let mut response = HttpResponse::NoContent().finish();
+    let headers = response.headers_mut();
+    allow(headers, HeaderValue::from_str(origin).expect("an origin is ASCII"));
+    let (methods, names) = ("GET, HEAD, POST, PUT, PATCH, DELETE", "content-type, x-csrf, range, if-match, if-none-match");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(names));
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    response
+}
+
+/// Lets a development origin's script read an answer.
+fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+}
+
+/// Who sent a request: the peer, or whom a front proxy that we trust speaks for. Of the addresses in X-Forwarded-For the
+/// last one that is not itself a trusted proxy counts; whoever sent the request may have written those before it.
+fn client(req: &ServiceRequest, trusted: &[IpAddr]) -> Client {
+    let peer = req.peer_addr().map(|address| address.ip());
+    let forwarded = req.headers().get_all(X_FORWARDED_FOR).filter_map(|value| value.to_str().ok());
+    let forwarded: Vec<&str> = forwarded.flat_map(|value| value.split(',')).map(str::trim).collect();
+    let is_trusted = peer.is_none_or(|peer| trusted.contains(&peer));
+    if !is_trusted || forwarded.is_empty() {
+        return Client { address: peer, is_local: peer.is_none_or(|peer| peer.is_loopback()) && forwarded.is_empty() };
+    }
+    let address = forwarded.iter().rev().map_while(|text| text.parse::<IpAddr>().ok()).find(|ip| !trusted.contains(ip));
+    Client { address: address.or(peer), is_local: false }
+}
+
+const API_POLICY: &str = "default-src 'none'; sandbox; frame-ancestors 'none'; base-uri 'none'";
+const APP_POLICY: &str = "default-src 'self'; img-src 'self' data: https:; style-src 'self' 'unsafe-inline'; \
+    object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+const EXPOSED: &str = "Link, X-Total, X-Total-Pages, X-Page, X-Per-Page, X-Next-Page, X-Prev-Page, X-Gitlab-Blob-Id, \
+    X-Gitlab-Commit-Id, X-Gitlab-Content-Sha256, X-Gitlab-Encoding, X-Gitlab-File-Name, X-Gitlab-File-Path, \
+    X-Gitlab-Last-Commit-Id, X-Gitlab-Ref, X-Gitlab-Size, ETag, Retry-After, RateLimit-Limit, RateLimit-Remaining, \
+    RateLimit-Reset, Content-Disposition, X-Request-Id, X-Upstream-Request-Id";
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+
+/// How long an idle connection is kept: longer than front proxies keep theirs (nginx: 60 s), so that it is they who close.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);

@@ -1,0 +1,266 @@
+//! Staying in: who is calling, and with which tokens.
+//!
+//! A session lives in two cookies and nowhere else. One holds everything, sealed; it is replaced at each refresh. The
+//! other, the sid, names the login and stays; its bytes take part in the seal, so a session opens beside its own sid
+//! only, and a refresh that arrives after a logout, or after someone else's login, brings nothing back to life.
+
+pub mod packed;
+pub mod refresh;
+pub mod replay;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use actix_web::http::header::{HeaderMap, HeaderValue};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::datahub::oidc::{Grant, User};
+use crate::datahub::token::TokenSet;
+use crate::datahub::{DataHub, DataHubId, DataHubs};
+use crate::error::{ApiError, Code};
+use crate::log::{Event, event};
+use crate::seal::Keyring;
+use crate::seal::cookie::{self, Found, SealedCookie};
+
+/// One person at one DataHUB, from login to the end. Times are whole seconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// When the login was.
+    pub began: SystemTime,
+    /// When it ends, whatever happens.
+    pub ends: SystemTime,
+    /// When it ends unless a refresh comes first.
+    pub idle_ends: SystemTime,
+    /// Whose it is.
+    pub user: User,
+    /// What the tokens may do; `None` if that is what the configuration asks for.
+    pub scopes: Option<Vec<String>>,
+    /// What opens the API.
+    pub tokens: TokenSet,
+}
+
+impl Session {
+    /// When it ends as things are.
+    pub fn ends_next(&self) -> SystemTime {
+        self.ends.min(self.idle_ends)
+    }
+
+    /// Whether the access token has less than `ahead` left, or less than a quarter of its life if that is shorter. One
+    /// that cannot be renewed serves to its end.
+    pub fn is_stale_at(&self, now: SystemTime, ahead: Duration) -> bool {
+        let ahead = if self.tokens.refresh.is_some() { ahead.min(self.tokens.lifetime / 4) } else { Duration::ZERO };
+        now + ahead >= self.tokens.expires()
+    }
+
+    /// Whether the access token is so young that a refresh would bring nothing but load.
+    pub fn is_young_at(&self, now: SystemTime, limits: &Limits) -> bool {
+        now < self.tokens.issued + limits.remember.min(self.tokens.lifetime / 2)
+    }
+
+    /// The same session with newer tokens.
+    pub fn renewed(&self, tokens: TokenSet, limits: &Limits) -> Self {
+        let idle_ends = limits.idle_end(&tokens);
+        Self { tokens, idle_ends, ..self.clone() }
+    }
+}
+
+/// How long sessions last and when their tokens are renewed.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// From login to the end.
+    pub max_age: Duration,
+    /// From the last login or refresh to the end.
+    pub idle_timeout: Duration,
+    /// A token with less left is renewed before a call.
+    pub refresh_ahead: Duration,
+    /// The same before a call with a long body.
+    pub refresh_ahead_body: Duration,
+    /// How long a process remembers what a refresh brought.
+    pub remember: Duration,
+}
+
+impl Limits {
+    /// Never before twice the life of the token: who comes back right after it has expired is still there.
+    fn idle_end(&self, tokens: &TokenSet) -> SystemTime {
+        tokens.issued + self.idle_timeout.max(tokens.lifetime * 2)
+    }
+}
+
+/// The sessions of this deployment: opens them from a request, writes them into an answer.
+#[derive(Debug)]
+pub struct Sessions {
+    keyring: Arc<Keyring>,
+    limits: Limits,
+    cookies: BTreeMap<DataHubId, Cookies>,
+}
+
+#[derive(Debug)]
+struct Cookies {
+    session: SealedCookie<Session>,
+    sid: String,
+}
+
+impl Sessions {
+    /// Sessions at `datahubs`, sealed for `origin`, that of `server.public_url`.
+    pub fn new(keyring: Arc<Keyring>, limits: Limits, datahubs: &DataHubs, origin: &str) -> Self {
+        let cookies = datahubs.iter().map(|datahub| {
+            let session = SealedCookie::new(format!("__Host-Http-session-{}", datahub.id), origin);
+            (datahub.id.clone(), Cookies { session, sid: format!("__Host-Http-sid-{}", datahub.id) })
+        });
+        Self { keyring, limits, cookies: cookies.collect() }
+    }
+
+    /// How long they last.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The request's session at `datahub`, beside its sid.
+    ///
+    /// # Errors
+    /// [`SessionError::None`] if there is none that opens, [`SessionError::Ended`] if it has ended.
+    pub fn open(&self, headers: &HeaderMap, datahub: &DataHub, now: SystemTime) -> Result<(Sid, Session), SessionError> {
+        let cookies = self.cookies(datahub);
+        let sid = only(headers, &cookies.sid).and_then(Sid::from_cookie).ok_or(SessionError::None)?;
+        let value = only(headers, cookies.session.name()).ok_or(SessionError::None)?;
+        let session = cookies.session.unseal(&self.keyring, &sid.0, value).map_err(|_| {
+            event(Event::UnsealFailed, datahub.id.as_str());
+            SessionError::None
+        })?;
+        if now >= session.ends_next() {
+            return Err(SessionError::Ended);
+        }
+        Ok((sid, session))
+    }
+
+    /// A new session, with a new sid: nothing of an earlier one is taken over.
+    pub fn begin(&self, grant: Grant, datahub: &DataHub) -> (Sid, Session) {
+        let Grant { user, tokens, scopes } = grant;
+        let began = tokens.issued;
+        let scopes = (scopes != datahub.provider.scopes()).then_some(scopes);
+        let (ends, idle_ends) = (began + self.limits.max_age, self.limits.idle_end(&tokens));
+        (Sid::random(), Session { began, ends, idle_ends, user, scopes, tokens })
+    }
+
+    /// The Set-Cookie fields of a login: session and sid.
+    ///
+    /// # Errors
+    /// [`TooLarge`] if a browser might not keep the cookie.
+    pub fn begun(
+        &self,
+        datahub: &DataHub,
+        sid: &Sid,
+        session: &Session,
+        now: SystemTime,
+    ) -> Result<[HeaderValue; 2], TooLarge> {
+        let left = session.ends_next().duration_since(now).unwrap_or_default();
+        let sid_cookie = cookie::set(&self.cookies(datahub).sid, &sid.to_cookie(), left);
+        Ok([self.renewed(datahub, sid, session, now)?, sid_cookie])
+    }
+
+    /// The Set-Cookie field of a refresh: the session; the sid stays as it is.
+    ///
+    /// # Errors
+    /// [`TooLarge`] if a browser might not keep the cookie.
+    pub fn renewed(
+        &self,
+        datahub: &DataHub,
+        sid: &Sid,
+        session: &Session,
+        now: SystemTime,
+    ) -> Result<HeaderValue, TooLarge> {
+        let left = session.ends_next().duration_since(now).unwrap_or_default();
+        let cookie = &self.cookies(datahub).session;
+        let value = cookie.seal(&self.keyring, &sid.0, session);
+        if value.len() > LONGEST_VALUE {
+            event(Event::SessionTooLarge, datahub.id.as_str());
+            return Err(TooLarge);
+        }
+        Ok(cookie::set(cookie.name(), &value, left))
+    }
+
+    /// The Set-Cookie fields of a logout.
+    pub fn ended(&self, datahub: &DataHub) -> [HeaderValue; 2] {
+        let cookies = self.cookies(datahub);
+        [cookie::remove(cookies.session.name()), cookie::remove(&cookies.sid)]
+    }
+
+    /// Whether the request carries a cookie of ours for `datahub`, good or not.
+    pub fn has_cookies(&self, headers: &HeaderMap, datahub: &DataHub) -> bool {
+        let cookies = self.cookies(datahub);
+        [cookies.session.name(), &cookies.sid].iter().any(|name| cookie::find(headers, name) != Found::None)
+    }
+
+    fn cookies(&self, datahub: &DataHub) -> &Cookies {
+        self.cookies.get(&datahub.id).expect("every DataHUB got its cookies in `new`")
+    }
+}
+
+/// The one cookie of this name; two count as none.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    match cookie::find(headers, name) {
+        Found::One(value) => Some(value),
+        Found::None => None,
+        Found::Several => {
+            event(Event::DuplicateCookie, "");
+            None
+        }
+    }
+}
+
+/// Names one login: 16 random bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sid([u8; 16]);
+
+impl Sid {
+    fn random() -> Self {
+        let mut bytes = [0; 16];
+        crate::seal::random(&mut bytes);
+        Self(bytes)
+    }
+
+    fn from_cookie(value: &[u8]) -> Option<Self> {
+        URL_SAFE_NO_PAD.decode(value).ok()?.try_into().ok().map(Self)
+    }
+
+    fn to_cookie(self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+}
+
+/// Why a request has no session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// No cookie, or none that opens, whatever the reason.
+    #[error("no session")]
+    None,
+    /// It opens, but its time is over.
+    #[error("the session has ended")]
+    Ended,
+}
+
+impl From<SessionError> for ApiError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::None => Code::NotLoggedIn.into(),
+            SessionError::Ended => Code::SessionExpired.into(),
+        }
+    }
+}
+
+/// A session that does not fit into a cookie: the DataHUB's tokens are too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the session does not fit into a cookie")]
+pub struct TooLarge;
+
+impl From<TooLarge> for ApiError {
+    fn from(error: TooLarge) -> Self {
+        Self::because(Code::DatahubInvalidResponse, error)
+    }
+}
+
+/// Longest value of a cookie, in bytes: with name and attributes it stays below the 4,096 that browsers must take (RFC
+/// 6265 section 6.1).
+const LONGEST_VALUE: usize = 3_800;

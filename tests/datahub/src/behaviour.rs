@@ -1,0 +1,117 @@
+//! How a DataHUB behaves: as GitLab does, until a test says otherwise.
+
+use std::time::Duration;
+
+/// What [`set`](crate::DataHub::set) changes while the DataHUB runs.
+///
+/// Each endpoint has its own [`Manner`]. The default is a healthy GitLab.
+#[derive(Clone, Debug)]
+pub struct Behaviour {
+    /// `/.well-known/openid-configuration`.
+    pub discovery: Manner,
+    /// `/oauth/discovery/keys`.
+    pub keys: Manner,
+    /// `/oauth/authorize`.
+    pub authorize: Manner,
+    /// `/oauth/token`.
+    pub token: Manner,
+    /// `/oauth/revoke`.
+    pub revoke: Manner,
+    /// `/oauth/userinfo` and `/oauth/token/info`.
+    pub userinfo: Manner,
+    /// Everything else, `/api/v4` above all.
+    pub api: Manner,
+    /// How long access tokens of new logins live. A refreshed token inherits the lifetime of its predecessor.
+    pub token_lifetime: Duration,
+    /// When a refresh revokes the old pair of tokens.
+    pub refresh: RefreshMode,
+    /// Leaves `expires_in` out of token answers, as GitLab 14.10 and 15.0 did.
+    pub leave_out_expires_in: bool,
+    /// The key that signs ID tokens, and the only one published.
+    pub signing_key: SigningKey,
+    /// Added to every answer of the API, such as `("Clear-Site-Data", "\"*\"")`.
+    pub extra_headers: Vec<(String, String)>,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        let normal = Manner::default;
+        Self {
+            discovery: normal(),
+            keys: normal(),
+            authorize: normal(),
+            token: normal(),
+            revoke: normal(),
+            userinfo: normal(),
+            api: normal(),
+            token_lifetime: Duration::from_secs(7200),
+            refresh: RefreshMode::RevokeAtOnce,
+            leave_out_expires_in: false,
+            signing_key: SigningKey::First,
+            extra_headers: Vec::new(),
+        }
+    }
+}
+
+impl Behaviour {
+    pub(crate) fn manner(&self, path: &str) -> &Manner {
+        match path {
+            "/.well-known/openid-configuration" => &self.discovery,
+            "/oauth/discovery/keys" => &self.keys,
+            "/oauth/authorize" => &self.authorize,
+            "/oauth/token" => &self.token,
+            "/oauth/revoke" => &self.revoke,
+            "/oauth/userinfo" | "/oauth/token/info" => &self.userinfo,
+            _ => &self.api,
+        }
+    }
+}
+
+/// How one endpoint answers, and how long it takes.
+#[derive(Clone, Debug, Default)]
+pub struct Manner {
+    /// Time between the request's head and the work on it.
+    pub delay: Duration,
+    /// What comes back.
+    pub answer: Answer,
+}
+
+/// What an endpoint answers. All but [`Answer::Hang`] read the request's body to its end first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Answer {
+    /// What GitLab would.
+    #[default]
+    Normal,
+    /// This status with a short JSON body; 429 with GitLab's `Retry later` and `Retry-After: 60`.
+    Status(u16),
+    /// This status with an HTML page, as during an upgrade.
+    Html(u16),
+    /// 302 to this address.
+    Redirect(String),
+    /// These bytes, verbatim and without a head of ours; then the connection closes.
+    Raw(Vec<u8>),
+    /// Nothing, until the peer closes.
+    Hang,
+    /// Nothing is done, nothing is answered; the connection closes.
+    CloseWithoutAnswer,
+    /// Everything is done, the answer is lost; the connection closes.
+    LoseAnswer,
+}
+
+/// When a refresh revokes the pair of tokens it replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefreshMode {
+    /// GitLab: in the same transaction. The old access token dies too, and the loser of a race gets `invalid_grant`.
+    RevokeAtOnce,
+    /// Doorkeeper with a `previous_refresh_token` column: at the first use of the new access token.
+    RevokeOnUse,
+}
+
+/// One of the two key pairs in `keys/`. They are public and fixed, because making one takes seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SigningKey {
+    /// `keys/first.pem`.
+    First,
+    /// `keys/second.pem`, after a rotation.
+    Second,
+}

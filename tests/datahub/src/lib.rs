@@ -1,0 +1,234 @@
+//! A test DataHUB: a real HTTP server that answers as GitLab does, and remembers what it was asked.
+//!
+//! Status codes, headers and error texts follow GitLab 18 with Doorkeeper 5.8. It speaks HTTP/1.1 over plain TCP by
+//! hand, because frameworks normalise away what is tested here. Everything is in memory; several run in one process.
+//!
+//! ```
+//! use datahub::behaviour::Answer;
+//! use datahub::{DataHub, Options};
+//!
+//! let freiburg = DataHub::start(Options { name: "DataHUB Freiburg".into(), ..Options::default() })?;
+//! freiburg.set(|behaviour| behaviour.token.answer = Answer::Status(503));
+//! assert!(freiburg.requests().is_empty());
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! # Signing in with one request
+//!
+//! A browser opens `/oauth/authorize?…` and presses a button: `#sign-in-testuser`, `#sign-in-joerg` or `#deny`. A test
+//! sends `POST /oauth/authorize?…&user=testuser` with an empty body, the target being the one the gateway redirected
+//! to. The answer is the 302 to `redirect_uri`, with `code` and `state`. `&deny=true` denies.
+//!
+//! # Big files
+//!
+//! `GET /api/v4/projects/230/packages/generic/blob/1.0.0/{n}.bin` streams `n` bytes: the byte at offset `i` is `i % 251`.
+//! 251 is prime, so a lost, doubled or swapped buffer shows. `PUT` to any other file counts and hashes what it gets
+//! and answers `size` and `file_sha256`.
+//!
+//! # Map
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `server` | accepts connections, misbehaves if told to, finds the room |
+//! | `http` | reads a request and its `body` off a connection, writes a `response` onto it |
+//! | `record` | keeps requests as they came |
+//! | `behaviour` | what a test may change |
+//! | `oauth` | login: `authorize`, `token`; `grants` keeps codes and tokens, `id_token` signs |
+//! | `api` | `/api/v4`: `projects`, `files`, `commits`, `uploads`, `paging` |
+//! | `world`, `repository`, `seed` | users, projects and their files; what they are at the start |
+//! | `pages` | the few HTML pages |
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod api;
+mod archive;
+pub mod behaviour;
+mod hex;
+mod http;
+mod hub;
+mod oauth;
+mod pages;
+mod params;
+pub mod record;
+mod repository;
+mod seed;
+mod server;
+mod world;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::behaviour::Behaviour;
+use crate::hub::Hub;
+use crate::record::Recorded;
+
+/// A running DataHUB. It ends when this is dropped.
+pub struct DataHub {
+    hub: Arc<Hub>,
+    address: SocketAddr,
+    runtime: Option<Runtime>,
+}
+
+impl DataHub {
+    /// Binds and answers from here on.
+    ///
+    /// # Errors
+    ///
+    /// The address cannot be bound, or the system gives no threads.
+    pub fn start(options: Options) -> io::Result<Self> {
+        let listener = TcpListener::bind(options.listen)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let url = options
+            .public_url
+            .clone()
+            .unwrap_or_else(|| format!("http://{address}"));
+        let hub = Arc::new(Hub::new(options, url));
+
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
+        let _guard = runtime.enter();
+        runtime.spawn(server::run(
+            tokio::net::TcpListener::from_std(listener)?,
+            hub.clone(),
+        ));
+        Ok(Self {
+            hub,
+            address,
+            runtime: Some(runtime),
+        })
+    }
+
+    /// Base of all its addresses and its issuer, such as `http://127.0.0.1:41231`.
+    pub fn url(&self) -> &str {
+        &self.hub.url
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The only registered client.
+    pub fn client_id(&self) -> &str {
+        &self.hub.client_id
+    }
+
+    /// Its secret.
+    pub fn client_secret(&self) -> &str {
+        &self.hub.client_secret
+    }
+
+    /// The requests since the start or the last [`clear`](Self::clear), oldest first.
+    pub fn requests(&self) -> Vec<Recorded> {
+        self.hub.recorder.requests()
+    }
+
+    /// Forgets the recorded requests. Counts and secrets stay.
+    pub fn clear(&self) {
+        self.hub.recorder.clear();
+    }
+
+    /// What happened since the start.
+    pub fn counts(&self) -> Counts {
+        *self.hub.counts()
+    }
+
+    /// Every client secret, state, nonce, code, verifier and token seen or issued, so that a scan can prove none leaked.
+    pub fn secrets(&self) -> Vec<String> {
+        self.hub.secrets()
+    }
+
+    /// Changes how it behaves, from the next request on.
+    pub fn set(&self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut self.hub.behaviour());
+    }
+
+    /// Lets all access tokens expire now. Their refresh tokens stay good.
+    pub fn expire_access_tokens(&self) {
+        self.hub.grants().expire_all();
+    }
+
+    /// Revokes every token, as an administrator or the user can at any time.
+    pub fn revoke_all_tokens(&self) {
+        self.hub.grants().revoke_all();
+    }
+}
+
+impl Drop for DataHub {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        }
+    }
+}
+
+/// How a DataHUB starts. The default listens on a free port of 127.0.0.1 with a random client.
+#[derive(Clone)]
+pub struct Options {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Shown on its pages.
+    pub name: String,
+    /// Base of all its addresses, without a slash at the end, where a proxy stands before it.
+    pub public_url: Option<String>,
+    /// The only registered client.
+    pub client_id: String,
+    /// Its secret.
+    pub client_secret: String,
+    /// The redirect URIs registered for it. Where empty: every address on this machine.
+    pub redirect_uris: Vec<String>,
+    /// How many requests to remember.
+    pub keep_requests: usize,
+    /// How it behaves at first.
+    pub behaviour: Behaviour,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            name: "Test DataHUB".to_owned(),
+            public_url: None,
+            client_id: hex::random(),
+            client_secret: format!("gloas-{}", hex::random()),
+            redirect_uris: Vec::new(),
+            keep_requests: 10_000,
+            behaviour: Behaviour::default(),
+        }
+    }
+}
+
+/// What happened since the start, in requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests for the provider's metadata.
+    pub discoveries: u64,
+    /// Requests for its public keys.
+    pub key_fetches: u64,
+    /// Codes given out.
+    pub sign_ins: u64,
+    /// Codes exchanged for tokens.
+    pub code_exchanges: u64,
+    /// Code exchanges answered with an error.
+    pub code_exchanges_refused: u64,
+    /// Refreshes that made new tokens.
+    pub refreshes: u64,
+    /// Refreshes answered with an error.
+    pub refreshes_refused: u64,
+    /// Revocations that revoked something.
+    pub revocations: u64,
+    /// Revocations answered with 200 that revoked nothing.
+    pub revocations_without_effect: u64,
+    /// Requests for who the user is.
+    pub userinfos: u64,
+    /// Requests below `/api`.
+    pub api_calls: u64,
+}
