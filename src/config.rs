@@ -215,7 +215,10 @@ impl App {
         let dev = public_url.as_ref().zip(dev).map(|(own, dev)| {
             let is_good = |origin: &Url| is_loopback(own) && origin.host() == own.host() && origin.path() == "/";
             if !dev.iter().all(is_good) {
-                section.fault::<()>("dev_origins", "must be origins on the host of public_url, which must be this machine");
+                section.fault::<()>(
+                    "dev_origins",
+                    "must be origins on the host of public_url, which must be this machine",
+                );
             }
             dev.iter().map(|origin| origin.origin().ascii_serialization()).collect()
         });
@@ -284,10 +287,10 @@ fn limits(mut section: Section<'_>) -> Option<proxy::Limits> {
 /// For a forwarded call, for a head to come in, for one of our own calls.
 fn timeouts(mut section: Section<'_>) -> Option<(Deadlines, Duration, Duration)> {
     let [request_head, request_body, connect, first_byte, idle, back_channel] =
-        ["request_head", "request_body", "connect", "first_byte", "idle", "back_channel"].map(|key| section.duration(key));
+        ["request_head", "request_body", "connect", "first_byte", "idle", "back_channel"]
+            .map(|key| section.duration(key));
     section.finish();
-    let deadlines =
-        Deadlines { connect: connect?, first_byte: first_byte?, idle: idle?, request_body: request_body? };
+    let deadlines = Deadlines { connect: connect?, first_byte: first_byte?, idle: idle?, request_body: request_body? };
     Some((deadlines, request_head?, back_channel?))
 }
 
@@ -357,7 +360,9 @@ fn datahub(
     let scopes: Option<Vec<String>> = section.list("scopes");
     let redirect_uri: Option<String> = section.optional("redirect_uri");
     let redirect_uri = redirect_uri
-        .or_else(|| server.map(|server| format!("{}{}/auth/callback?datahub={id}", server.public_url, server.base_path)))
+        .or_else(|| {
+            server.map(|server| format!("{}{}/auth/callback?datahub={id}", server.public_url, server.base_path))
+        })
         .and_then(|uri| RedirectUrl::new(uri).map_err(|_| section.fault::<()>("redirect_uri", "must be a URL")).ok());
     let address = url.clone().zip(trust).and_then(|(url, trust)| {
         Address::new(url, connect, trust).map_err(|error| section.fault::<()>("url", error)).ok()
@@ -365,7 +370,9 @@ fn datahub(
     section.finish();
 
     let (url, address) = (url?, address?);
-    let issuer_text = issuer.as_ref().map_or_else(|| address.as_str().to_owned(), |url| url.as_str().trim_end_matches('/').to_owned());
+    let issuer_text = issuer
+        .as_ref()
+        .map_or_else(|| address.as_str().to_owned(), |url| url.as_str().trim_end_matches('/').to_owned());
     let issuer = IssuerUrl::new(issuer_text).expect("a URL without the slash at its end is still one");
     let back_channel = BackChannel::new(address.clone(), issuer.url().clone(), back_channel?);
     let scopes = scopes?;

@@ -108,7 +108,8 @@ mod tests {
             assert_eq!(text.parse::<DataHubId>().expect(text).as_str(), text);
         }
         let too_long = "a".repeat(33);
-        for text in ["", "-a", "a-", "_a", "a_", "a__b", "A", "ü", "a b", "a/b", "a=b", "a;b", "..", too_long.as_str()] {
+        for text in ["", "-a", "a-", "_a", "a_", "a__b", "A", "ü", "a b", "a/b", "a=b", "a;b", "..", too_long.as_str()]
+        {
             assert_eq!(text.parse::<DataHubId>(), Err(DataHubIdError), "{text}");
         }
     }

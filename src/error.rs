@@ -51,8 +51,7 @@ impl ApiError {
     /// The body, which names the request it answers.
     pub fn problem(&self, request_id: &str) -> String {
         let (status, _, title, detail) = self.code.row();
-        let problem =
-            Problem { r#type: "about:blank", title, status, detail, code: self.code.as_str(), request_id };
+        let problem = Problem { r#type: "about:blank", title, status, detail, code: self.code.as_str(), request_id };
         serde_json::to_string(&problem).expect("strings and a number always serialise")
     }
 }
@@ -125,31 +124,106 @@ impl Code {
     /// Status, code, title and detail: the whole table.
     fn row(self) -> (u16, &'static str, &'static str, &'static str) {
         match self {
-            Self::BadRequest => (400, "bad_request", "Bad request", "The request lacks something or holds something that does not belong in it."),
-            Self::BadRequestTarget => (400, "bad_request_target", "Bad request target", "The path or the query of the request cannot be forwarded as it is written."),
-            Self::BodyTooLarge => (413, "body_too_large", "Body too large", "The body of the request is longer than this gateway takes."),
-            Self::CredentialEndpoint => (403, "credential_endpoint", "Not forwarded", "This part of the DataHUB's API makes or changes credentials and is not forwarded."),
-            Self::CredentialParameter => (400, "credential_parameter", "Credential in the request", "The request carries a parameter that could authenticate as someone else. Remove it."),
-            Self::CrossSiteRequest => (403, "cross_site_request", "Cross-site request", "Only this origin's own script may make this call: by fetch, or with the header X-CSRF: 1."),
-            Self::DatahubInvalidResponse => (502, "datahub_invalid_response", "Invalid answer from the DataHUB", "The DataHUB gave an answer that cannot be passed on."),
-            Self::DatahubTimeout => (504, "datahub_timeout", "The DataHUB took too long", "The DataHUB did not answer in time."),
-            Self::DatahubUnreachable => (502, "datahub_unreachable", "DataHUB unreachable", "The DataHUB cannot be reached at the moment."),
-            Self::HeadTooLarge => (431, "head_too_large", "Head too large", "The head of the request is longer, or has more fields, than this gateway takes."),
-            Self::Internal => (500, "internal", "Internal error", "Something went wrong in the gateway. The request id leads to the log."),
-            Self::MethodNotAllowed => (405, "method_not_allowed", "Method not allowed", "This route does not have that method."),
-            Self::MethodNotImplemented => (501, "method_not_implemented", "Method not implemented", "This method is not forwarded."),
+            Self::BadRequest => (
+                400,
+                "bad_request",
+                "Bad request",
+                "The request lacks something or holds something that does not belong in it.",
+            ),
+            Self::BadRequestTarget => (
+                400,
+                "bad_request_target",
+                "Bad request target",
+                "The path or the query of the request cannot be forwarded as it is written.",
+            ),
+            Self::BodyTooLarge => {
+                (413, "body_too_large", "Body too large", "The body of the request is longer than this gateway takes.")
+            }
+            Self::CredentialEndpoint => (
+                403,
+                "credential_endpoint",
+                "Not forwarded",
+                "This part of the DataHUB's API makes or changes credentials and is not forwarded.",
+            ),
+            Self::CredentialParameter => (
+                400,
+                "credential_parameter",
+                "Credential in the request",
+                "The request carries a parameter that could authenticate as someone else. Remove it.",
+            ),
+            Self::CrossSiteRequest => (
+                403,
+                "cross_site_request",
+                "Cross-site request",
+                "Only this origin's own script may make this call: by fetch, or with the header X-CSRF: 1.",
+            ),
+            Self::DatahubInvalidResponse => (
+                502,
+                "datahub_invalid_response",
+                "Invalid answer from the DataHUB",
+                "The DataHUB gave an answer that cannot be passed on.",
+            ),
+            Self::DatahubTimeout => {
+                (504, "datahub_timeout", "The DataHUB took too long", "The DataHUB did not answer in time.")
+            }
+            Self::DatahubUnreachable => {
+                (502, "datahub_unreachable", "DataHUB unreachable", "The DataHUB cannot be reached at the moment.")
+            }
+            Self::HeadTooLarge => (
+                431,
+                "head_too_large",
+                "Head too large",
+                "The head of the request is longer, or has more fields, than this gateway takes.",
+            ),
+            Self::Internal => (
+                500,
+                "internal",
+                "Internal error",
+                "Something went wrong in the gateway. The request id leads to the log.",
+            ),
+            Self::MethodNotAllowed => {
+                (405, "method_not_allowed", "Method not allowed", "This route does not have that method.")
+            }
+            Self::MethodNotImplemented => {
+                (501, "method_not_implemented", "Method not implemented", "This method is not forwarded.")
+            }
             Self::NotForwarded => (404, "not_forwarded", "Not forwarded", "This part of the DataHUB is not forwarded."),
             Self::NotFound => (404, "not_found", "Not found", "There is nothing at this path."),
-            Self::NotLoggedIn => (401, "not_logged_in", "Not logged in", "There is no session at this DataHUB. Log in first."),
-            Self::Overloaded => (503, "overloaded", "Overloaded", "Too many calls are under way. Try again in a moment."),
-            Self::RateLimited => (429, "rate_limited", "Too many requests", "Too many logins from this address. Try again in a moment."),
-            Self::RefreshFirst => (409, "refresh_first", "Refresh first", "The access token is about to expire and the body is too long to be sent twice. Call POST /auth/refresh, then send again."),
-            Self::RefreshUnavailable => (503, "refresh_unavailable", "Refresh unavailable", "The DataHUB did not renew the access token in time. The session is kept; try again."),
+            Self::NotLoggedIn => {
+                (401, "not_logged_in", "Not logged in", "There is no session at this DataHUB. Log in first.")
+            }
+            Self::Overloaded => {
+                (503, "overloaded", "Overloaded", "Too many calls are under way. Try again in a moment.")
+            }
+            Self::RateLimited => {
+                (429, "rate_limited", "Too many requests", "Too many logins from this address. Try again in a moment.")
+            }
+            Self::RefreshFirst => (
+                409,
+                "refresh_first",
+                "Refresh first",
+                "The access token is about to expire and the body is too long to be sent twice. Call POST /auth/refresh, then send again.",
+            ),
+            Self::RefreshUnavailable => (
+                503,
+                "refresh_unavailable",
+                "Refresh unavailable",
+                "The DataHUB did not renew the access token in time. The session is kept; try again.",
+            ),
             Self::RequestTimeout => (408, "request_timeout", "Request timeout", "The request did not arrive in time."),
             Self::SessionExpired => (401, "session_expired", "Session expired", "The session has ended. Log in again."),
-            Self::TargetTooLong => (414, "target_too_long", "Target too long", "The path and query of the request are longer than this gateway takes."),
-            Self::UnknownDatahub => (404, "unknown_datahub", "Unknown DataHUB", "This gateway serves no DataHUB of that name."),
-            Self::UpgradeRefused => (501, "upgrade_refused", "Upgrade refused", "This gateway does not switch protocols."),
+            Self::TargetTooLong => (
+                414,
+                "target_too_long",
+                "Target too long",
+                "The path and query of the request are longer than this gateway takes.",
+            ),
+            Self::UnknownDatahub => {
+                (404, "unknown_datahub", "Unknown DataHUB", "This gateway serves no DataHUB of that name.")
+            }
+            Self::UpgradeRefused => {
+                (501, "upgrade_refused", "Upgrade refused", "This gateway does not switch protocols.")
+            }
         }
     }
 }

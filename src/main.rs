@@ -158,7 +158,11 @@ async fn check(config: &Config) -> io::Result<()> {
             }
         }
     }
-    if failed == 0 { Ok(()) } else { Err(io::Error::other(format!("{failed} of the DataHUBs did not answer as they should"))) }
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{failed} of the DataHUBs did not answer as they should")))
+    }
 }
 
 /// Asks `/healthz`.

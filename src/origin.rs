@@ -118,7 +118,11 @@ mod tests {
 
     const OWN: &str = "https://app.example.test";
 
-    fn admit(method: Method, headers: &[(&'static str, &'static str)], is_proxied: bool) -> Result<Admission, CrossSite> {
+    fn admit(
+        method: Method,
+        headers: &[(&'static str, &'static str)],
+        is_proxied: bool,
+    ) -> Result<Admission, CrossSite> {
         let trusted = TrustedOrigins { own: OWN.into(), dev: vec!["https://app.example.test:5173".into()] };
         let request = headers.iter().fold(TestRequest::default(), |request, header| request.append_header(*header));
         trusted.admit(&method, request.to_srv_request().headers(), is_proxied)
@@ -128,8 +132,11 @@ mod tests {
     fn of_all_combinations_of_fetch_metadata_only_our_own_script_passes() {
         for site in ["cross-site", "same-origin", "same-site", "none"] {
             for mode in ["cors", "navigate", "no-cors", "same-origin", "websocket"] {
-                for dest in ["empty", "document", "iframe", "image", "script", "style", "worker", "serviceworker", "object"] {
-                    let headers = [("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest), ("x-csrf", "1")];
+                for dest in
+                    ["empty", "document", "iframe", "image", "script", "style", "worker", "serviceworker", "object"]
+                {
+                    let headers =
+                        [("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest), ("x-csrf", "1")];
                     let ours = site == "same-origin" && (mode == "cors" || mode == "same-origin") && dest == "empty";
                     assert_eq!(admit(Method::GET, &headers, false).is_ok(), ours, "{site} {mode} {dest}");
                 }

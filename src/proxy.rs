@@ -63,7 +63,8 @@ impl Shared {
         sessions: Arc<Sessions>,
         refresher: Refresher,
     ) -> Self {
-        let gates = datahubs.iter().map(|datahub| (datahub.id.clone(), Arc::new(Gate::new(limits.in_flight, limits.waiting))));
+        let gates =
+            datahubs.iter().map(|datahub| (datahub.id.clone(), Arc::new(Gate::new(limits.in_flight, limits.waiting))));
         let (gates, public, prefix) = (gates.collect(), public.to_owned(), format!("{base_path}/datahubs/"));
         Self { prefix, public, limits, deadlines, datahubs, gates, sessions, refresher }
     }

@@ -308,7 +308,8 @@ fn preflight(origin: &str) -> HttpResponse {
     let mut response = HttpResponse::NoContent().finish();
     let headers = response.headers_mut();
     allow(headers, HeaderValue::from_str(origin).expect("an origin is ASCII"));
-    let (methods, names) = ("GET, HEAD, POST, PUT, PATCH, DELETE", "content-type, x-csrf, range, if-match, if-none-match");
+    let (methods, names) =
+        ("GET, HEAD, POST, PUT, PATCH, DELETE", "content-type, x-csrf, range, if-match, if-none-match");
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(names));
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));

@@ -121,7 +121,12 @@ impl Sessions {
     ///
     /// # Errors
     /// [`SessionError::None`] if there is none that opens, [`SessionError::Ended`] if it has ended.
-    pub fn open(&self, headers: &HeaderMap, datahub: &DataHub, now: SystemTime) -> Result<(Sid, Session), SessionError> {
+    pub fn open(
+        &self,
+        headers: &HeaderMap,
+        datahub: &DataHub,
+        now: SystemTime,
+    ) -> Result<(Sid, Session), SessionError> {
         let cookies = self.cookies(datahub);
         let sid = only(headers, &cookies.sid).and_then(Sid::from_cookie).ok_or(SessionError::None)?;
         let value = only(headers, cookies.session.name()).ok_or(SessionError::None)?;

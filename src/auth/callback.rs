@@ -129,9 +129,8 @@ impl Failure {
 
     fn redeem(error: &RedeemError, datahub: &DataHub) -> Self {
         let told = match error {
-            RedeemError::Unreachable(_) | RedeemError::Metadata(MetadataError::Unreachable(_) | MetadataError::Paused) => {
-                LoginError::Unavailable
-            }
+            RedeemError::Unreachable(_)
+            | RedeemError::Metadata(MetadataError::Unreachable(_) | MetadataError::Paused) => LoginError::Unavailable,
             _ => LoginError::Failed,
         };
         Self::new(told, datahub, &chain(error))

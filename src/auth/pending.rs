@@ -161,7 +161,10 @@ impl PendingLogin {
 
 /// Removes a cookie that holds no pending login, such as one that does not unseal; it would only come back.
 pub fn remove_useless(req: &HttpRequest, session: &Session, response: &mut HttpResponse) {
-    if session.entries().is_empty() && session.status() == actix_session::SessionStatus::Unchanged && req.headers().contains_key(COOKIE) {
+    if session.entries().is_empty()
+        && session.status() == actix_session::SessionStatus::Unchanged
+        && req.headers().contains_key(COOKIE)
+    {
         let removed = cookie::remove(COOKIE_NAME);
         response.headers_mut().append(SET_COOKIE, removed);
     }

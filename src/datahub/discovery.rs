@@ -78,7 +78,11 @@ impl Discovery {
     ///
     /// # Errors
     /// As [`Discovery::metadata`].
-    pub async fn with_new_keys(&self, back_channel: &BackChannel, now: Instant) -> Result<Arc<Metadata>, MetadataError> {
+    pub async fn with_new_keys(
+        &self,
+        back_channel: &BackChannel,
+        now: Instant,
+    ) -> Result<Arc<Metadata>, MetadataError> {
         self.newer_than(KEYS_KEPT, back_channel, now).await
     }
 

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use openidconnect::core::{CoreAuthenticationFlow, CoreClient, CoreErrorResponseType, CoreTokenResponse, CoreTokenType, CoreUserInfoClaims};
+use openidconnect::core::{
+    CoreAuthenticationFlow, CoreClient, CoreErrorResponseType, CoreTokenResponse, CoreTokenType, CoreUserInfoClaims,
+};
 use openidconnect::{
     AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointMaybeSet, EndpointNotSet, EndpointSet, Nonce,
     OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope,
@@ -336,11 +338,7 @@ fn word(error: &CoreErrorResponseType) -> Cow<'static, str> {
 }
 
 /// The tokens of an answer that came at `now`; `old` stays where the answer has no refresh token (RFC 6749 section 6).
-fn tokens(
-    response: &CoreTokenResponse,
-    old: Option<&RefreshToken>,
-    now: SystemTime,
-) -> Result<TokenSet, RedeemError> {
+fn tokens(response: &CoreTokenResponse, old: Option<&RefreshToken>, now: SystemTime) -> Result<TokenSet, RedeemError> {
     if !matches!(response.token_type(), CoreTokenType::Bearer) {
         return Err(RedeemError::Invalid("token type"));
     }

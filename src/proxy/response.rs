@@ -6,7 +6,8 @@
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, VARY,
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK,
+    LOCATION, VARY,
 };
 
 use crate::datahub::DataHub;
@@ -18,7 +19,12 @@ use crate::proxy::upstream::{Answer, AnswerBody, Head};
 ///
 /// # Errors
 /// `datahub_invalid_response` for an answer that cannot be passed on without lying or leaking.
-pub fn inbound(answer: Answer, datahub: &DataHub, here: &str, is_download: bool) -> Result<HttpResponse<AnswerBody>, ApiError> {
+pub fn inbound(
+    answer: Answer,
+    datahub: &DataHub,
+    here: &str,
+    is_download: bool,
+) -> Result<HttpResponse<AnswerBody>, ApiError> {
     let Answer { head, body } = answer;
     let status = StatusCode::from_u16(head.status).map_err(|_| Code::DatahubInvalidResponse)?;
     let mut response = HttpResponse::with_body(status, body);
@@ -59,8 +65,19 @@ fn copy(head: &Head, headers: &mut HeaderMap) -> Result<(), ApiError> {
 /// The allow-list; `name` is lower-case.
 fn passes(name: &str) -> bool {
     match name {
-        "content-type" | "content-encoding" | "content-disposition" | "content-range" | "accept-ranges" | "etag"
-        | "last-modified" | "link" | "location" | "retry-after" | "deprecation" | "sunset" | "x-accel-buffering" => true,
+        "content-type"
+        | "content-encoding"
+        | "content-disposition"
+        | "content-range"
+        | "accept-ranges"
+        | "etag"
+        | "last-modified"
+        | "link"
+        | "location"
+        | "retry-after"
+        | "deprecation"
+        | "sunset"
+        | "x-accel-buffering" => true,
         _ => {
             name.starts_with("x-gitlab-")
                 || name.starts_with("ratelimit-")
@@ -92,7 +109,9 @@ fn rewrite(headers: &mut HeaderMap, datahub: &DataHub, here: &str) -> Result<(),
 fn relinked(field: &HeaderValue, datahub: &DataHub, here: &str) -> Option<HeaderValue> {
     let mut rest = field.to_str().ok()?;
     let mut links = Vec::new();
-    while let Some((url, after)) = rest.trim_start_matches([',', ' ', '\t']).strip_prefix('<').and_then(|rest| rest.split_once('>')) {
+    while let Some((url, after)) =
+        rest.trim_start_matches([',', ' ', '\t']).strip_prefix('<').and_then(|rest| rest.split_once('>'))
+    {
         let end = after.find(", <").or_else(|| after.find(",<")).unwrap_or(after.len());
         let (parameters, next) = after.split_at(end);
         if let Some(to) = at_gateway(url, datahub, here) {
@@ -129,16 +148,19 @@ fn is_elsewhere(url: &str, datahub: &DataHub) -> bool {
 
 /// Makes a download of whatever a browser might run, or might take for something that it runs.
 fn neutralise(headers: &mut HeaderMap, is_download: bool) {
-    let essence = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(|value| {
-        value.split(';').next().unwrap_or(value).trim().to_ascii_lowercase()
-    });
+    let essence = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .map(|value| value.split(';').next().unwrap_or(value).trim().to_ascii_lowercase());
     let is_inert = essence.as_deref().is_none_or(|essence| INERT.contains(&essence) || essence.ends_with("+json"));
     if is_inert && !is_download {
         return;
     }
     let parameters = headers
         .get(CONTENT_DISPOSITION)
-        .and_then(|value| value.as_bytes().iter().position(|byte| *byte == b';').map(|at| value.as_bytes()[at..].to_vec()))
+        .and_then(|value| {
+            value.as_bytes().iter().position(|byte| *byte == b';').map(|at| value.as_bytes()[at..].to_vec())
+        })
         .unwrap_or_default();
     let attachment = HeaderValue::from_bytes(&[b"attachment", parameters.as_slice()].concat());
     headers.insert(CONTENT_DISPOSITION, attachment.unwrap_or(HeaderValue::from_static("attachment")));

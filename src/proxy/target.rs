@@ -46,7 +46,8 @@ impl<'a> Target<'a> {
 
 /// Whether `method` is one that GitLab's API has; TRACE, CONNECT and whatever is made up are not.
 pub fn is_forwarded(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS].contains(method)
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS]
+        .contains(method)
 }
 
 /// Whether a decoded parameter name, its brackets cut off, is one that GitLab takes as a credential or an override
@@ -194,14 +195,37 @@ mod tests {
 
     #[test]
     fn what_is_not_the_api_is_not_forwarded() {
-        for path in ["/", "/api", "/api/v4", "/api/v4/", "/api/v3/user", "/API/v4/user", "/oauth/token", "/-/profile", "/x/api/v4/user", "/api%2fv4/user", "//evil.test/api/v4/user", "/api/graphql", "/group/project.git/info/refs"] {
+        for path in [
+            "/",
+            "/api",
+            "/api/v4",
+            "/api/v4/",
+            "/api/v3/user",
+            "/API/v4/user",
+            "/oauth/token",
+            "/-/profile",
+            "/x/api/v4/user",
+            "/api%2fv4/user",
+            "//evil.test/api/v4/user",
+            "/api/graphql",
+            "/group/project.git/info/refs",
+        ] {
             assert_eq!(Target::parse(path), Err(TargetError::NotForwarded), "{path}");
         }
     }
 
     #[test]
     fn a_credential_in_the_query_is_refused() {
-        for query in ["private_token=x", "access%5Ftoken=x", "a=1;access_token=x", "bearer_token[]=x", "sudo=root", "a&_method=DELETE", "token=x", "%74oken%5b%5d=x"] {
+        for query in [
+            "private_token=x",
+            "access%5Ftoken=x",
+            "a=1;access_token=x",
+            "bearer_token[]=x",
+            "sudo=root",
+            "a&_method=DELETE",
+            "token=x",
+            "%74oken%5b%5d=x",
+        ] {
             let raw = format!("/api/v4/user?{query}");
             assert_eq!(Target::parse(&raw), Err(TargetError::Credential), "{query}");
         }

@@ -166,7 +166,9 @@ pub struct Head {
 impl Head {
     /// Names and values, in order.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.fields.iter().map(|[name, name_end, value, value_end]| (&self.raw[*name..*name_end], &self.raw[*value..*value_end]))
+        self.fields
+            .iter()
+            .map(|[name, name_end, value, value_end]| (&self.raw[*name..*name_end], &self.raw[*value..*value_end]))
     }
 
     fn values<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a [u8]> {
@@ -308,7 +310,8 @@ impl Connection {
             Ok(httparse::Status::Complete(length)) => length,
             Err(_) => return Err(SendError::Invalid("a head that is not HTTP")),
         };
-        let status = response.code.filter(|status| (100..600).contains(status)).ok_or(SendError::Invalid("a status"))?;
+        let status =
+            response.code.filter(|status| (100..600).contains(status)).ok_or(SendError::Invalid("a status"))?;
         let is_http_1_1 = response.version == Some(1);
         let start = self.read.as_ptr() as usize;
         let fields = response
@@ -564,7 +567,9 @@ impl SendError {
     /// A connection that broke before a byte came back.
     fn lost(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Self::Closed,
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
+                Self::Closed
+            }
             _ => Self::Lost(error),
         }
     }

@@ -58,7 +58,8 @@ impl Plaintext for Session {
         if flags & !(NUMERIC_ID | REFRESHABLE | OWN_SCOPES) != 0 {
             return None;
         }
-        let began = SystemTime::UNIX_EPOCH + Duration::from_secs(u32::from_be_bytes(rest.take(4)?.try_into().ok()?).into());
+        let began =
+            SystemTime::UNIX_EPOCH + Duration::from_secs(u32::from_be_bytes(rest.take(4)?.try_into().ok()?).into());
         let issued = began + rest.seconds()?;
         let lifetime = rest.seconds()?;
         let ends = began + rest.seconds()?;

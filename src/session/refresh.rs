@@ -93,13 +93,8 @@ impl Refresher {
         }
         let (sender, answer) = watch::channel(None);
         refreshes.entries.insert(key, Entry::InFlight(answer.clone()));
-        let task = Task {
-            datahub: Arc::clone(datahub),
-            token: token.clone(),
-            key,
-            answer: sender,
-            refresher: self.clone(),
-        };
+        let task =
+            Task { datahub: Arc::clone(datahub), token: token.clone(), key, answer: sender, refresher: self.clone() };
         // Once the process ends nobody takes it; then `answer` is closed, which callers see.
         let _ = self.0.tasks.send(task);
         Joined::Waiting(answer)
@@ -228,9 +223,7 @@ impl From<RefreshFailure> for ApiError {
     fn from(failure: RefreshFailure) -> Self {
         match failure {
             RefreshFailure::Denied => Self::because(Code::SessionExpired, failure),
-            RefreshFailure::Unavailable => {
-                Self::because(Code::RefreshUnavailable, failure).retry_after(RETRY_AFTER)
-            }
+            RefreshFailure::Unavailable => Self::because(Code::RefreshUnavailable, failure).retry_after(RETRY_AFTER),
         }
     }
 }

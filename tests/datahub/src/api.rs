@@ -53,10 +53,7 @@ fn authenticate(hub: &Hub, request: &Request) -> Result<Option<User>, Response> 
     };
     if form_urlencoded::parse(request.query().as_bytes()).any(|(name, _)| name == "access_token") {
         let why = "Both Authorization header and payload includes access token.";
-        return Err(Response::json(
-            400,
-            &json!({ "error": "invalid_request", "error_description": why }),
-        ));
+        return Err(Response::json(400, &json!({ "error": "invalid_request", "error_description": why })));
     }
     let why = match hub.grants().authenticate(token, SystemTime::now()) {
         Ok(pair) if pair.has_scope("api") || pair.has_scope("read_api") && is_safe(request) => {
@@ -64,36 +61,20 @@ fn authenticate(hub: &Hub, request: &Request) -> Result<Option<User>, Response> 
         }
         Ok(_) => {
             let why = "The request requires higher privileges than provided by the access token.";
-            let body =
-                json!({ "error": "insufficient_scope", "error_description": why, "scope": "api" });
-            return Err(Response::json(403, &body).header(
-                "WWW-Authenticate",
-                oauth::challenge("The API", "insufficient_scope", why),
-            ));
+            let body = json!({ "error": "insufficient_scope", "error_description": why, "scope": "api" });
+            return Err(Response::json(403, &body)
+                .header("WWW-Authenticate", oauth::challenge("The API", "insufficient_scope", why)));
         }
         Err(Refusal::Unknown) => return Err(unauthorized()),
-        Err(Refusal::Expired) => {
-            "Token is expired. You can either do re-authorization or token refresh."
-        }
+        Err(Refusal::Expired) => "Token is expired. You can either do re-authorization or token refresh.",
         Err(Refusal::Revoked) => "Token was revoked. You have to re-authorize from the user.",
     };
-    Err(Response::json(
-        401,
-        &json!({ "error": "invalid_token", "error_description": why }),
-    )
-    .header(
-        "WWW-Authenticate",
-        oauth::challenge("The API", "invalid_token", why),
-    ))
+    Err(Response::json(401, &json!({ "error": "invalid_token", "error_description": why }))
+        .header("WWW-Authenticate", oauth::challenge("The API", "invalid_token", why)))
 }
 
 /// Segments are split while still encoded, so that `%2F` never makes one.
-async fn route(
-    hub: &Hub,
-    request: &Request,
-    body: &mut Body<'_>,
-    user: Option<&User>,
-) -> io::Result<Response> {
+async fn route(hub: &Hub, request: &Request, body: &mut Body<'_>, user: Option<&User>) -> io::Result<Response> {
     let path = request.path().strip_prefix("/api/").unwrap_or_default();
     let decoded: Vec<String> = path
         .strip_suffix('/')
@@ -114,17 +95,9 @@ async fn route(
         _ => {}
     }
     let Some(params) = Params::read(request, body).await? else {
-        return Ok(Response::json(
-            400,
-            &json!({ "error": "The request body cannot be read" }),
-        ));
+        return Ok(Response::json(400, &json!({ "error": "The request body cannot be read" })));
     };
-    let call = Call {
-        hub,
-        request,
-        user,
-        params,
-    };
+    let call = Call { hub, request, user, params };
     let outcome = match segments.as_slice() {
         ["graphql"] => call.needs_user().map(|_| Response::json(200, &graphql())),
         ["v4", "projects", id, rest @ ..] => call.project(id, rest),
@@ -137,11 +110,7 @@ async fn route(
 impl Call<'_> {
     /// HEAD is served as GET; its body is left out on the wire.
     fn method(&self) -> &str {
-        if self.request.method == "HEAD" {
-            "GET"
-        } else {
-            &self.request.method
-        }
+        if self.request.method == "HEAD" { "GET" } else { &self.request.method }
     }
 
     fn top_level(&self, segments: &[&str]) -> Outcome {
@@ -149,8 +118,7 @@ impl Call<'_> {
         match (self.method(), segments) {
             ("GET", ["version"]) => {
                 self.needs_user()?;
-                let version =
-                    json!({ "version": "18.4.1", "revision": "0123456789a", "enterprise": false });
+                let version = json!({ "version": "18.4.1", "revision": "0123456789a", "enterprise": false });
                 Ok(Response::json(200, &version))
             }
             ("GET", ["user"]) => {
@@ -166,13 +134,9 @@ impl Call<'_> {
             }
             ("GET", ["groups"]) => {
                 self.needs_user()?;
-                paging::by_number(self, &["plantlab"], |path| {
-                    projects::namespace_json(path, url)
-                })
+                paging::by_number(self, &["plantlab"], |path| projects::namespace_json(path, url))
             }
-            ("GET", ["broadcast_messages"]) => {
-                paging::by_number(self, &[] as &[Value], Value::clone)
-            }
+            ("GET", ["broadcast_messages"]) => paging::by_number(self, &[] as &[Value], Value::clone),
             ("GET", ["projects"]) => projects::list(self),
             ("POST", ["projects"]) => projects::create(self),
             _ => Err(no_route()),
@@ -181,10 +145,7 @@ impl Call<'_> {
 
     fn project(&self, id: &str, rest: &[&str]) -> Outcome {
         if id == "old/name" {
-            return Ok(Response::redirect(
-                301,
-                &format!("{}/api/v4/projects/81", self.hub.url),
-            ));
+            return Ok(Response::redirect(301, &format!("{}/api/v4/projects/81", self.hub.url)));
         }
         let mut world = self.hub.world();
         if let ("GET", ["packages", "generic", file @ ..]) = (self.method(), rest) {
@@ -195,19 +156,12 @@ impl Call<'_> {
         }
         let project = find(&mut world, id, self.user)?;
         match (self.method(), rest) {
-            ("GET", []) => Ok(Response::json(
-                200,
-                &projects::project_json(project, &self.hub.url, self.user),
-            )),
+            ("GET", []) => Ok(Response::json(200, &projects::project_json(project, &self.hub.url, self.user))),
             ("GET", ["repository", "tree"]) => files::tree(self, project),
             ("GET", ["repository", "files", path]) => files::show(self, project, path),
             ("GET", ["repository", "files", path, "raw"]) => files::raw(self, project, path),
-            ("POST" | "PUT" | "DELETE", ["repository", "files", path]) => {
-                commits::change_file(self, project, path)
-            }
-            ("GET", ["repository", archive]) if archive.starts_with("archive") => {
-                files::archive(self, project)
-            }
+            ("POST" | "PUT" | "DELETE", ["repository", "files", path]) => commits::change_file(self, project, path),
+            ("GET", ["repository", archive]) if archive.starts_with("archive") => files::archive(self, project),
             ("GET", ["repository", "commits"]) => commits::list(self, project),
             ("POST", ["repository", "commits"]) => commits::create(self, project),
             ("GET", ["repository", "branches"]) => commits::branches(self, project),
@@ -224,28 +178,14 @@ impl Call<'_> {
     }
 }
 
-fn find<'w>(
-    world: &'w mut World,
-    id: &str,
-    user: Option<&User>,
-) -> Result<&'w mut Project, Response> {
-    world
-        .project(id, user)
-        .ok_or_else(|| message(404, "404 Project Not Found"))
+fn find<'w>(world: &'w mut World, id: &str, user: Option<&User>) -> Result<&'w mut Project, Response> {
+    world.project(id, user).ok_or_else(|| message(404, "404 Project Not Found"))
 }
 
 /// A member of at least this access level; others are told 403, those without a token 401.
-fn needs_level<'u>(
-    project: &Project,
-    user: Option<&'u User>,
-    level: u64,
-) -> Result<&'u User, Response> {
+fn needs_level<'u>(project: &Project, user: Option<&'u User>, level: u64) -> Result<&'u User, Response> {
     let user = user.ok_or_else(unauthorized)?;
-    if project.level_of(Some(user)) < level {
-        Err(message(403, "403 Forbidden"))
-    } else {
-        Ok(user)
-    }
+    if project.level_of(Some(user)) < level { Err(message(403, "403 Forbidden")) } else { Ok(user) }
 }
 
 fn is_safe(request: &Request) -> bool {
@@ -289,16 +229,17 @@ fn no_route() -> Response {
 /// The fields nginx, Workhorse and Rails put around an answer. A gateway must let few of them through.
 fn dress(hub: &Hub, response: Response, call_number: u64) -> Response {
     let etag = match &response.content {
-        Content::Bytes(bytes) if response.status < 300 => {
-            Some(format!("W/\"{}\"", &hex::digest(bytes)[..32]))
-        }
+        Content::Bytes(bytes) if response.status < 300 => Some(format!("W/\"{}\"", &hex::digest(bytes)[..32])),
         _ => None,
     };
     let request_id = format!("01HUB{call_number:021}");
     let dressed = response
         .default_header("Cache-Control", "max-age=0, private, must-revalidate")
         .header("Server", "nginx")
-        .header("Set-Cookie", "_gitlab_session=0123456789abcdef0123456789abcdef; path=/; secure; HttpOnly; SameSite=None")
+        .header(
+            "Set-Cookie",
+            "_gitlab_session=0123456789abcdef0123456789abcdef; path=/; secure; HttpOnly; SameSite=None",
+        )
         .header("Strict-Transport-Security", "max-age=63072000")
         .header("Vary", "Origin")
         .header("X-Content-Type-Options", "nosniff")
@@ -311,11 +252,7 @@ fn dress(hub: &Hub, response: Response, call_number: u64) -> Response {
         .header("RateLimit-Observed", "1")
         .header("RateLimit-Remaining", "1999")
         .header("RateLimit-Reset", "1714651260");
-    let dressed = etag.into_iter().fold(dressed, |response, etag| {
-        response.default_header("ETag", etag)
-    });
+    let dressed = etag.into_iter().fold(dressed, |response, etag| response.default_header("ETag", etag));
     let extra = hub.behaviour().extra_headers.clone();
-    extra.iter().fold(dressed, |response, (name, value)| {
-        response.header(name, value)
-    })
+    extra.iter().fold(dressed, |response, (name, value)| response.header(name, value))
 }

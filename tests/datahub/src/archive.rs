@@ -17,15 +17,7 @@ pub fn tar_gz(tree: &Tree, folder: &str) -> Vec<Vec<u8>> {
     for (index, block) in blocks.iter().enumerate() {
         let length = block.len() as u16;
         let last = u8::from(index + 1 == blocks.len());
-        pieces.push(
-            [
-                &[last],
-                &length.to_le_bytes()[..],
-                &(!length).to_le_bytes(),
-                block,
-            ]
-            .concat(),
-        );
+        pieces.push([&[last], &length.to_le_bytes()[..], &(!length).to_le_bytes(), block].concat());
     }
     pieces.push([crc32(&tar).to_le_bytes(), (tar.len() as u32).to_le_bytes()].concat());
     pieces
@@ -51,9 +43,7 @@ fn header(path: &str, size: usize) -> [u8; TAR_BLOCK] {
 
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ (0xedb8_8320 * (crc & 1))
-        })
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 * (crc & 1)))
     })
 }
 

@@ -10,8 +10,7 @@ pub fn digest(bytes: impl AsRef<[u8]>) -> String {
 /// 64 random lower-case hex digits: what GitLab's access tokens, refresh tokens and codes look like.
 pub fn random() -> String {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)
-        .expect("the system's generator answers on every platform we test on");
+    getrandom::fill(&mut bytes).expect("the system's generator answers on every platform we test on");
     encode(&bytes)
 }
 

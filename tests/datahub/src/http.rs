@@ -23,10 +23,7 @@ pub struct Connection {
 
 impl Connection {
     pub fn new(stream: TcpStream, number: u64) -> Self {
-        Self {
-            stream: BufReader::with_capacity(BUFFER_BYTES, stream),
-            number,
-        }
+        Self { stream: BufReader::with_capacity(BUFFER_BYTES, stream), number }
     }
 
     /// The next request and its body, still on the wire. `None` once the peer has closed.
@@ -34,10 +31,7 @@ impl Connection {
     /// # Errors
     ///
     /// [`io::ErrorKind::InvalidData`] for what is not HTTP/1.1.
-    pub async fn receive(
-        &mut self,
-        recorder: &Recorder,
-    ) -> io::Result<Option<(Request, Body<'_>)>> {
+    pub async fn receive(&mut self, recorder: &Recorder) -> io::Result<Option<(Request, Body<'_>)>> {
         let mut head = Vec::new();
         let request = loop {
             let available = self.stream.fill_buf().await?;
@@ -65,17 +59,8 @@ impl Connection {
     }
 
     /// With a `Content-Length`, or in chunks where the length is not known; without a body where HTTP says so.
-    pub async fn send(
-        &mut self,
-        request: &Request,
-        response: Response,
-        close: bool,
-    ) -> io::Result<()> {
-        let Response {
-            status,
-            headers,
-            content,
-        } = response;
+    pub async fn send(&mut self, request: &Request, response: Response, close: bool) -> io::Result<()> {
+        let Response { status, headers, content } = response;
         let bodiless = matches!(status, 204 | 304);
         let mut head = format!("HTTP/1.1 {status} {}\r\n", reason(status)).into_bytes();
         for (name, value) in &headers {
@@ -89,11 +74,7 @@ impl Connection {
         if !bodiless {
             push_field(&mut head, framing, value.as_bytes());
         }
-        push_field(
-            &mut head,
-            "Connection",
-            if close { b"close" } else { b"keep-alive" },
-        );
+        push_field(&mut head, "Connection", if close { b"close" } else { b"keep-alive" });
         head.extend_from_slice(b"\r\n");
         if bodiless || request.method == "HEAD" {
             self.stream.write_all(&head).await
@@ -124,9 +105,7 @@ impl Connection {
             }
             Content::Blob(mut left) => {
                 self.stream.write_all(&head).await?;
-                let buffer: Vec<u8> = (0..BLOB_PERIOD * 256)
-                    .map(|offset| (offset % BLOB_PERIOD) as u8)
-                    .collect();
+                let buffer: Vec<u8> = (0..BLOB_PERIOD * 256).map(|offset| (offset % BLOB_PERIOD) as u8).collect();
                 while left > 0 {
                     let size = left.min(buffer.len() as u64);
                     self.stream.write_all(&buffer[..size as usize]).await?;
@@ -137,8 +116,7 @@ impl Connection {
             Content::Pieces { pieces, pause } => {
                 self.stream.write_all(&head).await?;
                 for piece in pieces {
-                    let chunk =
-                        [format!("{:x}\r\n", piece.len()).as_bytes(), &piece, b"\r\n"].concat();
+                    let chunk = [format!("{:x}\r\n", piece.len()).as_bytes(), &piece, b"\r\n"].concat();
                     self.stream.write_all(&chunk).await?;
                     tokio::time::sleep(pause).await;
                 }
@@ -172,25 +150,17 @@ impl Request {
     }
 
     pub fn values(&self, name: &str) -> impl Iterator<Item = &str> {
-        let named = self
-            .headers
-            .iter()
-            .filter(move |(n, _)| n.eq_ignore_ascii_case(name));
+        let named = self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.as_str())
     }
 
     pub fn bearer(&self) -> Option<&str> {
         let (scheme, token) = self.header("authorization")?.split_once(' ')?;
-        scheme
-            .eq_ignore_ascii_case("bearer")
-            .then_some(token.trim())
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
     }
 
     pub fn wants_close(&self) -> bool {
-        self.minor_version == 0
-            || self
-                .header("connection")
-                .is_some_and(|v| v.eq_ignore_ascii_case("close"))
+        self.minor_version == 0 || self.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"))
     }
 
     /// The request and the length of its head; `None` where more must come.
@@ -206,12 +176,7 @@ impl Request {
             headers: parsed
                 .headers
                 .iter()
-                .map(|field| {
-                    (
-                        field.name.to_owned(),
-                        String::from_utf8_lossy(field.value).into_owned(),
-                    )
-                })
+                .map(|field| (field.name.to_owned(), String::from_utf8_lossy(field.value).into_owned()))
                 .collect(),
             minor_version: parsed.version.unwrap_or_default(),
         };
@@ -223,11 +188,7 @@ impl Request {
 fn push_field(message: &mut Vec<u8>, name: &str, value: &[u8]) {
     message.extend_from_slice(name.as_bytes());
     message.extend_from_slice(b": ");
-    message.extend(
-        value
-            .iter()
-            .map(|byte| if byte.is_ascii_control() { b'?' } else { *byte }),
-    );
+    message.extend(value.iter().map(|byte| if byte.is_ascii_control() { b'?' } else { *byte }));
     message.extend_from_slice(b"\r\n");
 }
 

@@ -84,26 +84,13 @@ impl DataHub {
         let listener = TcpListener::bind(options.listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let url = options
-            .public_url
-            .clone()
-            .unwrap_or_else(|| format!("http://{address}"));
+        let url = options.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
         let hub = Arc::new(Hub::new(options, url));
 
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()?;
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let _guard = runtime.enter();
-        runtime.spawn(server::run(
-            tokio::net::TcpListener::from_std(listener)?,
-            hub.clone(),
-        ));
-        Ok(Self {
-            hub,
-            address,
-            runtime: Some(runtime),
-        })
+        runtime.spawn(server::run(tokio::net::TcpListener::from_std(listener)?, hub.clone()));
+        Ok(Self { hub, address, runtime: Some(runtime) })
     }
 
     /// Base of all its addresses and its issuer, such as `http://127.0.0.1:41231`.

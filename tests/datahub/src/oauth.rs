@@ -21,10 +21,7 @@ use crate::world::User;
 
 pub async fn answer(hub: &Hub, request: &Request, body: &mut Body<'_>) -> io::Result<Response> {
     let Some(params) = Params::read(request, body).await? else {
-        return Ok(Response::json(
-            400,
-            &json!({ "status": 400, "error": "Bad Request" }),
-        ));
+        return Ok(Response::json(400, &json!({ "status": 400, "error": "Bad Request" })));
     };
     let now = SystemTime::now();
     Ok(match (request.method.as_str(), request.path()) {
@@ -36,12 +33,8 @@ pub async fn answer(hub: &Hub, request: &Request, body: &mut Body<'_>) -> io::Re
             hub.counts().key_fetches += 1;
             Response::json(200, &id_token::key_set(hub.behaviour().signing_key))
         }
-        ("GET" | "HEAD", "/oauth/authorize") => {
-            authorize::ask(hub, request, &params).unwrap_or_else(|refusal| refusal)
-        }
-        ("POST", "/oauth/authorize") => {
-            authorize::decide(hub, &params, now).unwrap_or_else(|refusal| refusal)
-        }
+        ("GET" | "HEAD", "/oauth/authorize") => authorize::ask(hub, request, &params).unwrap_or_else(|refusal| refusal),
+        ("POST", "/oauth/authorize") => authorize::decide(hub, &params, now).unwrap_or_else(|refusal| refusal),
         ("POST", "/oauth/token") => token::answer(hub, request, &params, now),
         ("POST", "/oauth/revoke") => token::revoke(hub, request, &params, now),
         ("GET" | "POST", "/oauth/userinfo") => userinfo(hub, request, now),
@@ -75,10 +68,7 @@ fn metadata(url: &str) -> Value {
 
 fn userinfo(hub: &Hub, request: &Request, now: SystemTime) -> Response {
     hub.counts().userinfos += 1;
-    let pair = match hub
-        .grants()
-        .authenticate(request.bearer().unwrap_or_default(), now)
-    {
+    let pair = match hub.grants().authenticate(request.bearer().unwrap_or_default(), now) {
         Ok(pair) => pair,
         // Doorkeeper tells it in the header only.
         Err(refusal) => {
@@ -86,14 +76,8 @@ fn userinfo(hub: &Hub, request: &Request, now: SystemTime) -> Response {
         }
     };
     let world = hub.world();
-    let user = world
-        .users
-        .iter()
-        .find(|user| user.id == pair.user && pair.has_scope("openid"));
-    user.map_or_else(
-        || Response::new(403),
-        |user| Response::json(200, &claims(user, &hub.url, &pair)),
-    )
+    let user = world.users.iter().find(|user| user.id == pair.user && pair.has_scope("openid"));
+    user.map_or_else(|| Response::new(403), |user| Response::json(200, &claims(user, &hub.url, &pair)))
 }
 
 fn claims(user: &User, url: &str, pair: &Pair) -> Value {
@@ -114,10 +98,7 @@ fn claims(user: &User, url: &str, pair: &Pair) -> Value {
 }
 
 fn token_info(hub: &Hub, request: &Request, now: SystemTime) -> Response {
-    match hub
-        .grants()
-        .authenticate(request.bearer().unwrap_or_default(), now)
-    {
+    match hub.grants().authenticate(request.bearer().unwrap_or_default(), now) {
         Ok(pair) => {
             let scopes: Vec<&str> = pair.scopes.split(' ').collect();
             let expires_in = pair.expires_in(now).as_secs();
@@ -134,11 +115,10 @@ fn token_info(hub: &Hub, request: &Request, now: SystemTime) -> Response {
                 }),
             )
         }
-        Err(refusal) => Response::json(
-            401,
-            &json!({ "error": "invalid_token", "error_description": describe(refusal) }),
-        )
-        .header("WWW-Authenticate", invalid_token(refusal)),
+        Err(refusal) => {
+            Response::json(401, &json!({ "error": "invalid_token", "error_description": describe(refusal) }))
+                .header("WWW-Authenticate", invalid_token(refusal))
+        }
     }
 }
 
@@ -159,16 +139,8 @@ pub fn challenge(realm: &str, error: &str, description: &str) -> String {
     format!(r#"Bearer realm="{realm}", error="{error}", error_description="{description}""#)
 }
 
-const SCOPES: [&str; 8] = [
-    "api",
-    "read_api",
-    "read_user",
-    "read_repository",
-    "write_repository",
-    "openid",
-    "profile",
-    "email",
-];
+const SCOPES: [&str; 8] =
+    ["api", "read_api", "read_user", "read_repository", "write_repository", "openid", "profile", "email"];
 const INVALID_CLIENT: &str = "Client authentication failed due to unknown client, no client authentication included, \
                               or unsupported authentication method.";
 const INVALID_SCOPE: &str = "The requested scope is invalid, unknown, or malformed.";

@@ -36,11 +36,7 @@ pub fn sign_in(hub: &Hub, target: &str, scopes: &str, users: &[User]) -> String 
 
 /// The sign-in cannot go on, and nobody may be sent anywhere.
 pub fn refused(hub: &Hub, why: &str) -> String {
-    page(
-        hub,
-        "An error has occurred",
-        &format!("<h1>An error has occurred</h1>\n<p>{}</p>", escape(why)),
-    )
+    page(hub, "An error has occurred", &format!("<h1>An error has occurred</h1>\n<p>{}</p>", escape(why)))
 }
 
 pub fn status(hub: &Hub) -> String {
@@ -53,19 +49,11 @@ pub fn status(hub: &Hub) -> String {
 }
 
 pub fn upgrade(hub: &Hub) -> String {
-    page(
-        hub,
-        "Deploy in progress",
-        "<h1>Deploy in progress</h1>\n<p>Please try again in a few minutes.</p>",
-    )
+    page(hub, "Deploy in progress", "<h1>Deploy in progress</h1>\n<p>Please try again in a few minutes.</p>")
 }
 
 pub fn not_found(hub: &Hub) -> String {
-    page(
-        hub,
-        "Not Found",
-        "<h1>404: Page not found</h1>\n<p>Make sure the address is correct.</p>",
-    )
+    page(hub, "Not Found", "<h1>404: Page not found</h1>\n<p>Make sure the address is correct.</p>")
 }
 
 fn page(hub: &Hub, title: &str, main: &str) -> String {
@@ -75,8 +63,5 @@ fn page(hub: &Hub, title: &str, main: &str) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

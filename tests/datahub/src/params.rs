@@ -40,8 +40,7 @@ impl Params {
     }
 
     pub fn flag(&self, name: &str) -> bool {
-        matches!(self.0.get(name), Some(Value::Bool(true)))
-            || matches!(self.text(name), Some("true" | "1"))
+        matches!(self.0.get(name), Some(Value::Bool(true))) || matches!(self.text(name), Some("true" | "1"))
     }
 
     pub fn list(&self, name: &str) -> Option<&Vec<Value>> {
@@ -50,8 +49,7 @@ impl Params {
 
     fn add_pairs(&mut self, encoded: &[u8]) {
         for (name, value) in form_urlencoded::parse(encoded) {
-            self.0
-                .insert(name.into_owned(), Value::String(value.into_owned()));
+            self.0.insert(name.into_owned(), Value::String(value.into_owned()));
         }
     }
 }

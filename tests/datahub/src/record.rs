@@ -37,11 +37,7 @@ impl Recorded {
 
     /// The target without its query.
     pub fn path(&self) -> String {
-        self.target()
-            .split('?')
-            .next()
-            .unwrap_or_default()
-            .to_owned()
+        self.target().split('?').next().unwrap_or_default().to_owned()
     }
 
     /// All fields in their order. For bytes that are not UTF-8 see [`head`](Self::head).
@@ -56,11 +52,7 @@ impl Recorded {
 
     /// Every value of one field, whatever its case.
     pub fn header_values(&self, name: &str) -> Vec<String> {
-        self.headers()
-            .into_iter()
-            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
-            .collect()
+        self.headers().into_iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
     }
 
     /// The first value of one field.
@@ -81,16 +73,8 @@ impl Recorded {
     }
 
     fn start_line_word(&self, index: usize) -> String {
-        let line = self
-            .head
-            .split(|byte| *byte == b'\r')
-            .next()
-            .unwrap_or_default();
-        String::from_utf8_lossy(line)
-            .split(' ')
-            .nth(index)
-            .unwrap_or_default()
-            .to_owned()
+        let line = self.head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+        String::from_utf8_lossy(line).split(' ').nth(index).unwrap_or_default().to_owned()
     }
 }
 
@@ -102,10 +86,7 @@ pub(crate) struct Recorder {
 
 impl Recorder {
     pub(crate) fn new(keep: usize) -> Self {
-        Self {
-            keep,
-            kept: Mutex::default(),
-        }
+        Self { keep, kept: Mutex::default() }
     }
 
     pub(crate) fn begin(&self, connection: u64, head: &[u8]) -> Arc<Mutex<Recorded>> {
@@ -126,10 +107,7 @@ impl Recorder {
     }
 
     pub(crate) fn requests(&self) -> Vec<Recorded> {
-        lock(&self.kept)
-            .iter()
-            .map(|recorded| lock(recorded).clone())
-            .collect()
+        lock(&self.kept).iter().map(|recorded| lock(recorded).clone()).collect()
     }
 
     pub(crate) fn clear(&self) {

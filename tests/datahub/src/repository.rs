@@ -90,9 +90,7 @@ impl Repository {
         if parent.is_none() && !self.commits.is_empty() {
             return Err(CommitError::NoSuchBranch);
         }
-        let mut tree = parent
-            .map(|index| self.commits[index].tree.clone())
-            .unwrap_or_default();
+        let mut tree = parent.map(|index| self.commits[index].tree.clone()).unwrap_or_default();
         let before = parent.map_or("", |index| self.commits[index].id.as_str());
         let id = short_digest(format!("{before}\n{message}\n{}", self.commits.len()));
         for action in actions {
@@ -100,28 +98,19 @@ impl Repository {
         }
         let index = self.commits.len();
         self.branches.insert(branch.to_owned(), index);
-        self.commits.push(Commit {
-            id,
-            parent,
-            author,
-            message: message.to_owned(),
-            at,
-            tree,
-        });
+        self.commits.push(Commit { id, parent, author, message: message.to_owned(), at, tree });
         Ok(&self.commits[index])
     }
 
     /// Whether the new branch begins at an existing commit.
     pub fn create_branch(&mut self, name: &str, from: &str) -> bool {
         let index = self.index_of(from);
-        self.branches
-            .extend(index.map(|index| (name.to_owned(), index)));
+        self.branches.extend(index.map(|index| (name.to_owned(), index)));
         index.is_some()
     }
 
     pub fn create_tag(&mut self, name: &str, from: &str) {
-        self.tags
-            .extend(self.index_of(from).map(|index| (name.to_owned(), index)));
+        self.tags.extend(self.index_of(from).map(|index| (name.to_owned(), index)));
     }
 
     /// What a branch, a tag, `HEAD` or a commit id of at least 8 digits stands for.
@@ -130,17 +119,13 @@ impl Repository {
     }
 
     pub fn branches(&self) -> impl Iterator<Item = (&String, &Commit)> {
-        self.branches
-            .iter()
-            .map(|(name, index)| (name, &self.commits[*index]))
+        self.branches.iter().map(|(name, index)| (name, &self.commits[*index]))
     }
 
     /// From this commit to the first one.
     pub fn history(&self, reference: &str) -> Vec<&Commit> {
-        std::iter::successors(self.resolve(reference), |commit| {
-            commit.parent.map(|index| &self.commits[index])
-        })
-        .collect()
+        std::iter::successors(self.resolve(reference), |commit| commit.parent.map(|index| &self.commits[index]))
+            .collect()
     }
 
     pub fn parent_id(&self, commit: &Commit) -> Option<&str> {
@@ -148,31 +133,18 @@ impl Repository {
     }
 
     fn index_of(&self, reference: &str) -> Option<usize> {
-        let name = if reference == "HEAD" {
-            DEFAULT_BRANCH
-        } else {
-            reference
-        };
+        let name = if reference == "HEAD" { DEFAULT_BRANCH } else { reference };
         let by_id = || {
             let length = reference.len();
-            self.commits
-                .iter()
-                .position(|commit| length >= 8 && commit.id.starts_with(reference))
+            self.commits.iter().position(|commit| length >= 8 && commit.id.starts_with(reference))
         };
-        self.branches
-            .get(name)
-            .or_else(|| self.tags.get(name))
-            .copied()
-            .or_else(by_id)
+        self.branches.get(name).or_else(|| self.tags.get(name)).copied().or_else(by_id)
     }
 }
 
 impl Action {
     fn apply(self, tree: &mut Tree, commit: &str) -> Result<(), CommitError> {
-        let file = |content: Vec<u8>| File {
-            content: content.into(),
-            last_commit: commit.to_owned(),
-        };
+        let file = |content: Vec<u8>| File { content: content.into(), last_commit: commit.to_owned() };
         match self {
             Self::Create { path, .. } | Self::Move { path, .. } if path.is_empty() => {
                 return Err(CommitError::NoPath);
@@ -186,20 +158,10 @@ impl Action {
             Self::Create { path, content } | Self::Update { path, content } => {
                 tree.insert(path, file(content));
             }
-            Self::Move {
-                from,
-                path,
-                content,
-            } => {
+            Self::Move { from, path, content } => {
                 let old = tree.remove(&from).ok_or(CommitError::NoSuchFile)?;
                 let content = content.map_or(old.content, Arc::from);
-                tree.insert(
-                    path,
-                    File {
-                        content,
-                        last_commit: commit.to_owned(),
-                    },
-                );
+                tree.insert(path, File { content, last_commit: commit.to_owned() });
             }
             Self::Delete { path } => {
                 tree.remove(&path).ok_or(CommitError::NoSuchFile)?;
@@ -237,19 +199,11 @@ pub fn list(tree: &Tree, directory: &str, recursive: bool) -> Option<Vec<TreeEnt
         let Some(rest) = path.strip_prefix(&prefix) else {
             continue;
         };
-        let folders = rest
-            .match_indices('/')
-            .map(|(end, _)| &path[..prefix.len() + end]);
+        let folders = rest.match_indices('/').map(|(end, _)| &path[..prefix.len() + end]);
         let depth = if recursive { usize::MAX } else { 1 };
-        entries.extend(folders.take(depth).map(|path| TreeEntry {
-            is_file: false,
-            path: path.to_owned(),
-        }));
+        entries.extend(folders.take(depth).map(|path| TreeEntry { is_file: false, path: path.to_owned() }));
         if recursive || !rest.contains('/') {
-            entries.insert(TreeEntry {
-                is_file: true,
-                path: path.clone(),
-            });
+            entries.insert(TreeEntry { is_file: true, path: path.clone() });
         }
     }
     (prefix.is_empty() || !entries.is_empty()).then(|| entries.into_iter().collect())

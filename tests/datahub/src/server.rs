@@ -28,10 +28,7 @@ async fn serve(stream: TcpStream, number: u64, hub: Arc<Hub>) {
     if let Err(error) = converse(&mut connection, &hub).await
         && error.kind() == io::ErrorKind::InvalidData
     {
-        connection
-            .send_raw(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            .await
-            .ok();
+        connection.send_raw(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await.ok();
     }
 }
 
@@ -82,10 +79,7 @@ async fn reply(hub: &Hub, request: &Request, body: &mut Body<'_>) -> io::Result<
                 .header("Retry-After", "60")
                 .content(Content::Bytes(b"Retry later\n".to_vec())),
         ),
-        Answer::Status(status) => Reply::Response(Response::json(
-            status,
-            &json!({ "message": status.to_string() }),
-        )),
+        Answer::Status(status) => Reply::Response(Response::json(status, &json!({ "message": status.to_string() }))),
         Answer::Html(status) => Reply::Response(Response::html(status, pages::upgrade(hub))),
         Answer::Redirect(location) => Reply::Response(Response::redirect(302, &location)),
         Answer::Raw(bytes) => Reply::Raw(bytes),

@@ -66,22 +66,16 @@ impl Project {
 
     /// 0 for who is no member.
     pub fn level_of(&self, user: Option<&User>) -> u64 {
-        user.and_then(|user| self.members.get(&user.id).copied())
-            .unwrap_or_default()
+        user.and_then(|user| self.members.get(&user.id).copied()).unwrap_or_default()
     }
 
     /// The last part of its path.
     pub fn path(&self) -> &str {
-        self.path_with_namespace
-            .rsplit('/')
-            .next()
-            .unwrap_or_default()
+        self.path_with_namespace.rsplit('/').next().unwrap_or_default()
     }
 
     pub fn namespace(&self) -> &str {
-        self.path_with_namespace
-            .rsplit_once('/')
-            .map_or("", |(namespace, _)| namespace)
+        self.path_with_namespace.rsplit_once('/').map_or("", |(namespace, _)| namespace)
     }
 }
 

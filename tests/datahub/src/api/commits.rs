@@ -18,14 +18,8 @@ pub fn change_file(call: &Call, project: &mut Project, path: &str) -> Outcome {
     let path = path.to_owned();
     let action = match call.method() {
         "DELETE" => Action::Delete { path: path.clone() },
-        "PUT" => Action::Update {
-            path: path.clone(),
-            content: needed_content(&call.params)?,
-        },
-        _ => Action::Create {
-            path: path.clone(),
-            content: needed_content(&call.params)?,
-        },
+        "PUT" => Action::Update { path: path.clone(), content: needed_content(&call.params)? },
+        _ => Action::Create { path: path.clone(), content: needed_content(&call.params)? },
     };
     let branch = commit(call, project, vec![action])?;
     Ok(match call.method() {
@@ -37,16 +31,10 @@ pub fn change_file(call: &Call, project: &mut Project, path: &str) -> Outcome {
 
 /// Several actions at once.
 pub fn create(call: &Call, project: &mut Project) -> Outcome {
-    let listed = call
-        .params
-        .list("actions")
-        .ok_or_else(|| missing("actions"))?;
+    let listed = call.params.list("actions").ok_or_else(|| missing("actions"))?;
     let actions = listed.iter().map(action).collect::<Result<Vec<_>, _>>()?;
     let branch = commit(call, project, actions)?;
-    let made = project
-        .repository
-        .resolve(&branch)
-        .ok_or_else(|| message(404, "404 Commit Not Found"))?;
+    let made = project.repository.resolve(&branch).ok_or_else(|| message(404, "404 Commit Not Found"))?;
     let mut body = commit_json(made, project, &call.hub.url);
     body["project_id"] = project.id.into();
     body["status"] = Value::Null;
@@ -54,15 +42,11 @@ pub fn create(call: &Call, project: &mut Project) -> Outcome {
 }
 
 pub fn list(call: &Call, project: &Project) -> Outcome {
-    let commits = project
-        .repository
-        .history(call.params.text("ref_name").unwrap_or("HEAD"));
+    let commits = project.repository.history(call.params.text("ref_name").unwrap_or("HEAD"));
     if commits.is_empty() {
         return Err(message(404, "404 Commit Not Found"));
     }
-    paging::by_number(call, &commits, |commit| {
-        commit_json(commit, project, &call.hub.url)
-    })
+    paging::by_number(call, &commits, |commit| commit_json(commit, project, &call.hub.url))
 }
 
 pub fn branches(call: &Call, project: &Project) -> Outcome {
@@ -87,14 +71,8 @@ pub fn branches(call: &Call, project: &Project) -> Outcome {
 fn commit(call: &Call, project: &mut Project, actions: Vec<Action>) -> Result<String, Response> {
     let user = needs_level(project, call.user, 30)?;
     let (branch, text) = (call.needs("branch")?, call.needs("commit_message")?);
-    let author = Author {
-        name: user.name.clone(),
-        email: user.email(),
-    };
-    match project
-        .repository
-        .commit(branch, author, text, SystemTime::now(), actions)
-    {
+    let author = Author { name: user.name.clone(), email: user.email() };
+    match project.repository.commit(branch, author, text, SystemTime::now(), actions) {
         Ok(_) => Ok(branch.to_owned()),
         Err(error) => Err(message(400, error.message())),
     }
@@ -102,35 +80,16 @@ fn commit(call: &Call, project: &mut Project, actions: Vec<Action>) -> Result<St
 
 fn action(value: &Value) -> Result<Action, Response> {
     let params = Params::from(value.as_object().cloned().unwrap_or_default());
-    let path = params
-        .text("file_path")
-        .ok_or_else(|| missing("actions[file_path]"))?
-        .to_owned();
+    let path = params.text("file_path").ok_or_else(|| missing("actions[file_path]"))?.to_owned();
     match params.text("action") {
-        Some("create") => Ok(Action::Create {
-            path,
-            content: content(&params)?.unwrap_or_default(),
-        }),
-        Some("update") => Ok(Action::Update {
-            path,
-            content: content(&params)?.unwrap_or_default(),
-        }),
+        Some("create") => Ok(Action::Create { path, content: content(&params)?.unwrap_or_default() }),
+        Some("update") => Ok(Action::Update { path, content: content(&params)?.unwrap_or_default() }),
         Some("move") => {
-            let from = params
-                .text("previous_path")
-                .ok_or_else(|| missing("actions[previous_path]"))?
-                .to_owned();
-            Ok(Action::Move {
-                from,
-                path,
-                content: content(&params)?,
-            })
+            let from = params.text("previous_path").ok_or_else(|| missing("actions[previous_path]"))?.to_owned();
+            Ok(Action::Move { from, path, content: content(&params)? })
         }
         Some("delete") => Ok(Action::Delete { path }),
-        _ => Err(Response::json(
-            400,
-            &json!({ "error": "actions[action] does not have a valid value" }),
-        )),
+        _ => Err(Response::json(400, &json!({ "error": "actions[action] does not have a valid value" }))),
     }
 }
 

@@ -17,11 +17,7 @@ use crate::world::Project;
 
 pub fn tree(call: &Call, project: &Project) -> Outcome {
     let path = call.params.text("path").unwrap_or_default();
-    let commit = commit(
-        project,
-        call.params.text("ref").unwrap_or("HEAD"),
-        "404 Tree Not Found",
-    )?;
+    let commit = commit(project, call.params.text("ref").unwrap_or("HEAD"), "404 Tree Not Found")?;
     let entries = list(&commit.tree, path, call.params.flag("recursive"));
     let entries = entries.ok_or_else(|| message(404, "404 invalid revision or path Not Found"))?;
     paging::by_number(call, &entries, |entry| entry_json(entry, commit))
@@ -45,13 +41,7 @@ pub fn show(call: &Call, project: &Project, path: &str) -> Outcome {
         "last_commit_id": file.last_commit,
         "execute_filemode": false,
     });
-    Ok(with_facts(
-        Response::json(200, &body),
-        commit,
-        file,
-        path,
-        reference,
-    ))
+    Ok(with_facts(Response::json(200, &body), commit, file, path, reference))
 }
 
 /// The bytes, or a range of them.
@@ -66,91 +56,45 @@ pub fn raw(call: &Call, project: &Project, path: &str) -> Outcome {
             .header("ETag", &etag)
             .header("Accept-Ranges", "bytes")
     };
-    if known
-        .split(',')
-        .any(|tag| tag.trim() == etag || tag.trim() == "*")
-    {
+    if known.split(',').any(|tag| tag.trim() == etag || tag.trim() == "*") {
         return Ok(response(304));
     }
     let text = std::str::from_utf8(&file.content).is_ok();
-    let content_type = if text {
-        "text/plain; charset=utf-8"
-    } else {
-        "application/octet-stream"
-    };
+    let content_type = if text { "text/plain; charset=utf-8" } else { "application/octet-stream" };
     let response = |status| {
         response(status)
             .header("Content-Type", content_type)
             .header("Content-Disposition", disposition("inline", name(path)))
     };
     let size = file.content.len();
-    Ok(
-        match call
-            .request
-            .header("range")
-            .map(|range| parse_range(range, size))
-        {
-            None | Some(RangeHeader::Ignored) => {
-                response(200).content(Content::Bytes(file.content.to_vec()))
-            }
-            Some(RangeHeader::Unsatisfiable) => {
-                response(416).header("Content-Range", format!("bytes */{size}"))
-            }
-            Some(RangeHeader::Bytes(range)) => response(206)
-                .header(
-                    "Content-Range",
-                    format!("bytes {}-{}/{size}", range.start, range.end - 1),
-                )
-                .content(Content::Bytes(file.content[range].to_vec())),
-        },
-    )
+    Ok(match call.request.header("range").map(|range| parse_range(range, size)) {
+        None | Some(RangeHeader::Ignored) => response(200).content(Content::Bytes(file.content.to_vec())),
+        Some(RangeHeader::Unsatisfiable) => response(416).header("Content-Range", format!("bytes */{size}")),
+        Some(RangeHeader::Bytes(range)) => response(206)
+            .header("Content-Range", format!("bytes {}-{}/{size}", range.start, range.end - 1))
+            .content(Content::Bytes(file.content[range].to_vec())),
+    })
 }
 
 /// Of unknown length, as Gitaly makes it.
 pub fn archive(call: &Call, project: &Project) -> Outcome {
-    let commit = commit(
-        project,
-        call.params.text("sha").unwrap_or("HEAD"),
-        "404 File Not Found",
-    )?;
+    let commit = commit(project, call.params.text("sha").unwrap_or("HEAD"), "404 File Not Found")?;
     let folder = format!("{}-{}", project.path(), &commit.id[..8]);
     Ok(Response::new(200)
         .header("Content-Type", "application/octet-stream")
-        .header(
-            "Content-Disposition",
-            disposition("attachment", &format!("{folder}.tar.gz")),
-        )
-        .content(Content::Pieces {
-            pieces: archive::tar_gz(&commit.tree, &folder),
-            pause: Duration::ZERO,
-        }))
+        .header("Content-Disposition", disposition("attachment", &format!("{folder}.tar.gz")))
+        .content(Content::Pieces { pieces: archive::tar_gz(&commit.tree, &folder), pause: Duration::ZERO }))
 }
 
-fn commit<'p>(
-    project: &'p Project,
-    reference: &str,
-    otherwise: &str,
-) -> Result<&'p Commit, Response> {
-    project
-        .repository
-        .resolve(reference)
-        .ok_or_else(|| message(404, otherwise))
+fn commit<'p>(project: &'p Project, reference: &str, otherwise: &str) -> Result<&'p Commit, Response> {
+    project.repository.resolve(reference).ok_or_else(|| message(404, otherwise))
 }
 
 fn file<'c>(commit: &'c Commit, path: &str) -> Result<&'c File, Response> {
-    commit
-        .tree
-        .get(path)
-        .ok_or_else(|| message(404, "404 File Not Found"))
+    commit.tree.get(path).ok_or_else(|| message(404, "404 File Not Found"))
 }
 
-fn with_facts(
-    response: Response,
-    commit: &Commit,
-    file: &File,
-    path: &str,
-    reference: &str,
-) -> Response {
+fn with_facts(response: Response, commit: &Commit, file: &File, path: &str, reference: &str) -> Response {
     response
         .header("X-Gitlab-Blob-Id", file.blob_id())
         .header("X-Gitlab-Commit-Id", &commit.id)
@@ -180,35 +124,22 @@ enum RangeHeader {
 }
 
 fn parse_range(header: &str, size: usize) -> RangeHeader {
-    let bounds = header
-        .strip_prefix("bytes=")
-        .and_then(|range| range.split_once('-'));
-    let (first, last) =
-        match bounds.map(|(first, last)| (first.parse::<usize>(), last.parse::<usize>(), last)) {
-            Some((Ok(first), Ok(last), _)) if first <= last => (first, last),
-            Some((Ok(first), Err(_), "")) => (first, usize::MAX),
-            Some((Err(_), Ok(length), _)) if header.starts_with("bytes=-") && length > 0 => {
-                (size.saturating_sub(length), usize::MAX)
-            }
-            _ => return RangeHeader::Ignored,
-        };
-    if first < size {
-        RangeHeader::Bytes(first..last.saturating_add(1).min(size))
-    } else {
-        RangeHeader::Unsatisfiable
-    }
+    let bounds = header.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
+    let (first, last) = match bounds.map(|(first, last)| (first.parse::<usize>(), last.parse::<usize>(), last)) {
+        Some((Ok(first), Ok(last), _)) if first <= last => (first, last),
+        Some((Ok(first), Err(_), "")) => (first, usize::MAX),
+        Some((Err(_), Ok(length), _)) if header.starts_with("bytes=-") && length > 0 => {
+            (size.saturating_sub(length), usize::MAX)
+        }
+        _ => return RangeHeader::Ignored,
+    };
+    if first < size { RangeHeader::Bytes(first..last.saturating_add(1).min(size)) } else { RangeHeader::Unsatisfiable }
 }
 
 /// Plain for old clients, and as UTF-8 (RFC 6266).
 fn disposition(kind: &str, name: &str) -> String {
-    let plain: String = name
-        .chars()
-        .map(|c| if c.is_ascii() && c != '"' { c } else { '_' })
-        .collect();
-    format!(
-        "{kind}; filename=\"{plain}\"; filename*=UTF-8''{}",
-        utf8_percent_encode(name, NON_ALPHANUMERIC)
-    )
+    let plain: String = name.chars().map(|c| if c.is_ascii() && c != '"' { c } else { '_' }).collect();
+    format!("{kind}; filename=\"{plain}\"; filename*=UTF-8''{}", utf8_percent_encode(name, NON_ALPHANUMERIC))
 }
 
 fn name(path: &str) -> &str {

@@ -6,9 +6,7 @@ use std::time::{Duration, SystemTime};
 use humantime::format_rfc3339_millis;
 use serde_json::{Value, json};
 
-use super::{
-    Call, Outcome, find, message, missing, needs_level, no_route, paging, unauthorized, user_json,
-};
+use super::{Call, Outcome, find, message, missing, needs_level, no_route, paging, unauthorized, user_json};
 use crate::http::response::{Content, Response};
 use crate::repository::{DEFAULT_BRANCH, Repository};
 use crate::seed;
@@ -17,9 +15,7 @@ use crate::world::{Project, User, World};
 pub fn list(call: &Call) -> Outcome {
     let params = &call.params;
     let world = call.hub.world();
-    let level = params
-        .number("min_access_level")
-        .unwrap_or_else(|| params.flag("membership").into());
+    let level = params.number("min_access_level").unwrap_or_else(|| params.flag("membership").into());
     let search = params.text("search").unwrap_or_default().to_lowercase();
     let mut projects: Vec<&Project> = world
         .projects
@@ -27,8 +23,7 @@ pub fn list(call: &Call) -> Outcome {
         .filter(|project| project.is_visible_to(call.user))
         .filter(|project| project.level_of(call.user) >= level)
         .filter(|project| {
-            project.path_with_namespace.contains(&search)
-                || project.name.to_lowercase().contains(&search)
+            project.path_with_namespace.contains(&search) || project.name.to_lowercase().contains(&search)
         })
         .collect();
     let ascending = params.text("sort") == Some("asc");
@@ -54,36 +49,17 @@ pub fn create(call: &Call) -> Outcome {
     let user = call.needs_user()?;
     let name = call.needs("name")?;
     let mut world = call.hub.world();
-    let path = call
-        .params
-        .text("path")
-        .unwrap_or(name)
-        .to_lowercase()
-        .replace([' ', '/'], "-");
+    let path = call.params.text("path").unwrap_or(name).to_lowercase().replace([' ', '/'], "-");
     let path_with_namespace = format!("{}/{path}", user.username);
-    if world
-        .projects
-        .iter()
-        .any(|project| project.path_with_namespace == path_with_namespace)
-    {
+    if world.projects.iter().any(|project| project.path_with_namespace == path_with_namespace) {
         let taken = json!({ "message": { "path": ["has already been taken"], "name": ["has already been taken"] } });
         return Err(Response::json(400, &taken));
     }
     let project = Project {
-        id: world
-            .projects
-            .iter()
-            .map(|project| project.id)
-            .max()
-            .unwrap_or_default()
-            + 1,
+        id: world.projects.iter().map(|project| project.id).max().unwrap_or_default() + 1,
         path_with_namespace,
         name: name.to_owned(),
-        description: call
-            .params
-            .text("description")
-            .unwrap_or_default()
-            .to_owned(),
+        description: call.params.text("description").unwrap_or_default().to_owned(),
         public: call.params.text("visibility") == Some("public"),
         members: BTreeMap::from([(user.id, 50)]),
         repository: match call.params.flag("initialize_with_readme") {
@@ -101,38 +77,23 @@ pub fn members(call: &Call, world: &mut World, id: &str, rest: &[&str]) -> Outco
     let (users, url) = (world.users.clone(), &call.hub.url);
     let project = find(world, id, call.user)?;
     let member_json = |user: u64, level: u64| {
-        let mut member = users
-            .iter()
-            .find(|known| known.id == user)
-            .map(|user| user_json(user, url))?;
+        let mut member = users.iter().find(|known| known.id == user).map(|user| user_json(user, url))?;
         member["access_level"] = level.into();
         Some(member)
     };
-    let level = || {
-        call.params
-            .number("access_level")
-            .ok_or_else(|| missing("access_level"))
-    };
-    let member = |text: &str| {
-        text.parse()
-            .ok()
-            .filter(|user| project.members.contains_key(user))
-    };
+    let level = || call.params.number("access_level").ok_or_else(|| missing("access_level"));
+    let member = |text: &str| text.parse().ok().filter(|user| project.members.contains_key(user));
     let unknown_member = || message(404, "404 Member Not Found");
     match (call.method(), rest) {
         ("GET", ["members"] | ["members", "all"]) => {
-            let all: Vec<Value> = project
-                .members
-                .iter()
-                .filter_map(|(user, level)| member_json(*user, *level))
-                .collect();
+            let all: Vec<Value> =
+                project.members.iter().filter_map(|(user, level)| member_json(*user, *level)).collect();
             paging::by_number(call, &all, Value::clone)
         }
         ("POST", ["members"]) => {
             needs_level(project, call.user, 40)?;
             let user = call.params.number("user_id").unwrap_or_default();
-            let added =
-                member_json(user, level()?).ok_or_else(|| message(404, "404 User Not Found"))?;
+            let added = member_json(user, level()?).ok_or_else(|| message(404, "404 User Not Found"))?;
             if project.members.contains_key(&user) {
                 return Err(message(409, "Member already exists"));
             }
@@ -141,19 +102,13 @@ pub fn members(call: &Call, world: &mut World, id: &str, rest: &[&str]) -> Outco
         }
         ("GET", ["members", user]) => {
             let user = member(user).ok_or_else(unknown_member)?;
-            Ok(Response::json(
-                200,
-                &member_json(user, project.members[&user]).unwrap_or_default(),
-            ))
+            Ok(Response::json(200, &member_json(user, project.members[&user]).unwrap_or_default()))
         }
         ("PUT", ["members", user]) => {
             needs_level(project, call.user, 40)?;
             let user = member(user).ok_or_else(unknown_member)?;
             project.members.insert(user, level()?);
-            Ok(Response::json(
-                200,
-                &member_json(user, level()?).unwrap_or_default(),
-            ))
+            Ok(Response::json(200, &member_json(user, level()?).unwrap_or_default()))
         }
         ("DELETE", ["members", user]) => {
             needs_level(project, call.user, 40)?;
@@ -185,32 +140,23 @@ pub fn side_show(call: &Call, project: &Project, rest: &[&str]) -> Outcome {
         ("PUT", ["merge_requests", _, "merge"]) => Err(unauthorized()),
         ("PATCH" | "PUT", ["protected_branches", name]) => {
             needs_level(project, call.user, 40)?;
-            Ok(Response::json(
-                200,
-                &protected_branch(name, call.params.flag("allow_force_push")),
-            ))
+            Ok(Response::json(200, &protected_branch(name, call.params.flag("allow_force_push"))))
         }
         ("POST", ["protected_branches"]) => {
             needs_level(project, call.user, 40)?;
             let name = call.needs("name")?;
-            Ok(Response::json(
-                201,
-                &protected_branch(name, call.params.flag("allow_force_push")),
-            ))
+            Ok(Response::json(201, &protected_branch(name, call.params.flag("allow_force_push"))))
         }
         ("GET", ["jobs"]) => paging::by_number(call, &[job], Value::clone),
         ("GET", ["jobs", "9"]) => Ok(Response::json(200, &job)),
-        ("GET", ["jobs", _, "trace"]) => Ok(Response::new(200)
-            .header("Content-Type", "text/plain")
-            .content(trace())),
+        ("GET", ["jobs", _, "trace"]) => Ok(Response::new(200).header("Content-Type", "text/plain").content(trace())),
         ("GET", ["jobs", _, "artifacts"]) => Ok(Response::redirect(
             302,
             "https://s3.example/artifacts/9/artifacts.zip?X-Amz-Expires=600&X-Amz-Signature=0123456789abcdef",
         )),
         ("GET", ["jobs", "artifacts", _, "raw", ..]) => Ok(Response::html(
             200,
-            "<!doctype html><title>Report</title><script>alert(document.domain)</script>"
-                .to_owned(),
+            "<!doctype html><title>Report</title><script>alert(document.domain)</script>".to_owned(),
         )),
         _ => Err(no_route()),
     }
@@ -219,16 +165,13 @@ pub fn side_show(call: &Call, project: &Project, rest: &[&str]) -> Outcome {
 /// A line every 100 ms, for two seconds.
 fn trace() -> Content {
     Content::Pieces {
-        pieces: (1..=20)
-            .map(|line| format!("line {line} of 20\n").into_bytes())
-            .collect(),
+        pieces: (1..=20).map(|line| format!("line {line} of 20\n").into_bytes()).collect(),
         pause: Duration::from_millis(100),
     }
 }
 
 fn protected_branch(name: &str, allow_force_push: bool) -> Value {
-    let maintainers =
-        json!([{ "id": 1, "access_level": 40, "access_level_description": "Maintainers" }]);
+    let maintainers = json!([{ "id": 1, "access_level": 40, "access_level_description": "Maintainers" }]);
     json!({ "id": 1, "name": name, "push_access_levels": maintainers, "merge_access_levels": maintainers,
         "allow_force_push": allow_force_push })
 }

@@ -21,15 +21,11 @@ pub async fn attach(
     user: Option<&User>,
     id: &str,
 ) -> io::Result<Response> {
-    let project = match find(&mut hub.world(), id, user)
-        .and_then(|p| needs_level(p, user, 10).map(|_| p.id))
-    {
+    let project = match find(&mut hub.world(), id, user).and_then(|p| needs_level(p, user, 10).map(|_| p.id)) {
         Ok(project) => project,
         Err(refusal) => return Ok(refusal),
     };
-    let multipart = request
-        .header("content-type")
-        .is_some_and(|value| value.starts_with("multipart/form-data"));
+    let multipart = request.header("content-type").is_some_and(|value| value.starts_with("multipart/form-data"));
     let mut start = Vec::new();
     while start.len() < MAX_PART_HEAD_BYTES
         && let Some(piece) = body.next().await?
@@ -41,16 +37,7 @@ pub async fn attach(
         return Ok(missing("file"));
     };
     let secret = &hex::digest(format!("{project}/{name}"))[..32];
-    let plain: String = name
-        .chars()
-        .map(|c| {
-            if c.is_alphanumeric() || ".-_".contains(c) {
-                c
-            } else {
-                '_'
-            }
-        })
-        .collect();
+    let plain: String = name.chars().map(|c| if c.is_alphanumeric() || ".-_".contains(c) { c } else { '_' }).collect();
     let url = format!("/uploads/{secret}/{plain}");
     let body = json!({
         "id": 1,
@@ -70,9 +57,7 @@ pub async fn put_package(
     id: &str,
     file: &[&str],
 ) -> io::Result<Response> {
-    let project = match find(&mut hub.world(), id, user)
-        .and_then(|p| needs_level(p, user, 30).map(|_| p.id))
-    {
+    let project = match find(&mut hub.world(), id, user).and_then(|p| needs_level(p, user, 30).map(|_| p.id)) {
         Ok(project) => project,
         Err(refusal) => return Ok(refusal),
     };
@@ -85,10 +70,9 @@ pub async fn put_package(
         size += piece.len() as u64;
     }
     let sha256 = hex::encode(&hash.finalize());
-    let answer = json!({ "id": 1, "package_id": 1, "file_name": name, "version": version, "size": size, "file_sha256": sha256 });
-    hub.world()
-        .packages
-        .insert((project, file.join("/")), StoredFile { size, sha256 });
+    let answer =
+        json!({ "id": 1, "package_id": 1, "file_name": name, "version": version, "size": size, "file_sha256": sha256 });
+    hub.world().packages.insert((project, file.join("/")), StoredFile { size, sha256 });
     Ok(Response::json(201, &answer))
 }
 
@@ -96,26 +80,15 @@ pub async fn put_package(
 pub fn get_package(call: &Call, world: &mut World, id: &str, file: &[&str]) -> Outcome {
     let project = find(world, id, call.user)?.id;
     if let ["blob", _, name] = file
-        && let Some(length) = name
-            .strip_suffix(".bin")
-            .and_then(|digits| digits.parse().ok())
+        && let Some(length) = name.strip_suffix(".bin").and_then(|digits| digits.parse().ok())
     {
         return Ok(Response::new(200)
             .header("Content-Type", "application/octet-stream")
-            .header(
-                "Content-Disposition",
-                format!("attachment; filename=\"{length}.bin\""),
-            )
+            .header("Content-Disposition", format!("attachment; filename=\"{length}.bin\""))
             .content(Content::Blob(length)));
     }
-    let stored = world
-        .packages
-        .get(&(project, file.join("/")))
-        .ok_or_else(|| message(404, "404 Not found"))?;
-    Ok(Response::json(
-        200,
-        &json!({ "size": stored.size, "file_sha256": stored.sha256 }),
-    ))
+    let stored = world.packages.get(&(project, file.join("/"))).ok_or_else(|| message(404, "404 Not found"))?;
+    Ok(Response::json(200, &json!({ "size": stored.size, "file_sha256": stored.sha256 })))
 }
 
 /// As browsers write it: `filename="…"` in UTF-8, with `%22` for a quote.

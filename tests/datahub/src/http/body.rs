@@ -35,23 +35,14 @@ impl<'c> Body<'c> {
         let left = Left::announced_by(request)?;
         lock(&recorded).complete = left == Left::Nothing;
         let awaits_continue = left != Left::Nothing
-            && request
-                .header("expect")
-                .is_some_and(|value| value.eq_ignore_ascii_case("100-continue"));
-        Ok(Self {
-            stream,
-            left,
-            awaits_continue,
-            recorded,
-        })
+            && request.header("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue"));
+        Ok(Self { stream, left, awaits_continue, recorded })
     }
 
     /// The next piece, at most 64 KiB; `None` at the end. The first call answers `Expect: 100-continue`.
     pub async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         if std::mem::take(&mut self.awaits_continue) {
-            self.stream
-                .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
-                .await?;
+            self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
         if self.left == Left::InChunk(0) {
             self.left = self.next_chunk().await?;
@@ -61,9 +52,7 @@ impl<'c> Body<'c> {
             return Ok(None);
         };
         let available = self.stream.fill_buf().await?;
-        let size = available
-            .len()
-            .min(usize::try_from(*left).unwrap_or(usize::MAX));
+        let size = available.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
         if size == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -105,13 +94,8 @@ impl<'c> Body<'c> {
     async fn next_chunk(&mut self) -> io::Result<Left> {
         let line = self.line().await?;
         let digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
-        let size = std::str::from_utf8(digits)
-            .ok()
-            .filter(|d| d.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        match size
-            .and_then(|digits| u64::from_str_radix(digits, 16).ok())
-            .ok_or_else(not_http)?
-        {
+        let size = std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        match size.and_then(|digits| u64::from_str_radix(digits, 16).ok()).ok_or_else(not_http)? {
             0 => {
                 while !self.line().await?.is_empty() {}
                 Ok(Left::Nothing)
@@ -122,13 +106,8 @@ impl<'c> Body<'c> {
 
     async fn line(&mut self) -> io::Result<Vec<u8>> {
         let mut line = Vec::new();
-        (&mut *self.stream)
-            .take(MAX_LINE_BYTES)
-            .read_until(b'\n', &mut line)
-            .await?;
-        line.strip_suffix(b"\r\n")
-            .map(<[u8]>::to_vec)
-            .ok_or_else(not_http)
+        (&mut *self.stream).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await?;
+        line.strip_suffix(b"\r\n").map(<[u8]>::to_vec).ok_or_else(not_http)
     }
 }
 

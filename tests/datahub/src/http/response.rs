@@ -21,23 +21,15 @@ pub enum Content {
 
 impl Response {
     pub fn new(status: u16) -> Self {
-        Self {
-            status,
-            headers: Vec::new(),
-            content: Content::Bytes(Vec::new()),
-        }
+        Self { status, headers: Vec::new(), content: Content::Bytes(Vec::new()) }
     }
 
     pub fn json(status: u16, body: &serde_json::Value) -> Self {
-        Self::new(status)
-            .header("Content-Type", "application/json")
-            .content(Content::Bytes(body.to_string().into()))
+        Self::new(status).header("Content-Type", "application/json").content(Content::Bytes(body.to_string().into()))
     }
 
     pub fn html(status: u16, page: String) -> Self {
-        Self::new(status)
-            .header("Content-Type", "text/html; charset=utf-8")
-            .content(Content::Bytes(page.into()))
+        Self::new(status).header("Content-Type", "text/html; charset=utf-8").content(Content::Bytes(page.into()))
     }
 
     pub fn redirect(status: u16, location: &str) -> Self {
@@ -45,22 +37,14 @@ impl Response {
     }
 
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
-        self.headers
-            .push((name.to_owned(), value.as_ref().to_vec()));
+        self.headers.push((name.to_owned(), value.as_ref().to_vec()));
         self
     }
 
     /// Adds a field unless there is one of this name.
     pub fn default_header(self, name: &str, value: impl AsRef<[u8]>) -> Self {
-        let given = self
-            .headers
-            .iter()
-            .any(|(n, _)| n.eq_ignore_ascii_case(name));
-        if given {
-            self
-        } else {
-            self.header(name, value)
-        }
+        let given = self.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
+        if given { self } else { self.header(name, value) }
     }
 
     pub fn content(mut self, content: Content) -> Self {

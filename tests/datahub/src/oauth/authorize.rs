@@ -13,17 +13,9 @@ use crate::world::User;
 
 pub fn ask(hub: &Hub, request: &Request, params: &Params) -> Result<Response, Response> {
     let authorization = Authorization::check(hub, params)?;
-    let users: Vec<User> = hub
-        .world()
-        .users
-        .iter()
-        .filter(|user| user.signs_in)
-        .cloned()
-        .collect();
+    let users: Vec<User> = hub.world().users.iter().filter(|user| user.signs_in).cloned().collect();
     let page = pages::sign_in(hub, &request.target, authorization.scopes, &users);
-    Ok(Response::html(200, page)
-        .header("Cache-Control", "no-store")
-        .header("X-Frame-Options", "DENY"))
+    Ok(Response::html(200, page).header("Cache-Control", "no-store").header("X-Frame-Options", "DENY"))
 }
 
 /// The user chose who to be, or to deny.
@@ -33,14 +25,8 @@ pub fn decide(hub: &Hub, params: &Params, now: SystemTime) -> Result<Response, R
         return Ok(authorization.refuse("access_denied", DENIED));
     }
     let username = params.text("user").unwrap_or_default();
-    let user = hub
-        .world()
-        .users
-        .iter()
-        .find(|user| user.signs_in && user.username == username)
-        .map(|user| user.id);
-    let user =
-        user.ok_or_else(|| Response::html(422, pages::refused(hub, "Choose one of the users.")))?;
+    let user = hub.world().users.iter().find(|user| user.signs_in && user.username == username).map(|user| user.id);
+    let user = user.ok_or_else(|| Response::html(422, pages::refused(hub, "Choose one of the users.")))?;
     let code = hub.grants().give_code(Code {
         user,
         redirect_uri: authorization.redirect_uri.to_owned(),
@@ -74,25 +60,10 @@ impl<'a> Authorization<'a> {
         let redirect_uri = params
             .text("redirect_uri")
             .filter(|uri| is_registered(hub, uri))
-            .ok_or_else(|| {
-                Response::html(
-                    400,
-                    pages::refused(hub, "The redirect URI included is not valid."),
-                )
-            })?;
-        let scopes = params
-            .text("scope")
-            .filter(|scope| !scope.is_empty())
-            .unwrap_or("api");
-        let mut authorization = Self {
-            redirect_uri,
-            scopes,
-            state: params.text("state"),
-            challenge: None,
-        };
-        let challenge = params
-            .text("code_challenge")
-            .filter(|challenge| !challenge.is_empty());
+            .ok_or_else(|| Response::html(400, pages::refused(hub, "The redirect URI included is not valid.")))?;
+        let scopes = params.text("scope").filter(|scope| !scope.is_empty()).unwrap_or("api");
+        let mut authorization = Self { redirect_uri, scopes, state: params.text("state"), challenge: None };
+        let challenge = params.text("code_challenge").filter(|challenge| !challenge.is_empty());
         authorization.challenge = match (challenge, params.text("code_challenge_method")) {
             (None, _) => None,
             (Some(challenge), Some("S256")) => Some(Challenge::Sha256(challenge.to_owned())),
@@ -102,10 +73,7 @@ impl<'a> Authorization<'a> {
         if params.text("response_type") != Some("code") {
             return Err(authorization.refuse("unsupported_response_type", UNSUPPORTED_TYPE));
         }
-        if params
-            .text("response_mode")
-            .is_some_and(|mode| mode != "query")
-        {
+        if params.text("response_mode").is_some_and(|mode| mode != "query") {
             return Err(authorization.refuse("unsupported_response_mode", UNSUPPORTED_MODE));
         }
         if !scopes.split(' ').all(|scope| SCOPES.contains(&scope)) {
@@ -124,16 +92,9 @@ impl<'a> Authorization<'a> {
         if let Some(state) = self.state {
             query.append_pair("state", state);
         }
-        let joint = if self.redirect_uri.contains('?') {
-            '&'
-        } else {
-            '?'
-        };
-        Response::redirect(
-            302,
-            &format!("{}{joint}{}", self.redirect_uri, query.finish()),
-        )
-        .header("Cache-Control", "no-store")
+        let joint = if self.redirect_uri.contains('?') { '&' } else { '?' };
+        Response::redirect(302, &format!("{}{joint}{}", self.redirect_uri, query.finish()))
+            .header("Cache-Control", "no-store")
     }
 }
 
@@ -141,9 +102,8 @@ fn is_registered(hub: &Hub, uri: &str) -> bool {
     if !hub.redirect_uris.is_empty() {
         return hub.redirect_uris.iter().any(|registered| registered == uri);
     }
-    let authority = uri.split_once("://").map_or("", |(_, rest)| {
-        rest.split(['/', '?', '#']).next().unwrap_or_default()
-    });
+    let authority =
+        uri.split_once("://").map_or("", |(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or_default());
     let host = authority
         .rsplit_once(':')
         .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))

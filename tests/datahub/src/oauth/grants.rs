@@ -66,23 +66,13 @@ impl Grants {
     }
 
     pub fn wants_verifier(&self, code: &str) -> bool {
-        self.codes
-            .get(code)
-            .is_some_and(|code| code.challenge.is_some())
+        self.codes.get(code).is_some_and(|code| code.challenge.is_some())
     }
 
     /// Spends the code if all is right.
-    pub fn redeem(
-        &mut self,
-        code: &str,
-        redirect_uri: &str,
-        verifier: Option<&str>,
-        now: SystemTime,
-    ) -> Option<Code> {
+    pub fn redeem(&mut self, code: &str, redirect_uri: &str, verifier: Option<&str>, now: SystemTime) -> Option<Code> {
         let known = self.codes.get(code)?;
-        let in_time = now
-            .duration_since(known.given)
-            .is_ok_and(|age| age < CODE_LIFETIME);
+        let in_time = now.duration_since(known.given).is_ok_and(|age| age < CODE_LIFETIME);
         let verified = match (&known.challenge, verifier) {
             (None, None) => true,
             (Some(Challenge::Plain(challenge)), Some(verifier)) => challenge == verifier,
@@ -91,11 +81,7 @@ impl Grants {
             }
             _ => false,
         };
-        if in_time && verified && known.redirect_uri == redirect_uri {
-            self.codes.remove(code)
-        } else {
-            None
-        }
+        if in_time && verified && known.redirect_uri == redirect_uri { self.codes.remove(code) } else { None }
     }
 
     pub fn issue(
@@ -121,17 +107,10 @@ impl Grants {
 
     /// The pair this refresh token would replace.
     pub fn refreshable(&self, refresh_token: &str) -> Option<&Pair> {
-        self.pairs
-            .get(*self.by_refresh_token.get(refresh_token)?)
-            .filter(|pair| !pair.revoked)
+        self.pairs.get(*self.by_refresh_token.get(refresh_token)?).filter(|pair| !pair.revoked)
     }
 
-    pub fn refresh(
-        &mut self,
-        refresh_token: &str,
-        mode: RefreshMode,
-        now: SystemTime,
-    ) -> Option<Pair> {
+    pub fn refresh(&mut self, refresh_token: &str, mode: RefreshMode, now: SystemTime) -> Option<Pair> {
         let old = self.refreshable(refresh_token)?.clone();
         let index = *self.by_refresh_token.get(refresh_token)?;
         let previous = match mode {
@@ -151,10 +130,7 @@ impl Grants {
     }
 
     pub fn authenticate(&mut self, access_token: &str, now: SystemTime) -> Result<Pair, Refusal> {
-        let index = *self
-            .by_access_token
-            .get(access_token)
-            .ok_or(Refusal::Unknown)?;
+        let index = *self.by_access_token.get(access_token).ok_or(Refusal::Unknown)?;
         let pair = &mut self.pairs[index];
         // GitLab's API looks at the expiry first (`AccessTokenValidationService`).
         if pair.expires_in(now).is_zero() {
@@ -176,10 +152,7 @@ impl Grants {
 
     /// Whether it revoked anything. With the hint, only refresh tokens are looked at (Doorkeeper 5.8).
     pub fn revoke(&mut self, token: &str, hinted_refresh_token: bool, now: SystemTime) -> bool {
-        let by_access_token = self
-            .by_access_token
-            .get(token)
-            .filter(|_| !hinted_refresh_token);
+        let by_access_token = self.by_access_token.get(token).filter(|_| !hinted_refresh_token);
         let (index, usable) = match (by_access_token, self.by_refresh_token.get(token)) {
             (Some(index), _) => (*index, !self.pairs[*index].expires_in(now).is_zero()),
             (None, Some(index)) => (*index, true),
@@ -204,10 +177,8 @@ impl Grants {
 
     fn add(&mut self, pair: Pair) -> Pair {
         let index = self.pairs.len();
-        self.by_access_token
-            .insert(pair.access_token.clone(), index);
-        self.by_refresh_token
-            .insert(pair.refresh_token.clone(), index);
+        self.by_access_token.insert(pair.access_token.clone(), index);
+        self.by_refresh_token.insert(pair.refresh_token.clone(), index);
         self.pairs.push(pair.clone());
         pair
     }
@@ -220,16 +191,13 @@ impl Pair {
 
     /// Zero once expired.
     pub fn expires_in(&self, now: SystemTime) -> Duration {
-        self.lifetime
-            .saturating_sub(now.duration_since(self.created).unwrap_or_default())
+        self.lifetime.saturating_sub(now.duration_since(self.created).unwrap_or_default())
     }
 }
 
 /// Since 1970, as JWTs and Doorkeeper count.
 pub fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Doorkeeper's default.

@@ -38,13 +38,8 @@ pub fn sign(
         claims["nonce"] = nonce.into();
     }
     let header = json!({ "typ": "JWT", "kid": key_id(key), "alg": "RS256" });
-    let signed = format!(
-        "{}.{}",
-        encode(header.to_string()),
-        encode(claims.to_string())
-    );
-    let signature =
-        pkcs1v15::SigningKey::<Sha256>::new(private(key).clone()).sign(signed.as_bytes());
+    let signed = format!("{}.{}", encode(header.to_string()), encode(claims.to_string()));
+    let signature = pkcs1v15::SigningKey::<Sha256>::new(private(key).clone()).sign(signed.as_bytes());
     format!("{signed}.{}", encode(signature.to_bytes()))
 }
 
@@ -57,23 +52,16 @@ pub fn key_set(key: SigningKey) -> Value {
 /// The key's thumbprint (RFC 7638), as GitLab does it.
 fn key_id(key: SigningKey) -> String {
     let (modulus, exponent) = public(key);
-    encode(Sha256::digest(format!(
-        r#"{{"e":"{exponent}","kty":"RSA","n":"{modulus}"}}"#
-    )))
+    encode(Sha256::digest(format!(r#"{{"e":"{exponent}","kty":"RSA","n":"{modulus}"}}"#)))
 }
 
 fn public(key: SigningKey) -> (String, String) {
-    (
-        encode(private(key).n().to_bytes_be()),
-        encode(private(key).e().to_bytes_be()),
-    )
+    (encode(private(key).n().to_bytes_be()), encode(private(key).e().to_bytes_be()))
 }
 
 fn private(key: SigningKey) -> &'static RsaPrivateKey {
-    static FIRST: LazyLock<RsaPrivateKey> =
-        LazyLock::new(|| read(include_str!("../../keys/first.pem")));
-    static SECOND: LazyLock<RsaPrivateKey> =
-        LazyLock::new(|| read(include_str!("../../keys/second.pem")));
+    static FIRST: LazyLock<RsaPrivateKey> = LazyLock::new(|| read(include_str!("../../keys/first.pem")));
+    static SECOND: LazyLock<RsaPrivateKey> = LazyLock::new(|| read(include_str!("../../keys/second.pem")));
     match key {
         SigningKey::First => &FIRST,
         SigningKey::Second => &SECOND,
@@ -81,8 +69,7 @@ fn private(key: SigningKey) -> &'static RsaPrivateKey {
 }
 
 fn read(pem: &str) -> RsaPrivateKey {
-    RsaPrivateKey::from_pkcs8_pem(pem)
-        .expect("the two keys in `keys/` are sound, every sign-in test reads them")
+    RsaPrivateKey::from_pkcs8_pem(pem).expect("the two keys in `keys/` are sound, every sign-in test reads them")
 }
 
 fn encode(bytes: impl AsRef<[u8]>) -> String {

@@ -16,9 +16,7 @@ pub struct Answer {
 impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
-        fields
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        fields.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     pub fn text(&self) -> String {
@@ -26,16 +24,13 @@ impl Answer {
     }
 
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|_| panic!("no JSON: {}{}", self.head, self.text()))
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}{}", self.head, self.text()))
     }
 
     /// One parameter of the address in `Location`.
     pub fn location_param(&self, name: &str) -> Option<String> {
         let (_, query) = self.header("location")?.split_once('?')?;
-        form_urlencoded::parse(query.as_bytes())
-            .find(|(n, _)| n == name)
-            .map(|(_, value)| value.into_owned())
+        form_urlencoded::parse(query.as_bytes()).find(|(n, _)| n == name).map(|(_, value)| value.into_owned())
     }
 }
 
@@ -44,35 +39,22 @@ pub struct Client(BufReader<TcpStream>);
 impl Client {
     pub fn connect(hub: &DataHub) -> Self {
         let stream = TcpStream::connect(hub.address()).expect("the DataHUB listens");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(3)))
-            .expect("a timeout above zero");
+        stream.set_read_timeout(Some(Duration::from_secs(3))).expect("a timeout above zero");
         Self(BufReader::new(stream))
     }
 
     pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
-        self.0
-            .get_mut()
-            .write_all(bytes.as_ref())
-            .expect("the DataHUB reads");
+        self.0.get_mut().write_all(bytes.as_ref()).expect("the DataHUB reads");
     }
 
     /// The next answer; its body is read only where `with_body` says that the request was no HEAD.
     pub fn answer(&mut self, with_body: bool) -> Answer {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
-            assert_ne!(
-                self.0.read_line(&mut head).expect("a head"),
-                0,
-                "closed within the head {head:?}"
-            );
+            assert_ne!(self.0.read_line(&mut head).expect("a head"), 0, "closed within the head {head:?}");
         }
         let status = head[9..12].parse().expect("a status");
-        let mut answer = Answer {
-            status,
-            head,
-            body: Vec::new(),
-        };
+        let mut answer = Answer { status, head, body: Vec::new() };
         if !with_body {
             return answer;
         }
@@ -105,18 +87,10 @@ impl Client {
     }
 }
 
-pub fn send(
-    hub: &DataHub,
-    method: &str,
-    target: &str,
-    fields: &str,
-    body: impl AsRef<[u8]>,
-) -> Answer {
+pub fn send(hub: &DataHub, method: &str, target: &str, fields: &str, body: impl AsRef<[u8]>) -> Answer {
     let mut client = Client::connect(hub);
     let length = body.as_ref().len();
-    client.write(format!(
-        "{method} {target} HTTP/1.1\r\nHost: hub\r\n{fields}Content-Length: {length}\r\n\r\n"
-    ));
+    client.write(format!("{method} {target} HTTP/1.1\r\nHost: hub\r\n{fields}Content-Length: {length}\r\n\r\n"));
     client.write(body);
     client.answer(method != "HEAD")
 }
@@ -126,23 +100,11 @@ pub fn get(hub: &DataHub, target: &str, fields: &str) -> Answer {
 }
 
 pub fn form(hub: &DataHub, target: &str, fields: &str, body: &str) -> Answer {
-    send(
-        hub,
-        "POST",
-        target,
-        &format!("{fields}Content-Type: application/x-www-form-urlencoded\r\n"),
-        body,
-    )
+    send(hub, "POST", target, &format!("{fields}Content-Type: application/x-www-form-urlencoded\r\n"), body)
 }
 
 pub fn json(hub: &DataHub, method: &str, target: &str, token: &str, body: &Value) -> Answer {
-    send(
-        hub,
-        method,
-        target,
-        &format!("{}Content-Type: application/json\r\n", bearer(token)),
-        body.to_string(),
-    )
+    send(hub, method, target, &format!("{}Content-Type: application/json\r\n", bearer(token)), body.to_string())
 }
 
 pub fn bearer(token: &str) -> String {
@@ -170,13 +132,7 @@ pub fn authorize_target(hub: &DataHub) -> String {
 }
 
 pub fn code(hub: &DataHub, user: &str) -> String {
-    let answer = send(
-        hub,
-        "POST",
-        &format!("{}&user={user}", authorize_target(hub)),
-        "",
-        "",
-    );
+    let answer = send(hub, "POST", &format!("{}&user={user}", authorize_target(hub)), "", "");
     answer.location_param("code").expect("a code")
 }
 
@@ -194,9 +150,7 @@ pub fn exchange(hub: &DataHub, code: &str, verifier: &str, redirect_uri: &str) -
 
 pub fn refresh(hub: &DataHub, refresh_token: &str) -> Answer {
     let (id, secret) = (hub.client_id(), hub.client_secret());
-    let body = format!(
-        "grant_type=refresh_token&client_id={id}&client_secret={secret}&refresh_token={refresh_token}"
-    );
+    let body = format!("grant_type=refresh_token&client_id={id}&client_secret={secret}&refresh_token={refresh_token}");
     form(hub, "/oauth/token", "", &body)
 }
 
@@ -211,10 +165,7 @@ pub fn token(hub: &DataHub, user: &str) -> String {
 }
 
 pub fn text(value: &Value, name: &str) -> String {
-    value[name]
-        .as_str()
-        .unwrap_or_else(|| panic!("no {name} in {value}"))
-        .to_owned()
+    value[name].as_str().unwrap_or_else(|| panic!("no {name} in {value}")).to_owned()
 }
 
 pub fn hub() -> DataHub {

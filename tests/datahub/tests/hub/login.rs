@@ -11,40 +11,23 @@ use serde_json::Value;
 use sha2::Sha256;
 
 use crate::client::{
-    REDIRECT_URI, VERIFIER, authorize_target, bearer, code, exchange, form, get, hub, refresh,
-    send, sign_in, text, token,
+    REDIRECT_URI, VERIFIER, authorize_target, bearer, code, exchange, form, get, hub, refresh, send, sign_in, text,
+    token,
 };
 
 #[test]
 fn one_post_signs_in_and_brings_code_and_state_back() {
     let hub = hub();
-    let answer = send(
-        &hub,
-        "POST",
-        &format!("{}&user=testuser", authorize_target(&hub)),
-        "",
-        "",
-    );
+    let answer = send(&hub, "POST", &format!("{}&user=testuser", authorize_target(&hub)), "", "");
     assert_eq!(answer.status, 302);
-    assert!(
-        answer
-            .header("location")
-            .is_some_and(|to| to.starts_with(&format!("{REDIRECT_URI}&")))
-    );
+    assert!(answer.header("location").is_some_and(|to| to.starts_with(&format!("{REDIRECT_URI}&"))));
     assert_eq!(answer.location_param("state").as_deref(), Some("the-state"));
-    assert_eq!(
-        answer.location_param("code").map(|code| code.len()),
-        Some(64)
-    );
+    assert_eq!(answer.location_param("code").map(|code| code.len()), Some(64));
 }
 
 #[test]
 fn the_sign_in_page_names_the_datahub_and_offers_both_users() {
-    let hub = DataHub::start(Options {
-        name: "DataHUB <Tübingen>".into(),
-        ..Options::default()
-    })
-    .expect("a free port");
+    let hub = DataHub::start(Options { name: "DataHUB <Tübingen>".into(), ..Options::default() }).expect("a free port");
     let page = get(&hub, &authorize_target(&hub), "").text();
     for part in [
         "DataHUB &lt;Tübingen&gt;",
@@ -61,10 +44,7 @@ fn the_sign_in_page_names_the_datahub_and_offers_both_users() {
 fn denying_redirects_with_access_denied_and_the_state() {
     let hub = hub();
     let answer = form(&hub, &authorize_target(&hub), "", "deny=true");
-    assert_eq!(
-        answer.location_param("error").as_deref(),
-        Some("access_denied")
-    );
+    assert_eq!(answer.location_param("error").as_deref(), Some("access_denied"));
     assert_eq!(answer.location_param("state").as_deref(), Some("the-state"));
 }
 
@@ -82,15 +62,8 @@ fn nobody_is_redirected_for_a_foreign_client_or_to_a_foreign_address() {
 #[test]
 fn an_unknown_scope_is_redirected_back_as_invalid() {
     let hub = hub();
-    let answer = get(
-        &hub,
-        &authorize_target(&hub).replace("+api", "+everything"),
-        "",
-    );
-    assert_eq!(
-        answer.location_param("error").as_deref(),
-        Some("invalid_scope")
-    );
+    let answer = get(&hub, &authorize_target(&hub).replace("+api", "+everything"), "");
+    assert_eq!(answer.location_param("error").as_deref(), Some("invalid_scope"));
 }
 
 #[test]
@@ -101,10 +74,7 @@ fn an_id_token_verifies_with_the_published_key_and_carries_the_nonce() {
     assert_eq!(claims["sub"], "7");
     assert_eq!(claims["aud"], hub.client_id());
     assert_eq!(claims["nonce"], "the-nonce");
-    assert_eq!(
-        claims["exp"].as_u64(),
-        claims["iat"].as_u64().map(|iat| iat + 120)
-    );
+    assert_eq!(claims["exp"].as_u64(), claims["iat"].as_u64().map(|iat| iat + 120));
     assert!(claims.get("name").is_none());
 }
 
@@ -122,21 +92,12 @@ fn after_a_rotation_the_other_key_is_published_and_signs() {
 fn a_code_is_good_once_with_its_verifier_and_its_redirect_uri() {
     let hub = hub();
     let code = code(&hub, "testuser");
-    assert_eq!(
-        exchange(&hub, &code, "another", REDIRECT_URI).json()["error"],
-        "invalid_grant"
-    );
-    assert_eq!(
-        exchange(&hub, &code, VERIFIER, "http://127.0.0.1:9/").json()["error"],
-        "invalid_grant"
-    );
+    assert_eq!(exchange(&hub, &code, "another", REDIRECT_URI).json()["error"], "invalid_grant");
+    assert_eq!(exchange(&hub, &code, VERIFIER, "http://127.0.0.1:9/").json()["error"], "invalid_grant");
     assert_eq!(exchange(&hub, &code, VERIFIER, REDIRECT_URI).status, 200);
     assert_eq!(exchange(&hub, &code, VERIFIER, REDIRECT_URI).status, 400);
     let counts = hub.counts();
-    assert_eq!(
-        (counts.code_exchanges, counts.code_exchanges_refused),
-        (1, 3)
-    );
+    assert_eq!((counts.code_exchanges, counts.code_exchanges_refused), (1, 3));
 }
 
 #[test]
@@ -162,30 +123,13 @@ fn a_refresh_kills_the_old_pair_at_once_as_gitlab_does() {
     let hub = hub();
     let old = sign_in(&hub, "testuser");
     let new = refresh(&hub, &text(&old, "refresh_token")).json();
-    assert!(
-        verified(&hub, &text(&new, "id_token"))
-            .get("nonce")
-            .is_none()
-    );
+    assert!(verified(&hub, &text(&new, "id_token")).get("nonce").is_none());
     let answer = get(&hub, "/api/v4/user", &bearer(&text(&old, "access_token")));
     assert_eq!(answer.status, 401);
-    assert!(
-        answer
-            .text()
-            .contains("Token was revoked. You have to re-authorize from the user.")
-    );
-    assert_eq!(
-        refresh(&hub, &text(&old, "refresh_token")).json()["error"],
-        "invalid_grant"
-    );
-    assert_eq!(
-        get(&hub, "/api/v4/user", &bearer(&text(&new, "access_token"))).status,
-        200
-    );
-    assert_eq!(
-        (hub.counts().refreshes, hub.counts().refreshes_refused),
-        (1, 1)
-    );
+    assert!(answer.text().contains("Token was revoked. You have to re-authorize from the user."));
+    assert_eq!(refresh(&hub, &text(&old, "refresh_token")).json()["error"], "invalid_grant");
+    assert_eq!(get(&hub, "/api/v4/user", &bearer(&text(&new, "access_token"))).status, 200);
+    assert_eq!((hub.counts().refreshes, hub.counts().refreshes_refused), (1, 1));
 }
 
 #[test]
@@ -195,18 +139,9 @@ fn revoke_on_use_keeps_the_old_pair_until_the_new_one_is_used() {
     let old = sign_in(&hub, "testuser");
     refresh(&hub, &text(&old, "refresh_token"));
     let new = refresh(&hub, &text(&old, "refresh_token")).json();
-    assert_eq!(
-        get(&hub, "/api/v4/user", &bearer(&text(&old, "access_token"))).status,
-        200
-    );
-    assert_eq!(
-        get(&hub, "/api/v4/user", &bearer(&text(&new, "access_token"))).status,
-        200
-    );
-    assert_eq!(
-        get(&hub, "/api/v4/user", &bearer(&text(&old, "access_token"))).status,
-        401
-    );
+    assert_eq!(get(&hub, "/api/v4/user", &bearer(&text(&old, "access_token"))).status, 200);
+    assert_eq!(get(&hub, "/api/v4/user", &bearer(&text(&new, "access_token"))).status, 200);
+    assert_eq!(get(&hub, "/api/v4/user", &bearer(&text(&old, "access_token"))).status, 401);
     assert_eq!(refresh(&hub, &text(&old, "refresh_token")).status, 400);
 }
 
@@ -219,33 +154,19 @@ fn of_many_refreshes_at_the_same_time_one_wins() {
             scope.spawn(|| refresh(&hub, &old));
         }
     });
-    assert_eq!(
-        (hub.counts().refreshes, hub.counts().refreshes_refused),
-        (1, 7)
-    );
+    assert_eq!((hub.counts().refreshes, hub.counts().refreshes_refused), (1, 7));
 }
 
 #[test]
 fn each_kind_of_bad_token_gets_its_own_401() {
     let hub = hub();
     let unknown = get(&hub, "/api/v4/user", &bearer("unknown"));
-    assert_eq!(
-        (unknown.status, unknown.text().as_str()),
-        (401, r#"{"message":"401 Unauthorized"}"#)
-    );
+    assert_eq!((unknown.status, unknown.text().as_str()), (401, r#"{"message":"401 Unauthorized"}"#));
     let token = token(&hub, "testuser");
     hub.expire_access_tokens();
     let expired = get(&hub, "/api/v4/user", &bearer(&token));
-    assert!(
-        expired
-            .text()
-            .contains("Token is expired. You can either do re-authorization or token refresh.")
-    );
-    assert!(
-        expired
-            .header("www-authenticate")
-            .is_some_and(|value| value.starts_with("Bearer realm=\"The API\""))
-    );
+    assert!(expired.text().contains("Token is expired. You can either do re-authorization or token refresh."));
+    assert!(expired.header("www-authenticate").is_some_and(|value| value.starts_with("Bearer realm=\"The API\"")));
 }
 
 #[test]
@@ -255,25 +176,12 @@ fn revoking_an_expired_access_token_does_nothing_but_its_refresh_token_can_be_re
     hub.expire_access_tokens();
     let revoke = |token: &str, hint: &str| {
         let (id, secret) = (hub.client_id(), hub.client_secret());
-        let body =
-            format!("client_id={id}&client_secret={secret}&token={token}&token_type_hint={hint}");
+        let body = format!("client_id={id}&client_secret={secret}&token={token}&token_type_hint={hint}");
         form(&hub, "/oauth/revoke", "", &body)
     };
-    assert_eq!(
-        revoke(&text(&tokens, "access_token"), "access_token").text(),
-        "{}"
-    );
-    assert_eq!(
-        (
-            hub.counts().revocations,
-            hub.counts().revocations_without_effect
-        ),
-        (0, 1)
-    );
-    assert_eq!(
-        revoke(&text(&tokens, "refresh_token"), "refresh_token").status,
-        200
-    );
+    assert_eq!(revoke(&text(&tokens, "access_token"), "access_token").text(), "{}");
+    assert_eq!((hub.counts().revocations, hub.counts().revocations_without_effect), (0, 1));
+    assert_eq!(revoke(&text(&tokens, "refresh_token"), "refresh_token").status, 200);
     assert_eq!(hub.counts().revocations, 1);
     assert_eq!(refresh(&hub, &text(&tokens, "refresh_token")).status, 400);
 }
@@ -282,10 +190,7 @@ fn revoking_an_expired_access_token_does_nothing_but_its_refresh_token_can_be_re
 fn only_the_client_may_revoke() {
     let hub = hub();
     let token = token(&hub, "testuser");
-    assert_eq!(
-        form(&hub, "/oauth/revoke", "", &format!("token={token}")).status,
-        403
-    );
+    assert_eq!(form(&hub, "/oauth/revoke", "", &format!("token={token}")).status, 403);
     assert_eq!(form(&hub, "/oauth/revoke", "", "token=unknown").status, 200);
     assert_eq!(get(&hub, "/api/v4/user", &bearer(&token)).status, 200);
 }
@@ -294,10 +199,7 @@ fn only_the_client_may_revoke() {
 fn userinfo_tells_the_name() {
     let hub = hub();
     let claims = get(&hub, "/oauth/userinfo", &bearer(&token(&hub, "joerg"))).json();
-    assert_eq!(
-        (&claims["sub"], &claims["name"]),
-        (&"8".into(), &"Jörg 100% Müller".into())
-    );
+    assert_eq!((&claims["sub"], &claims["name"]), (&"8".into(), &"Jörg 100% Müller".into()));
     let refused = get(&hub, "/oauth/userinfo", &bearer("unknown"));
     assert_eq!((refused.status, refused.body.len()), (401, 0));
 }
@@ -324,14 +226,8 @@ fn verified(hub: &DataHub, id_token: &str) -> Value {
     let (signed, signature) = id_token.rsplit_once('.').expect("a signature");
     let (header, claims) = signed.split_once('.').expect("a header");
     let header: Value = serde_json::from_slice(&decode(header)).expect("JSON");
-    assert_eq!(
-        (&header["alg"], &header["kid"]),
-        (&"RS256".into(), &key["kid"])
-    );
-    let signature =
-        Signature::try_from(decode(signature).as_slice()).expect("a signature's length");
-    VerifyingKey::<Sha256>::new(public)
-        .verify(signed.as_bytes(), &signature)
-        .expect("signed with the published key");
+    assert_eq!((&header["alg"], &header["kid"]), (&"RS256".into(), &key["kid"]));
+    let signature = Signature::try_from(decode(signature).as_slice()).expect("a signature's length");
+    VerifyingKey::<Sha256>::new(public).verify(signed.as_bytes(), &signature).expect("signed with the published key");
     serde_json::from_slice(&decode(claims)).expect("JSON")
 }

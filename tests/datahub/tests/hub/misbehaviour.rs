@@ -15,17 +15,11 @@ fn an_endpoint_answers_what_it_is_told_and_the_others_go_on() {
         (Answer::Status(429), 429),
         (Answer::Html(502), 502),
         (Answer::Redirect("http://evil.example/".into()), 302),
-        (
-            Answer::Raw(b"HTTP/1.1 299 Odd\r\nContent-Length: 0\r\n\r\n".to_vec()),
-            299,
-        ),
+        (Answer::Raw(b"HTTP/1.1 299 Odd\r\nContent-Length: 0\r\n\r\n".to_vec()), 299),
     ] {
         hub.set(|behaviour| behaviour.token.answer = answer.clone());
         assert_eq!(refresh(&hub, "x").status, status, "{answer:?}");
-        assert_eq!(
-            get(&hub, "/.well-known/openid-configuration", "").status,
-            200
-        );
+        assert_eq!(get(&hub, "/.well-known/openid-configuration", "").status, 200);
     }
     assert_eq!(hub.counts().refreshes_refused, 0);
 }
@@ -37,9 +31,7 @@ fn a_lost_answer_has_done_its_work() {
     hub.set(|behaviour| behaviour.token.answer = Answer::LoseAnswer);
     let mut client = Client::connect(&hub);
     let (id, secret) = (hub.client_id(), hub.client_secret());
-    let body = format!(
-        "grant_type=refresh_token&client_id={id}&client_secret={secret}&refresh_token={old}"
-    );
+    let body = format!("grant_type=refresh_token&client_id={id}&client_secret={secret}&refresh_token={old}");
     let kind = "application/x-www-form-urlencoded";
     client.write(format!(
         "POST /oauth/token HTTP/1.1\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
@@ -70,13 +62,7 @@ fn tokens_live_as_long_as_told() {
     let tokens = sign_in(&hub, "testuser");
     assert!(tokens.get("expires_in").is_none());
     assert!(
-        get(
-            &hub,
-            "/api/v4/user",
-            &crate::client::bearer(&text(&tokens, "access_token"))
-        )
-        .text()
-        .contains("expired")
+        get(&hub, "/api/v4/user", &crate::client::bearer(&text(&tokens, "access_token"))).text().contains("expired")
     );
 }
 
@@ -94,10 +80,6 @@ fn a_dropped_datahub_frees_its_port() {
     let first = hub();
     let listen = first.address();
     drop(first);
-    let second = DataHub::start(Options {
-        listen,
-        ..Options::default()
-    })
-    .expect("the port is free");
+    let second = DataHub::start(Options { listen, ..Options::default() }).expect("the port is free");
     assert_eq!(second.address(), listen);
 }
