@@ -79,7 +79,11 @@ impl Auth {
     /// `unknown_datahub` for a name that is none, `bad_request` for two of them.
     fn named(&self, parameters: &Parameters) -> Result<Option<&Arc<DataHub>>, ApiError> {
         let Some(name) = parameters.one("datahub")? else { return Ok(None) };
-        self.datahubs.by_name(name).map(Some).ok_or(Code::UnknownDatahub.into())
+        let datahub = self.datahubs.by_name(name).ok_or(Code::UnknownDatahub)?;
+        if let Some(call) = log::current() {
+            call.datahub.replace(datahub.id.to_string());
+        }
+        Ok(Some(datahub))
     }
 
     /// The one that is named, or all of them.

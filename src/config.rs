@@ -58,6 +58,8 @@ pub struct Config {
     pub callback_rate: Rate,
     /// What the log looks like, and how much is logged.
     pub log: (Format, log::LevelFilter),
+    /// What is allowed and yet not good, a line each.
+    pub warnings: Vec<String>,
 }
 
 /// Where the gateway listens and what it is called.
@@ -112,7 +114,10 @@ impl Config {
         let mut root = Section::root(table, &faults);
         let config = Self::read(&mut root);
         root.finish();
-        config.filter(|_| faults.is_empty()).ok_or(faults)
+        match config {
+            Some(config) if faults.is_empty() => Ok(Self { warnings: faults.into_warnings(), ..config }),
+            _ => Err(faults),
+        }
     }
 
     /// Reads all sections before any `?`, so that every fault is noted.
@@ -145,6 +150,7 @@ impl Config {
             login_rate,
             callback_rate,
             log: log?,
+            warnings: Vec::new(),
         })
     }
 }
@@ -188,6 +194,7 @@ fn public_origin(url: &Url, section: &Section<'_>) -> Option<String> {
     }
 }
 
+#[expect(clippy::option_option, reason = "outside: whether it could be read; inside: what it says")]
 fn admin(mut section: Section<'_>) -> Option<Option<Endpoint>> {
     let listen: Option<String> = section.required("listen");
     let endpoint = match listen.as_deref() {
@@ -343,9 +350,11 @@ fn datahub(
     let is_insecure_allowed = section.optional("insecure_http").unwrap_or(false);
     let issuer: Option<Url> = section.optional("issuer");
     for (key, url) in [("url", &url), ("issuer", &issuer)] {
-        let Some(url) = url.as_ref().filter(|url| url.scheme() == "http" && !is_loopback(url)) else { continue };
+        if url.as_ref().is_none_or(|url| url.scheme() != "http" || is_loopback(url)) {
+            continue;
+        }
         if is_insecure_allowed {
-            log::warn!(datahub = id.as_str(), host = url.host_str(); "tokens go to this DataHUB unencrypted");
+            section.warn(key, "is http: tokens go to this DataHUB unencrypted");
         } else {
             section.fault::<()>(key, "must be https, or insecure_http must be true");
         }
@@ -429,7 +438,7 @@ fn secret_file(path: &Path, key: &str, section: &Section<'_>) -> Option<String> 
     match std::fs::read_to_string(path) {
         Ok(text) => {
             if std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0) {
-                log::warn!(key; "everybody on this machine may read or change a file with secrets");
+                section.warn(key, "names a file with secrets that everybody on this machine may read or change");
             }
             Some(text)
         }

@@ -34,11 +34,13 @@ impl ApiError {
     }
 
     /// Asks the caller to come back after `wait`, in whole seconds (RFC 9110 section 10.2.3).
+    #[must_use]
     pub fn retry_after(self, wait: Duration) -> Self {
         Self { retry_after: Some(wait), ..self }
     }
 
     /// Ends the connection after the answer, because the request's body was not read to its end.
+    #[must_use]
     pub fn closing(self) -> Self {
         Self { closes: true, ..self }
     }

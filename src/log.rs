@@ -1,10 +1,11 @@
-//! The log: a line for each request, a line for each security event, all through env_logger.
+//! The log: a line for each request, a line for each security event, all through `env_logger`.
 //!
 //! A line is one JSON object. It never holds a token, cookie, code, state, verifier, body, query or name: requests are
 //! named by their route's pattern and by an id that the answer carries too. Whatever is logged while a request is worked
 //! on carries that id by itself.
 
 use std::cell::{Cell, RefCell};
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -96,7 +97,7 @@ impl Event {
     }
 }
 
-/// Logs a security event at a DataHUB, or at none in particular (``).
+/// Logs a security event at a DataHUB, or at none in particular (an empty id).
 pub fn event(event: Event, datahub: &str) {
     let client = current().and_then(|call| call.client.address).map(|ip| ip.to_string());
     let event = event.name();
@@ -127,8 +128,7 @@ pub struct Call {
     pub replay: Cell<u8>,
     /// From sending it upstream to the head of the answer.
     pub upstream: Cell<Option<Duration>>,
-    /// How much of its body came in.
-    pub bytes_in: Cell<u64>,
+    bytes_in: Cell<u64>,
     /// Who sent it, as far as we can know.
     pub client: Client,
     method: Method,
@@ -197,6 +197,15 @@ impl Drop for Call {
             "request"
         );
     }
+}
+
+/// Counts what came in of the body of the request that is being worked on.
+pub fn count_in(bytes: usize) {
+    CURRENT.with_borrow(|call| {
+        if let Some(call) = call {
+            call.bytes_in.set(call.bytes_in.get() + bytes as u64);
+        }
+    });
 }
 
 /// The request that is being worked on right now.
@@ -281,7 +290,7 @@ fn write_json(out: &mut dyn Write, record: &Record<'_>) -> io::Result<()> {
     line.push('"');
     let mut fields = JsonFields { line: &mut line, has_request_id: false };
     fields.put("target", record.target());
-    fields.put("message", &record.args().to_string());
+    fields.put("message", record.args().to_string());
     let visited = record.key_values().visit(&mut fields);
     if let (false, Some(call)) = (fields.has_request_id, current()) {
         fields.put("request_id", &call.id);
@@ -327,7 +336,7 @@ impl<'kvs> VisitSource<'kvs> for JsonFields<'_> {
 /// A field's value, as JSON has it.
 struct Plain(serde_json::Value);
 
-impl<'v> VisitValue<'v> for Plain {
+impl VisitValue<'_> for Plain {
     fn visit_any(&mut self, value: Value<'_>) -> Result<(), kv::Error> {
         self.0 = value.to_string().into();
         Ok(())
@@ -360,7 +369,7 @@ impl<'kvs> VisitSource<'kvs> for TextFields<'_> {
         let mut plain = Plain(serde_json::Value::Null);
         value.visit(&mut plain)?;
         if key.as_str() != "request_id" && !plain.0.is_null() && plain.0 != "" {
-            *self.0 += &format!(" {key}={}", plain.0);
+            let _ = write!(self.0, " {key}={}", plain.0);
         }
         Ok(())
     }

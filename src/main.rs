@@ -65,6 +65,9 @@ fn main() -> ExitCode {
     match command.unwrap_or(Command::Serve) {
         Command::Serve => {
             arcmanager_gateway::log::start(config.log.0, config.log.1);
+            for warning in &config.warnings {
+                log::warn!("{warning}");
+            }
             done(actix_web::rt::System::new().block_on(serve(config)))
         }
         Command::Check => done(actix_web::rt::System::new().block_on(check(&config))),
@@ -148,6 +151,9 @@ fn named(error: &io::Error, key: &str) -> io::Error {
 async fn check(config: &Config) -> io::Result<()> {
     let mut out = io::stdout();
     writeln!(out, "configuration: good")?;
+    for warning in &config.warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
     let mut failed = 0;
     for datahub in config.datahubs.iter() {
         match datahub.provider.check().await {

@@ -24,7 +24,7 @@ use crate::log::{self, Event};
 use crate::origin::Admission;
 use crate::proxy::gate::Gate;
 use crate::proxy::request::{Body, Framing};
-use crate::proxy::target::{Target, TargetError};
+use crate::proxy::target::Target;
 use crate::proxy::upstream::{Deadlines, Outgoing, Upstream};
 use crate::session::refresh::Refresher;
 use crate::session::replay::{self, CounterError};
@@ -100,19 +100,20 @@ pub async fn forward(req: HttpRequest, body: Payload, proxy: Data<Proxy>) -> Res
     let shared = &*proxy.shared;
     let (datahub, raw) = proxy.datahub(counted.target)?;
     let (sid, session) = shared.sessions.open(req.headers(), datahub, now)?;
-    let target = Target::parse(raw).inspect_err(|error| refused(*error, datahub))?;
+    let target = Target::parse(raw).map_err(ApiError::from).inspect_err(|error| refused(error, datahub))?;
     let framing = Framing::of(req.method(), req.headers());
     if matches!(framing, Framing::Length(length) if length > shared.limits.body) {
         return Err(ApiError::from(Code::BodyTooLarge).closing());
     }
 
     if session.is_stale_at(now, proxy.refresh_ahead(framing)) {
+        // The body first: should it be too long, no refresh has been spent on a call that cannot be sent again.
+        replay::drain(body, framing.length()).await?;
         let cookie = proxy.renew(datahub, &sid, &session, now).await?;
-        replay::drain(body).await?;
         return Ok(counted.again(Some(cookie)));
     }
 
-    let body = Body::inspected(body, framing, req.headers()).await?;
+    let body = Body::inspected(body, framing, req.headers()).await.inspect_err(|error| refused(error, datahub))?;
     let call = log::current().expect("every request is worked on within its `Call`");
     let head = request::head(&req, target, framing, datahub, &session.tokens.access, &call, &shared.public);
     let sent = Instant::now();
@@ -184,9 +185,12 @@ impl Proxy {
     }
 }
 
-fn refused(error: TargetError, datahub: &DataHub) {
-    let event = if error == TargetError::Credential { Event::CredentialRefused } else { Event::TargetRefused };
-    log::event(event, datahub.id.as_str());
+fn refused(error: &ApiError, datahub: &DataHub) {
+    match error.code() {
+        Code::CredentialParameter => log::event(Event::CredentialRefused, datahub.id.as_str()),
+        Code::BadRequestTarget | Code::NotForwarded => log::event(Event::TargetRefused, datahub.id.as_str()),
+        _ => {}
+    }
 }
 
 impl From<CounterError> for ApiError {

@@ -106,7 +106,7 @@ impl Key {
     pub fn generate() -> Zeroizing<String> {
         let mut key = Zeroizing::new([0; KEY]);
         random(&mut *key);
-        Zeroizing::new(STANDARD.encode(&*key))
+        Zeroizing::new(STANDARD.encode(*key))
     }
 
     fn new(key: &[u8; KEY]) -> Self {

@@ -182,6 +182,9 @@ impl Door {
             return Ok(Some(preflight(origin)));
         }
         if self.is_open(path) {
+            if origins.dev_origin(req.headers()).is_some() {
+                req.extensions_mut().insert(Admission::Dev);
+            }
             return Ok(None);
         }
         let is_proxied = self.below_base(path).is_some_and(|path| path.starts_with("/datahubs/"));
@@ -271,7 +274,7 @@ impl Door {
 
 /// The code of a failure; one that is a library's own gets the code that fits its status.
 fn code_of(error: &actix_web::Error, status: StatusCode, call: &Rc<Call>) -> Code {
-    let code = match error.as_error::<ApiError>() {
+    match error.as_error::<ApiError>() {
         Some(error) => {
             if let (true, Some(source)) = (status.is_server_error(), std::error::Error::source(error)) {
                 let reason = chain(source);
@@ -286,8 +289,7 @@ fn code_of(error: &actix_web::Error, status: StatusCode, call: &Rc<Call>) -> Cod
             status if status.is_client_error() => Code::BadRequest,
             _ => Code::Internal,
         },
-    };
-    code
+    }
 }
 
 /// The headers that keep an answer from acting on our origin; the app's own files may run.

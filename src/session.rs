@@ -60,9 +60,10 @@ impl Session {
     }
 
     /// The same session with newer tokens.
+    #[must_use]
     pub fn renewed(&self, tokens: TokenSet, limits: &Limits) -> Self {
         let idle_ends = limits.idle_end(&tokens);
-        Self { tokens, idle_ends, ..self.clone() }
+        Self { idle_ends, tokens, ..self.clone() }
     }
 }
 

@@ -261,7 +261,7 @@ impl SessionStore for PendingLogins {
 
 const COOKIE_NAME: &str = "__Host-Http-login";
 /// How long a person may take at the DataHUB.
-const LIFETIME: Duration = Duration::from_secs(600);
+const LIFETIME: Duration = Duration::from_mins(10);
 /// How many logins one browser may have under way.
 const MOST: usize = 3;
 /// How long they may be together, in bytes: sealed and signed they stay below actix-session's limit of 4,064.

@@ -46,7 +46,9 @@ pub async fn refresh(req: HttpRequest, auth: Data<Auth>) -> Result<HttpResponse,
         }
     }
     let mut response = answer(entries, now);
-    cookies.into_iter().for_each(|cookie| response.headers_mut().append(SET_COOKIE, cookie));
+    for cookie in cookies {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
     Ok(response)
 }
 

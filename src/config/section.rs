@@ -93,6 +93,11 @@ impl<'a> Section<'a> {
         None
     }
 
+    /// Notes what is allowed with `key` and yet not good.
+    pub(super) fn warn(&self, key: &str, what: &str) {
+        self.faults.warnings.borrow_mut().push(format!("{} {what}", self.name(key)));
+    }
+
     /// Notes every key that nobody read.
     pub(super) fn finish(self) {
         for key in self.keys() {
@@ -107,21 +112,28 @@ impl<'a> Section<'a> {
 
 /// Everything that is wrong with a configuration, a line each. Names keys, never values.
 #[derive(Debug, Default)]
-pub struct Faults(RefCell<Vec<String>>);
+pub struct Faults {
+    faults: RefCell<Vec<String>>,
+    warnings: RefCell<Vec<String>>,
+}
 
 impl Faults {
     pub(super) fn add(&self, key: &str, what: impl fmt::Display) {
-        self.0.borrow_mut().push(format!("{key} {what}").trim().to_owned());
+        self.faults.borrow_mut().push(format!("{key} {what}").trim().to_owned());
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+        self.faults.borrow().is_empty()
+    }
+
+    pub(super) fn into_warnings(self) -> Vec<String> {
+        self.warnings.into_inner()
     }
 }
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let faults = self.0.borrow();
+        let faults = self.faults.borrow();
         let count = faults.len();
         write!(f, "the configuration has {count} fault{}:", if count == 1 { "" } else { "s" })?;
         faults.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
@@ -131,4 +143,4 @@ impl fmt::Display for Faults {
 impl std::error::Error for Faults {}
 
 /// What browsers keep a cookie for at most (RFC 6265bis section 5.6.2).
-const LONGEST: Duration = Duration::from_secs(400 * 24 * 3_600);
+const LONGEST: Duration = Duration::from_hours(9600);

@@ -126,8 +126,8 @@ impl Discovery {
         let own = self.issuer.url().origin();
         let endpoints = [
             Some(metadata.authorization_endpoint().url()),
-            metadata.token_endpoint().map(|endpoint| endpoint.url()),
-            metadata.userinfo_endpoint().map(|endpoint| endpoint.url()),
+            metadata.token_endpoint().map(openidconnect::TokenUrl::url),
+            metadata.userinfo_endpoint().map(openidconnect::UserInfoUrl::url),
             Some(metadata.jwks_uri().url()),
         ];
         let revocation = metadata.additional_metadata().revocation_endpoint.as_ref();
@@ -159,8 +159,8 @@ pub enum MetadataError {
 }
 
 /// How long metadata are used without asking again.
-const KEPT: Duration = Duration::from_secs(3_600);
+const KEPT: Duration = Duration::from_hours(1);
 /// How long keys are used after one was missed.
-const KEYS_KEPT: Duration = Duration::from_secs(60);
+const KEYS_KEPT: Duration = Duration::from_mins(1);
 /// How long a failed fetch is not repeated.
 const PAUSE: Duration = Duration::from_secs(5);

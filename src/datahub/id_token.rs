@@ -99,6 +99,6 @@ fn not_before(token: &CoreIdToken) -> Option<SystemTime> {
 }
 
 /// How far a DataHUB's clock and ours may differ.
-const LEEWAY: Duration = Duration::from_secs(60);
+const LEEWAY: Duration = Duration::from_mins(1);
 /// How old an ID token may be: it is read right after it was issued.
-const OLDEST: Duration = Duration::from_secs(600);
+const OLDEST: Duration = Duration::from_mins(10);

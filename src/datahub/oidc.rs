@@ -106,7 +106,7 @@ impl Provider {
             Err(IdTokenError::UnknownKey) => {
                 verify(&*self.discovery.with_new_keys(&self.back_channel, Instant::now()).await?)?
             }
-            verified => verified?,
+            outcome => outcome?,
         };
         let scopes = response.scopes().map_or_else(
             || self.scopes.clone(),
@@ -129,6 +129,7 @@ impl Provider {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the token goes to the DataHUB that gave it out")]
     async fn refresh_once(&self, token: &RefreshToken) -> Result<TokenSet, RefreshError> {
         let metadata = self.metadata().await?;
         let http = |request| self.back_channel.call(request);
@@ -148,6 +149,7 @@ impl Provider {
     ///
     /// # Errors
     /// [`RevokeError`] if the DataHUB did not say that it is done.
+    #[expect(clippy::disallowed_methods, reason = "the token goes to the DataHUB that gave it out")]
     pub async fn revoke(&self, token: &RefreshToken) -> Result<(), RevokeError> {
         let metadata = self.metadata().await?;
         let endpoint = metadata.additional_metadata().revocation_endpoint.as_ref().ok_or(RevokeError::NoEndpoint)?;
@@ -355,4 +357,4 @@ fn tokens(response: &CoreTokenResponse, old: Option<&RefreshToken>, now: SystemT
 }
 
 /// What a token is taken to live at most, so that no answer can make a time overflow.
-const LONGEST_LIFETIME: Duration = Duration::from_secs(366 * 24 * 3_600);
+const LONGEST_LIFETIME: Duration = Duration::from_hours(8784);

@@ -30,7 +30,7 @@ impl TokenSet {
 }
 
 /// Lifetime of an access token whose answer has no `expires_in` (GitLab `config/initializers/doorkeeper.rb`).
-pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(7_200);
+pub const DEFAULT_LIFETIME: Duration = Duration::from_hours(2);
 
 /// Opens a DataHUB's API for one person.
 #[derive(Clone, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl RefreshToken {
 
     /// The first 10 hex digits of the SHA-256: what a log may hold.
     pub fn fingerprint(&self) -> String {
-        self.digest()[..5].iter().map(|byte| format!("{byte:02x}")).collect()
+        self.digest()[..5].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
     }
 }
 

@@ -16,7 +16,7 @@ use url::form_urlencoded;
 use crate::datahub::DataHub;
 use crate::datahub::token::AccessToken;
 use crate::error::{ApiError, Code};
-use crate::log::Call;
+use crate::log::{self, Call};
 use crate::proxy::target::{Target, is_credential};
 
 /// The head of an outbound request, as it goes over the wire. `public` is the gateway's own address.
@@ -83,13 +83,18 @@ impl Framing {
         }
     }
 
-    /// Whether so many bytes or more may come.
-    pub fn may_exceed(self, limit: u64) -> bool {
+    /// How many bytes will come, if that is known.
+    pub fn length(self) -> Option<u64> {
         match self {
-            Self::None => false,
-            Self::Length(length) => length > limit,
-            Self::Chunked => true,
+            Self::None => Some(0),
+            Self::Length(length) => Some(length),
+            Self::Chunked => None,
         }
+    }
+
+    /// Whether more than `limit` bytes may come.
+    pub fn may_exceed(self, limit: u64) -> bool {
+        self.length().is_none_or(|length| length > limit)
     }
 }
 
@@ -118,6 +123,7 @@ impl Body {
         while let Some(piece) = payload.next().await {
             body.extend_from_slice(&piece.map_err(|error| ApiError::because(Code::BadRequest, error).closing())?);
         }
+        log::count_in(body.len());
         if kind.names_credential(&body) { Err(Code::CredentialParameter.into()) } else { Ok(Self::Held(body.freeze())) }
     }
 }

@@ -101,7 +101,9 @@ fn rewrite(headers: &mut HeaderMap, datahub: &DataHub, here: &str) -> Result<(),
     }
     let links: Vec<HeaderValue> = headers.get_all(LINK).filter_map(|link| relinked(link, datahub, here)).collect();
     headers.remove(LINK);
-    links.into_iter().for_each(|link| headers.append(LINK, link));
+    for link in links {
+        headers.append(LINK, link);
+    }
     Ok(())
 }
 

@@ -23,6 +23,7 @@ use tokio::time::{Sleep, timeout};
 
 use crate::datahub::transport::{Address, Stream};
 use crate::error::{ApiError, Code};
+use crate::log;
 use crate::proxy::framing::{ChunkError, Chunks};
 use crate::proxy::gate::{Full, Gate, Place};
 use crate::proxy::request::{Body, Framing};
@@ -254,7 +255,10 @@ impl Connection {
                     return Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| Step::Done).map_err(SendError::lost);
                 }
                 match std::task::ready!(Pin::new(&mut payload).poll_next(cx)) {
-                    Some(Ok(piece)) => enclose(&mut pending, &piece, framing),
+                    Some(Ok(piece)) => {
+                        log::count_in(piece.len());
+                        enclose(&mut pending, &piece, framing);
+                    }
                     Some(Err(error)) => return Poll::Ready(Err(SendError::Body(error))),
                     None => {
                         has_ended = true;

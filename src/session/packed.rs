@@ -10,6 +10,8 @@
 //! is a decimal number is LEB128. A name that equals the username is empty, and no name is longer than 64 bytes. Scopes are
 //! one text, separated by spaces. Each session has one encoding: whatever else decodes is refused.
 
+#![expect(clippy::disallowed_methods, reason = "what is packed here is sealed next")]
+
 use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
@@ -141,7 +143,7 @@ fn put_token(out: &mut Vec<u8>, token: &str) {
 }
 
 fn is_hex(token: &[u8]) -> bool {
-    token.len() % 2 == 0 && token.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    token.len().is_multiple_of(2) && token.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn nibble(digit: u8) -> u8 {
@@ -191,7 +193,7 @@ impl<'a> Reader<'a> {
 
     fn token(&mut self) -> Option<String> {
         let length: usize = self.number()?.try_into().ok()?;
-        if length % 2 == 0 {
+        if length.is_multiple_of(2) {
             let token = self.take(length / 2).filter(|token| !is_hex(token))?;
             return String::from_utf8(token.to_vec()).ok();
         }

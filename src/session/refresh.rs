@@ -117,7 +117,7 @@ type Key = [u8; 32];
 
 /// By what an answer is found: everything that changes it.
 fn key(datahub: &DataHub, token: &RefreshToken) -> Key {
-    Sha256::new().chain_update(datahub.id.as_str()).chain_update([0]).chain_update(token.expose()).finalize().into()
+    Sha256::new().chain_update(datahub.id.as_str()).chain_update([0]).chain_update(token.digest()).finalize().into()
 }
 
 /// All refreshes this process knows of, the oldest answers first in `order`.

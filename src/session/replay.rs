@@ -75,15 +75,18 @@ impl<'a> Counted<'a> {
     }
 }
 
-/// Reads a body to its end and throws it away: Chromium makes an error of a redirect over a reset upload.
+/// Reads a body, of `length` if that is known, to its end and throws it away: Chromium makes an error of a redirect over a reset upload.
 ///
 /// # Errors
 /// `refresh_first` for more than 128 MiB or 30 s; `bad_request` for a body that breaks off.
-pub async fn drain(mut body: Payload) -> Result<(), ApiError> {
+pub async fn drain(mut body: Payload, length: Option<u64>) -> Result<(), ApiError> {
+    if length.is_some_and(|length| length > MOST_DRAINED) {
+        return Err(ApiError::from(Code::RefreshFirst).closing());
+    }
     let reading = async {
         let mut read = 0;
         while let Some(piece) = body.next().await {
-            read += piece.map_err(|error| ApiError::because(Code::BadRequest, error).closing())?.len();
+            read += piece.map_err(|error| ApiError::because(Code::BadRequest, error).closing())?.len() as u64;
             if read > MOST_DRAINED {
                 return Err(ApiError::from(Code::RefreshFirst).closing());
             }
@@ -105,7 +108,7 @@ const PARAMETER: &str = "_gateway_replay";
 /// How often a call is sent again at most.
 const MOST: u8 = 16;
 /// How much of a body is thrown away, in bytes.
-const MOST_DRAINED: usize = 128 * 1024 * 1024;
+const MOST_DRAINED: u64 = 128 * 1024 * 1024;
 /// How long a body is thrown away.
 const LONGEST_DRAIN: Duration = Duration::from_secs(30);
 
