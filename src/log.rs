@@ -4,6 +4,7 @@
 //! named by their route's pattern and by an id that the answer carries too. Whatever is logged while a request is worked
 //! on carries that id by itself.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -132,7 +133,8 @@ pub struct Call {
     /// Who sent it, as far as we can know.
     pub client: Client,
     method: Method,
-    route: RefCell<String>,
+    /// The pattern of its route, where the router does not know it.
+    pub route: RefCell<Cow<'static, str>>,
     status: Cell<u16>,
     code: Cell<Option<Code>>,
     bytes_out: Cell<u64>,
@@ -159,8 +161,10 @@ impl Call {
     }
 
     /// What the answer is, once its head is known; the line is written when its body has ended.
-    pub fn answered(&self, route: String, status: u16, code: Option<Code>) {
-        self.route.replace(route);
+    pub fn answered(&self, route: Option<String>, status: u16, code: Option<Code>) {
+        if let Some(route) = route {
+            self.route.replace(route.into());
+        }
         self.status.set(status);
         self.code.set(code);
     }
@@ -180,12 +184,12 @@ impl Drop for Call {
     fn drop(&mut self) {
         let datahub = self.datahub.borrow();
         let code = self.code.get().map_or("", Code::as_str);
-        let route = self.route.borrow();
+        let route = &**self.route.borrow();
         log::info!(
             target: "access",
             request_id = self.id.as_str(),
             method = self.method.as_str(),
-            route = route.as_str(),
+            route,
             datahub = datahub.as_str(),
             status = self.status.get(),
             code,

@@ -150,7 +150,6 @@ impl Proxy {
 
     /// The DataHUB that a target names, and what follows its id.
     fn datahub<'a>(&self, target: &'a str) -> Result<(&Arc<DataHub>, &'a str), ApiError> {
-        // The router matches decoded paths; this is the raw one, and it decides.
         let rest = target.strip_prefix(&self.shared.prefix).ok_or(Code::NotFound)?;
         let (id, raw) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let datahub = self.shared.datahubs.by_id(id).ok_or(Code::UnknownDatahub)?;
@@ -159,6 +158,7 @@ impl Proxy {
         }
         if let Some(call) = log::current() {
             call.datahub.replace(datahub.id.to_string());
+            call.route.replace(ROUTE.into());
         }
         Ok((datahub, raw))
     }
@@ -199,6 +199,8 @@ impl From<CounterError> for ApiError {
     }
 }
 
+/// What the log calls a forwarded call.
+const ROUTE: &str = "/datahubs/{datahub}/{path}";
 /// `?_gateway_replay=16`, in bytes.
 const LONGEST_COUNTER: usize = 19;
 /// A longer body, in bytes, is a long one.

@@ -126,8 +126,8 @@ pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>) -> io::Result<(Server
             .service(
                 web::scope(&base_path)
                     .configure(|routes| auth::routes(routes, &auth))
-                    .route("/datahubs/{datahub}", web::to(proxy::forward))
-                    .route("/datahubs/{datahub}/{path:.*}", web::to(proxy::forward)),
+                    // Not a pattern: the router would match a decoded copy, by regular expressions.
+                    .default_service(web::to(proxy::forward)),
             )
             .default_service(web::to(|| async { Err::<HttpResponse, _>(ApiError::from(Code::NotFound)) }));
         match &config.app.files {
@@ -245,8 +245,7 @@ impl Door {
         let is_dev = response.request().extensions().get() == Some(&Admission::Dev);
         let is_file = self.is_file(response.request().uri().path());
         let code = response.response().error().map(|error| code_of(error, response.status(), call));
-        let route = response.request().match_pattern().unwrap_or_default();
-        call.answered(route, response.status().as_u16(), code);
+        call.answered(response.request().match_pattern(), response.status().as_u16(), code);
 
         let dev_origin = response.request().headers().get(header::ORIGIN).filter(|_| is_dev).cloned();
         let mut response = match code {
