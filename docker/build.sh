@@ -36,6 +36,8 @@ fi
 
 # Without privileges for namespaces, as in a container: only change the root. Nothing is run inside it anyway.
 export BUILDAH_ISOLATION="${BUILDAH_ISOLATION:-chroot}"
+# Docker's format: the other one has no health check.
+export BUILDAH_FORMAT="${BUILDAH_FORMAT:-docker}"
 container=$(buildah from scratch)
 trap 'buildah rm "$container" >/dev/null' EXIT
 buildah copy --quiet --chmod 0755 "$container" "$BINARY" /arcmanager-gateway >/dev/null
@@ -53,7 +55,6 @@ buildah config \
     --label "org.opencontainers.image.version=$version" \
     --label "org.opencontainers.image.revision=$revision" \
     "$container"
-# Docker's format: the other one has no health check.
-buildah commit --quiet --format docker "$container" "$image:$version" >/dev/null
+buildah commit --quiet "$container" "$image:$version" >/dev/null
 buildah tag "$image:$version" "$image:latest"
 echo "$image:$version, and $image:latest: $(du -k "$BINARY" | cut -f 1) KiB, one file"

@@ -33,6 +33,8 @@ pub fn start(format: Format, level: LevelFilter) {
     };
     Builder::new()
         .filter_level(level)
+        // It tells of every worker and listener, twice.
+        .filter_module("actix_server", level.min(LevelFilter::Warn))
         .parse_env(Env::default())
         .target(Target::Stdout)
         .format(move |out, record| write(out, record))

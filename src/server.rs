@@ -131,7 +131,11 @@ pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>) -> io::Result<(Server
             )
             .default_service(web::to(|| async { Err::<HttpResponse, _>(ApiError::from(Code::NotFound)) }));
         match &config.app.files {
-            Some((path, dir)) => app.service(Files::new(path, dir).index_file("index.html")),
+            // Relative links of the app's page need the slash.
+            Some((path, dir)) if !path.is_empty() => app
+                .service(web::redirect(path.clone(), format!("{path}/")))
+                .service(Files::new(path, dir).index_file("index.html")),
+            Some((_, dir)) => app.service(Files::new("/", dir).index_file("index.html")),
             None => app,
         }
     });

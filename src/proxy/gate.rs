@@ -69,8 +69,12 @@ mod tests {
 
     use super::*;
 
-    #[actix_web::rt::test]
-    async fn who_leaves_makes_room_for_who_waits_and_no_more_wait_than_may() {
+    #[test]
+    fn who_leaves_makes_room_for_who_waits_and_no_more_wait_than_may() {
+        actix_web::rt::System::new().block_on(one_place_and_one_that_may_wait());
+    }
+
+    async fn one_place_and_one_that_may_wait() {
         let gate = Arc::new(Gate::new(1, 1));
         let first = gate.enter().await.expect("the place is free");
         let waiter = actix_web::rt::spawn({
