@@ -270,3 +270,92 @@ impl From<TooLarge> for ApiError {
 /// Longest value of a cookie, in bytes: with name and attributes it stays below the 4,096 that browsers must take (RFC
 /// 6265 section 6.1).
 const LONGEST_VALUE: usize = 3_800;
+
+#[cfg(test)]
+mod tests {
+    use url::Url;
+
+    use super::*;
+    use crate::datahub::back_channel::BackChannel;
+    use crate::datahub::discovery::Discovery;
+    use crate::datahub::oidc::Provider;
+    use crate::datahub::transport::{Address, trust};
+    use crate::seal::Key;
+
+    /// SC-04.
+    #[test]
+    fn a_session_that_does_not_fit_into_a_cookie_is_refused_and_the_longest_that_does_is_not() {
+        let (sessions, datahub) = sessions();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
+        let cookies = |length: usize| {
+            let tokens = TokenSet {
+                access: "x".repeat(length).try_into().expect("visible ASCII"),
+                refresh: None,
+                issued: now,
+                lifetime: Duration::from_secs(7_200),
+            };
+            let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
+            let (sid, session) = sessions.begin(Grant { user, tokens, scopes: Vec::new() }, &datahub);
+            sessions.begun(&datahub, &sid, &session, now)
+        };
+        assert_eq!(cookies(2_800), Err(TooLarge));
+        let [session, _] = cookies(2_700).expect("2,700 bytes fit");
+        assert!(session.len() < 4_096, "{}", session.len());
+    }
+
+    #[test]
+    fn a_token_is_stale_ahead_of_its_end_but_never_in_the_first_three_quarters_of_its_life() {
+        let issued = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
+        let session = |lifetime, refresh: Option<&str>| Session {
+            began: issued,
+            ends: issued + Duration::from_secs(604_800),
+            idle_ends: issued + Duration::from_secs(86_400),
+            user: User { id: "7".into(), username: String::new(), name: String::new() },
+            scopes: None,
+            tokens: TokenSet {
+                access: "a".to_owned().try_into().expect("visible ASCII"),
+                refresh: refresh.map(|token| token.to_owned().try_into().expect("visible ASCII")),
+                issued,
+                lifetime: Duration::from_secs(lifetime),
+            },
+        };
+        for (case, session, ahead, fresh_until) in [
+            ("two hours, a minute ahead", session(7_200, Some("r")), 60, 7_140),
+            ("two hours, a quarter of an hour ahead", session(7_200, Some("r")), 900, 6_300),
+            ("two minutes, a minute ahead", session(120, Some("r")), 60, 90),
+            ("a token that cannot be renewed", session(7_200, None), 60, 7_200),
+        ] {
+            let stale_after =
+                |seconds| session.is_stale_at(issued + Duration::from_secs(seconds), Duration::from_secs(ahead));
+            assert!(!stale_after(fresh_until - 1) && stale_after(fresh_until), "{case}");
+        }
+    }
+
+    fn sessions() -> (Sessions, Arc<DataHub>) {
+        let url = Url::parse("https://git.example.org").expect("a URL");
+        let address = Address::new(url.clone(), None, trust(None).expect("roots")).expect("an address");
+        let issuer = openidconnect::IssuerUrl::from_url(url.clone());
+        let provider = Provider::new(
+            openidconnect::ClientId::new("id".into()),
+            openidconnect::ClientSecret::new("secret".into()),
+            openidconnect::RedirectUrl::from_url(url.clone()),
+            Vec::new(),
+            Discovery::new(issuer),
+            BackChannel::new(address.clone(), url, Duration::from_secs(1)),
+        );
+        let id: DataHubId = "a".parse().expect("an id");
+        let (name, description, aliases) = (String::new(), String::new(), Vec::new());
+        let datahub = Arc::new(DataHub { id, name, description, aliases, address, provider });
+        let keyring = Keyring::new(vec![Key::generate().parse().expect("a generated key")]).expect("one key");
+        let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+        let limits = Limits {
+            max_age: hours(168),
+            idle_timeout: hours(24),
+            refresh_ahead: Duration::from_secs(60),
+            refresh_ahead_body: Duration::from_secs(900),
+            remember: Duration::from_secs(600),
+        };
+        let datahubs = DataHubs::new(vec![Arc::clone(&datahub)]);
+        (Sessions::new(Arc::new(keyring), limits, &datahubs, "https://app.example.org"), datahub)
+    }
+}

@@ -58,6 +58,7 @@ pub struct Discovery {
 struct Cache {
     known: Option<(Arc<Metadata>, Instant)>,
     failed: Option<Instant>,
+    key_missed: Option<Instant>,
 }
 
 impl Discovery {
@@ -71,10 +72,16 @@ impl Discovery {
     /// # Errors
     /// [`MetadataError`] if nothing is known and nothing usable can be fetched.
     pub async fn metadata(&self, back_channel: &BackChannel, now: Instant) -> Result<Arc<Metadata>, MetadataError> {
-        self.newer_than(KEPT, back_channel, now).await
+        let mut cache = self.cache.lock().await;
+        if let Some((metadata, since)) = &cache.known
+            && now.saturating_duration_since(*since) < KEPT
+        {
+            return Ok(Arc::clone(metadata));
+        }
+        self.renew(&mut cache, back_channel, now).await
     }
 
-    /// The metadata after a key turned up that they do not hold; fetched again at most once a minute.
+    /// The metadata after a key turned up that they do not hold: fetched again, for that reason once a minute at most.
     ///
     /// # Errors
     /// As [`Discovery::metadata`].
@@ -83,30 +90,29 @@ impl Discovery {
         back_channel: &BackChannel,
         now: Instant,
     ) -> Result<Arc<Metadata>, MetadataError> {
-        self.newer_than(KEYS_KEPT, back_channel, now).await
+        let mut cache = self.cache.lock().await;
+        let is_too_soon = cache.key_missed.is_some_and(|missed| now.saturating_duration_since(missed) < KEY_PAUSE);
+        if let (true, Some((metadata, _))) = (is_too_soon, &cache.known) {
+            return Ok(Arc::clone(metadata));
+        }
+        cache.key_missed = Some(now);
+        self.renew(&mut cache, back_channel, now).await
     }
 
-    async fn newer_than(
+    async fn renew(
         &self,
-        kept: Duration,
+        cache: &mut Cache,
         back_channel: &BackChannel,
         now: Instant,
     ) -> Result<Arc<Metadata>, MetadataError> {
-        let mut cache = self.cache.lock().await;
-        let known = cache.known.clone();
-        if let Some((metadata, since)) = &known
-            && now.saturating_duration_since(*since) < kept
-        {
-            return Ok(Arc::clone(metadata));
-        }
-        let known = known.map(|(metadata, _)| metadata);
+        let known = cache.known.as_ref().map(|(metadata, _)| Arc::clone(metadata));
         if cache.failed.is_some_and(|failed| now.saturating_duration_since(failed) < PAUSE) {
             return known.ok_or(MetadataError::Paused);
         }
         match self.fetch(back_channel).await {
             Ok(metadata) => {
                 let metadata = Arc::new(metadata);
-                *cache = Cache { known: Some((Arc::clone(&metadata), Instant::now())), failed: None };
+                (cache.known, cache.failed) = (Some((Arc::clone(&metadata), Instant::now())), None);
                 Ok(metadata)
             }
             Err(error) => {
@@ -160,7 +166,7 @@ pub enum MetadataError {
 
 /// How long metadata are used without asking again.
 const KEPT: Duration = Duration::from_hours(1);
-/// How long keys are used after one was missed.
-const KEYS_KEPT: Duration = Duration::from_mins(1);
+/// How long nothing is fetched for another missing key.
+const KEY_PAUSE: Duration = Duration::from_mins(1);
 /// How long a failed fetch is not repeated.
 const PAUSE: Duration = Duration::from_secs(5);

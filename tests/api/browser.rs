@@ -1,0 +1,308 @@
+//! A client with a cookie jar that sends bytes as it is told and tidies nothing up.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use datahub::DataHub;
+use serde_json::Value;
+
+use crate::gateway::{BASE, Gateway};
+
+/// One browser: a jar, however many connections.
+#[derive(Clone, Default)]
+pub struct Browser {
+    jar: Arc<Mutex<BTreeMap<String, String>>>,
+}
+
+/// What a browser says of who is asking.
+pub const FETCH: &str = "Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\n";
+pub const NAVIGATION: &str = "Sec-Fetch-Site: none\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
+const FROM_ELSEWHERE: &str = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
+
+impl Browser {
+    /// Logs in the way a person does, and is back in the app.
+    pub fn log_in(&self, gateway: &Gateway, id: &str, datahub: &DataHub, user: &str) {
+        let callback = self.begin_login(gateway, id, datahub, user);
+        let answer = self.open(gateway, &callback);
+        assert_eq!((answer.status, answer.location()), (303, "/arcmanager/app/".to_owned()), "{}", answer.head);
+        self.keep_jar_secret(gateway);
+        gateway.keep_secret(datahub.secrets());
+    }
+
+    /// Goes to the DataHUB and signs in; returns the target of the callback.
+    pub fn begin_login(&self, gateway: &Gateway, id: &str, datahub: &DataHub, user: &str) -> String {
+        let authorize = self.authorize(gateway, id);
+        sign_in(datahub, &authorize, &format!("user={user}"))
+    }
+
+    /// Where the gateway sends a browser that wants to log in.
+    pub fn authorize(&self, gateway: &Gateway, id: &str) -> String {
+        let answer = self.navigate(gateway, &format!("{BASE}/auth/login?datahub={id}"));
+        assert_eq!(answer.status, 302, "{}", answer.head);
+        answer.location()
+    }
+
+    /// A person opens an address.
+    pub fn navigate(&self, gateway: &Gateway, target: &str) -> Answer {
+        self.send(gateway, "GET", target, NAVIGATION, b"")
+    }
+
+    /// Another site leads to an address, as a DataHUB does after a login.
+    pub fn open(&self, gateway: &Gateway, target: &str) -> Answer {
+        self.send(gateway, "GET", target, FROM_ELSEWHERE, b"")
+    }
+
+    /// The app fetches, relative to the base path.
+    pub fn fetch(&self, gateway: &Gateway, method: &str, path: &str) -> Answer {
+        self.send(gateway, method, &format!("{BASE}{path}"), FETCH, b"")
+    }
+
+    /// The same with a body.
+    pub fn fetch_with(&self, gateway: &Gateway, method: &str, path: &str, content_type: &str, body: &[u8]) -> Answer {
+        let fields = format!("{FETCH}Content-Type: {content_type}\r\nContent-Length: {}\r\n", body.len());
+        self.send(gateway, method, &format!("{BASE}{path}"), &fields, body)
+    }
+
+    /// A fetch that goes round as often as the gateway says, as browsers do.
+    pub fn fetch_following(&self, gateway: &Gateway, method: &str, path: &str, body: &[u8]) -> Answer {
+        let mut path = path.to_owned();
+        for _ in 0..20 {
+            let answer = self.fetch_with(gateway, method, &path, "application/octet-stream", body);
+            if answer.status != 307 {
+                return answer;
+            }
+            path = format!("{}{}", path.split('?').next().expect("a path"), answer.location());
+        }
+        panic!("too many redirects");
+    }
+
+    /// Sends one request on a connection of its own and applies the cookies of its answer.
+    pub fn send(&self, gateway: &Gateway, method: &str, target: &str, fields: &str, body: &[u8]) -> Answer {
+        let mut connection = self.begin(gateway, method, target, fields);
+        connection.write(body);
+        let answer = connection.answer(method != "HEAD");
+        self.apply(&answer);
+        answer
+    }
+
+    /// Sends a head and leaves the rest to the caller.
+    pub fn begin(&self, gateway: &Gateway, method: &str, target: &str, fields: &str) -> Connection {
+        let mut connection = Connection::open(&gateway.address);
+        let cookies = if fields.contains("Cookie:") { String::new() } else { self.cookie_field() };
+        connection
+            .write(format!("{method} {target} HTTP/1.1\r\nHost: localhost:8000\r\n{cookies}{fields}\r\n").as_bytes());
+        connection
+    }
+
+    pub fn apply(&self, answer: &Answer) {
+        let mut jar = self.jar.lock().expect("no panic while held");
+        for cookie in answer.headers("set-cookie") {
+            let (pair, attributes) = cookie.split_once(';').expect("our cookies have attributes");
+            let (name, value) = pair.split_once('=').expect("a pair");
+            if attributes.contains("Max-Age=0") {
+                jar.remove(name);
+            } else {
+                jar.insert(name.to_owned(), value.to_owned());
+            }
+        }
+    }
+
+    pub fn cookie(&self, name: &str) -> Option<String> {
+        self.jar.lock().expect("no panic while held").get(name).cloned()
+    }
+
+    pub fn set_cookie(&self, name: &str, value: &str) {
+        self.jar.lock().expect("no panic while held").insert(name.to_owned(), value.to_owned());
+    }
+
+    pub fn remove_cookie(&self, name: &str) {
+        self.jar.lock().expect("no panic while held").remove(name);
+    }
+
+    /// Another browser with the same cookies.
+    pub fn copy(&self) -> Self {
+        Self { jar: Arc::new(Mutex::new(self.jar.lock().expect("no panic while held").clone())) }
+    }
+
+    pub fn cookie_field(&self) -> String {
+        let jar = self.jar.lock().expect("no panic while held");
+        let pairs: Vec<_> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        if pairs.is_empty() { String::new() } else { format!("Cookie: {}\r\n", pairs.join("; ")) }
+    }
+
+    /// The output of `gateway` must not hold what the jar holds.
+    pub fn keep_jar_secret(&self, gateway: &Gateway) {
+        gateway.keep_secret(self.jar.lock().expect("no panic while held").values().cloned());
+    }
+}
+
+/// Signs in at the DataHUB's page `authorize`; returns the target that the browser is sent back to.
+pub fn sign_in(datahub: &DataHub, authorize: &str, choice: &str) -> String {
+    let target = authorize.strip_prefix(datahub.url()).expect("it leads to this DataHUB");
+    let mut connection = Connection::open(&datahub.address().to_string());
+    connection.write(format!("POST {target}&{choice} HTTP/1.1\r\nHost: hub\r\nContent-Length: 0\r\n\r\n").as_bytes());
+    let answer = connection.answer(true);
+    assert_eq!(answer.status, 302, "{} {}", answer.head, answer.text());
+    let location = answer.location();
+    location.strip_prefix(crate::gateway::PUBLIC_URL).expect("back to the gateway").to_owned()
+}
+
+/// One connection, read by hand.
+pub struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    pub fn open(address: &str) -> Self {
+        let stream = TcpStream::connect(address).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("longer than nothing");
+        Self(BufReader::new(stream))
+    }
+
+    /// What was refused may have closed the connection already; the answer tells.
+    pub fn write(&mut self, bytes: &[u8]) {
+        let _ = self.0.get_mut().write_all(bytes);
+    }
+
+    pub fn answer(&mut self, has_body: bool) -> Answer {
+        let mut answer = self.head();
+        if has_body && answer.status != 204 && answer.status != 304 {
+            answer.body = self.body(&answer).expect("a whole body");
+        }
+        answer
+    }
+
+    pub fn head(&mut self) -> Answer {
+        loop {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let count = self.0.read_until(b'\n', &mut head).expect("a head in time");
+                assert_ne!(count, 0, "closed within the head {:?}", String::from_utf8_lossy(&head));
+            }
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let status = head[9..12].parse().expect("a status");
+            if status != 100 {
+                return Answer { status, head, body: Vec::new() };
+            }
+        }
+    }
+
+    /// # Errors
+    /// A body that breaks off.
+    pub fn body(&mut self, answer: &Answer) -> std::io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        self.body_into(answer, |piece| body.extend_from_slice(piece))?;
+        Ok(body)
+    }
+
+    /// # Errors
+    /// A body that breaks off.
+    pub fn body_into(&mut self, answer: &Answer, mut take: impl FnMut(&[u8])) -> std::io::Result<()> {
+        if let Some(length) = answer.header("content-length") {
+            return self.pass(length.parse().expect("a length"), &mut take);
+        }
+        assert_eq!(answer.header("transfer-encoding").as_deref(), Some("chunked"), "{}", answer.head);
+        loop {
+            let chunk = self.chunk()?;
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            take(&chunk);
+        }
+    }
+
+    fn pass(&mut self, mut left: usize, take: &mut impl FnMut(&[u8])) -> std::io::Result<()> {
+        let mut buffer = vec![0; 64 * 1024];
+        while left > 0 {
+            let most = left.min(buffer.len());
+            let count = self.0.read(&mut buffer[..most])?;
+            if count == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            take(&buffer[..count]);
+            left -= count;
+        }
+        Ok(())
+    }
+
+    /// The next chunk; an empty one is the end.
+    ///
+    /// # Errors
+    /// A body that breaks off.
+    pub fn chunk(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut line = String::new();
+        if self.0.read_line(&mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let size = usize::from_str_radix(line.trim_end(), 16).expect("hex digits");
+        let mut chunk = vec![0; size + 2];
+        self.0.read_exact(&mut chunk)?;
+        chunk.truncate(size);
+        Ok(chunk)
+    }
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn headers(&self, name: &str) -> Vec<String> {
+        let fields = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        fields.filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned()).collect()
+    }
+
+    pub fn header(&self, name: &str) -> Option<String> {
+        let values = self.headers(name);
+        assert!(values.len() <= 1, "{name} more than once: {}", self.head);
+        values.into_iter().next()
+    }
+
+    pub fn location(&self) -> String {
+        self.header("location").unwrap_or_else(|| panic!("no Location: {} {}", self.head, self.text()))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {} {}", self.head, self.text()))
+    }
+
+    /// The `code` of a problem, whose form is checked with it.
+    pub fn code(&self) -> String {
+        assert_eq!(
+            self.header("content-type").as_deref(),
+            Some("application/problem+json"),
+            "{} {}",
+            self.head,
+            self.text()
+        );
+        assert_eq!(self.header("cache-control").as_deref(), Some("no-store"));
+        let problem = self.json();
+        assert_eq!(problem["status"], self.status);
+        assert_eq!(problem["type"], "about:blank");
+        assert!(problem["title"].is_string() && problem["detail"].is_string());
+        assert_eq!(problem["request_id"].as_str(), self.header("x-request-id").as_deref());
+        problem["code"].as_str().expect("a text").to_owned()
+    }
+
+    /// The answer without what differs from one request to the next.
+    pub fn without_ids(&self) -> String {
+        let id = self.header("x-request-id").unwrap_or_default();
+        let head: Vec<_> = self.head.lines().filter(|line| !line.starts_with("date: ")).collect();
+        let mut head = head;
+        head.sort_unstable();
+        format!("{}\n{}", head.join("\n"), self.text()).replace(&id, "ID")
+    }
+}
+
+/// One parameter of a URL's query.
+pub fn parameter(url: &str, name: &str) -> Option<String> {
+    let (_, query) = url.split_once('?')?;
+    url::form_urlencoded::parse(query.as_bytes()).find(|(other, _)| other == name).map(|(_, value)| value.into_owned())
+}

@@ -1,0 +1,187 @@
+//! What operators say, and what they are told.
+
+use std::process::Output;
+
+use crate::gateway::{BINARY, Folder, datahub, new_key, run, signal};
+
+const EX_CONFIG: i32 = 78;
+
+fn started_with(config: &str, environment: &[(&str, &str)]) -> Output {
+    let folder = Folder::default();
+    let file = folder.file("gateway.toml", config);
+    run(&["check", "--config", file.to_str().expect("a plain path")], environment)
+}
+
+/// CF-02.
+#[test]
+fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
+    let config = r#"
+        surprise = 1
+        server = { public_url = "http://canary-host.example", base_path = "no-slash", listen = ["canary-listen"], workers = "canary", typo = 1 }
+        app = { url = "canary app", dir = "/canary/dir", dev_origins = ["https://canary.example"] }
+        session = { keys = ["canary-key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="], max_age = "canary", remember = "0s" }
+        limits = { head = "canary" }
+        timeouts = { idle = "canary" }
+        rate_limit = { login = "canary" }
+        log = { format = "canary", level = "canary" }
+        datahubs.BAD = { url = "https://git.example.org" }
+        datahubs.a = { url = "http://git.example.org", client_id = "a", client_secret = "canary" }
+        datahubs.b = { url = "https://canary:canary@git.example.org", client_secret_file = "/canary/secret", ca_file = "/canary/ca", connect = "canary" }
+    "#;
+    let output = started_with(config, &[]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(EX_CONFIG), "{told}");
+    for key in [
+        "surprise",
+        "server.public_url",
+        "server.base_path",
+        "server.listen",
+        "server.workers",
+        "server.typo",
+        "app.dir",
+        "session.keys",
+        "session.max_age",
+        "session.remember",
+        "limits.head",
+        "timeouts.idle",
+        "rate_limit.login",
+        "log.format",
+        "log.level",
+        "datahubs.BAD",
+        "datahubs.a.url",
+        "datahubs.a.client_secret",
+        "datahubs.b.url",
+        "datahubs.b.client_id",
+        "datahubs.b.client_secret_file",
+        "datahubs.b.ca_file",
+        "datahubs.b.connect",
+    ] {
+        assert!(told.lines().any(|line| line.trim_start().starts_with(key)), "{key} is not in\n{told}");
+    }
+    assert!(!told.contains("canary"), "{told}");
+}
+
+#[test]
+fn what_is_required_and_missing_is_said() {
+    let told = started_with("", &[]);
+    let text = String::from_utf8_lossy(&told.stderr);
+    assert_eq!(told.status.code(), Some(EX_CONFIG));
+    assert!(text.contains("session.keys_file or keys must hold a key") && text.contains("datahubs"), "{text}");
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_said_without_quoting_it() {
+    let told = started_with("session.keys = [\"canary\n", &[]);
+    let text = String::from_utf8_lossy(&told.stderr);
+    assert!(told.status.code() == Some(EX_CONFIG) && text.contains("line") && !text.contains("canary"), "{text}");
+    let missing = run(&["check", "--config", "/nowhere/gateway.toml"], &[]);
+    assert!(
+        missing.status.code() == Some(EX_CONFIG)
+            && String::from_utf8_lossy(&missing.stderr).contains("/nowhere/gateway.toml")
+    );
+}
+
+#[test]
+fn weak_and_double_keys_are_refused_and_good_ones_taken() {
+    let hub = datahub();
+    let datahub =
+        format!("datahubs.a = {{ url = {:?}, client_id = \"a\", client_secret = \"0123456789abcdef\" }}\n", hub.url());
+    let (one, other) = (new_key(), new_key());
+    let with = |keys: &[&str]| started_with(&format!("session.keys = {keys:?}\n{datahub}"), &[]).status.code();
+    assert_eq!(with(&[&one]), Some(0));
+    assert_eq!(with(&[&one, &other]), Some(0));
+    assert_eq!(with(&[&one, &one]), Some(EX_CONFIG));
+    assert_eq!(with(&["changeme"]), Some(EX_CONFIG));
+    assert_eq!(with(&[&one[..40]]), Some(EX_CONFIG));
+    assert_eq!(with(&[]), Some(EX_CONFIG));
+
+    let folder = Folder::default();
+    let file = folder.file("keys", &format!("# the newest first\n{one} # of today\n\n{other}\n"));
+    let keys_file = format!("session.keys_file = {file:?}\n{datahub}");
+    assert_eq!(started_with(&keys_file, &[]).status.code(), Some(0));
+    folder.file("keys", &format!("{one}\nchangeme\n"));
+    let told = started_with(&keys_file, &[]);
+    assert!(
+        told.status.code() == Some(EX_CONFIG)
+            && String::from_utf8_lossy(&told.stderr).contains("session.keys_file line 2")
+    );
+}
+
+#[test]
+fn the_environment_comes_last_and_its_lists_have_commas() {
+    let hub = datahub();
+    let key = new_key();
+    let environment = [
+        ("GATEWAY__SESSION__KEYS", key.as_str()),
+        ("GATEWAY__SERVER__LISTEN", "127.0.0.1:0, 127.0.0.1:0"),
+        ("GATEWAY__DATAHUBS__A__URL", hub.url()),
+        ("GATEWAY__DATAHUBS__A__CLIENT_ID", "a"),
+        ("GATEWAY__DATAHUBS__A__CLIENT_SECRET", "0123456789abcdef"),
+        ("GATEWAY__DATAHUBS__A__ALIASES", "x,y"),
+    ];
+    let output = started_with("log.level = \"warn\"\nsession.keys = [\"changeme\"]\n", &environment);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "configuration: good\na: good\n",
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let typo = started_with("", &[&environment[..], &[("GATEWAY__SERVER__PUBLIC_URI", "x")]].concat());
+    assert!(String::from_utf8_lossy(&typo.stderr).contains("server.public_uri"));
+}
+
+#[test]
+fn check_asks_every_datahub() {
+    let (good, gone) = (datahub(), datahub());
+    let lines = |id: &str, hub: &datahub::DataHub| {
+        format!(
+            "datahubs.{id} = {{ url = {:?}, client_id = \"a\", client_secret = \"0123456789abcdef\" }}\n",
+            hub.url()
+        )
+    };
+    let config = format!("session.keys = [{:?}]\n{}{}", new_key(), lines("good", &good), lines("gone", &gone));
+    drop(gone);
+    let output = started_with(&config, &[]);
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("good: good\n") && told.contains("gone: cannot fetch the metadata"), "{told}");
+}
+
+#[test]
+fn the_command_line_helps() {
+    let help = run(&["--help"], &[]);
+    let text = String::from_utf8_lossy(&help.stdout);
+    for word in ["serve", "check", "key", "health", "--config", "GATEWAY__", "78"] {
+        assert!(text.contains(word), "{word} is not in\n{text}");
+    }
+    let keys = [new_key(), new_key()];
+    assert!(keys[0] != keys[1] && keys.iter().all(|key| key.len() == 44));
+    assert_eq!(run(&["sevre"], &[]).status.code(), Some(2));
+}
+
+#[test]
+fn health_asks_a_running_gateway() {
+    let hub = datahub();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+    let folder = Folder::default();
+    let config = format!(
+        "session.keys = [{:?}]\nadmin.listen = \"{free}\"\nserver.listen = [\"127.0.0.1:0\"]\ndatahubs.a = {{ url = {:?}, client_id = \"a\", client_secret = \"0123456789abcdef\" }}\n",
+        new_key(),
+        hub.url()
+    );
+    let file = folder.file("gateway.toml", &config);
+    let ask = || run(&["health", "--config", file.to_str().expect("a plain path")], &[]).status.code();
+    assert_eq!(ask(), Some(1), "nobody is there");
+    let mut child = std::process::Command::new(BINARY)
+        .arg("--config")
+        .arg(&file)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("the binary is built");
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while ask() != Some(0) {
+        assert!(std::time::Instant::now() < until, "it never became healthy");
+    }
+    signal("TERM", child.id());
+    assert!(child.wait().expect("our own child").success());
+}

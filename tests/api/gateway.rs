@@ -1,0 +1,287 @@
+//! The gateway's own binary as a child process, in front of test DataHUBs.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use datahub::behaviour::Behaviour;
+use datahub::{DataHub, Options};
+use serde_json::Value;
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_arcmanager-gateway");
+/// What browsers call every gateway of these tests, wherever it listens.
+pub const PUBLIC_URL: &str = "http://localhost:8000";
+pub const BASE: &str = "/arcmanager/api/v1";
+
+/// A running gateway. When it is dropped it is ended and its output searched.
+pub struct Gateway {
+    child: Child,
+    pub address: String,
+    output: Arc<Mutex<Vec<String>>>,
+    readers: Vec<std::thread::JoinHandle<()>>,
+    secrets: Arc<Mutex<BTreeSet<String>>>,
+    _folder: Arc<Folder>,
+}
+
+/// How a gateway is started; several may be started alike.
+#[derive(Clone)]
+pub struct Setup {
+    config: String,
+    listen: String,
+    folder: Arc<Folder>,
+    secrets: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Setup {
+    /// A gateway in front of `datahubs`, with a key of its own.
+    pub fn new(datahubs: &[(&str, &DataHub)]) -> Self {
+        Self::with_keys(datahubs, &[&new_key()])
+    }
+
+    pub fn with_keys(datahubs: &[(&str, &DataHub)], keys: &[&str]) -> Self {
+        let mut config = format!("session.keys = {keys:?}\nadmin.listen = \"none\"\n");
+        for (id, datahub) in datahubs {
+            let (url, client, secret) = (datahub.url(), datahub.client_id(), datahub.client_secret());
+            write!(config, "datahubs.{id}.url = {url:?}\ndatahubs.{id}.client_id = {client:?}\ndatahubs.{id}.client_secret = {secret:?}\n")
+                .expect("a String takes everything");
+        }
+        let secrets = keys.iter().map(|key| (*key).to_owned());
+        let secrets = secrets.chain(datahubs.iter().map(|(_, datahub)| datahub.client_secret().to_owned())).collect();
+        let listen = "127.0.0.1:0".to_owned();
+        Self { config, listen, folder: Arc::default(), secrets: Arc::new(Mutex::new(secrets)) }
+    }
+
+    /// The same with further lines of TOML, such as `session.max_age = "1h"`.
+    pub fn and(mut self, lines: &str) -> Self {
+        self.config.push_str(lines);
+        self.config.push('\n');
+        self
+    }
+
+    /// The same at another place.
+    pub fn listening_at(mut self, listen: &str) -> Self {
+        listen.clone_into(&mut self.listen);
+        self
+    }
+
+    pub fn start(&self) -> Gateway {
+        Gateway::start(self)
+    }
+}
+
+impl Gateway {
+    fn start(setup: &Setup) -> Self {
+        let config = format!("server.listen = [{:?}]\n{}", setup.listen, setup.config);
+        let file = setup.folder.file("gateway.toml", &config);
+        let mut child = command()
+            .arg("--config")
+            .arg(file)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary is built");
+        let output = Arc::new(Mutex::new(Vec::new()));
+        let readers = vec![
+            collect(child.stdout.take().expect("piped"), &output),
+            collect(child.stderr.take().expect("piped"), &output),
+        ];
+        let mut gateway = Self {
+            child,
+            address: String::new(),
+            output,
+            readers,
+            secrets: Arc::clone(&setup.secrets),
+            _folder: Arc::clone(&setup.folder),
+        };
+        gateway.address =
+            gateway.wait_for_line(|line| line["message"] == "serving")["listen"].as_str().expect("a text").to_owned();
+        gateway
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What must not be in the output, beside what is known already.
+    pub fn keep_secret(&self, secrets: impl IntoIterator<Item = String>) {
+        self.secrets.lock().expect("no panic while held").extend(secrets);
+    }
+
+    /// All lines of the log so far.
+    pub fn log(&self) -> Vec<Value> {
+        let output = self.output.lock().expect("no panic while held");
+        output.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The first line of the log that is as wanted, once it is there.
+    pub fn wait_for_line(&self, is_wanted: impl Fn(&Value) -> bool) -> Value {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(line) = self.log().into_iter().find(&is_wanted) {
+                return line;
+            }
+            if Instant::now() > until {
+                let output = self.output.lock().expect("no panic while held").join("\n");
+                panic!("no such line in the log:\n{output}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The security event of this name, once it is there.
+    pub fn wait_for_event(&self, name: &str) -> Value {
+        self.wait_for_line(|line| line["target"] == "security" && line["event"] == name)
+    }
+
+    /// Highest resident memory so far, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux tells");
+        let kib: u64 = line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number of KiB");
+        kib * 1024
+    }
+
+    /// Tells it to end.
+    pub fn terminate(&self) {
+        signal("TERM", self.pid());
+    }
+
+    /// Whether it has ended, and how, within some seconds.
+    pub fn wait_for_end(&mut self) -> Option<std::process::ExitStatus> {
+        let until = Instant::now() + Duration::from_secs(15);
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait().expect("our own child") {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.terminate();
+        if self.wait_for_end().is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+        if !std::thread::panicking() {
+            self.search_output();
+        }
+    }
+}
+
+impl Gateway {
+    /// Fails if a secret is anywhere in the output, as it is or in a usual encoding.
+    fn search_output(&self) {
+        let output = self.output.lock().expect("no panic while held").join("\n");
+        for secret in self.secrets.lock().expect("no panic while held").iter().filter(|secret| secret.len() >= 16) {
+            let spellings = [
+                secret.clone(),
+                STANDARD.encode(secret).trim_end_matches('=').to_owned(),
+                URL_SAFE_NO_PAD.encode(secret),
+                secret.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"),
+            ];
+            if let Some(spelling) = spellings.iter().find(|spelling| output.contains(spelling.as_str())) {
+                let line = output.lines().find(|line| line.contains(spelling.as_str())).unwrap_or_default();
+                panic!(
+                    "a secret of {} characters is in the output: {}",
+                    secret.len(),
+                    line.replace(spelling.as_str(), "[SECRET]")
+                );
+            }
+        }
+    }
+}
+
+/// Runs the binary to its end.
+pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    command().args(arguments).envs(environment.iter().copied()).output().expect("the binary is built")
+}
+
+fn command() -> Command {
+    let mut command = Command::new(BINARY);
+    // Nothing of the environment but what a test says; a proxy in it must be ignored anyway.
+    command
+        .env_clear()
+        .env("RUST_LOG", "trace")
+        .env("http_proxy", "http://127.0.0.1:9")
+        .env("HTTPS_PROXY", "http://127.0.0.1:9");
+    command
+}
+
+pub fn signal(name: &str, pid: u32) {
+    let status = Command::new("kill").args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status();
+    status.expect("there is a kill command");
+}
+
+pub fn new_key() -> String {
+    String::from_utf8(run(&["key"], &[]).stdout).expect("base64").trim().to_owned()
+}
+
+/// A DataHUB that answers as GitLab does.
+pub fn datahub() -> DataHub {
+    DataHub::start(Options::default()).expect("a free port")
+}
+
+/// The same, behaving in some other way from the start.
+pub fn datahub_with(change: impl FnOnce(&mut Behaviour)) -> DataHub {
+    let datahub = datahub();
+    datahub.set(change);
+    datahub
+}
+
+fn collect(stream: impl Read + Send + 'static, output: &Arc<Mutex<Vec<String>>>) -> std::thread::JoinHandle<()> {
+    let output = Arc::clone(output);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            output.lock().expect("no panic while held").push(line);
+        }
+    })
+}
+
+/// A folder that goes with the test.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        let mut options = OpenOptions::new();
+        let file = options.create(true).write(true).truncate(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(text.as_bytes())).expect("a folder of our own");
+        path
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Default for Folder {
+    fn default() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("arcmanager-gateway-{}-{count}", std::process::id()));
+        fs::create_dir_all(&path).expect("a temporary folder");
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,108 @@
+//! The end of a session, here and at the DataHUB.
+
+use std::time::{Duration, Instant};
+
+use datahub::behaviour::Answer;
+
+use crate::browser::Browser;
+use crate::gateway::{Setup, datahub, datahub_with};
+
+/// LO-01, LO-02.
+#[test]
+fn a_logout_revokes_the_refresh_token_and_removes_both_cookies() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let thief = browser.copy();
+    hub.clear();
+    let answer = browser.fetch(&gateway, "POST", "/auth/logout");
+    assert_eq!((answer.status, answer.text().as_str()), (204, ""));
+    let mut cookies = answer.headers("set-cookie");
+    cookies.sort();
+    let attributes = "HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=0";
+    assert_eq!(cookies, ["session", "sid"].map(|name| format!("__Host-Http-{name}-a=; {attributes}")));
+
+    let requests = hub.requests();
+    let [revocation] = requests.as_slice() else { panic!("{} requests", requests.len()) };
+    assert_eq!((revocation.method().as_str(), revocation.target().as_str()), ("POST", "/oauth/revoke"));
+    assert!(revocation.header("authorization").expect("client authentication").starts_with("Basic "));
+    assert!(String::from_utf8_lossy(&revocation.body).ends_with("&token_type_hint=refresh_token"));
+    assert_eq!(hub.counts().revocations, 1);
+    // A copy of the cookie still opens; the token in it opens nothing any more.
+    assert_eq!(thief.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 401);
+}
+
+#[test]
+fn a_logout_at_one_datahub_leaves_the_other_alone() {
+    let (one, other) = (datahub(), datahub());
+    let gateway = Setup::new(&[("a", &one), ("b", &other)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &one, "testuser");
+    browser.log_in(&gateway, "b", &other, "testuser");
+    assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout?datahub=c").code(), "unknown_datahub");
+    assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout?datahub=a").headers("set-cookie").len(), 2);
+    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").code(), "not_logged_in");
+    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/b/api/v4/user").status, 200);
+    assert_eq!((one.counts().revocations, other.counts().revocations), (1, 0));
+
+    browser.log_in(&gateway, "a", &one, "testuser");
+    assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout").headers("set-cookie").len(), 4);
+    assert_eq!(browser.cookie_field(), "");
+}
+
+#[test]
+fn a_logout_without_a_session_is_done_at_once_and_removes_what_is_useless() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    let answer = browser.fetch(&gateway, "POST", "/auth/logout");
+    assert_eq!((answer.status, answer.headers("set-cookie").len()), (204, 0));
+    browser.set_cookie("__Host-Http-session-a", "junk");
+    assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout").headers("set-cookie").len(), 2);
+    let got = browser.fetch(&gateway, "GET", "/auth/logout");
+    assert_eq!(
+        (got.status, got.code().as_str(), got.header("allow").as_deref()),
+        (405, "method_not_allowed", Some("POST"))
+    );
+}
+
+/// LO-01.
+#[test]
+fn a_logout_removes_the_cookies_whatever_the_datahub_says_and_in_time() {
+    for (case, trouble) in
+        [("broken", Answer::Status(500)), ("closed", Answer::CloseWithoutAnswer), ("hangs", Answer::Hang)]
+    {
+        let hub = datahub_with(|behaviour| behaviour.revoke.answer = trouble);
+        let gateway = Setup::new(&[("a", &hub)]).start();
+        let browser = Browser::default();
+        browser.log_in(&gateway, "a", &hub, "testuser");
+        let started = Instant::now();
+        let answer = browser.fetch(&gateway, "POST", "/auth/logout");
+        assert_eq!((answer.status, answer.headers("set-cookie").len()), (204, 2), "{case}");
+        assert!(started.elapsed() < Duration::from_secs(6), "{case}: {:?}", started.elapsed());
+        assert_eq!(gateway.wait_for_event("revoke_failed")["datahub"], "a");
+    }
+}
+
+#[test]
+fn a_logout_waits_for_a_refresh_under_way_and_revokes_what_it_brings() {
+    let hub = datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(4));
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    std::thread::sleep(Duration::from_millis(3_200));
+    hub.set(|behaviour| behaviour.token.delay = Duration::from_millis(400));
+    let other_tab = browser.copy();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| other_tab.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status);
+        std::thread::sleep(Duration::from_millis(150));
+        assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout").status, 204);
+        assert_eq!(call.join().expect("no panic"), 307);
+    });
+    assert_eq!((hub.counts().refreshes, hub.counts().revocations), (1, 1));
+    // The late answer's cookie, without the sid that the logout removed, is no session; and its tokens are dead.
+    browser.set_cookie("__Host-Http-session-a", &other_tab.cookie("__Host-Http-session-a").expect("it got one"));
+    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").code(), "not_logged_in");
+    assert_eq!(other_tab.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 401);
+}

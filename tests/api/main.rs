@@ -1,0 +1,18 @@
+//! Drives the real gateway over HTTP, against the test DataHUB: one file for each room.
+//!
+//! When a gateway ends, everything it has written at `RUST_LOG=trace` is searched for every secret of the test.
+
+#![expect(missing_docs, reason = "tests")]
+
+mod browser;
+mod callback;
+mod config;
+mod gateway;
+mod login;
+mod logout;
+mod origin;
+mod process;
+mod proxy;
+mod refresh;
+mod session;
+mod streams;

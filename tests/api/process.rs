@@ -1,0 +1,81 @@
+//! Starting, listening, ending.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crate::browser::{Browser, FETCH};
+use crate::gateway::{BASE, Folder, Setup, datahub};
+
+#[test]
+fn a_call_under_way_is_finished_before_the_end() {
+    let hub = datahub();
+    let mut gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let mut connection =
+        browser.begin(&gateway, "GET", &format!("{BASE}/datahubs/a/api/v4/projects/230/jobs/9/trace"), FETCH);
+    let answer = connection.head();
+    gateway.terminate();
+    connection.body(&answer).expect("the whole trace, which takes two seconds");
+    assert!(gateway.wait_for_end().expect("it ends").success());
+}
+
+#[test]
+fn a_refresh_under_way_is_finished_before_the_end() {
+    let hub = crate::gateway::datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(4));
+    let mut gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    std::thread::sleep(Duration::from_millis(3_200));
+    hub.set(|behaviour| behaviour.token.delay = Duration::from_millis(600));
+    let connection = browser.begin(&gateway, "GET", &format!("{BASE}/datahubs/a/api/v4/user"), FETCH);
+    std::thread::sleep(Duration::from_millis(200));
+    drop(connection);
+    gateway.terminate();
+    assert!(gateway.wait_for_end().expect("it ends").success());
+    assert_eq!(hub.counts().refreshes, 1);
+    assert!(gateway.log().iter().any(|line| line["message"] == "refreshed"), "its answer was read");
+}
+
+#[test]
+fn a_unix_socket_is_listened_on_and_one_left_behind_is_replaced() {
+    let hub = datahub();
+    let folder = Folder::default();
+    let path = folder.path().join("gateway.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("a path of our own"));
+    let gateway = Setup::new(&[("a", &hub)]).listening_at(&format!("unix:{}", path.display())).start();
+    let mut stream = UnixStream::connect(&path).expect("it listens");
+    let request = format!("GET {BASE}/datahubs HTTP/1.1\r\nHost: localhost:8000\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    drop(gateway);
+}
+
+#[test]
+fn every_request_has_a_line_in_the_log_that_names_its_route_and_nothing_secret() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let answer = browser.fetch_with(
+        &gateway,
+        "POST",
+        "/datahubs/a/api/v4/projects/230/issues?canary=1",
+        "application/json",
+        b"{\"title\":\"canary\"}",
+    );
+    let id = answer.header("x-request-id").expect("an id");
+    let line = gateway.wait_for_line(|line| line["target"] == "access" && line["request_id"] == id.as_str());
+    for (field, value) in
+        [("method", "POST"), ("route", "/datahubs/{datahub}/{path}"), ("datahub", "a"), ("level", "INFO")]
+    {
+        assert_eq!(line[field], value);
+    }
+    assert_eq!((line["status"].as_u64(), line["bytes_in"].as_u64()), (Some(u64::from(answer.status)), Some(18)));
+    assert_eq!(line["bytes_out"].as_u64(), Some(answer.body.len() as u64));
+    assert!(line["duration_ms"].as_f64() > line["upstream_ms"].as_f64() && line["upstream_ms"].as_f64() > Some(0.0));
+    assert!(!gateway.log().iter().any(|line| line.to_string().contains("canary")), "neither query nor body");
+}

@@ -1,0 +1,503 @@
+//! What goes through, and what does not.
+
+use std::collections::BTreeSet;
+
+use datahub::DataHub;
+use datahub::behaviour::Answer as Manner;
+
+use crate::browser::{Answer, Browser, FETCH};
+use crate::gateway::{BASE, Gateway, Setup, datahub};
+
+/// A gateway, a DataHUB behind it that has forgotten the login, and who is logged in.
+fn logged_in(lines: &str) -> (DataHub, Gateway, Browser) {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).and(lines).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    hub.clear();
+    (hub, gateway, browser)
+}
+
+fn call(browser: &Browser, gateway: &Gateway, method: &str, raw: &str, fields: &str, body: &[u8]) -> Answer {
+    let length =
+        if body.is_empty() && method != "PUT" { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    browser.send(gateway, method, &format!("{BASE}/datahubs/a{raw}"), &format!("{FETCH}{fields}{length}"), body)
+}
+
+/// PQ-04: the corpus of calls that proxies break.
+#[test]
+fn the_target_arrives_byte_for_byte() {
+    let (hub, gateway, browser) = logged_in("");
+    let json = "Content-Type: application/json\r\n";
+    let form = "Content-Type: application/x-www-form-urlencoded\r\n";
+    for (method, raw, fields, body) in [
+        ("GET", "/api/v4/projects?min_access_level=30&page=2", "", ""),
+        ("HEAD", "/api/v4/projects", "", ""),
+        ("GET", "/api/v4/projects/lu98be%2Ftestarc?license=true", "", ""),
+        ("GET", "/api/v4/projects/group%2fsub%2fproj%2Ename/repository/branches", "", ""),
+        (
+            "GET",
+            "/api/v4/projects/230/repository/tree?path=assays%2Fassay%201%2Fdataset&ref=feature%2Fx&per_page=100&page=1&recursive=true",
+            "",
+            "",
+        ),
+        (
+            "HEAD",
+            "/api/v4/projects/230/repository/files/assays%2Fm%C3%A4%C3%9Fe%20%231%2Fisa.assay.xlsx?ref=main",
+            "",
+            "",
+        ),
+        (
+            "GET",
+            "/api/v4/projects/230/repository/files/100%25%20sure%252Fnot.txt/raw?ref=main",
+            "If-None-Match: W/\"abc\"\r\n",
+            "",
+        ),
+        (
+            "GET",
+            "/api/v4/projects/230/repository/files/a+b;c,d@e!f(g)'h*~.csv/raw?ref=v1.0.0-rc.1",
+            "Range: bytes=0-99\r\n",
+            "",
+        ),
+        (
+            "POST",
+            "/api/v4/projects/230/repository/files/runs%2F.gitkeep2",
+            json,
+            r#"{"branch":"main","content":"","commit_message":"Created new folder runs"}"#,
+        ),
+        (
+            "PUT",
+            "/api/v4/projects/230/repository/files/isa.investigation.xlsx",
+            json,
+            r#"{"branch":"main","content":"eA==","encoding":"base64","commit_message":"x"}"#,
+        ),
+        (
+            "DELETE",
+            "/api/v4/projects/230/repository/files/dir%2Fold%20name.md",
+            json,
+            r#"{"branch":"main","commit_message":"x"}"#,
+        ),
+        (
+            "POST",
+            "/api/v4/projects/230/repository/commits",
+            json,
+            r#"{"branch":"main","commit_message":"ü","actions":[{"action":"create","file_path":"ä.md","content":"ß"}]}"#,
+        ),
+        (
+            "PATCH",
+            "/api/v4/projects/230/protected_branches/release%2F1.x?allow_force_push=true",
+            "Content-Length: 0\r\n",
+            "",
+        ),
+        ("POST", "/api/v4/projects/230/members", form, "user_id=137&access_level=30"),
+        ("PUT", "/api/v4/projects/230/members/137?access_level=40", "", ""),
+        ("GET", "/api/v4/projects/1/jobs?scope[]=success&scope[]=failed&scope%5B%5D=manual&per_page=20", "", ""),
+        ("GET", "/api/v4/projects?pagination=keyset&per_page=50&order_by=id&sort=asc&id_after=42", "", ""),
+        (
+            "GET",
+            "/api/v4/projects/230/issues?created_after=2017-10-17T23:11:13.000%2B05:30&search=a+b%20c%26d&not[labels]=x,y&labels=&",
+            "",
+            "",
+        ),
+        ("GET", "/api/v4/version?", "", ""),
+        ("GET", "/api/v4/version/", "", ""),
+        ("GET", "/api/v4//version", "", ""),
+    ] {
+        hub.clear();
+        let answer = call(&browser, &gateway, method, raw, fields, body.as_bytes());
+        assert!(answer.status < 500, "{method} {raw}: {} {}", answer.head, answer.text());
+        let requests = hub.requests();
+        let [request] = requests.as_slice() else { panic!("{method} {raw}: {} requests", requests.len()) };
+        assert_eq!((request.method().as_str(), request.target().as_str()), (method, raw));
+        assert_eq!(request.body, body.as_bytes(), "{method} {raw}");
+        assert_eq!(request.header_values("authorization").len(), 1, "{method} {raw}");
+    }
+}
+
+/// PQ-05, PQ-06, PQ-12: rows 20 and 21 of the corpus.
+#[test]
+fn a_target_that_leads_elsewhere_or_carries_a_credential_is_refused_here() {
+    let (hub, gateway, browser) = logged_in("");
+    for (raw, code) in [
+        ("/api/v4/projects/1/../../../oauth/token", "bad_request_target"),
+        ("/api/v4/%2e%2e/%2e%2e/users/sign_in", "bad_request_target"),
+        ("/api/v4/projects/..%2f..%2fadmin", "bad_request_target"),
+        ("/api/v4/./user", "bad_request_target"),
+        ("/api/v4/projects/x%5c..%5cy", "bad_request_target"),
+        ("/api/v4/projects/%252e%252e%252fadmin", "bad_request_target"),
+        ("/api/v4/user%00", "bad_request_target"),
+        ("/api/v4/user%0d%0aX:%20y", "bad_request_target"),
+        ("/api/v4/user?private_token=glpat-x", "credential_parameter"),
+        ("/api/v4/user?access%5Ftoken=x", "credential_parameter"),
+        ("/api/v4/user?a=1;access_token=x", "credential_parameter"),
+        ("/api/v4/user?bearer_token[]=x", "credential_parameter"),
+        ("/api/v4/user?sudo=root", "credential_parameter"),
+        ("/oauth/token", "not_forwarded"),
+        ("/", "not_forwarded"),
+        ("", "bad_request_target"),
+        ("/api/graphql", "not_forwarded"),
+        ("/group/project.git/info/refs?service=git-upload-pack", "not_forwarded"),
+        ("//evil.test/api/v4/user", "not_forwarded"),
+    ] {
+        let answer = call(&browser, &gateway, "GET", raw, "", b"");
+        assert_eq!(answer.code(), code, "{raw}: {}", answer.text());
+    }
+    assert!(hub.requests().is_empty(), "nothing was forwarded");
+    gateway.wait_for_event("target_refused");
+    gateway.wait_for_event("credential_refused");
+    for raw in
+        ["/api/v4/projects/a..b", "/api/v4/projects/1/repository/files/.gitattributes", "/api/v4/projects?search=sudo"]
+    {
+        assert_ne!(call(&browser, &gateway, "GET", raw, "", b"").status, 400, "{raw}");
+    }
+}
+
+/// PQ-09 to PQ-14.
+#[test]
+fn what_goes_up_is_what_is_named_and_one_bearer() {
+    let (hub, gateway, browser) = logged_in("");
+    let fields = "Accept: application/json\r\nAccept-Encoding: gzip, br\r\nAccept-Language: de\r\nUser-Agent: test\r\n\
+        If-None-Match: W/\"x\"\r\nRange: bytes=0-1\r\nOrigin: http://localhost:8000\r\nReferer: http://localhost:8000/\r\n\
+        PRIVATE-TOKEN: glpat-x\r\nPrivate_Token: glpat-x\r\nJOB-TOKEN: x\r\nDeploy-Token: x\r\nSudo: root\r\nAuthorization: Basic eDp5\r\n\
+        X-HTTP-Method-Override: DELETE\r\nX-Forwarded-Host: evil.test\r\nX-Forwarded-For: 10.1.2.3\r\nForwarded: for=10.1.2.3\r\n\
+        X_Forwarded_For: 10.1.2.3\r\nX-Real-IP: 10.1.2.3\r\nX-Request-Id: forged\r\nVia: 1.1 x\r\nX-Gitlab-Static-Object-Token: x\r\n\
+        Connection: Authorization, X-Forwarded-For\r\nTE: trailers\r\nX-Foo: bar\r\n";
+    let answer = call(&browser, &gateway, "GET", "/api/v4/user", fields, b"");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let request = hub.requests().pop().expect("one request");
+    let names: BTreeSet<_> = request.headers().into_iter().map(|(name, _)| name.to_lowercase()).collect();
+    let expected = [
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "authorization",
+        "host",
+        "if-none-match",
+        "range",
+        "traceparent",
+        "user-agent",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-request-id",
+    ];
+    assert_eq!(names, expected.map(str::to_owned).into());
+    let one = |name: &str| {
+        let values = request.header_values(name);
+        assert_eq!(values.len(), 1, "{name}");
+        values.into_iter().next().expect("one")
+    };
+    assert!(one("authorization").starts_with("Bearer ") && one("authorization").len() == "Bearer ".len() + 64);
+    assert_eq!(one("host"), hub.url().trim_start_matches("http://"));
+    assert_eq!((one("x-forwarded-for"), one("x-forwarded-proto")), ("127.0.0.1".to_owned(), "http".to_owned()));
+    assert_eq!(Some(one("x-request-id")), answer.header("x-request-id"));
+}
+
+/// PR-01, PR-02, PR-05, PR-07.
+#[test]
+fn what_comes_down_cannot_act_on_our_origin() {
+    let (hub, gateway, browser) = logged_in("");
+    let hostile = [
+        ("Clear-Site-Data", "\"*\""),
+        ("Strict-Transport-Security", "max-age=1"),
+        ("Access-Control-Allow-Origin", "*"),
+        ("X-Accel-Redirect", "/etc/passwd"),
+        ("X-Sendfile", "/etc/passwd"),
+        ("WWW-Authenticate", "Basic realm=x"),
+        ("Service-Worker-Allowed", "/"),
+        ("Refresh", "0; url=https://evil.test"),
+        ("Alt-Svc", "h3=\":443\""),
+        ("Set-Cookie", "__Host-Http-session-a=evil; Path=/"),
+        ("Server", "nginx"),
+        ("X-Runtime", "1"),
+    ];
+    hub.set(|behaviour| {
+        behaviour.extra_headers = hostile.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+    });
+    let answer = call(&browser, &gateway, "GET", "/api/v4/projects?per_page=1", "", b"");
+    for (name, _) in hostile {
+        assert!(answer.headers(name).is_empty(), "{name} came down");
+    }
+    for (name, value) in [
+        ("cache-control", "private, no-store"),
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-resource-policy", "same-origin"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("content-security-policy", "default-src 'none'; sandbox; frame-ancestors 'none'; base-uri 'none'"),
+        ("x-per-page", "1"),
+    ] {
+        assert_eq!(answer.header(name).as_deref(), Some(value), "{name}");
+    }
+    assert!(
+        answer.header("x-total").is_some()
+            && answer.header("etag").is_some()
+            && answer.header("ratelimit-limit").is_some()
+    );
+    assert!(answer.header("x-upstream-request-id").is_some());
+}
+
+/// PR-03.
+#[test]
+fn links_into_the_api_lead_through_the_gateway_and_paging_goes_on() {
+    let (hub, gateway, browser) = logged_in("");
+    let mut next = "/api/v4/projects?pagination=keyset&per_page=20&order_by=id&sort=asc".to_owned();
+    let mut seen = 0;
+    loop {
+        let answer = call(&browser, &gateway, "GET", &next, "", b"");
+        seen += answer.json().as_array().expect("a list").len();
+        let Some(link) = answer.header("link") else { break };
+        assert!(!link.contains(hub.url()), "{link}");
+        let url =
+            link.split('<').nth(1).and_then(|rest| rest.split_once(">; rel=\"next\"")).map(|(url, _)| url.to_owned());
+        let Some(url) = url else { break };
+        next = url
+            .strip_prefix("http://localhost:8000/arcmanager/api/v1/datahubs/a")
+            .expect("a URL of the gateway")
+            .to_owned();
+    }
+    assert!(seen > 40, "{seen} projects");
+
+    let moved = call(&browser, &gateway, "GET", "/api/v4/projects/old%2Fname", "", b"");
+    assert_eq!(
+        (moved.status, moved.location()),
+        (301, format!("http://localhost:8000{BASE}/datahubs/a/api/v4/projects/81"))
+    );
+    hub.clear();
+    let stored = call(&browser, &gateway, "GET", "/api/v4/projects/230/jobs/9/artifacts", "", b"");
+    assert_eq!(stored.status, 302);
+    assert!(stored.location().starts_with("https://"), "storage elsewhere: unchanged, and not followed");
+    assert_eq!(hub.requests().len(), 1);
+
+    for (location, status) in [
+        ("https://elsewhere.example/a?b=c", 302),
+        ("http://elsewhere.example/a", 502),
+        ("javascript:alert(1)", 502),
+        ("//evil.test/", 502),
+        ("/users/sign_in", 502),
+        ("/api/v4/user", 302),
+    ] {
+        hub.set(|behaviour| behaviour.api.answer = Manner::Redirect(location.to_owned()));
+        assert_eq!(call(&browser, &gateway, "GET", "/api/v4/user", "", b"").status, status, "{location}");
+    }
+}
+
+#[test]
+fn heads_ranges_and_empty_answers_stay_what_they_are() {
+    let (_hub, gateway, browser) = logged_in("");
+    let file = "/api/v4/projects/230/repository/files/README.md";
+    let head = call(&browser, &gateway, "HEAD", &format!("{file}?ref=main"), "", b"");
+    let got = call(&browser, &gateway, "GET", &format!("{file}?ref=main"), "", b"");
+    assert_eq!((head.status, head.header("content-length")), (200, got.header("content-length")));
+    assert_eq!(head.header("x-gitlab-file-name").as_deref(), Some("README.md"));
+
+    let raw = format!("{file}/raw?ref=main");
+    let whole = call(&browser, &gateway, "GET", &raw, "", b"");
+    let etag = whole.header("etag").expect("an ETag");
+    let same = call(&browser, &gateway, "GET", &raw, &format!("If-None-Match: {etag}\r\n"), b"");
+    assert_eq!((same.status, same.header("etag"), same.body.len()), (304, Some(etag), 0));
+    let part = call(&browser, &gateway, "GET", &raw, "Range: bytes=2-5\r\n", b"");
+    assert_eq!((part.status, &part.body[..]), (206, &whole.body[2..=5]));
+    assert!(part.header("content-range").expect("a range").starts_with("bytes 2-5/"));
+
+    let deleted = call(
+        &browser,
+        &gateway,
+        "DELETE",
+        &file.replace("README", "LICENSE-none"),
+        "Content-Type: application/json\r\n",
+        b"{\"branch\":\"main\",\"commit_message\":\"x\"}",
+    );
+    assert_eq!(deleted.status, 400, "GitLab's own answer");
+    call(
+        &browser,
+        &gateway,
+        "POST",
+        "/api/v4/projects/230/members",
+        "Content-Type: application/x-www-form-urlencoded\r\n",
+        b"user_id=137&access_level=30",
+    );
+    let gone = call(&browser, &gateway, "DELETE", "/api/v4/projects/230/members/137", "", b"");
+    assert_eq!((gone.status, gone.header("content-length")), (204, None));
+}
+
+/// PR-04.
+#[test]
+fn what_a_browser_might_run_is_an_attachment() {
+    let (hub, gateway, browser) = logged_in("");
+    let hostile = call(
+        &browser,
+        &gateway,
+        "GET",
+        "/api/v4/projects/230/jobs/artifacts/main/raw/public/report%20(1).html?job=build%3Atest",
+        "",
+        b"",
+    );
+    assert!(hostile.header("content-disposition").expect("one").starts_with("attachment"), "{}", hostile.head);
+    for (kind, is_attachment) in [
+        ("text/html", true),
+        ("Text/HTML; charset=utf-7", true),
+        ("image/svg+xml", true),
+        ("application/xhtml+xml", true),
+        ("application/pdf", true),
+        ("text/javascript", true),
+        ("application/json, text/html", true),
+        ("application/json", false),
+        ("text/plain; charset=utf-8", false),
+        ("image/png", false),
+    ] {
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Disposition: inline; filename=\"x\"\r\nContent-Length: 1\r\n\r\nx"
+        );
+        hub.set(|behaviour| behaviour.api.answer = Manner::Raw(answer.into_bytes()));
+        let answer = call(&browser, &gateway, "GET", "/api/v4/user", "", b"");
+        let expected = if is_attachment { "attachment; filename=\"x\"" } else { "inline; filename=\"x\"" };
+        assert_eq!(answer.header("content-disposition").as_deref(), Some(expected), "{kind}");
+    }
+}
+
+#[test]
+fn credentials_in_short_bodies_are_refused_and_everything_else_passes() {
+    let (hub, gateway, browser) = logged_in("");
+    let (json, form) =
+        ("Content-Type: application/json\r\n", "Content-Type: application/x-www-form-urlencoded; charset=utf-8\r\n");
+    for (kind, body, is_refused) in [
+        (json, r#"{"private_token":"x"}"#, true),
+        (json, r#"{"a":{"b":[1]},"sudo":1}"#, true),
+        (json, r#"{"\u0073udo":1}"#, true),
+        (json, r#"{"a":{"sudo":1},"token":"x"}"#, false),
+        (json, "[\"sudo\"]", false),
+        (json, "{\"sudo\"", false),
+        (form, "a=b&sudo=root", true),
+        (form, "%73udo[]=root", true),
+        (form, "token=x&a=sudo", false),
+        ("Content-Type: text/plain\r\n", "sudo=root", false),
+    ] {
+        let answer = call(&browser, &gateway, "POST", "/api/v4/projects/230/issues", kind, body.as_bytes());
+        let is_ours = answer.status == 400 && answer.text().contains("credential_parameter");
+        assert_eq!(is_ours, is_refused, "{body}: {}", answer.text());
+    }
+    assert_eq!(hub.requests().len(), 5);
+}
+
+#[test]
+fn nobody_gets_through_without_a_session_or_to_a_datahub_that_is_not_there() {
+    let (hub, gateway, browser) =
+        logged_in("limits.body = \"1KiB\"\nlimits.target = \"1KiB\"\nlimits.head = \"4KiB\"\nlimits.fields = 30");
+    let bearer = "Authorization: Bearer 0123456789abcdef\r\n";
+    assert_eq!(call(&Browser::default(), &gateway, "GET", "/api/v4/user", bearer, b"").code(), "not_logged_in");
+    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/b/api/v4/user").code(), "unknown_datahub");
+    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/%61/api/v4/user").code(), "unknown_datahub");
+    assert_eq!(browser.fetch(&gateway, "GET", "/nothing").code(), "not_found");
+    for (status, code, method, raw, fields, body) in [
+        (413, "body_too_large", "POST", "/api/v4/projects".to_owned(), String::new(), vec![b'x'; 1_025]),
+        (414, "target_too_long", "GET", format!("/api/v4/{}", "a".repeat(1_024)), String::new(), vec![]),
+        (431, "head_too_large", "GET", "/api/v4/user".into(), format!("X-Long: {}\r\n", "a".repeat(4_096)), vec![]),
+        (431, "head_too_large", "GET", "/api/v4/user".into(), "X-Many: 1\r\n".repeat(30), vec![]),
+        (501, "method_not_implemented", "TRACE", "/api/v4/user".into(), String::new(), vec![]),
+        (
+            501,
+            "upgrade_refused",
+            "GET",
+            "/api/v4/user".into(),
+            "Connection: upgrade\r\nUpgrade: websocket\r\n".into(),
+            vec![],
+        ),
+    ] {
+        let answer = call(&browser, &gateway, method, &raw, &fields, &body);
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{method}");
+    }
+    assert!(hub.requests().is_empty());
+    assert_eq!(
+        call(&browser, &gateway, "POST", "/api/v4/projects", "", &[b'x'; 1_024]).status,
+        400,
+        "GitLab's own answer"
+    );
+    assert_eq!(
+        call(&browser, &gateway, "GET", &format!("/api/v4/{}", "a".repeat(900)), "", b"").status,
+        404,
+        "GitLab's own answer"
+    );
+}
+
+#[test]
+fn a_datahub_in_trouble_is_told_from_ours() {
+    let (hub, gateway, browser) = logged_in("timeouts.first_byte = \"1s\"");
+    for (case, trouble, status, code) in [
+        ("closed", Manner::CloseWithoutAnswer, 502, "datahub_unreachable"),
+        ("hangs", Manner::Hang, 504, "datahub_timeout"),
+        ("not HTTP", Manner::Raw(b"hello\r\n\r\n".to_vec()), 502, "datahub_invalid_response"),
+        (
+            "two lengths",
+            Manner::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx".to_vec()),
+            502,
+            "datahub_invalid_response",
+        ),
+        (
+            "a length and chunks",
+            Manner::Raw(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_vec(),
+            ),
+            502,
+            "datahub_invalid_response",
+        ),
+        (
+            "an upgrade",
+            Manner::Raw(b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec()),
+            502,
+            "datahub_invalid_response",
+        ),
+    ] {
+        hub.set(|behaviour| behaviour.api.answer = trouble);
+        let answer = call(&browser, &gateway, "GET", "/api/v4/user", "", b"");
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{case}");
+    }
+    hub.set(|behaviour| behaviour.api.answer = Manner::Html(502));
+    let page = call(&browser, &gateway, "GET", "/api/v4/user", "", b"");
+    assert_eq!(page.status, 502);
+    assert!(page.header("content-disposition").is_some(), "GitLab's own page is passed on as a file");
+    hub.set(|behaviour| behaviour.api.answer = Manner::Normal);
+    assert_eq!(call(&browser, &gateway, "GET", "/api/v4/user", "", b"").status, 200);
+    drop(hub);
+    assert_eq!(call(&browser, &gateway, "GET", "/api/v4/user", "", b"").code(), "datahub_unreachable");
+}
+
+#[test]
+fn a_post_is_never_sent_twice() {
+    let (hub, gateway, browser) = logged_in("");
+    for trouble in [Manner::Status(503), Manner::CloseWithoutAnswer, Manner::LoseAnswer] {
+        hub.set(|behaviour| behaviour.api.answer = trouble);
+        hub.clear();
+        // On a kept connection too.
+        call(&browser, &gateway, "POST", "/api/v4/projects/230/issues", "", b"x");
+        assert_eq!(hub.requests().len(), 1);
+    }
+}
+
+/// PR-09, PR-10.
+#[test]
+fn the_next_caller_gets_the_next_answer_whatever_the_one_before_was() {
+    let (hub, gateway, browser) = logged_in("");
+    let secret = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nSECRET";
+    for (case, raw) in [
+        ("an interim answer", format!("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n{secret}")),
+        (
+            "three of them",
+            format!(
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n{secret}"
+            ),
+        ),
+        ("bytes left over", format!("{secret}HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nFORGED")),
+        ("no framing", "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nSECRET".to_owned()),
+    ] {
+        for _ in 0..3 {
+            hub.set(|behaviour| behaviour.api.answer = Manner::Raw(raw.clone().into_bytes()));
+            assert_eq!(call(&browser, &gateway, "GET", "/api/v4/user", "", b"").text(), "SECRET", "{case}");
+            hub.set(|behaviour| behaviour.api.answer = Manner::Normal);
+            assert_eq!(
+                call(&browser, &gateway, "GET", "/api/v4/user", "", b"").json()["username"],
+                "testuser",
+                "{case}"
+            );
+        }
+    }
+}
