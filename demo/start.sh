@@ -1,57 +1,67 @@
 #!/usr/bin/env bash
-# Starts two test DataHUBs and the gateway, says where the app is, and ends them all on Ctrl-C.
+# Two test DataHUBs and the gateway with the demo app, until Ctrl-C. `make demo` calls it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-
-cargo build --locked --package arcmanager-gateway --package datahub
 bin=${CARGO_TARGET_DIR:-target}/debug
-children=()
+public_url=http://localhost:8000
 
-finish() {
-    trap - EXIT INT TERM
-    for child in "${children[@]}"; do kill "$child" 2>/dev/null || true; done
-    wait
-}
-trap finish EXIT
-trap 'exit 0' INT TERM
-
-answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-
-# What is started must answer on its port, or have said on the terminal why it ended.
-start() {
-    local name=$1 port=$2
-    shift 2
-    if answers "$port"; then
-        echo "Port $port, which $name needs, is taken. End what listens there (ss -ltnp 'sport = :$port' names it) and try again." >&2
+is_taken() { (: <"/dev/tcp/localhost/$1") 2>/dev/null; }
+for port in 8000 8081 8082; do
+    if is_taken "$port"; then
+        echo "Port $port is taken, so the demo cannot start. See who has it: ss -ltnp 'sport = :$port'. End that, then try again." >&2
         exit 1
     fi
-    "$@" &
-    children+=($!)
-    until answers "$port"; do
-        kill -0 $! 2>/dev/null || { echo "$name did not start." >&2; exit 1; }
-        sleep 0.1
-    done
+done
+
+cargo build --locked -p arcmanager-gateway -p datahub
+
+pids=()
+end() {
+    trap - EXIT
+    ((${#pids[@]} == 0)) || kill "${pids[@]}" 2>/dev/null || true
+    wait
+}
+trap end EXIT
+trap 'echo; exit 0' INT TERM
+
+datahub() { # ID PORT NAME SECRET
+    DATAHUB_CLIENT_SECRET=$4 "$bin/datahub" --name "$3" --listen "127.0.0.1:$2" --client-id demo --token-lifetime 600 \
+        --redirect-uri "$public_url/arcmanager/api/v1/auth/callback?datahub=$1" >/dev/null &
+    pids+=($!)
 }
 
-key=$("$bin/arcmanager-gateway" key)
-secret=$("$bin/arcmanager-gateway" key)
-datahub() {
-    DATAHUB_CLIENT_SECRET=$secret start "$1" "$2" "$bin/datahub" --name "$1" --listen "127.0.0.1:$2" \
-        --client-id arcmanager-gateway-demo --token-lifetime 600
-}
-datahub "DataHUB Tübingen" 8081
-datahub "DataHUB Freiburg" 8082
-GATEWAY__SESSION__KEYS=$key \
-    GATEWAY__DATAHUBS__TUEBINGEN__CLIENT_SECRET=$secret GATEWAY__DATAHUBS__FREIBURG__CLIENT_SECRET=$secret \
-    start "The gateway" 8000 "$bin/arcmanager-gateway" --config config/demo.toml
+# Secrets live as long as this demo and go by environment, because `ps` shows every argument.
+secret_tuebingen=$("$bin/arcmanager-gateway" key)
+secret_freiburg=$("$bin/arcmanager-gateway" key)
+datahub tuebingen 8081 "DataHUB Tübingen" "$secret_tuebingen"
+datahub freiburg 8082 "DataHUB Freiburg" "$secret_freiburg"
 
-cat <<TEXT
+export GATEWAY__DATAHUBS__TUEBINGEN__CLIENT_SECRET=$secret_tuebingen
+export GATEWAY__DATAHUBS__FREIBURG__CLIENT_SECRET=$secret_freiburg
+GATEWAY__SESSION__KEYS=$("$bin/arcmanager-gateway" key)
+export GATEWAY__SESSION__KEYS
+"$bin/arcmanager-gateway" --config config/demo.toml &
+pids+=($!)
 
-  Open  http://localhost:8000/arcmanager/app/
+for try in {1..50}; do
+    if said=$("$bin/arcmanager-gateway" check --config config/demo.toml 2>&1) && is_taken 8000; then break; fi
+    if ((try == 50)) || ! kill -0 "${pids[@]}" 2>/dev/null; then
+        printf '%s\nThe demo did not come up.\n' "$said" >&2
+        exit 1
+    fi
+    sleep 0.2
+done
 
-  Log in as either person, at either DataHUB or at both. The session key was made for this run: with the next one
-  everybody is logged out. Access tokens live for ten minutes, so that you can watch one being renewed.
-  Ctrl-C ends everything.
+cat <<READY
 
-TEXT
-wait
+  Open  $public_url/arcmanager/app/
+
+  Log in at DataHUB Tübingen, DataHUB Freiburg, or both: as Test or as Jörg 100% Müller, without a password.
+  Access tokens live 10 minutes; the page counts down, and the gateway renews them on the way.
+  The session key was made for this start and is kept nowhere: the next start logs everyone out.
+  Ctrl-C ends it all.
+
+READY
+wait -n || true
+echo "One of the demo's programs has ended by itself, so the others end too." >&2
+exit 1

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use config::{Environment, File, FileFormat, Map, Source};
 use openidconnect::{ClientId, ClientSecret, IssuerUrl, RedirectUrl};
 use url::{Host, Url};
@@ -22,7 +21,7 @@ use crate::config::section::Section;
 use crate::datahub::back_channel::BackChannel;
 use crate::datahub::discovery::Discovery;
 use crate::datahub::oidc::Provider;
-use crate::datahub::transport::{Address, Endpoint, trust};
+use crate::datahub::transport::{self, Address, Endpoint};
 use crate::datahub::{DataHub, DataHubId, DataHubs};
 use crate::log::Format;
 use crate::origin::TrustedOrigins;
@@ -165,7 +164,7 @@ impl Server {
             let is_good = is_plain && is_path;
             is_good || section.fault::<()>("base_path", "must be a path such as /api/v1").is_some()
         });
-        let workers = section.required("workers").map(|count| if count == 0 { cores() } else { count });
+        let workers = section.number("workers").map(|count| if count == 0 { cores() } else { count });
         let shutdown_timeout = section.duration("shutdown_timeout");
         let trusted_proxies = section.list("trusted_proxies");
         section.finish();
@@ -277,15 +276,15 @@ fn keys_of(text: &str, section: &Section<'_>) -> Option<Vec<Key>> {
 }
 
 fn limits(mut section: Section<'_>) -> Option<proxy::Limits> {
-    let [head, target, body] = ["head", "target", "body"].map(|key| section.required::<ByteSize>(key));
-    let [fields, in_flight, waiting] = ["fields", "in_flight", "waiting"].map(|key| section.required::<usize>(key));
+    let [head, target, body] = ["head", "target", "body"].map(|key| section.size(key));
+    let [fields, in_flight, waiting] = ["fields", "in_flight", "waiting"].map(|key| section.number(key));
     section.finish();
-    let small = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+    let small = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
     Some(proxy::Limits {
         head: head.map(small)?,
         target: target.map(small)?,
         fields: fields?,
-        body: body?.as_u64(),
+        body: body?,
         in_flight: in_flight?,
         waiting: waiting?,
     })
@@ -373,12 +372,13 @@ fn datahub(
             server.map(|server| format!("{}{}/auth/callback?datahub={id}", server.public_url, server.base_path))
         })
         .and_then(|uri| RedirectUrl::new(uri).map_err(|_| section.fault::<()>("redirect_uri", "must be a URL")).ok());
-    let address = url.clone().zip(trust).and_then(|(url, trust)| {
+    let address = url.and_then(|url| {
+        let trust = trust.clone().or_else(|| transport::trust(None).ok())?;
         Address::new(url, connect, trust).map_err(|error| section.fault::<()>("url", error)).ok()
     });
     section.finish();
 
-    let (url, address) = (url?, address?);
+    let address = trust.and(address)?;
     let issuer_text = issuer
         .as_ref()
         .map_or_else(|| address.as_str().to_owned(), |url| url.as_str().trim_end_matches('/').to_owned());
@@ -394,7 +394,6 @@ fn datahub(
         Discovery::new(issuer),
         back_channel,
     );
-    let _ = url;
     Some(Arc::new(DataHub {
         name: name.unwrap_or_else(|| id.to_string()),
         description: description.unwrap_or_default(),
@@ -428,7 +427,7 @@ fn ca_file(section: &mut Section<'_>) -> Option<Arc<rustls::ClientConfig>> {
         },
         None => None,
     };
-    trust(pem.as_deref()).map_err(|error| section.fault::<()>("ca_file", error)).ok()
+    transport::trust(pem.as_deref()).map_err(|error| section.fault::<()>("ca_file", error)).ok()
 }
 
 /// The text of a file that should be nobody else's to read.

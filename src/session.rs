@@ -292,7 +292,7 @@ mod tests {
                 access: "x".repeat(length).try_into().expect("visible ASCII"),
                 refresh: None,
                 issued: now,
-                lifetime: Duration::from_secs(7_200),
+                lifetime: Duration::from_hours(2),
             };
             let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
             let (sid, session) = sessions.begin(Grant { user, tokens, scopes: Vec::new() }, &datahub);
@@ -308,8 +308,8 @@ mod tests {
         let issued = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
         let session = |lifetime, refresh: Option<&str>| Session {
             began: issued,
-            ends: issued + Duration::from_secs(604_800),
-            idle_ends: issued + Duration::from_secs(86_400),
+            ends: issued + Duration::from_hours(168),
+            idle_ends: issued + Duration::from_hours(24),
             user: User { id: "7".into(), username: String::new(), name: String::new() },
             scopes: None,
             tokens: TokenSet {
@@ -351,9 +351,9 @@ mod tests {
         let limits = Limits {
             max_age: hours(168),
             idle_timeout: hours(24),
-            refresh_ahead: Duration::from_secs(60),
-            refresh_ahead_body: Duration::from_secs(900),
-            remember: Duration::from_secs(600),
+            refresh_ahead: Duration::from_mins(1),
+            refresh_ahead_body: Duration::from_mins(15),
+            remember: Duration::from_mins(10),
         };
         let datahubs = DataHubs::new(vec![Arc::clone(&datahub)]);
         (Sessions::new(Arc::new(keyring), limits, &datahubs, "https://app.example.org"), datahub)

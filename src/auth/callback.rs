@@ -16,6 +16,7 @@ use crate::auth::pending::{PendingError, PendingLogin, remove_useless};
 use crate::auth::return_to::ReturnTo;
 use crate::auth::{Auth, LoginError, Parameters, client, see_other};
 use crate::datahub::DataHub;
+use crate::datahub::back_channel::BackChannelError;
 use crate::datahub::discovery::MetadataError;
 use crate::datahub::oidc::RedeemError;
 use crate::error::ApiError;
@@ -129,6 +130,9 @@ impl Failure {
 
     fn redeem(error: &RedeemError, datahub: &DataHub) -> Self {
         let told = match error {
+            RedeemError::Unreachable(BackChannelError::Malformed | BackChannelError::ForeignAddress) => {
+                LoginError::Failed
+            }
             RedeemError::Unreachable(_)
             | RedeemError::Metadata(MetadataError::Unreachable(_) | MetadataError::Paused) => LoginError::Unavailable,
             _ => LoginError::Failed,

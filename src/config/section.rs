@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use config::{Map, Value, ValueKind};
 
 /// A table and where it stands.
@@ -79,12 +80,25 @@ impl<'a> Section<'a> {
 
     /// A duration such as `30s`, longer than none.
     pub(super) fn duration(&mut self, key: &str) -> Option<Duration> {
-        let humantime: humantime::Duration = self.required(key)?;
-        let duration = Duration::from(humantime);
-        if duration.is_zero() || duration > LONGEST {
-            return self.fault(key, "must be more than 0 and at most 400 days");
+        let text: String = self.required(key)?;
+        // Not the library's own words here and below: they quote the value.
+        match humantime::parse_duration(&text) {
+            Ok(duration) if !duration.is_zero() && duration <= LONGEST => Some(duration),
+            _ => self.fault(key, "must be a time such as 30s, 15m or 7d, more than none and at most 400 days"),
         }
-        Some(duration)
+    }
+
+    /// A size in bytes, such as `32KiB`.
+    pub(super) fn size(&mut self, key: &str) -> Option<u64> {
+        let text: String = self.required(key)?;
+        let size = text.parse::<ByteSize>();
+        size.map(|size| size.as_u64()).map_err(|_| self.fault::<()>(key, "must be a size such as 32KiB")).ok()
+    }
+
+    /// A whole number.
+    pub(super) fn number(&mut self, key: &str) -> Option<usize> {
+        let text: String = self.required(key)?;
+        text.parse().map_err(|_| self.fault::<()>(key, "must be a whole number")).ok()
     }
 
     /// Notes what is wrong with `key`.

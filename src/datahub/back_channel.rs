@@ -12,7 +12,7 @@ use std::time::Duration;
 use actix_rt::net::{ActixStream, Ready};
 use actix_service::fn_service;
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
-use actix_web::http::{Uri, header};
+use actix_web::http::{StatusCode, Uri, header};
 use openidconnect::{HttpRequest, HttpResponse};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use url::Url;
@@ -36,7 +36,7 @@ impl BackChannel {
     /// Sends one request and reads the whole answer, up to 256 KiB of it.
     ///
     /// # Errors
-    /// [`BackChannelError`]; a status that says "no" is an answer like any other.
+    /// [`BackChannelError`]; a status that says "no" is an answer like any other, one that says "not now" is none.
     pub async fn call(&self, request: HttpRequest) -> Result<HttpResponse, BackChannelError> {
         let url = Url::parse(&request.uri().to_string()).map_err(|_| BackChannelError::ForeignAddress)?;
         if !self.address.is_origin_of(&url) && self.issuer.origin() != url.origin() {
@@ -60,6 +60,10 @@ impl BackChannel {
         }
         let sent = if body.is_empty() { call.send_body(actix_web::body::None::new()) } else { call.send_body(body) };
         let mut answer = sent.await.map_err(unreachable)?;
+        let status = answer.status();
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(BackChannelError::InTrouble(status.as_u16()));
+        }
 
         let mut response = http::Response::builder().status(answer.status().as_u16());
         for (name, value) in answer.headers() {
@@ -126,6 +130,9 @@ pub enum BackChannelError {
     /// No whole answer within the time limit.
     #[error("the DataHUB did not answer in time")]
     Timeout,
+    /// A status that says "not now": 429, or one from 500 on.
+    #[error("the DataHUB answered with {0}")]
+    InTrouble(u16),
     /// An answer that is not HTTP, or too long.
     #[error("the DataHUB's answer cannot be read")]
     Malformed,

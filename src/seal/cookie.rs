@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn removing_repeats_every_attribute_of_setting() {
-        let set = set("__Host-Http-sid-a", "v", Duration::from_secs(60));
+        let set = set("__Host-Http-sid-a", "v", Duration::from_mins(1));
         assert_eq!(set, "__Host-Http-sid-a=v; HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=60");
         let removed = remove("__Host-Http-sid-a");
         assert_eq!(removed, "__Host-Http-sid-a=; HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=0");

@@ -226,7 +226,7 @@ mod tests {
                 access: access.to_owned().try_into().expect("visible ASCII"),
                 refresh: refresh.map(|token| token.to_owned().try_into().expect("visible ASCII")),
                 issued: at(1_795_300_000),
-                lifetime: Duration::from_secs(7_200),
+                lifetime: Duration::from_hours(2),
             },
         }
     }

@@ -156,7 +156,7 @@ pub struct Connection(BufReader<TcpStream>);
 impl Connection {
     pub fn open(address: &str) -> Self {
         let stream = TcpStream::connect(address).expect("it listens");
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("longer than nothing");
+        stream.set_read_timeout(Some(Duration::from_mins(1))).expect("longer than nothing");
         Self(BufReader::new(stream))
     }
 
@@ -174,16 +174,23 @@ impl Connection {
     }
 
     pub fn head(&mut self) -> Answer {
+        self.try_head().expect("a whole head in time")
+    }
+
+    /// # Errors
+    /// A head that breaks off.
+    pub fn try_head(&mut self) -> std::io::Result<Answer> {
         loop {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
-                let count = self.0.read_until(b'\n', &mut head).expect("a head in time");
-                assert_ne!(count, 0, "closed within the head {:?}", String::from_utf8_lossy(&head));
+                if self.0.read_until(b'\n', &mut head)? == 0 {
+                    return Err(std::io::ErrorKind::UnexpectedEof.into());
+                }
             }
             let head = String::from_utf8_lossy(&head).into_owned();
             let status = head[9..12].parse().expect("a status");
             if status != 100 {
-                return Answer { status, head, body: Vec::new() };
+                return Ok(Answer { status, head, body: Vec::new() });
             }
         }
     }

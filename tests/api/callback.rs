@@ -125,7 +125,7 @@ fn what_a_datahub_says_no_with_is_a_fixed_word() {
     let hub = datahub();
     let gateway = Setup::new(&[("a", &hub)]).start();
     for (error, told) in
-        [("access_denied", "denied"), ("server_error", "unavailable"), ("<svg%20onload=alert(1)>", "failed")]
+        [("access_denied", "denied"), ("server_error", "unavailable"), ("%3Csvg%20onload=alert(1)%3E", "failed")]
     {
         let browser = Browser::default();
         let state = parameter(&browser.authorize(&gateway, "a"), "state").expect("a state");
@@ -180,7 +180,7 @@ fn a_token_endpoint_that_misbehaves_ends_the_login_without_a_session() {
     for (case, trouble, told) in [
         ("closed", Answer::CloseWithoutAnswer, "unavailable"),
         ("hangs", Answer::Hang, "unavailable"),
-        ("broken", Answer::Status(500), "failed"),
+        ("broken", Answer::Status(500), "unavailable"),
         ("a page", Answer::Html(200), "failed"),
         ("leads away", Answer::Redirect("http://127.0.0.1:9/".into()), "failed"),
         ("no tokens", json("{}"), "failed"),

@@ -148,7 +148,8 @@ fn a_target_that_leads_elsewhere_or_carries_a_credential_is_refused_here() {
     for raw in
         ["/api/v4/projects/a..b", "/api/v4/projects/1/repository/files/.gitattributes", "/api/v4/projects?search=sudo"]
     {
-        assert_ne!(call(&browser, &gateway, "GET", raw, "", b"").status, 400, "{raw}");
+        let answer = call(&browser, &gateway, "GET", raw, "", b"");
+        assert!(!answer.head.contains("problem+json"), "{raw}: GitLab's own answer, whatever it is");
     }
 }
 
@@ -211,7 +212,7 @@ fn what_comes_down_cannot_act_on_our_origin() {
         ("X-Runtime", "1"),
     ];
     hub.set(|behaviour| {
-        behaviour.extra_headers = hostile.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+        behaviour.extra_headers = hostile.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     });
     let answer = call(&browser, &gateway, "GET", "/api/v4/projects?per_page=1", "", b"");
     for (name, _) in hostile {

@@ -107,7 +107,10 @@ fn what_drips_arrives_drop_by_drop() {
         came.push(started.elapsed());
     }
     let (first, last) = (came[0], came[came.len() - 1]);
-    assert!(came.len() > 5 && last - first > std::time::Duration::from_secs(1), "all at once: {came:?}");
+    assert!(
+        came.len() > 5 && last.checked_sub(first).unwrap() > std::time::Duration::from_secs(1),
+        "all at once: {came:?}"
+    );
 }
 
 #[test]
@@ -136,9 +139,9 @@ fn what_breaks_off_is_never_taken_for_whole() {
     ] {
         hub.set(|behaviour| behaviour.api.answer = Manner::Raw(raw.as_bytes().to_vec()));
         let mut connection = browser.begin(&gateway, "GET", &format!("{BASE}/datahubs/a/api/v4/user"), FETCH);
-        let answer = connection.head();
-        assert_eq!(answer.status, 200, "{case}");
-        assert!(connection.body(&answer).is_err(), "{case}");
+        // Broken off within the body, or before the head if all of that came at once.
+        let whole = connection.try_head().and_then(|answer| connection.body(&answer));
+        assert!(whole.is_err(), "{case}");
     }
     hub.set(|behaviour| behaviour.api.answer = Manner::Normal);
     // And the other way: an upload whose sender leaves does not look finished to the DataHUB.
