@@ -23,8 +23,9 @@ check: cargo-deny ## format, lints, documentation, dependencies
 long: build browser-tools ## what takes too long for every commit
 	LONG=1 cargo test --locked --test api
 
-bench: ## speed and memory, as ratios to a bare nginx in the same run
-	tests/bench/run.sh
+bench: bench-tools ## speed and memory, as ratios to a bare nginx in the same run
+	cargo build --locked --release --workspace
+	tests/bench/run.py
 
 image: ## a container image, by Docker or else by buildah
 	docker/build.sh
@@ -43,6 +44,9 @@ deploy-tools:
 	@command -v nginx >/dev/null && command -v buildah >/dev/null && command -v systemd-socket-activate >/dev/null \
 		|| { $(APT) nginx-light buildah systemd; }
 
+bench-tools:
+	@command -v nginx >/dev/null && command -v wrk >/dev/null || { $(APT) nginx-light wrk; }
+
 APT = apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 
 cargo-deny:
@@ -50,4 +54,4 @@ cargo-deny:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_DENY) cargo-deny
 
-.PHONY: help demo test check long bench image advisories build browser-tools deploy-tools cargo-deny
+.PHONY: help demo test check long bench image advisories build browser-tools deploy-tools bench-tools cargo-deny

@@ -372,18 +372,20 @@ fn datahub(
             server.map(|server| format!("{}{}/auth/callback?datahub={id}", server.public_url, server.base_path))
         })
         .and_then(|uri| RedirectUrl::new(uri).map_err(|_| section.fault::<()>("redirect_uri", "must be a URL")).ok());
-    let address = url.and_then(|url| {
+    let address = |key, url, connect| {
+        // Where `ca_file` has a fault, the address is looked at all the same.
         let trust = trust.clone().or_else(|| transport::trust(None).ok())?;
-        Address::new(url, connect, trust).map_err(|error| section.fault::<()>("url", error)).ok()
-    });
+        Address::new(url, connect, trust).map_err(|error| section.fault::<()>(key, error)).ok()
+    };
+    let place = url.and_then(|url| address("url", url, connect));
+    let issuer_place = issuer.and_then(|url| address("issuer", url, None));
     section.finish();
 
-    let address = trust.and(address)?;
-    let issuer_text = issuer
-        .as_ref()
-        .map_or_else(|| address.as_str().to_owned(), |url| url.as_str().trim_end_matches('/').to_owned());
-    let issuer = IssuerUrl::new(issuer_text).expect("a URL without the slash at its end is still one");
-    let back_channel = BackChannel::new(address.clone(), issuer.url().clone(), back_channel?);
+    let address = trust.and(place)?;
+    let issuer = issuer_place.as_ref().unwrap_or(&address).as_str().to_owned();
+    let issuer = IssuerUrl::new(issuer).expect("a URL without the slash at its end is still one");
+    let addresses = std::iter::once(address.clone()).chain(issuer_place).collect();
+    let back_channel = BackChannel::new(addresses, back_channel?);
     let scopes = scopes?;
     let scopes = if scopes.is_empty() { DEFAULT_SCOPES.map(str::to_owned).to_vec() } else { scopes };
     let provider = Provider::new(

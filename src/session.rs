@@ -341,7 +341,7 @@ mod tests {
             openidconnect::RedirectUrl::from_url(url.clone()),
             Vec::new(),
             Discovery::new(issuer),
-            BackChannel::new(address.clone(), url, Duration::from_secs(1)),
+            BackChannel::new(vec![address.clone()], Duration::from_secs(1)),
         );
         let id: DataHubId = "a".parse().expect("an id");
         let (name, description, aliases) = (String::new(), String::new(), Vec::new());

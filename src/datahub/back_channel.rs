@@ -22,15 +22,15 @@ use crate::datahub::transport::{Address, Stream};
 /// Our side of the conversation with one DataHUB.
 #[derive(Debug, Clone)]
 pub struct BackChannel {
-    address: Address,
-    issuer: Url,
+    /// The DataHUB's own, and its issuer's where that is another.
+    addresses: Vec<Address>,
     timeout: Duration,
 }
 
 impl BackChannel {
-    /// Calls to `address`, and to `issuer` where that differs from it; `timeout` is for one whole call.
-    pub fn new(address: Address, issuer: Url, timeout: Duration) -> Self {
-        Self { address, issuer, timeout }
+    /// Calls to these `addresses` and to no others; `timeout` is for one whole call.
+    pub fn new(addresses: Vec<Address>, timeout: Duration) -> Self {
+        Self { addresses, timeout }
     }
 
     /// Sends one request and reads the whole answer, up to 256 KiB of it.
@@ -39,20 +39,24 @@ impl BackChannel {
     /// [`BackChannelError`]; a status that says "no" is an answer like any other, one that says "not now" is none.
     pub async fn call(&self, request: HttpRequest) -> Result<HttpResponse, BackChannelError> {
         let url = Url::parse(&request.uri().to_string()).map_err(|_| BackChannelError::ForeignAddress)?;
-        if !self.address.is_origin_of(&url) && self.issuer.origin() != url.origin() {
-            return Err(BackChannelError::ForeignAddress);
-        }
-        tokio::time::timeout(self.timeout, self.exchange(request, &url)).await.map_err(|_| BackChannelError::Timeout)?
+        let address = self.addresses.iter().find(|address| address.is_origin_of(&url));
+        let address = address.ok_or(BackChannelError::ForeignAddress)?;
+        tokio::time::timeout(self.timeout, self.exchange(request, &url, address)).await.map_err(|_| BackChannelError::Timeout)?
     }
 
-    async fn exchange(&self, request: HttpRequest, url: &Url) -> Result<HttpResponse, BackChannelError> {
+    async fn exchange(
+        &self,
+        request: HttpRequest,
+        url: &Url,
+        address: &Address,
+    ) -> Result<HttpResponse, BackChannelError> {
         let (parts, body) = request.into_parts();
         let method = actix_web::http::Method::from_bytes(parts.method.as_str().as_bytes())
             .map_err(|_| BackChannelError::Malformed)?;
         let mut call = self
-            .client()
+            .client(address)
             .request(method, plain(url)?)
-            .insert_header((header::HOST, self.address.host_header()))
+            .insert_header((header::HOST, address.host_header()))
             .no_decompress();
         for (name, value) in &parts.headers {
             let value = header::HeaderValue::from_bytes(value.as_bytes()).map_err(|_| BackChannelError::Malformed)?;
@@ -74,8 +78,8 @@ impl BackChannel {
     }
 
     /// A client for one call. It speaks plain HTTP; TLS is the transport's business.
-    fn client(&self) -> awc::Client {
-        let address = self.address.clone();
+    fn client(&self, address: &Address) -> awc::Client {
+        let address = address.clone();
         let connector = fn_service(move |to: ConnectInfo<Uri>| {
             let address = address.clone();
             async move {

@@ -102,8 +102,8 @@ impl Gateway {
             secrets: Arc::clone(&setup.secrets),
             _folder: Arc::clone(&setup.folder),
         };
-        gateway.address =
-            gateway.wait_for_line(|line| line["message"] == "serving")["listen"].as_str().expect("a text").to_owned();
+        let serving = gateway.wait_for_line(|line| line["message"] == "serving");
+        serving["listen"].as_str().expect("a text").clone_into(&mut gateway.address);
         gateway
     }
 

@@ -2,7 +2,7 @@
 //!
 //! When a gateway ends, everything it has written at `RUST_LOG=trace` is searched for every secret of the test.
 
-#![expect(missing_docs, unreachable_pub, reason = "nobody depends on tests")]
+#![expect(unreachable_pub, reason = "nobody depends on tests")]
 
 mod browser;
 mod callback;
