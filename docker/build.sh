@@ -3,6 +3,7 @@
 #
 # buildah needs no base image here: the binary is built by the local cargo, and the image is from scratch.
 # BINARY=FILE  put this static binary into the image instead of building one (buildah only)
+# STATIC_TARGET_DIR=DIR  build there, not in target/static (buildah only)
 # BUILDER=docker|buildah  do not look, use this one
 set -eu
 cd "$(dirname "$0")/.."
@@ -27,7 +28,7 @@ command -v buildah >/dev/null || { echo "docker/build.sh: neither a Docker engin
 # The same flags as in the Dockerfile, which says why.
 if [ -z "${BINARY:-}" ]; then
     target=$(rustc -vV | sed -n 's/^host: //p')
-    CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target/static}
+    CARGO_TARGET_DIR=${STATIC_TARGET_DIR:-target/static}
     export CARGO_TARGET_DIR
     RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"' CARGO_PROFILE_RELEASE_STRIP=symbols \
         cargo build --release --locked --bin arcmanager-gateway --target "$target"

@@ -26,9 +26,9 @@ use crate::proxy::gate::Gate;
 use crate::proxy::request::{Body, Framing};
 use crate::proxy::target::Target;
 use crate::proxy::upstream::{Deadlines, Outgoing, Upstream};
+use crate::session::Sessions;
 use crate::session::refresh::Refresher;
 use crate::session::replay::{self, CounterError};
-use crate::session::{Session, Sessions, Sid};
 
 /// One worker's proxy to all DataHUBs.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ pub async fn forward(req: HttpRequest, body: Payload, proxy: Data<Proxy>) -> Res
     if session.is_stale_at(now, proxy.refresh_ahead(framing)) {
         // The body first: should it be too long, no refresh has been spent on a call that cannot be sent again.
         replay::drain(body, framing.length()).await?;
-        let cookie = proxy.renew(datahub, &sid, &session, now).await?;
+        let (_, cookie) = shared.sessions.renew(&shared.refresher, datahub, &sid, &session, now).await?;
         return Ok(counted.again(Some(cookie)));
     }
 
@@ -168,20 +168,6 @@ impl Proxy {
     fn refresh_ahead(&self, framing: Framing) -> Duration {
         let limits = self.shared.sessions.limits();
         if framing.may_exceed(LONG_BODY) { limits.refresh_ahead_body } else { limits.refresh_ahead }
-    }
-
-    /// The cookie of a session with newer tokens.
-    async fn renew(
-        &self,
-        datahub: &Arc<DataHub>,
-        sid: &Sid,
-        session: &Session,
-        now: SystemTime,
-    ) -> Result<actix_web::http::header::HeaderValue, ApiError> {
-        let token = session.tokens.refresh.as_ref().ok_or(Code::SessionExpired)?;
-        let tokens = self.shared.refresher.renew(datahub, token).await?;
-        let renewed = session.renewed(tokens, self.shared.sessions.limits());
-        Ok(self.shared.sessions.renewed(datahub, sid, &renewed, now)?)
     }
 }
 

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use crate::auth::status::{Entry, answer};
 use crate::auth::{Auth, Parameters};
 use crate::datahub::DataHub;
-use crate::error::{ApiError, Code};
+use crate::error::ApiError;
 use crate::session::{Session, SessionError, Sid};
 
 /// The sessions with their new times; each is treated by itself.
@@ -61,14 +61,11 @@ impl Auth {
         session: &Session,
         now: SystemTime,
     ) -> Result<(Session, Option<HeaderValue>), ApiError> {
-        let Some(token) = session.tokens.refresh.as_ref().filter(|_| !session.is_young_at(now, self.sessions.limits()))
-        else {
-            let is_over = session.tokens.refresh.is_none() && now >= session.tokens.expires();
-            return if is_over { Err(Code::SessionExpired.into()) } else { Ok((session.clone(), None)) };
-        };
-        let tokens = self.refresher.renew(datahub, token).await?;
-        let renewed = session.renewed(tokens, self.sessions.limits());
-        let cookie = self.sessions.renewed(datahub, sid, &renewed, now)?;
+        let is_over = now >= session.tokens.expires();
+        if session.is_young_at(now, self.sessions.limits()) || (session.tokens.refresh.is_none() && !is_over) {
+            return Ok((session.clone(), None));
+        }
+        let (renewed, cookie) = self.sessions.renew(&self.refresher, datahub, sid, session, now).await?;
         Ok((renewed, Some(cookie)))
     }
 }

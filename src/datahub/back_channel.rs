@@ -41,7 +41,9 @@ impl BackChannel {
         let url = Url::parse(&request.uri().to_string()).map_err(|_| BackChannelError::ForeignAddress)?;
         let address = self.addresses.iter().find(|address| address.is_origin_of(&url));
         let address = address.ok_or(BackChannelError::ForeignAddress)?;
-        tokio::time::timeout(self.timeout, self.exchange(request, &url, address)).await.map_err(|_| BackChannelError::Timeout)?
+        tokio::time::timeout(self.timeout, self.exchange(request, &url, address))
+            .await
+            .map_err(|_| BackChannelError::Timeout)?
     }
 
     async fn exchange(

@@ -13,7 +13,8 @@ use actix_web::http::header::{
 use crate::datahub::DataHub;
 use crate::error::{ApiError, Code};
 use crate::proxy::target::Target;
-use crate::proxy::upstream::{Answer, AnswerBody, Head};
+use crate::proxy::upstream::answer::{Answer, AnswerBody};
+use crate::proxy::upstream::connection::Head;
 
 /// The DataHUB's answer as the browser gets it. `here` is the gateway's own URL of the DataHUB.
 ///

@@ -12,8 +12,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use actix_web::http::header::HeaderValue;
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -22,6 +23,7 @@ use crate::datahub::DataHub;
 use crate::datahub::oidc::RefreshError;
 use crate::datahub::token::{RefreshToken, TokenSet};
 use crate::error::{ApiError, Code};
+use crate::session::{Session, Sessions, Sid};
 
 /// Renews token sets, for all workers of the process.
 #[derive(Debug, Clone)]
@@ -98,6 +100,26 @@ impl Refresher {
         // Once the process ends nobody takes it; then `answer` is closed, which callers see.
         let _ = self.0.tasks.send(task);
         Joined::Waiting(answer)
+    }
+}
+
+impl Sessions {
+    /// The session with newer tokens, and its cookie.
+    ///
+    /// # Errors
+    /// `session_expired` if its tokens cannot be renewed, `refresh_unavailable` if they cannot be renewed now.
+    pub async fn renew(
+        &self,
+        refresher: &Refresher,
+        datahub: &Arc<DataHub>,
+        sid: &Sid,
+        session: &Session,
+        now: SystemTime,
+    ) -> Result<(Session, HeaderValue), ApiError> {
+        let token = session.tokens.refresh.as_ref().ok_or(Code::SessionExpired)?;
+        let renewed = session.renewed(refresher.renew(datahub, token).await?, self.limits());
+        let cookie = self.renewed(datahub, sid, &renewed, now)?;
+        Ok((renewed, cookie))
     }
 }
 

@@ -1,0 +1,295 @@
+//! One connection: a request out, the head of its answer in.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use actix_web::web::{Buf, Bytes, BytesMut};
+use futures_util::Stream as _;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::datahub::transport::Stream;
+use crate::log;
+use crate::proxy::framing::Chunks;
+use crate::proxy::request::{Body, Framing};
+use crate::proxy::upstream::{Deadlines, SendError};
+
+/// A connection to a DataHUB, on which one call a time runs.
+pub struct Connection {
+    stream: Stream,
+    /// Bytes that were read and not used yet.
+    pub(super) read: BytesMut,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+/// What has come once a head is there.
+pub(super) struct Exchanged {
+    pub(super) head: Head,
+    pub(super) length: Length,
+    pub(super) is_reusable: bool,
+}
+
+impl Connection {
+    /// A connection on which nothing has been said.
+    pub(super) fn new(stream: Stream) -> Self {
+        Self { stream, read: BytesMut::new() }
+    }
+
+    /// Sends a request and reads the head of its final answer.
+    pub(super) async fn exchange(
+        &mut self,
+        head: &[u8],
+        body: Body,
+        framing: Framing,
+        is_head: bool,
+        deadlines: &Deadlines,
+    ) -> Result<Exchanged, SendError> {
+        let is_sent = match body {
+            Body::Held(body) => {
+                let message = [head, &body].concat();
+                within(deadlines.idle, self.stream.write_all(&message)).await?.map_err(SendError::lost)?;
+                true
+            }
+            Body::Streamed(payload) => {
+                within(deadlines.idle, self.stream.write_all(head)).await?.map_err(SendError::lost)?;
+                self.send_body(payload, framing, deadlines).await?
+            }
+        };
+        let (head, is_persistent) = within(deadlines.first_byte, self.read_head()).await??;
+        let length = Length::of(&head, is_head)?;
+        Ok(Exchanged { is_reusable: is_sent && is_persistent && !matches!(length, Length::UntilClose), head, length })
+    }
+
+    /// Sends the body until it has ended, or until an answer comes before that; tells whether it was sent to its end.
+    async fn send_body(
+        &mut self,
+        mut payload: actix_web::web::Payload,
+        framing: Framing,
+        deadlines: &Deadlines,
+    ) -> Result<bool, SendError> {
+        let mut pending = BytesMut::new();
+        let mut has_ended = false;
+        loop {
+            let is_ours = !pending.is_empty() || has_ended;
+            let (limit, expired) = if is_ours {
+                (deadlines.idle, SendError::Stalled)
+            } else {
+                (deadlines.request_body, SendError::BodyTimeout)
+            };
+            let step = std::future::poll_fn(|cx| {
+                if self.has_answer(cx) {
+                    return Poll::Ready(Ok(Step::Answered));
+                }
+                if !pending.is_empty() {
+                    let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, &pending));
+                    return Poll::Ready(match written {
+                        Ok(0) => Err(SendError::lost(io::ErrorKind::WriteZero.into())),
+                        Ok(count) => {
+                            pending.advance(count);
+                            Ok(Step::Progress)
+                        }
+                        Err(error) => Err(SendError::lost(error)),
+                    });
+                }
+                if has_ended {
+                    return Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| Step::Done).map_err(SendError::lost);
+                }
+                match std::task::ready!(Pin::new(&mut payload).poll_next(cx)) {
+                    Some(Ok(piece)) => {
+                        log::count_in(piece.len());
+                        enclose(&mut pending, &piece, framing);
+                    }
+                    Some(Err(error)) => return Poll::Ready(Err(SendError::Body(error))),
+                    None => {
+                        has_ended = true;
+                        if framing == Framing::Chunked {
+                            pending.extend_from_slice(b"0\r\n\r\n");
+                        }
+                    }
+                }
+                Poll::Ready(Ok(Step::Progress))
+            });
+            match timeout(limit, step).await.map_err(|_| expired)?? {
+                Step::Progress => {}
+                Step::Done => return Ok(true),
+                Step::Answered => return Ok(false),
+            }
+        }
+    }
+
+    /// Whether something, or the end, has come from the DataHUB.
+    fn has_answer(&mut self, cx: &mut Context<'_>) -> bool {
+        !self.read.is_empty() || matches!(self.poll_read(cx), Poll::Ready(Ok(count)) if count > 0)
+    }
+
+    /// The head of the final answer, and whether the connection may persist after it.
+    async fn read_head(&mut self) -> Result<(Head, bool), SendError> {
+        loop {
+            if let Some((head, is_persistent)) = self.parse_head()? {
+                match head.status {
+                    101 => return Err(SendError::Invalid("an upgrade nobody asked for")),
+                    100..200 => continue,
+                    _ => return Ok((head, is_persistent)),
+                }
+            }
+            if self.read.len() > LONGEST_HEAD {
+                return Err(SendError::Invalid("a head that is too long"));
+            }
+            let has_begun = !self.read.is_empty();
+            match std::future::poll_fn(|cx| self.poll_read(cx)).await {
+                Ok(0) if has_begun => return Err(SendError::Invalid("a head that breaks off")),
+                Ok(0) => return Err(SendError::Closed),
+                Ok(_) => {}
+                Err(error) if has_begun => return Err(SendError::Lost(error)),
+                Err(error) => return Err(SendError::lost(error)),
+            }
+        }
+    }
+
+    fn parse_head(&mut self) -> Result<Option<(Head, bool)>, SendError> {
+        let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
+        let mut response = httparse::Response::new(&mut fields);
+        let length = match response.parse(&self.read) {
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Ok(httparse::Status::Complete(length)) => length,
+            Err(_) => return Err(SendError::Invalid("a head that is not HTTP")),
+        };
+        let status =
+            response.code.filter(|status| (100..600).contains(status)).ok_or(SendError::Invalid("a status"))?;
+        let is_http_1_1 = response.version == Some(1);
+        let start = self.read.as_ptr() as usize;
+        let fields = response
+            .headers
+            .iter()
+            .map(|field| {
+                let (name, value) = (field.name.as_ptr() as usize - start, field.value.as_ptr() as usize - start);
+                [name, name + field.name.len(), value, value + field.value.len()]
+            })
+            .collect();
+        let head = Head { status, raw: self.read.split_to(length).freeze(), fields };
+        let mut options = head.values("connection").flat_map(|value| value.split(|byte| *byte == b','));
+        let is_persistent = is_http_1_1 && !options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
+        drop(options);
+        if !is_http_1_1 && head.values("transfer-encoding").next().is_some() {
+            return Err(SendError::Invalid("a transfer coding in HTTP/1.0"));
+        }
+        Ok(Some((head, is_persistent)))
+    }
+
+    /// Reads what is there, into `read`; 0 is the end.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.read.capacity() - self.read.len() < LEAST_READ {
+            self.read.reserve(READ_AHEAD);
+        }
+        std::pin::pin!(self.stream.read_buf(&mut self.read)).poll(cx)
+    }
+
+    /// Whether the other side has neither closed the connection nor said anything.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.read.is_empty() && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+}
+
+enum Step {
+    Progress,
+    Done,
+    Answered,
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, SendError> {
+    timeout(limit, work).await.map_err(|_| SendError::Stalled)
+}
+
+/// A piece of a body as the framing wants it.
+fn enclose(pending: &mut BytesMut, piece: &[u8], framing: Framing) {
+    match framing {
+        Framing::Chunked if piece.is_empty() => {}
+        Framing::Chunked => {
+            pending.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+            pending.extend_from_slice(piece);
+            pending.extend_from_slice(b"\r\n");
+        }
+        Framing::Length(_) | Framing::None => pending.extend_from_slice(piece),
+    }
+}
+
+/// The head of an answer: the raw bytes and where each field is in them.
+#[derive(Debug)]
+pub struct Head {
+    /// The final status, 200 or above.
+    pub status: u16,
+    raw: Bytes,
+    fields: Vec<[usize; 4]>,
+}
+
+impl Head {
+    /// Names and values, in order.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields
+            .iter()
+            .map(|[name, name_end, value, value_end]| (&self.raw[*name..*name_end], &self.raw[*value..*value_end]))
+    }
+
+    fn values<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields().filter(|(name, _)| name.eq_ignore_ascii_case(wanted.as_bytes())).map(|(_, value)| value)
+    }
+}
+
+/// How long the body of an answer is (RFC 9112 section 6.3).
+#[derive(Debug)]
+pub(super) enum Length {
+    /// No body; `announced` is what a HEAD or a 304 says the body would be.
+    None { announced: Option<u64> },
+    /// So many bytes.
+    Known { total: u64, left: u64 },
+    /// Chunks.
+    Chunked(Chunks),
+    /// Until the connection ends.
+    UntilClose,
+}
+
+impl Length {
+    fn of(head: &Head, is_head: bool) -> Result<Self, SendError> {
+        let mut codings = head.values("transfer-encoding");
+        let mut lengths = head.values("content-length");
+        let (coding, length) = (codings.next(), lengths.next());
+        if codings.next().is_some() || lengths.next().is_some() || (coding.is_some() && length.is_some()) {
+            return Err(SendError::Invalid("a framing that is ambiguous"));
+        }
+        let length = match length {
+            Some(text) => Some(decimal(text).ok_or(SendError::Invalid("a content length"))?),
+            None => None,
+        };
+        if is_head || matches!(head.status, 204 | 304) {
+            return Ok(Self::None { announced: length });
+        }
+        match (coding, length) {
+            (Some(coding), _) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Self::Chunked(Chunks::default())),
+            (Some(_), _) => Err(SendError::Invalid("a transfer coding that is not chunked")),
+            (None, Some(total)) => Ok(Self::Known { total, left: total }),
+            (None, None) => Ok(Self::UntilClose),
+        }
+    }
+}
+
+/// Digits and nothing else.
+fn decimal(text: &[u8]) -> Option<u64> {
+    let is_plain = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(text).ok().filter(|_| is_plain)?.parse().ok()
+}
+
+/// How much is read at once, in bytes.
+const READ_AHEAD: usize = 32 * 1024;
+/// With less room than this, in bytes, a new buffer is taken.
+const LEAST_READ: usize = 4 * 1024;
+/// Longest head of an answer, in bytes.
+const LONGEST_HEAD: usize = 64 * 1024;
+/// Most fields of an answer.
+const MOST_FIELDS: usize = 128;
