@@ -11,8 +11,8 @@ demo: ## the gateway, two test DataHUBs and a small app; prints one address
 
 test: build browser-tools deploy-tools ## everything that must hold
 	cargo test --locked --workspace
-	python3 -m unittest discover -s tests/browser -v
-	python3 -m unittest discover -s tests/deploy -v
+	python3 -W ignore -m unittest discover -s tests/browser -v
+	python3 -W ignore -m unittest discover -s tests/deploy -v
 
 check: cargo-deny ## format, lints, documentation, dependencies
 	cargo fmt --all --check

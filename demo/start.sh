@@ -30,9 +30,10 @@ datahub() { # ID PORT NAME SECRET
     pids+=($!)
 }
 
-# Secrets live as long as this demo and go by environment, because `ps` shows every argument.
-secret_tuebingen=$("$bin/arcmanager-gateway" key)
-secret_freiburg=$("$bin/arcmanager-gateway" key)
+# Secrets live as long as this demo and go by environment, because `ps` shows every argument. Hex digits, as GitLab's are.
+new_secret() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
+secret_tuebingen=$(new_secret)
+secret_freiburg=$(new_secret)
 datahub tuebingen 8081 "DataHUB Tübingen" "$secret_tuebingen"
 datahub freiburg 8082 "DataHUB Freiburg" "$secret_freiburg"
 

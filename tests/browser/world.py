@@ -5,6 +5,7 @@ The gateway reaches the DataHUBs through a wire that keeps what passes, so that 
 
 import os
 import re
+import secrets
 import socket
 import subprocess
 import tempfile
@@ -44,7 +45,7 @@ class World:
             "GATEWAY__SESSION__REMEMBER": "1s",
         }
         for datahub, name in NAMES.items():
-            secret = make_key()
+            secret = secrets.token_hex(32)  # As GitLab makes them.
             arguments = ["--name", name, "--listen", "127.0.0.1:0", "--client-id", "demo",
                          "--token-lifetime", str(token_lifetime_s)]
             process = self._run("datahub", *arguments, stdout=subprocess.PIPE, env={"DATAHUB_CLIENT_SECRET": secret})
