@@ -41,8 +41,8 @@ browser-tools:
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { $(APT) chromium chromium-driver; }
 
 deploy-tools:
-	@command -v nginx >/dev/null && command -v buildah >/dev/null && command -v systemd-socket-activate >/dev/null \
-		|| { $(APT) nginx-light buildah systemd; }
+	@command -v nginx >/dev/null && command -v openssl >/dev/null && command -v systemd-socket-activate >/dev/null \
+		|| { $(APT) nginx-light openssl systemd; }
 
 bench-tools:
 	@command -v nginx >/dev/null && command -v wrk >/dev/null || { $(APT) nginx-light wrk; }

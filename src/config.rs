@@ -330,7 +330,7 @@ fn datahubs(mut section: Section<'_>, server: Option<&Server>, back_channel: Opt
     let datahubs: Vec<_> = datahubs.into_iter().collect::<Option<_>>()?;
     let mut names = BTreeSet::new();
     for datahub in &datahubs {
-        for name in std::iter::once(&datahub.id).chain(&datahub.aliases) {
+        for name in std::iter::once(datahub.id.as_str()).chain(datahub.aliases.iter().map(String::as_str)) {
             if !names.insert(name) {
                 section.fault::<()>(datahub.id.as_str(), "has an id or alias that another DataHUB has too");
             }

@@ -23,8 +23,8 @@ pub struct DataHub {
     pub name: String,
     /// One line for the login chooser.
     pub description: String,
-    /// Further names it answers to at login.
-    pub aliases: Vec<DataHubId>,
+    /// Further names for `?datahub=`, such as `tübingen`; never in a path or a cookie.
+    pub aliases: Vec<String>,
     /// Where its pages and its API are.
     pub address: Address,
     /// Its OpenID provider, and what it knows us as.
@@ -49,7 +49,7 @@ impl DataHubs {
 
     /// The DataHUB of this id or alias: what `?datahub=` may name.
     pub fn by_name(&self, name: &str) -> Option<&Arc<DataHub>> {
-        self.by_id(name).or_else(|| self.0.iter().find(|datahub| datahub.aliases.iter().any(|alias| &*alias.0 == name)))
+        self.by_id(name).or_else(|| self.0.iter().find(|datahub| datahub.aliases.iter().any(|alias| alias == name)))
     }
 
     /// All of them, in the order of their ids.

@@ -69,10 +69,13 @@ fn the_pending_login_is_a_sealed_cookie_that_comes_back_from_the_datahub_and_end
 #[test]
 fn a_datahub_is_found_by_id_or_alias_and_by_nothing_else() {
     let hub = datahub();
-    let gateway = Setup::new(&[("a", &hub)]).and("datahubs.a.aliases = [\"old-name\"]").start();
+    let gateway = Setup::new(&[("a", &hub)]).and("datahubs.a.aliases = [\"old-name\", \"tübingen\"]").start();
     let open = |query: &str| Browser::default().navigate(&gateway, &format!("{BASE}/auth/login{query}"));
     assert_eq!(open("?datahub=a").status, 302);
     assert_eq!(open("?datahub=old-name").status, 302);
+    assert_eq!(open("?datahub=t%C3%BCbingen").status, 302);
+    let path = Browser::default().fetch(&gateway, "GET", "/datahubs/old-name/api/v4/user");
+    assert_eq!(path.code(), "unknown_datahub", "an alias is for the login only");
     for query in [
         "?datahub=b",
         "?datahub=",

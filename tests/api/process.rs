@@ -79,3 +79,12 @@ fn every_request_has_a_line_in_the_log_that_names_its_route_and_nothing_secret()
     assert!(line["duration_ms"].as_f64() > line["upstream_ms"].as_f64() && line["upstream_ms"].as_f64() > Some(0.0));
     assert!(!gateway.log().iter().any(|line| line.to_string().contains("canary")), "neither query nor body");
 }
+
+/// EL-01: the search at the end of every test is able to find something.
+#[test]
+#[should_panic(expected = "is in the output")]
+fn a_secret_in_the_output_fails_a_test() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    gateway.keep_secret(["http://localhost:8000".to_owned()]);
+}
