@@ -20,14 +20,15 @@ check: cargo-deny ## format, lints, documentation, dependencies
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	.tools/bin/cargo-deny --locked check bans licenses sources
 
-long: build browser-tools ## what takes too long for every commit
+long: build browser-tools deploy-tools image-tools ## what takes too long for every commit
 	LONG=1 cargo test --locked --test api
+	python3 -W ignore -m unittest discover -s tests/deploy -p 'long_*.py' -v
 
 bench: bench-tools ## speed and memory, as ratios to a bare nginx in the same run
 	cargo build --locked --release --workspace
 	tests/bench/run.py
 
-image: ## a container image, by Docker or else by buildah
+image: image-tools ## a container image, by Docker or else by buildah
 	docker/build.sh
 
 advisories: cargo-deny ## known weaknesses of dependencies; needs the advisory database, a git clone
@@ -44,6 +45,9 @@ deploy-tools:
 	@command -v nginx >/dev/null && command -v openssl >/dev/null && command -v systemd-socket-activate >/dev/null \
 		|| { $(APT) nginx-light openssl systemd; }
 
+image-tools:
+	@docker info >/dev/null 2>&1 || command -v buildah >/dev/null || { $(APT) buildah; }
+
 bench-tools:
 	@command -v nginx >/dev/null && command -v wrk >/dev/null || { $(APT) nginx-light wrk; }
 
@@ -54,4 +58,4 @@ cargo-deny:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_DENY) cargo-deny
 
-.PHONY: help demo test check long bench image advisories build browser-tools deploy-tools bench-tools cargo-deny
+.PHONY: help demo test check long bench image advisories build browser-tools deploy-tools bench-tools image-tools cargo-deny

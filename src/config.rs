@@ -130,6 +130,7 @@ impl Config {
         let timeouts = timeouts(root.section("timeouts"));
         let rates = rates(root.section("rate_limit"));
         let log = log(root.section("log"));
+        proxy_policy(root.section("proxy"));
         let back_channel = timeouts.as_ref().map(|(_, _, back_channel)| *back_channel);
         let datahubs = datahubs(root.section("datahubs"), server.as_ref(), back_channel);
 
@@ -210,6 +211,7 @@ impl App {
         let url: Option<String> = section.required("url");
         let dir: Option<PathBuf> = section.optional("dir");
         let dev: Option<Vec<Url>> = section.list("dev_origins");
+        not_yet(&mut section, "arcmanager");
         if dir.as_deref().is_some_and(|dir| !dir.is_dir()) {
             section.fault::<()>("dir", "is not a folder");
         }
@@ -232,6 +234,22 @@ impl App {
         let files = place.as_ref().zip(dir).map(|(url, dir)| (url.path().trim_end_matches('/').to_owned(), dir));
         let own = public_url?.origin().ascii_serialization();
         Some(Self { url: place.and(url)?, files, origins: TrustedOrigins { own, dev: dev? } })
+    }
+}
+
+/// What the policy may be told one day; until then anything but its default is a fault, not a promise.
+fn proxy_policy(mut section: Section<'_>) {
+    not_yet(&mut section, "graphql");
+    if section.list::<String>("allow_credential_endpoints").is_some_and(|endpoints| !endpoints.is_empty()) {
+        section.fault::<()>("allow_credential_endpoints", "is not supported by this version");
+    }
+    section.finish();
+}
+
+/// A switch that this version has in one position only.
+fn not_yet(section: &mut Section<'_>, key: &str) {
+    if section.optional::<bool>(key) == Some(true) {
+        section.fault::<()>(key, "is not supported by this version; it must be false");
     }
 }
 

@@ -173,7 +173,9 @@ impl Proxy {
 
 fn refused(error: &ApiError, datahub: &DataHub) {
     match error.code() {
-        Code::CredentialParameter => log::event(Event::CredentialRefused, datahub.id.as_str()),
+        Code::CredentialParameter | Code::CredentialEndpoint => {
+            log::event(Event::CredentialRefused, datahub.id.as_str());
+        }
         Code::BadRequestTarget | Code::NotForwarded => log::event(Event::TargetRefused, datahub.id.as_str()),
         _ => {}
     }

@@ -32,9 +32,7 @@ impl<'a> Target<'a> {
         if has_credential(query) {
             return Err(TargetError::Credential);
         }
-        if !is_api(path) {
-            return Err(TargetError::NotForwarded);
-        }
+        permit(path)?;
         Ok(Self(raw))
     }
 
@@ -80,6 +78,9 @@ pub enum TargetError {
     /// A parameter that GitLab might prefer to our token.
     #[error("the query holds a credential")]
     Credential,
+    /// What would make or change credentials.
+    #[error("the policy forwards nothing that makes credentials")]
+    CredentialEndpoint,
     /// Nothing that the policy lets through.
     #[error("the policy does not forward this path")]
     NotForwarded,
@@ -90,18 +91,35 @@ impl From<TargetError> for ApiError {
         let code = match error {
             TargetError::Malformed => Code::BadRequestTarget,
             TargetError::Credential => Code::CredentialParameter,
+            TargetError::CredentialEndpoint => Code::CredentialEndpoint,
             TargetError::NotForwarded => Code::NotForwarded,
         };
         Self::because(code, error)
     }
 }
 
-/// The policy: GitLab's REST API. An encoded slash makes no segment, and `%61pi` is `api` to GitLab, so it is to us.
-fn is_api(path: &str) -> bool {
-    let mut segments = path.split('/').skip(1).map(|segment| decoded(segment.as_bytes()));
-    segments.next().as_deref() == Some(b"api")
-        && segments.next().as_deref() == Some(b"v4")
-        && segments.any(|segment| !segment.is_empty())
+/// The policy: GitLab's REST API without what would make one visit of a hostile script a lasting credential, and without
+/// what is for administrators and machines. An encoded slash makes no segment, and `%61pi` is `api` to GitLab, so it is to
+/// us; so are `//`, a slash at the end, a format such as `.json` and capital letters.
+fn permit(path: &str) -> Result<(), TargetError> {
+    let segments: Vec<_> = path.split('/').map(|segment| decoded(segment.as_bytes())).collect();
+    let mut segments = segments.iter().map(|segment| &**segment).skip(1);
+    let is_api = segments.next() == Some(b"api") && segments.next() == Some(b"v4");
+    let segments: Vec<&[u8]> = segments.filter(|segment| !segment.is_empty()).collect();
+    let is_below = |pattern: &&str| {
+        let mut wanted = pattern.split('/');
+        let mut given = segments.iter();
+        wanted.all(|wanted| {
+            given.next().is_some_and(|segment| {
+                let name = segment.split(|byte| *byte == b'.').next().unwrap_or(segment);
+                wanted == "*" || name.eq_ignore_ascii_case(wanted.as_bytes())
+            })
+        })
+    };
+    if !is_api || segments.is_empty() || NOT_FOR_PEOPLE.iter().any(is_below) {
+        return Err(TargetError::NotForwarded);
+    }
+    if CREDENTIALS.iter().any(is_below) { Err(TargetError::CredentialEndpoint) } else { Ok(()) }
 }
 
 /// Rack 2 splits queries at `;` too. `token` is refused here only: in a body it is a parameter like any other.
@@ -140,6 +158,39 @@ fn decoded(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
     Cow::Owned(out)
 }
+
+/// Below `/api/v4/`: what makes credentials or takes accounts over. `*` is any one segment; what lies below counts too.
+const CREDENTIALS: [&str; 25] = [
+    "applications",
+    "deploy_keys",
+    "deploy_tokens",
+    "groups/*/access_tokens",
+    "groups/*/deploy_tokens",
+    "groups/*/runners",
+    "groups/*/variables",
+    "personal_access_tokens",
+    "projects/*/access_tokens",
+    "projects/*/deploy_keys",
+    "projects/*/deploy_tokens",
+    "projects/*/runners",
+    "projects/*/triggers",
+    "projects/*/variables",
+    "runners",
+    "user/emails",
+    "user/gpg_keys",
+    "user/keys",
+    "user/personal_access_tokens",
+    "user/runners",
+    "users/*/emails",
+    "users/*/gpg_keys",
+    "users/*/impersonation_tokens",
+    "users/*/keys",
+    "users/*/personal_access_tokens",
+];
+
+/// Below `/api/v4/`: for administrators and for GitLab's own machines.
+const NOT_FOR_PEOPLE: [&str; 9] =
+    ["admin", "application", "features", "geo", "hooks", "internal", "jobs/request", "license", "sidekiq"];
 
 #[cfg(test)]
 mod tests {
@@ -225,6 +276,39 @@ mod tests {
         ] {
             let raw = format!("/api/v4/user?{query}");
             assert_eq!(Target::parse(&raw), Err(TargetError::Credential), "{query}");
+        }
+    }
+
+    /// PQ-02.
+    #[test]
+    fn what_makes_credentials_is_refused_in_every_spelling_and_its_neighbours_are_not() {
+        for path in CREDENTIALS.map(|pattern| format!("/api/v4/{}", pattern.replace('*', "group%2Fproject"))) {
+            for spelling in [
+                path.clone(),
+                format!("{path}/7"),
+                format!("{path}/"),
+                format!("{path}.json"),
+                path.replace("v4/", "v4//"),
+            ] {
+                assert_eq!(Target::parse(&spelling), Err(TargetError::CredentialEndpoint), "{spelling}");
+            }
+        }
+        for path in ["/api/v4/%75ser/keys", "/api/v4/user/KEYS", "/api/v4/projects/1//%61ccess_tokens"] {
+            assert_eq!(Target::parse(path), Err(TargetError::CredentialEndpoint), "{path}");
+        }
+        for path in NOT_FOR_PEOPLE.map(|pattern| format!("/api/v4/{pattern}")) {
+            assert_eq!(Target::parse(&path), Err(TargetError::NotForwarded), "{path}");
+        }
+        for path in [
+            "/api/v4/user",
+            "/api/v4/users/7",
+            "/api/v4/projects/1/repository/branches/triggers",
+            "/api/v4/projects/1/repository/files/access_tokens?ref=main",
+            "/api/v4/projects/runners%2Fkeys",
+            "/api/v4/projects/1/jobs",
+            "/api/v4/groups/runners",
+        ] {
+            assert_eq!(Target::parse(path), Ok(Target(path)), "{path}");
         }
     }
 }

@@ -18,7 +18,8 @@ fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
     let config = r#"
         surprise = 1
         server = { public_url = "http://canary-host.example", base_path = "no-slash", listen = ["canary-listen"], workers = "canary", typo = 1 }
-        app = { url = "canary app", dir = "/canary/dir", dev_origins = ["https://canary.example"] }
+        proxy = { graphql = true }
+        app = { arcmanager = true, url = "canary app", dir = "/canary/dir", dev_origins = ["https://canary.example"] }
         session = { keys = ["canary-key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="], max_age = "canary", remember = "0s" }
         limits = { head = "canary" }
         timeouts = { idle = "canary" }
@@ -39,6 +40,8 @@ fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
         "server.workers",
         "server.typo",
         "app.dir",
+        "app.arcmanager",
+        "proxy.graphql",
         "session.keys",
         "session.max_age",
         "session.remember",
@@ -184,22 +187,4 @@ fn health_asks_a_running_gateway() {
     }
     signal("TERM", child.id());
     assert!(child.wait().expect("our own child").success());
-}
-
-#[test]
-fn the_example_for_production_is_a_good_configuration() {
-    let folder = Folder::default();
-    folder.file("keys", &new_key());
-    let example = include_str!("../../config/production.toml");
-    for line in example.lines().filter(|line| line.starts_with("client_secret_file")) {
-        let file = line.split(['"', '/']).rev().nth(1).expect("a path");
-        folder.file(file, "0123456789abcdef");
-    }
-    let here = format!("{}/", folder.path().display());
-    let config = folder.file("production.toml", &example.replace("/etc/arcmanager-gateway/", &here));
-    // No DataHUB of it is really there.
-    let patience = [("GATEWAY__TIMEOUTS__BACK_CHANNEL", "1s")];
-    let output = run(&["check", "--config", config.to_str().expect("a plain path")], &patience);
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(told.starts_with("configuration: good\n"), "{told}{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -132,6 +132,8 @@ fn a_target_that_leads_elsewhere_or_carries_a_credential_is_refused_here() {
         ("/api/v4/user?a=1;access_token=x", "credential_parameter"),
         ("/api/v4/user?bearer_token[]=x", "credential_parameter"),
         ("/api/v4/user?sudo=root", "credential_parameter"),
+        ("/api/v4/user/personal_access_tokens", "credential_endpoint"),
+        ("/api/v4/projects/230/%61ccess_tokens/", "credential_endpoint"),
         ("/oauth/token", "not_forwarded"),
         ("/", "not_forwarded"),
         ("", "bad_request_target"),

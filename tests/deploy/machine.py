@@ -134,7 +134,7 @@ class Browser:
         connection.putrequest(method, target, skip_accept_encoding=True)
         if self.cookies:
             connection.putheader("Cookie", "; ".join(f"{name}={value}" for name, value in self.cookies.items()))
-        headers = list(headers)
+        headers = [*headers, ("Connection", "close")]
         is_stream = body is not None and not isinstance(body, bytes)
         if body is not None:
             headers.append(("Transfer-Encoding", "chunked") if is_stream else ("Content-Length", str(len(body))))

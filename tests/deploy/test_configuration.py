@@ -1,0 +1,117 @@
+"""What we ship for operators is understood by those it is meant for: the gateway, systemd, and, in test_nginx, nginx."""
+
+import re
+import subprocess
+import unittest
+
+from machine import CLIENT_SECRET, GATEWAY, ROOT, Machine
+
+UNITS = ROOT / "config/systemd"
+IDS = ["tuebingen", "freiburg", "plantmicrobe", "tuebingen_testenv", "dev"]
+
+
+class ProductionToml(unittest.TestCase):
+    def setUp(self):
+        self.machine = Machine()
+        self.addCleanup(self.machine.close)
+
+    def check(self, text):
+        """Nothing at example.org answers, so each DataHUB gets a closed port here: what is wrong otherwise is a fault."""
+        text = re.sub(r'^url = "https://.*$', r'\g<0>\nconnect = "127.0.0.1:1"', text, flags=re.MULTILINE)
+        config = self.machine.write("gateway.toml", text)
+        return subprocess.run([GATEWAY, "check", "--config", config], capture_output=True, text=True, timeout=60)
+
+    def test_it_lacks_nothing_but_the_files_with_secrets(self):
+        shipped = (ROOT / "config/production.toml").read_text()
+        missing = self.check(shipped.replace("/etc/arcmanager-gateway", str(self.machine.path / "none")))
+        self.assertEqual(missing.returncode, 78)
+        self.assertIn("session.keys_file", missing.stderr)
+        self.assertEqual(len(re.findall(r"client_secret_file", missing.stderr)), len(IDS))
+        self.assertEqual(len(missing.stderr.strip().splitlines()), 1 + 1 + len(IDS), missing.stderr)
+
+        self.machine.write("keys", subprocess.check_output([GATEWAY, "key"], text=True))
+        for name in IDS:
+            self.machine.write(f"{name}.secret", CLIENT_SECRET + "\n")
+        good = self.check(shipped.replace("/etc/arcmanager-gateway", str(self.machine.path)))
+        self.assertIn("configuration: good", good.stdout, good.stderr)
+        for name in IDS:
+            self.assertIn(f"{name}: ", good.stdout)
+
+    def test_it_holds_no_secret_and_names_no_real_host(self):
+        shipped = (ROOT / "config/production.toml").read_text()
+        self.assertNotRegex(shipped, r"(?m)^\s*(client_secret|keys)\s*=")
+        hosts = re.findall(r"https?://([^/\"?\s]+)", shipped)
+        self.assertEqual([host for host in hosts if not host.endswith("example.org")], [])
+
+
+class SystemdUnits(unittest.TestCase):
+    def test_systemd_understands_them(self):
+        good = self.verify(lambda text: text)
+        self.assertEqual((good.returncode, good.stdout + good.stderr), (0, ""))
+
+    def test_a_wrong_word_in_them_would_be_noticed(self):
+        bad = self.verify(lambda text: text.replace("NoNewPrivileges=yes", "NoNewPrivilege=yes"))
+        self.assertIn("NoNewPrivilege", bad.stdout + bad.stderr)
+
+    def test_the_service_is_locked_down(self):
+        with units(lambda text: text) as folder:
+            command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager"]
+            for unit in ["arcmanager-gateway.service", "arcmanager-gateway@1.service"]:
+                done = subprocess.run([*command, folder.path / unit], capture_output=True, text=True)
+                self.assertEqual(done.returncode, 0, done.stdout[-200:] + done.stderr)
+
+    def test_one_of_several_differs_from_the_only_one_in_its_socket_and_ports(self):
+        one, several = (settings(UNITS / name) for name in ["arcmanager-gateway.service", "arcmanager-gateway@.service"])
+        self.assertEqual(one - several, {"Description=ARCmanager gateway"})
+        self.assertEqual(several - one, {
+            "Description=ARCmanager gateway, process %i",
+            "Sockets=arcmanager-gateway.socket",
+            "Environment=GATEWAY__ADMIN__LISTEN=127.0.0.1:900%i",
+            "Environment=GATEWAY__SERVER__WORKERS=1",
+        })
+
+    def test_they_hand_over_every_secret_of_production_toml(self):
+        one = settings(UNITS / "arcmanager-gateway.service")
+        for name in IDS:
+            self.assertIn(f"LoadCredential={name}.secret:/etc/arcmanager-gateway/{name}.secret", one)
+            self.assertIn(f"Environment=GATEWAY__DATAHUBS__{name.upper()}__CLIENT_SECRET_FILE=%d/{name}.secret", one)
+
+    def test_they_give_it_the_time_it_takes_to_end(self):
+        defaults = (ROOT / "config/default.toml").read_text()
+        shutdown = int(re.search(r'^shutdown_timeout = "(\d+)s"', defaults, re.MULTILINE)[1])
+        stop = next(line for line in settings(UNITS / "arcmanager-gateway.service") if line.startswith("TimeoutStopSec="))
+        # Calls under way, then refreshes: each may take that long.
+        self.assertGreater(int(stop.removeprefix("TimeoutStopSec=").removesuffix("s")), 2 * shutdown)
+
+    def verify(self, change):
+        with units(change) as folder:
+            names = ["arcmanager-gateway.socket", "arcmanager-gateway.service", "arcmanager-gateway@1.service"]
+            return subprocess.run(
+                ["systemd-analyze", "verify", "--man=no", *(folder.path / name for name in names)],
+                capture_output=True, text=True, timeout=60)
+
+
+class units:
+    """A copy of the units whose program exists."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def __enter__(self):
+        self.machine = Machine()
+        for source in UNITS.iterdir():
+            text = source.read_text().replace("/usr/local/bin/arcmanager-gateway", str(GATEWAY))
+            self.machine.write(source.name.replace("@.", "@1."), self.change(text), 0o644)
+        return self.machine
+
+    def __exit__(self, *_):
+        self.machine.close()
+
+
+def settings(path):
+    lines = path.read_text().splitlines()
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+if __name__ == "__main__":
+    unittest.main()
