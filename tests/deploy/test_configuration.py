@@ -105,7 +105,6 @@ class SystemdUnits(unittest.TestCase):
             "Description=ARCmanager gateway, process %i",
             "Sockets=arcmanager-gateway.socket",
             "Environment=GATEWAY__ADMIN__LISTEN=127.0.0.1:900%i",
-            "Environment=GATEWAY__SERVER__WORKERS=1",
         })
 
     def test_they_hand_over_every_secret_of_production_toml(self):
