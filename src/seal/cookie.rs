@@ -12,6 +12,7 @@ use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
 use cookie::{Cookie, SameSite};
 use zeroize::Zeroizing;
 
+use crate::metrics;
 use crate::seal::{Keyring, Unsealable};
 
 /// What can be sealed: a value with exactly one encoding.
@@ -53,8 +54,12 @@ impl<T: Plaintext> SealedCookie<T> {
     /// # Errors
     /// [`Unsealable`], whatever the reason.
     pub fn unseal(&self, keyring: &Keyring, sid: &[u8; 16], value: &[u8]) -> Result<T, Unsealable> {
-        let plaintext = keyring.unseal(&self.bound_to(sid), value)?;
-        T::decode(&plaintext).ok_or(Unsealable)
+        let plaintext = keyring.unseal(&self.bound_to(sid), value);
+        let value = plaintext.ok().and_then(|plaintext| T::decode(&plaintext));
+        value.ok_or_else(|| {
+            metrics::unseal_failed();
+            Unsealable
+        })
     }
 
     fn bound_to(&self, sid: &[u8; 16]) -> Vec<u8> {

@@ -66,11 +66,14 @@ impl Plaintext for Session {
         let lifetime = rest.seconds()?;
         let ends = began + rest.seconds()?;
         let idle_ends = issued + rest.seconds()?;
-        let id = if flags & NUMERIC_ID != 0 { rest.number()?.to_string() } else { rest.text()? };
+        let id = match flags & NUMERIC_ID {
+            0 => rest.text().filter(|id| decimal(id).is_none())?,
+            _ => rest.number()?.to_string(),
+        };
         let username = rest.text()?;
         let name = match rest.text()? {
             name if name.is_empty() => username.clone(),
-            name if name == username => return None,
+            name if name == username || name.len() > LONGEST_NAME => return None,
             name => name,
         };
         let access = AccessToken::try_from(rest.token()?).ok()?;
@@ -80,7 +83,7 @@ impl Plaintext for Session {
         };
         let scopes = match flags & OWN_SCOPES {
             0 => None,
-            _ => Some(rest.text()?.split_whitespace().map(str::to_owned).collect()),
+            _ => Some(scopes(&rest.text()?)?),
         };
         rest.0.is_empty().then_some(Self {
             began,
@@ -103,10 +106,16 @@ impl Session {
     }
 }
 
+/// The scopes that are joined in `text`, single spaces between them.
+fn scopes(text: &str) -> Option<Vec<String>> {
+    let scopes = text.split(' ').map(|scope| (!scope.is_empty()).then(|| scope.to_owned()));
+    if text.is_empty() { Some(Vec::new()) } else { scopes.collect() }
+}
+
 /// The name without what the username tells anyway, cut at 64 bytes and between characters.
 fn shown_name(user: &User) -> &str {
     let name = if user.name == user.username { "" } else { &user.name };
-    &name[..name.floor_char_boundary(64)]
+    &name[..name.floor_char_boundary(LONGEST_NAME)]
 }
 
 fn seconds(time: SystemTime) -> u64 {
@@ -206,13 +215,19 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Of a name, in bytes.
+const LONGEST_NAME: usize = 64;
 const NUMERIC_ID: u8 = 1;
 const REFRESHABLE: u8 = 2;
 const OWN_SCOPES: u8 = 4;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::seal::cookie::SealedCookie;
+    use crate::seal::{Key, Keyring};
 
     fn session(access: &str, refresh: Option<&str>) -> Session {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
@@ -251,6 +266,57 @@ mod tests {
         ] {
             assert_eq!(Session::decode(&session.encode()).as_ref(), Some(&session), "{case}");
         }
+    }
+
+    proptest! {
+        #[test]
+        fn any_session_comes_back_as_it_was_from_its_bytes_and_from_its_cookie(session in any_session()) {
+            prop_assert_eq!(Session::decode(&session.encode()), Some(session.clone()));
+
+            let keyring = Keyring::new(vec![Key::generate().parse().expect("a generated key")]).expect("one key");
+            let cookie = SealedCookie::<Session>::new("__Host-Http-session-a".into(), "https://app.example.org");
+            let value = cookie.seal(&keyring, &[7; 16], &session);
+            prop_assert_eq!(cookie.unseal(&keyring, &[7; 16], value.as_bytes()), Ok(session));
+        }
+
+        #[test]
+        fn whatever_decodes_encodes_to_the_same_bytes(bytes in any_session().prop_map(|s| s.encode().to_vec()), at in any::<usize>(), byte: u8) {
+            let mut altered = bytes;
+            let at = at % altered.len();
+            altered[at] = byte;
+            if let Some(session) = Session::decode(&altered) {
+                prop_assert_eq!(session.encode().to_vec(), altered);
+            }
+        }
+    }
+
+    /// Sessions as a DataHUB may cause them: tokens of any visible ASCII, names of any characters.
+    fn any_session() -> impl Strategy<Value = Session> {
+        let token = || prop_oneof!["[!-~]{1,1300}", "([0-9a-f]{2}){1,64}"];
+        let text = "\\PC{0,16}";
+        let times = (0..u64::from(u32::MAX), 0..600_000_u64, 0..86_400_u64, 0..600_000_u64, 0..600_000_u64);
+        let user = (prop_oneof!["[0-9]{1,20}", text], text, text);
+        let scopes = proptest::option::of(proptest::collection::vec("[a-z_]{1,12}", 1..4));
+        (times, user, scopes, token(), proptest::option::of(token())).prop_map(
+            |((began, age, lifetime, max_age, idle), (id, username, name), scopes, access, refresh)| {
+                let began = SystemTime::UNIX_EPOCH + Duration::from_secs(began);
+                let issued = began + Duration::from_secs(age);
+                let name = if name.is_empty() { username.clone() } else { name };
+                Session {
+                    began,
+                    ends: began + Duration::from_secs(max_age),
+                    idle_ends: issued + Duration::from_secs(idle),
+                    user: User { id, username, name },
+                    scopes,
+                    tokens: TokenSet {
+                        access: access.try_into().expect("visible ASCII"),
+                        refresh: refresh.map(|token| token.try_into().expect("visible ASCII")),
+                        issued,
+                        lifetime: Duration::from_secs(lifetime),
+                    },
+                }
+            },
+        )
     }
 
     #[test]
