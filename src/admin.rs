@@ -1,4 +1,4 @@
-//! For operators: whether the process lives, and whether it is ready.
+//! For operators: whether the process lives, whether it is ready, and what it has counted.
 //!
 //! On a listener of its own, so that none of it can be reached from outside by mistake.
 
@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use actix_web::http::header::CACHE_CONTROL;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpResponse, Responder};
+
+use crate::metrics;
 
 /// Whether the process is on its way out.
 #[derive(Debug, Clone, Default)]
@@ -24,9 +26,12 @@ impl Draining {
     }
 }
 
-/// `/healthz` and `/readyz`, exactly.
+/// `/healthz`, `/readyz` and `/metrics`, exactly.
 pub fn routes(config: &mut ServiceConfig) {
-    config.route("/healthz", web::get().to(healthz)).route("/readyz", web::get().to(readyz));
+    config
+        .route("/healthz", web::get().to(healthz))
+        .route("/readyz", web::get().to(readyz))
+        .route("/metrics", web::get().to(metrics));
 }
 
 async fn healthz() -> impl Responder {
@@ -40,4 +45,8 @@ async fn readyz(draining: Data<Draining>) -> impl Responder {
         (HttpResponse::Ok(), "ready\n")
     };
     response.insert_header((CACHE_CONTROL, "no-store")).body(word)
+}
+
+async fn metrics() -> impl Responder {
+    HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).content_type(metrics::TEXT_TYPE).body(metrics::text())
 }

@@ -12,7 +12,7 @@ pub mod status;
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, LOCATION};
+use actix_web::http::header::LOCATION;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use url::form_urlencoded;
@@ -158,5 +158,5 @@ fn see_other(location: &str) -> HttpResponse {
 }
 
 fn redirect(status: StatusCode, location: &str) -> HttpResponse {
-    HttpResponse::build(status).insert_header((LOCATION, location)).insert_header((CACHE_CONTROL, "no-store")).finish()
+    HttpResponse::build(status).insert_header((LOCATION, location)).finish()
 }

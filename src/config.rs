@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use config::{Environment, File, FileFormat, Map, Source};
 use openidconnect::{ClientId, ClientSecret, IssuerUrl, RedirectUrl};
@@ -28,7 +28,8 @@ use crate::origin::TrustedOrigins;
 use crate::proxy;
 use crate::proxy::upstream::Deadlines;
 use crate::seal::{Key, Keyring};
-use crate::session;
+use crate::session::not_before::{CutOffs, NotBefore};
+use crate::session::{self, Sessions};
 
 /// Everything an operator can say, checked.
 #[derive(Debug)]
@@ -40,7 +41,9 @@ pub struct Config {
     /// The app that people see.
     pub app: App,
     /// The keys of the cookies.
-    pub keyring: Arc<Keyring>,
+    pub keyring: Keyring,
+    /// Which sessions began too early.
+    pub not_before: NotBefore,
     /// How long sessions last.
     pub session: session::Limits,
     /// The DataHUBs.
@@ -59,6 +62,8 @@ pub struct Config {
     pub log: (Format, log::LevelFilter),
     /// What is allowed and yet not good, a line each.
     pub warnings: Vec<String>,
+    /// The files that keys and cut-offs came from.
+    pub files: Vec<PathBuf>,
 }
 
 /// Where the gateway listens and what it is called.
@@ -114,9 +119,18 @@ impl Config {
         let config = Self::read(&mut root);
         root.finish();
         match config {
-            Some(config) if faults.is_empty() => Ok(Self { warnings: faults.into_warnings(), ..config }),
+            Some(config) if faults.is_empty() => {
+                let files = files.iter().cloned().chain(config.files).collect();
+                Ok(Self { files, warnings: faults.into_warnings(), ..config })
+            }
             _ => Err(faults),
         }
+    }
+
+    /// The sessions of this deployment.
+    pub fn sessions(&self) -> Sessions {
+        let (keyring, not_before) = (self.keyring.clone(), self.not_before.clone());
+        Sessions::new(keyring, not_before, self.session.clone(), &self.datahubs, &self.app.origins.own)
     }
 
     /// Reads all sections before any `?`, so that every fault is noted.
@@ -132,9 +146,11 @@ impl Config {
         let log = log(root.section("log"));
         proxy_policy(root.section("proxy"));
         let back_channel = timeouts.as_ref().map(|(_, _, back_channel)| *back_channel);
-        let datahubs = datahubs(root.section("datahubs"), server.as_ref(), back_channel);
+        let mut cut_offs = CutOffs::default();
+        let datahubs = datahubs(root.section("datahubs"), server.as_ref(), back_channel, &mut cut_offs);
 
-        let (keyring, session) = session?;
+        let (keyring, keys_file, all, session) = session?;
+        cut_offs.all = all;
         let (deadlines, request_head, _) = timeouts?;
         let (login_rate, callback_rate) = rates?;
         Some(Self {
@@ -142,6 +158,7 @@ impl Config {
             admin: admin?,
             app: app?,
             keyring,
+            not_before: NotBefore::new(cut_offs),
             session,
             datahubs: datahubs?,
             limits: limits?,
@@ -151,6 +168,7 @@ impl Config {
             callback_rate,
             log: log?,
             warnings: Vec::new(),
+            files: keys_file.into_iter().collect(),
         })
     }
 }
@@ -257,18 +275,22 @@ fn is_path(text: &str) -> bool {
     text.starts_with('/') && !text.starts_with("//")
 }
 
-fn session(mut section: Section<'_>) -> Option<(Arc<Keyring>, session::Limits)> {
+/// The keys, the file they are in, the cut-off for everybody, and how long sessions last.
+type SessionSection = (Keyring, Option<PathBuf>, Option<SystemTime>, session::Limits);
+
+fn session(mut section: Section<'_>) -> Option<SessionSection> {
     let file: Option<PathBuf> = section.optional("keys_file");
     let listed: Option<Vec<Key>> = section.list("keys");
-    let keys = match (file, listed) {
+    let keys = match (&file, listed) {
         (Some(_), Some(keys)) if !keys.is_empty() => section.fault("keys", "and keys_file must not both be set"),
-        (Some(path), _) => secret_file(&path, "keys_file", &section).and_then(|text| keys_of(&text, &section)),
+        (Some(path), _) => secret_file(path, "keys_file", &section).and_then(|text| keys_of(&text, &section)),
         (None, Some(keys)) if keys.is_empty() => {
             section.fault("keys_file", "or keys must hold a key; `arcmanager-gateway key` makes one")
         }
         (None, keys) => keys,
     };
     let keyring = keys.and_then(|keys| Keyring::new(keys).map_err(|error| section.fault::<()>("keys", error)).ok());
+    let not_before = not_before(&mut section, "not_before");
     let [max_age, idle_timeout, refresh_ahead, refresh_ahead_body, remember] =
         ["max_age", "idle_timeout", "refresh_ahead", "refresh_ahead_body", "remember"].map(|key| section.duration(key));
     section.finish();
@@ -279,7 +301,16 @@ fn session(mut section: Section<'_>) -> Option<(Arc<Keyring>, session::Limits)> 
         refresh_ahead_body: refresh_ahead_body?,
         remember: remember?,
     };
-    Some((Arc::new(keyring?), limits))
+    Some((keyring?, file, not_before, limits))
+}
+
+/// A cut-off; one to come is accepted, and warned about: nobody stays logged in until then.
+fn not_before(section: &mut Section<'_>, key: &str) -> Option<SystemTime> {
+    let time = section.time(key)?;
+    if time > SystemTime::now() {
+        section.warn(key, "is a time to come: until then every login ends at once");
+    }
+    Some(time)
 }
 
 /// One key a line; `#` begins a comment.
@@ -330,7 +361,12 @@ fn log(mut section: Section<'_>) -> Option<(Format, log::LevelFilter)> {
     Some((format?, level?))
 }
 
-fn datahubs(mut section: Section<'_>, server: Option<&Server>, back_channel: Option<Duration>) -> Option<DataHubs> {
+fn datahubs(
+    mut section: Section<'_>,
+    server: Option<&Server>,
+    back_channel: Option<Duration>,
+    cut_offs: &mut CutOffs,
+) -> Option<DataHubs> {
     let ids = section.keys();
     if ids.is_empty() {
         return section.fault("datahubs", "must hold a section for one DataHUB at least");
@@ -338,9 +374,12 @@ fn datahubs(mut section: Section<'_>, server: Option<&Server>, back_channel: Opt
     let datahubs: Vec<_> = ids
         .iter()
         .map(|id| {
-            let own = section.section(id);
-            match id.parse() {
-                Ok(id) => datahub(id, own, server, back_channel),
+            let mut own = section.section(id);
+            match id.parse::<DataHubId>() {
+                Ok(id) => {
+                    cut_off(&mut own, &id, cut_offs);
+                    datahub(id, own, server, back_channel)
+                }
                 Err(error) => section.fault(id, error),
             }
         })
@@ -355,6 +394,15 @@ fn datahubs(mut section: Section<'_>, server: Option<&Server>, back_channel: Opt
         }
     }
     Some(DataHubs::new(datahubs))
+}
+
+/// Who must have logged in later at this DataHUB.
+fn cut_off(section: &mut Section<'_>, id: &DataHubId, cut_offs: &mut CutOffs) {
+    cut_offs.datahubs.extend(not_before(section, "not_before").map(|time| (id.clone(), time)));
+    let mut users = section.section("not_before_users");
+    let times = users.keys().into_iter().filter_map(|user| Some((user.clone(), not_before(&mut users, &user)?)));
+    cut_offs.users.insert(id.clone(), times.collect());
+    users.finish();
 }
 
 fn datahub(

@@ -21,7 +21,7 @@ use actix_web::http::header::HeaderValue;
 use actix_web::web::Bytes;
 use env_logger::{Builder, Env, Target};
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
-use log::{LevelFilter, Record};
+use log::{Level, LevelFilter, Record};
 
 use crate::error::Code;
 
@@ -74,8 +74,10 @@ pub enum Event {
     CredentialRefused,
     CrossSiteRefused,
     DuplicateCookie,
+    KeysReloaded,
     LoginFailed,
     LoginOk,
+    ReloadFailed,
     RevokeFailed,
     SessionTooLarge,
     StateMismatch,
@@ -84,13 +86,22 @@ pub enum Event {
 }
 
 impl Event {
+    fn level(self) -> Level {
+        match self {
+            Self::KeysReloaded | Self::LoginOk => Level::Info,
+            _ => Level::Warn,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::CredentialRefused => "credential_refused",
             Self::CrossSiteRefused => "cross_site_refused",
             Self::DuplicateCookie => "duplicate_cookie",
+            Self::KeysReloaded => "keys_reloaded",
             Self::LoginFailed => "login_failed",
             Self::LoginOk => "login_ok",
+            Self::ReloadFailed => "reload_failed",
             Self::RevokeFailed => "revoke_failed",
             Self::SessionTooLarge => "session_too_large",
             Self::StateMismatch => "state_mismatch",
@@ -103,12 +114,14 @@ impl Event {
 /// Logs a security event at a DataHUB, or at none in particular (an empty id).
 pub fn event(event: Event, datahub: &str) {
     let client = current().and_then(|call| call.client.address).map(|ip| ip.to_string());
-    let event = event.name();
-    if event == "login_ok" {
-        log::info!(target: "security", event, datahub, client; "{event}");
-    } else {
-        log::warn!(target: "security", event, datahub, client; "{event}");
-    }
+    let (level, event) = (event.level(), event.name());
+    log::log!(target: "security", level, event, datahub, client; "{event}");
+}
+
+/// Logs a security event of the process itself.
+pub fn event_of_ours(event: Event, detail: &str) {
+    let (level, event) = (event.level(), event.name());
+    log::log!(target: "security", level, event, detail; "{event}");
 }
 
 /// Who sent a request.

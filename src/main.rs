@@ -6,12 +6,14 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
 use arcmanager_gateway::admin::Draining;
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::datahub::transport::Endpoint;
 use arcmanager_gateway::log::chain;
+use arcmanager_gateway::reload;
 use arcmanager_gateway::seal::Key;
 use arcmanager_gateway::server::{self, Socket};
 use clap::{Parser, Subcommand};
@@ -46,6 +48,8 @@ enum Command {
     Check,
     /// Print a new key for the session cookies
     Key,
+    /// Say what is in a Cookie header, read from standard input: for each session its DataHUB, key, user and times
+    Inspect,
     /// Ask a running gateway's /healthz, as a container without a shell must
     Health,
 }
@@ -68,16 +72,18 @@ fn main() -> ExitCode {
             for warning in &config.warnings {
                 log::warn!("{warning}");
             }
-            done(actix_web::rt::System::new().block_on(serve(config)))
+            done(actix_web::rt::System::new().block_on(serve(config, files)))
         }
         Command::Check => done(actix_web::rt::System::new().block_on(check(&config))),
+        Command::Inspect => done(inspect(&config)),
         Command::Health => done(health(&config)),
         Command::Key => unreachable!("answered above, since it needs no configuration"),
     }
 }
 
 /// Serves until SIGTERM or SIGINT, then lets calls under way finish, then refreshes.
-async fn serve(config: Arc<Config>) -> io::Result<()> {
+async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
+    actix_web::rt::spawn(reload::watch(Arc::clone(&config), files)?);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let sockets = sockets(&config.server.listen)?;
     let places: Vec<_> = sockets.iter().map(Socket::place).collect();
@@ -171,6 +177,41 @@ async fn check(config: &Config) -> io::Result<()> {
     }
 }
 
+/// A line for each DataHUB whose cookies are in the Cookie header on standard input. Never shows a token.
+fn inspect(config: &Config) -> io::Result<()> {
+    let mut text = String::new();
+    io::stdin().take(LONGEST_INPUT).read_to_string(&mut text)?;
+    let mut headers = HeaderMap::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let is_named = line.get(..7).is_some_and(|name| name.eq_ignore_ascii_case("cookie:"));
+        let value = if is_named { line[7..].trim_start() } else { line };
+        let value = HeaderValue::from_str(value).map_err(|_| io::Error::other("this is no Cookie header"))?;
+        headers.append(COOKIE, value);
+    }
+
+    let (sessions, now, mut out) = (config.sessions(), SystemTime::now(), io::stdout());
+    let mut opened = 0;
+    for datahub in config.datahubs.iter().filter(|datahub| sessions.has_cookies(&headers, datahub)) {
+        let (key, session) = match sessions.inspect(&headers, datahub) {
+            Ok(inspected) => inspected,
+            Err(reason) => {
+                writeln!(out, "{}: {reason}", datahub.id)?;
+                continue;
+            }
+        };
+        opened += 1;
+        let time = humantime::format_rfc3339_seconds;
+        let ended = if sessions.has_ended(&session, datahub, now) { ", has ended" } else { "" };
+        let (began, expires, ends) = (time(session.began), time(session.tokens.expires()), time(session.ends_next()));
+        writeln!(
+            out,
+            "{}: key {key}, user {}, began {began}, token expires {expires}, session ends {ends}{ended}",
+            datahub.id, session.user.id
+        )?;
+    }
+    if opened == 0 { Err(io::Error::other("no session in it opens")) } else { Ok(()) }
+}
+
 /// Asks `/healthz`.
 fn health(config: &Config) -> io::Result<()> {
     let limit = Some(Duration::from_secs(3));
@@ -203,5 +244,7 @@ fn done(outcome: io::Result<()>) -> ExitCode {
     }
 }
 
+/// Of a Cookie header, in bytes; browsers send far less.
+const LONGEST_INPUT: u64 = 1 << 20;
 /// A wrong configuration (BSD sysexits(3)).
 const EX_CONFIG: u8 = 78;

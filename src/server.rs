@@ -33,7 +33,6 @@ use crate::error::{ApiError, Code};
 use crate::log::{self, Call, Client, Counted, Event, chain};
 use crate::origin::Admission;
 use crate::proxy::{self, Proxy};
-use crate::session::Sessions;
 use crate::session::refresh::{Refresher, Tasks};
 
 /// A socket to take connections from.
@@ -81,13 +80,13 @@ impl Socket {
 pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>) -> io::Result<(Server, Tasks)> {
     let (refresher, tasks) = Refresher::new(config.session.remember);
     let origin = &config.app.origins.own;
-    let (keyring, datahubs) = (&config.keyring, &config.datahubs);
-    let sessions = Arc::new(Sessions::new(Arc::clone(keyring), config.session.clone(), datahubs, origin));
+    let datahubs = &config.datahubs;
+    let sessions = Arc::new(config.sessions());
     let auth = Data::new(Auth {
         datahubs: datahubs.clone(),
         sessions: Arc::clone(&sessions),
         refresher: refresher.clone(),
-        pending: PendingLogins::new(Arc::clone(keyring), origin),
+        pending: PendingLogins::new(config.keyring.clone(), origin),
         logins: Limiter::new(config.login_rate),
         callbacks: Limiter::new(config.callback_rate),
         app_url: config.app.url.clone(),
@@ -295,7 +294,8 @@ fn code_of(error: &actix_web::Error, status: StatusCode, call: &Rc<Call>) -> Cod
     }
 }
 
-/// The headers that keep an answer from acting on our origin; the app's own files may run.
+/// The headers that keep an answer from acting on our origin and out of every cache; the app's own files may run, and be
+/// kept.
 fn harden(headers: &mut HeaderMap, is_file: bool, is_public_tls: bool) {
     let policy = if is_file { APP_POLICY } else { API_POLICY };
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
@@ -303,6 +303,11 @@ fn harden(headers: &mut HeaderMap, is_file: bool, is_public_tls: bool) {
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     headers.insert(CROSS_ORIGIN_OPENER_POLICY, HeaderValue::from_static("same-origin"));
+    for (name, value) in [(header::CACHE_CONTROL, "no-store"), (header::VARY, "Cookie")] {
+        if !is_file && !headers.contains_key(&name) {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+    }
     if is_public_tls {
         headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
     }

@@ -4,12 +4,12 @@
 //! other, the sid, names the login and stays; its bytes take part in the seal, so a session opens beside its own sid
 //! only, and a refresh that arrives after a logout, or after someone else's login, brings nothing back to life.
 
+pub mod not_before;
 pub mod packed;
 pub mod refresh;
 pub mod replay;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use actix_web::http::header::{HeaderMap, HeaderValue};
@@ -21,8 +21,9 @@ use crate::datahub::token::TokenSet;
 use crate::datahub::{DataHub, DataHubId, DataHubs};
 use crate::error::{ApiError, Code};
 use crate::log::{Event, event};
-use crate::seal::Keyring;
 use crate::seal::cookie::{self, Found, SealedCookie};
+use crate::seal::{self, KeyId, Keyring};
+use crate::session::not_before::NotBefore;
 
 /// One person at one DataHUB, from login to the end. Times are whole seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +93,8 @@ impl Limits {
 /// The sessions of this deployment: opens them from a request, writes them into an answer.
 #[derive(Debug)]
 pub struct Sessions {
-    keyring: Arc<Keyring>,
+    keyring: Keyring,
+    not_before: NotBefore,
     limits: Limits,
     cookies: BTreeMap<DataHubId, Cookies>,
 }
@@ -105,12 +107,12 @@ struct Cookies {
 
 impl Sessions {
     /// Sessions at `datahubs`, sealed for `origin`, that of `server.public_url`.
-    pub fn new(keyring: Arc<Keyring>, limits: Limits, datahubs: &DataHubs, origin: &str) -> Self {
+    pub fn new(keyring: Keyring, not_before: NotBefore, limits: Limits, datahubs: &DataHubs, origin: &str) -> Self {
         let cookies = datahubs.iter().map(|datahub| {
             let session = SealedCookie::new(format!("__Host-Http-session-{}", datahub.id), origin);
             (datahub.id.clone(), Cookies { session, sid: format!("__Host-Http-sid-{}", datahub.id) })
         });
-        Self { keyring, limits, cookies: cookies.collect() }
+        Self { keyring, not_before, limits, cookies: cookies.collect() }
     }
 
     /// How long they last.
@@ -128,17 +130,53 @@ impl Sessions {
         datahub: &DataHub,
         now: SystemTime,
     ) -> Result<(Sid, Session), SessionError> {
-        let cookies = self.cookies(datahub);
-        let sid = only(headers, &cookies.sid).and_then(Sid::from_cookie).ok_or(SessionError::None)?;
-        let value = only(headers, cookies.session.name()).ok_or(SessionError::None)?;
-        let session = cookies.session.unseal(&self.keyring, &sid.0, value).map_err(|_| {
+        let (sid, value) = self.sealed(headers, datahub).map_err(|reason| {
+            if reason == NoSession::Several {
+                event(Event::DuplicateCookie, datahub.id.as_str());
+            }
+            SessionError::None
+        })?;
+        let session = self.cookies(datahub).session.unseal(&self.keyring, &sid.0, value).map_err(|_| {
             event(Event::UnsealFailed, datahub.id.as_str());
             SessionError::None
         })?;
-        if now >= session.ends_next() {
+        if self.has_ended(&session, datahub, now) {
             return Err(SessionError::Ended);
         }
         Ok((sid, session))
+    }
+
+    /// The request's session at `datahub` and the key it is sealed under, ended or not, for operators.
+    ///
+    /// # Errors
+    /// [`NoSession`], which browsers are never told.
+    pub fn inspect(&self, headers: &HeaderMap, datahub: &DataHub) -> Result<(KeyId, Session), NoSession> {
+        let (sid, value) = self.sealed(headers, datahub)?;
+        let key = seal::key_id(value).ok_or(NoSession::Malformed)?;
+        if !self.keyring.ids().contains(&key) {
+            return Err(NoSession::UnknownKey(key));
+        }
+        let session = self.cookies(datahub).session.unseal(&self.keyring, &sid.0, value);
+        session.map(|session| (key, session)).map_err(|_| NoSession::Altered(key))
+    }
+
+    /// Whether `session` has ended, by its own times or by a cut-off.
+    pub fn has_ended(&self, session: &Session, datahub: &DataHub, now: SystemTime) -> bool {
+        now >= session.ends_next() || self.not_before.has_ended(session, &datahub.id)
+    }
+
+    /// The sid and the sealed session, as they came.
+    fn sealed<'a>(&self, headers: &'a HeaderMap, datahub: &DataHub) -> Result<(Sid, &'a [u8]), NoSession> {
+        let cookies = self.cookies(datahub);
+        let only = |name| match cookie::find(headers, name) {
+            Found::One(value) => Ok(Some(value)),
+            Found::None => Ok(None),
+            Found::Several => Err(NoSession::Several),
+        };
+        let (session, sid) = (only(cookies.session.name())?, only(&cookies.sid)?);
+        let value = session.ok_or(NoSession::NoCookie)?;
+        let sid = sid.and_then(Sid::from_cookie).ok_or(NoSession::NoSid)?;
+        Ok((sid, value))
     }
 
     /// A new session, with a new sid: nothing of an earlier one is taken over.
@@ -204,18 +242,6 @@ impl Sessions {
     }
 }
 
-/// The one cookie of this name; two count as none.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    match cookie::find(headers, name) {
-        Found::One(value) => Some(value),
-        Found::None => None,
-        Found::Several => {
-            event(Event::DuplicateCookie, "");
-            None
-        }
-    }
-}
-
 /// Names one login: 16 random bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sid([u8; 16]);
@@ -223,7 +249,7 @@ pub struct Sid([u8; 16]);
 impl Sid {
     fn random() -> Self {
         let mut bytes = [0; 16];
-        crate::seal::random(&mut bytes);
+        seal::random(&mut bytes);
         Self(bytes)
     }
 
@@ -234,6 +260,29 @@ impl Sid {
     fn to_cookie(self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
     }
+}
+
+/// What is wrong with a request's cookies at one DataHUB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoSession {
+    /// No session cookie.
+    #[error("there is no session cookie")]
+    NoCookie,
+    /// A session cookie, but no good sid cookie.
+    #[error("there is no sid cookie beside the session cookie, or one that is not ours")]
+    NoSid,
+    /// Two cookies of one name, of which one is not ours.
+    #[error("there are two cookies of one name")]
+    Several,
+    /// No sealed text.
+    #[error("the session cookie is cut, or was never ours")]
+    Malformed,
+    /// Sealed under a key that is not on the ring.
+    #[error("it is sealed under key {0}, which is not on the ring")]
+    UnknownKey(KeyId),
+    /// Sealed under a key of ours, so they say.
+    #[error("it says it is sealed under key {0}, but it was altered, or belongs to another sid, DataHUB or public_url")]
+    Altered(KeyId),
 }
 
 /// Why a request has no session.
@@ -273,6 +322,8 @@ const LONGEST_VALUE: usize = 3_800;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use url::Url;
 
     use super::*;
@@ -356,6 +407,6 @@ mod tests {
             remember: Duration::from_mins(10),
         };
         let datahubs = DataHubs::new(vec![Arc::clone(&datahub)]);
-        (Sessions::new(Arc::new(keyring), limits, &datahubs, "https://app.example.org"), datahub)
+        (Sessions::new(keyring, NotBefore::default(), limits, &datahubs, "https://app.example.org"), datahub)
     }
 }

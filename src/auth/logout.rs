@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use actix_web::http::header::{CACHE_CONTROL, SET_COOKIE, VARY};
+use actix_web::http::header::SET_COOKIE;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::future::join_all;
@@ -28,7 +28,6 @@ pub async fn logout(req: HttpRequest, auth: Data<Auth>) -> Result<HttpResponse, 
     join_all(ends).await;
 
     let mut response = HttpResponse::NoContent();
-    response.insert_header((CACHE_CONTROL, "no-store")).insert_header((VARY, "Cookie"));
     for datahub in chosen.into_iter().filter(|datahub| auth.sessions.has_cookies(req.headers(), datahub)) {
         for cookie in auth.sessions.ended(datahub) {
             response.append_header((SET_COOKIE, cookie));

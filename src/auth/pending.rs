@@ -33,13 +33,13 @@ pub struct PendingLogins(Arc<Store>);
 
 #[derive(Debug)]
 struct Store {
-    keyring: Arc<Keyring>,
+    keyring: Keyring,
     cookie: SealedCookie<States>,
 }
 
 impl PendingLogins {
     /// Sealed for `origin`, that of `server.public_url`.
-    pub fn new(keyring: Arc<Keyring>, origin: &str) -> Self {
+    pub fn new(keyring: Keyring, origin: &str) -> Self {
         Self(Arc::new(Store { keyring, cookie: SealedCookie::new(COOKIE_NAME.to_owned(), origin) }))
     }
 

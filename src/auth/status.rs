@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use actix_web::http::header::{CACHE_CONTROL, VARY};
+use actix_web::http::header::CACHE_CONTROL;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -39,10 +39,7 @@ pub async fn datahubs(auth: Data<Auth>) -> HttpResponse {
 
 /// The answer of `/auth/session`, and of `/auth/refresh`.
 pub(super) fn answer(sessions: Vec<Entry>, now: SystemTime) -> HttpResponse {
-    HttpResponse::Ok()
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .insert_header((VARY, "Cookie"))
-        .json(Status { sessions, now: rfc3339(now) })
+    HttpResponse::Ok().json(Status { sessions, now: rfc3339(now) })
 }
 
 #[derive(Serialize)]

@@ -3,10 +3,12 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytesize::ByteSize;
 use config::{Map, Value, ValueKind};
+use cookie::time::OffsetDateTime;
+use cookie::time::format_description::well_known::Rfc3339;
 
 /// A table and where it stands.
 pub(super) struct Section<'a> {
@@ -85,6 +87,17 @@ impl<'a> Section<'a> {
         match humantime::parse_duration(&text) {
             Ok(duration) if !duration.is_zero() && duration <= LONGEST => Some(duration),
             _ => self.fault(key, "must be a time such as 30s, 15m or 7d, more than none and at most 400 days"),
+        }
+    }
+
+    /// A moment (RFC 3339), if it is there; a fraction of a second is dropped.
+    pub(super) fn time(&mut self, key: &str) -> Option<SystemTime> {
+        let text = self.text(key)?;
+        match OffsetDateTime::parse(&text, &Rfc3339) {
+            Ok(time) if time.unix_timestamp() >= 0 => {
+                Some(SystemTime::UNIX_EPOCH + Duration::from_secs(time.unix_timestamp().unsigned_abs()))
+            }
+            _ => self.fault(key, "must be a time such as 2026-01-31T12:00:00Z"),
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, HeaderValue, LOCATION, SET_COOKIE};
+use actix_web::http::header::{HeaderValue, LOCATION, SET_COOKIE};
 use actix_web::web::Payload;
 use futures_util::StreamExt;
 use url::form_urlencoded;
@@ -62,7 +62,7 @@ impl<'a> Counted<'a> {
             Some(query) => format!("?{query}&{PARAMETER}={count}"),
         };
         let mut response = HttpResponse::build(StatusCode::TEMPORARY_REDIRECT);
-        response.insert_header((LOCATION, location)).insert_header((CACHE_CONTROL, "no-store"));
+        response.insert_header((LOCATION, location));
         if let Some(cookie) = cookie {
             response.insert_header((SET_COOKIE, cookie));
         }
