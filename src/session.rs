@@ -324,6 +324,8 @@ const LONGEST_VALUE: usize = 3_800;
 mod tests {
     use std::sync::Arc;
 
+    use actix_web::http::header::COOKIE;
+    use actix_web::test::TestRequest;
     use url::Url;
 
     use super::*;
@@ -380,6 +382,45 @@ mod tests {
                 |seconds| session.is_stale_at(issued + Duration::from_secs(seconds), Duration::from_secs(ahead));
             assert!(!stale_after(fresh_until - 1) && stale_after(fresh_until), "{case}");
         }
+    }
+
+    /// SC-05, SC-06: the ends are sealed inside, whatever the browser keeps; Max-Age is what is left until the first.
+    #[test]
+    fn a_session_ends_at_its_idle_or_absolute_end_and_the_browser_is_told_so() {
+        let (sessions, datahub) = sessions();
+        let login = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
+        let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+        let tokens = |issued| TokenSet {
+            access: "a".to_owned().try_into().expect("visible ASCII"),
+            refresh: None,
+            issued,
+            lifetime: hours(2),
+        };
+        let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
+        let (sid, session) = sessions.begin(Grant { user, tokens: tokens(login), scopes: Vec::new() }, &datahub);
+        let [cookie, sid_cookie] = sessions.begun(&datahub, &sid, &session, login).expect("it fits");
+        for cookie in [&cookie, &sid_cookie] {
+            assert!(cookie.to_str().expect("ASCII").ends_with("Max-Age=86400"), "24 hours until it is idle");
+        }
+        let open = |cookie: &HeaderValue, now| {
+            let pairs = [cookie, &sid_cookie].map(|cookie| cookie.to_str().expect("ASCII").split(';').next());
+            let field = pairs.map(|pair| pair.expect("a pair")).join("; ");
+            let request = TestRequest::default().insert_header((COOKIE, field)).to_http_request();
+            sessions.open(request.headers(), &datahub, now).map(|(_, session)| session.began)
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(open(&cookie, login + hours(24) - second), Ok(login));
+        assert_eq!(open(&cookie, login + hours(24)), Err(SessionError::Ended), "idle");
+        for skew in [login - 30 * second, login + 30 * second] {
+            assert_eq!(open(&cookie, skew), Ok(login), "another process's clock");
+        }
+
+        let late = login + hours(160);
+        let renewed = session.renewed(tokens(late), sessions.limits());
+        let cookie = sessions.renewed(&datahub, &sid, &renewed, late).expect("it fits");
+        assert!(cookie.to_str().expect("ASCII").ends_with("Max-Age=28800"), "8 hours until the absolute end");
+        assert_eq!(open(&cookie, login + hours(168) - second), Ok(login));
+        assert_eq!(open(&cookie, login + hours(168)), Err(SessionError::Ended), "no refresh moves the absolute end");
     }
 
     fn sessions() -> (Sessions, Arc<DataHub>) {

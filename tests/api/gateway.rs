@@ -17,6 +17,8 @@ use datahub::behaviour::Behaviour;
 use datahub::{DataHub, Options};
 use serde_json::Value;
 
+use crate::browser::Connection;
+
 pub const BINARY: &str = env!("CARGO_BIN_EXE_arcmanager-gateway");
 /// What browsers call every gateway of these tests, wherever it listens.
 pub const PUBLIC_URL: &str = "http://localhost:8000";
@@ -48,14 +50,24 @@ impl Setup {
     }
 
     pub fn with_keys(datahubs: &[(&str, &DataHub)], keys: &[&str]) -> Self {
-        let mut config = format!("session.keys = {keys:?}\nadmin.listen = \"none\"\n");
+        let setup = Self::without_keys(datahubs).and(&format!("session.keys = {keys:?}"));
+        setup.secrets.lock().expect("no panic while held").extend(keys.iter().map(|key| (*key).to_owned()));
+        setup
+    }
+
+    /// With the keys that are in the file `path` at the time.
+    pub fn with_keys_file(datahubs: &[(&str, &DataHub)], path: &Path) -> Self {
+        Self::without_keys(datahubs).and(&format!("session.keys_file = {:?}", path.to_str().expect("a plain path")))
+    }
+
+    fn without_keys(datahubs: &[(&str, &DataHub)]) -> Self {
+        let mut config = "admin.listen = \"127.0.0.1:0\"\n".to_owned();
         for (id, datahub) in datahubs {
             let (url, client, secret) = (datahub.url(), datahub.client_id(), datahub.client_secret());
             write!(config, "datahubs.{id}.url = {url:?}\ndatahubs.{id}.client_id = {client:?}\ndatahubs.{id}.client_secret = {secret:?}\n")
                 .expect("a String takes everything");
         }
-        let secrets = keys.iter().map(|key| (*key).to_owned());
-        let secrets = secrets.chain(datahubs.iter().map(|(_, datahub)| datahub.client_secret().to_owned())).collect();
+        let secrets = datahubs.iter().map(|(_, datahub)| datahub.client_secret().to_owned()).collect();
         let listen = "127.0.0.1:0".to_owned();
         Self { config, listen, folder: Arc::default(), secrets: Arc::new(Mutex::new(secrets)) }
     }
@@ -73,6 +85,12 @@ impl Setup {
         self
     }
 
+    /// Writes the configuration's file, over the one of a gateway that was started by this setup.
+    pub fn write(&self) -> PathBuf {
+        let config = format!("server.listen = [{:?}]\n{}", self.listen, self.config);
+        self.folder.file("gateway.toml", &config)
+    }
+
     pub fn start(&self) -> Gateway {
         Gateway::start(self)
     }
@@ -80,11 +98,9 @@ impl Setup {
 
 impl Gateway {
     fn start(setup: &Setup) -> Self {
-        let config = format!("server.listen = [{:?}]\n{}", setup.listen, setup.config);
-        let file = setup.folder.file("gateway.toml", &config);
         let mut child = command()
             .arg("--config")
-            .arg(file)
+            .arg(setup.write())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -140,6 +156,23 @@ impl Gateway {
     /// The security event of this name, once it is there.
     pub fn wait_for_event(&self, name: &str) -> Value {
         self.wait_for_line(|line| line["target"] == "security" && line["event"] == name)
+    }
+
+    /// Tells it to read its files anew; returns the event that says how that went.
+    pub fn reload(&self) -> Value {
+        let is_outcome = |line: &Value| line["event"] == "keys_reloaded" || line["event"] == "reload_failed";
+        let before = self.log().iter().filter(|line| is_outcome(line)).count();
+        signal("HUP", self.pid());
+        self.wait_for_line(|_| self.log().iter().filter(|line| is_outcome(line)).count() > before);
+        self.log().into_iter().filter(is_outcome).nth(before).expect("it was waited for")
+    }
+
+    /// What `/metrics` says.
+    pub fn metrics(&self) -> String {
+        let line = self.wait_for_line(|line| line["message"] == "operators may ask");
+        let mut connection = Connection::open(line["listen"].as_str().expect("a text"));
+        connection.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        connection.answer(true).text()
     }
 
     /// Highest resident memory so far, in bytes.
@@ -210,6 +243,15 @@ impl Gateway {
 /// Runs the binary to its end.
 pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     command().args(arguments).envs(environment.iter().copied()).output().expect("the binary is built")
+}
+
+/// The same with something on its standard input.
+pub fn run_with_input(arguments: &[&str], input: &str) -> Output {
+    let mut command = command();
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary is built");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads");
+    child.wait_with_output().expect("it ends")
 }
 
 fn command() -> Command {

@@ -8,6 +8,7 @@ mod browser;
 mod callback;
 mod config;
 mod gateway;
+mod keys;
 mod login;
 mod logout;
 mod origin;

@@ -1,9 +1,14 @@
 //! Who is logged in, and by which cookies.
 
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use datahub::behaviour::Answer as Manner;
 use serde_json::json;
 
-use crate::browser::{Answer, Browser, FETCH};
-use crate::gateway::{BASE, Gateway, Setup, datahub, new_key};
+use crate::browser::{Answer, Browser, Connection, FETCH};
+use crate::gateway::{BASE, Gateway, Setup, datahub, datahub_with, new_key};
 
 const SESSION: &str = "__Host-Http-session-a";
 const SID: &str = "__Host-Http-sid-a";
@@ -122,12 +127,32 @@ fn a_cookie_that_is_not_exactly_ours_is_no_session() {
     .map(|(case, cookies)| (case.to_owned(), vec![cookies]))
     .to_vec();
     cases.push(("junk in a field of its own".into(), vec![good.clone(), format!("{SESSION}=junk")]));
-    for at in (0..session.len()).step_by(7) {
-        let other = if &session[at..=at] == "A" { "B" } else { "A" };
-        let altered = format!("{}{other}{}", &session[..at], &session[at + 1..]);
-        cases.push((format!("letter {at} changed"), vec![format!("{SESSION}={altered}; {SID}={sid}")]));
-        cases.push((format!("cut at {at}"), vec![format!("{SESSION}={}; {SID}={sid}", &session[..at])]));
+    let bytes = URL_SAFE_NO_PAD.decode(&session).expect("base64url");
+    let mut altered = |case: String, bytes: &[u8]| {
+        cases.push((case, vec![format!("{SESSION}={}; {SID}={sid}", URL_SAFE_NO_PAD.encode(bytes))]));
+    };
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        altered(format!("bit {bit} flipped"), &flipped);
     }
+    for version in (0..=255).filter(|version| *version != bytes[0]) {
+        altered(format!("version {version}"), &[&[version], &bytes[1..]].concat());
+    }
+    altered("no key id".to_owned(), &[&bytes[..1], &bytes[5..]].concat());
+    altered("a key id of 10 KiB".to_owned(), &[&bytes[..1], &[7; 10_240], &bytes[5..]].concat());
+    for length in 0..session.len() {
+        cases.push((format!("cut at {length}"), vec![format!("{SESSION}={}; {SID}={sid}", &session[..length])]));
+    }
+    for length in 0..sid.len() {
+        cases.push((format!("sid cut at {length}"), vec![format!("{SESSION}={session}; {SID}={}", &sid[..length])]));
+    }
+    cases.push(("the other alphabet".into(), vec![format!("{SESSION}=+/{}; {SID}={sid}", &session[2..])]));
+    cases.push(("escaped".into(), vec![format!("{SESSION}={}; {SID}={sid}", escaped(&session))]));
+    let last = session.bytes().last().expect("it is not empty");
+    assert_ne!(session.len() % 4, 0, "the last letter has bits to spare");
+    let spare = format!("{}{}", &session[..session.len() - 1], char::from(last + 1));
+    cases.push(("a spare bit set".to_owned(), vec![format!("{SESSION}={spare}; {SID}={sid}")]));
     let expected = with_cookies(&gateway, &["x=y"]).without_ids();
     hub.clear();
     for (case, fields) in &cases {
@@ -165,11 +190,152 @@ fn a_session_ends_when_it_said_it_would_whatever_the_browser_kept() {
     let browser = Browser::default();
     browser.log_in(&gateway, "a", &hub, "testuser");
     assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 200);
-    std::thread::sleep(std::time::Duration::from_millis(2_100));
+    std::thread::sleep(Duration::from_millis(2_100));
     assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").code(), "session_expired");
     assert_eq!(browser.fetch(&gateway, "GET", "/auth/session").json()["sessions"], json!([]));
     assert_eq!(browser.fetch(&gateway, "POST", "/auth/refresh").code(), "session_expired");
     browser.log_in(&gateway, "a", &hub, "testuser");
+}
+
+/// SC-07: whatever the bytes, the answer is the one to no cookie at all; a hundred thousand of them in `make long`.
+#[test]
+fn no_bytes_in_a_cookie_do_anything_but_to_be_no_session() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let good = browser.cookie_field();
+    let good = good.trim_end().trim_start_matches("Cookie: ").as_bytes().to_vec();
+    let count = if std::env::var_os("LONG").is_some() { 100_000 } else { 5_000 };
+    let mut dice = Dice(0x2026_1124);
+    let mut connection = Connection::open(&gateway.address);
+    let mut ask = |cookie: &[u8]| {
+        let head = format!("GET {BASE}/datahubs/a/api/v4/user HTTP/1.1\r\nHost: localhost:8000\r\n{FETCH}Cookie: ");
+        connection.write(&[head.as_bytes(), cookie, b"\r\n\r\n"].concat());
+        connection.answer(true)
+    };
+    assert_eq!(ask(&good).status, 200, "the cookie as it is");
+    let expected = ask(b"").without_ids();
+    assert!(expected.contains("not_logged_in"));
+    for round in 0..count {
+        let cookie = match dice.roll(6) {
+            0 => (0..dice.roll(4_096)).map(|_| dice.letter()).collect(),
+            1 => {
+                let mut altered = good.clone();
+                for _ in 0..=dice.roll(8) {
+                    let at = dice.roll(altered.len());
+                    altered[at] = dice.letter();
+                }
+                altered
+            }
+            2 => good[..dice.roll(good.len())].to_vec(),
+            3 => [b";;;", b"=x;", &good[dice.roll(good.len())..], b"; =", &good[..dice.roll(good.len())]].concat(),
+            4 => format!("{SESSION}={}; {SID}=", "A".repeat(dice.roll(4_096))).into_bytes(),
+            _ => (0..200).flat_map(|at| format!("{SESSION}-chunks{at}=99999999; ").into_bytes()).collect(),
+        };
+        let answer = ask(&cookie);
+        // Some letters of the other parts may be changed and the session still be ours.
+        if answer.status == 200 {
+            let is_whole = |name: &str| {
+                let pair = format!("{name}={}", browser.cookie(name).expect("logged in"));
+                cookie.split(|byte| *byte == b';').filter(|other| other.trim_ascii() == pair.as_bytes()).count() == 1
+            };
+            assert!(is_whole(SESSION) && is_whole(SID), "round {round}: {}", String::from_utf8_lossy(&cookie));
+        } else {
+            assert_eq!(answer.without_ids(), expected, "round {round}: {}", String::from_utf8_lossy(&cookie));
+        }
+    }
+}
+
+/// SC-08: on login, callback, session, refresh, logout, and calls that end well, not modified, refused and in trouble.
+#[test]
+fn every_answer_that_has_to_do_with_cookies_stays_out_of_caches() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    let nobody = browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user");
+    let login = browser.navigate(&gateway, &format!("{BASE}/auth/login?datahub=a"));
+    let callback = crate::browser::sign_in(&hub, &login.location(), "user=testuser");
+    let callback = browser.open(&gateway, &callback);
+    let session = browser.fetch(&gateway, "GET", "/auth/session");
+    let refresh = browser.fetch(&gateway, "POST", "/auth/refresh");
+    let call = browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user");
+    let raw = "/datahubs/a/api/v4/projects/230/repository/files/README.md/raw?ref=main";
+    let etag = browser.fetch(&gateway, "GET", raw).header("etag").expect("an ETag");
+    let condition = format!("{FETCH}If-None-Match: {etag}\r\n");
+    let same = browser.send(&gateway, "GET", &format!("{BASE}{raw}"), &condition, b"");
+    let refused = browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user/personal_access_tokens");
+    hub.set(|behaviour| behaviour.api.answer = Manner::Status(503));
+    let trouble = browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user");
+    hub.set(|behaviour| behaviour.api.answer = Manner::Normal);
+    let logout = browser.fetch(&gateway, "POST", "/auth/logout");
+    let answers = [nobody, login, callback, session, refresh, call, same, refused, trouble, logout];
+    for (answer, status) in answers.iter().zip([401, 302, 303, 200, 200, 200, 304, 403, 503, 204]) {
+        assert_eq!(answer.status, status, "{}", answer.head);
+        assert!(answer.header("cache-control").is_some_and(|value| value.contains("no-store")), "{}", answer.head);
+        let vary = answer.header("vary").unwrap_or_default();
+        assert!(vary.split(", ").any(|name| name == "Cookie"), "{}", answer.head);
+    }
+}
+
+/// CR-10: where a person wants to go does not get into the session, so its cookie's length tells and leaks nothing.
+#[test]
+fn what_a_request_chooses_is_not_sealed_together_with_tokens() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let mut lengths = std::collections::BTreeSet::new();
+    for length in 0..40 {
+        let browser = Browser::default();
+        let there = "a".repeat(length * 20);
+        let login = browser.navigate(&gateway, &format!("{BASE}/auth/login?datahub=a&return_to=/{there}"));
+        let callback = crate::browser::sign_in(&hub, &login.location(), "user=testuser");
+        assert_eq!(browser.open(&gateway, &callback).location(), format!("/{there}"));
+        lengths.insert(browser.cookie(SESSION).expect("logged in").len());
+    }
+    assert_eq!(lengths.len(), 1, "{lengths:?}");
+}
+
+/// Every letter as `%XX`.
+fn escaped(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+/// Numbers that look random and are the same in every run (xorshift64).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).expect("64 bits") % sides
+    }
+
+    /// A byte that a header may hold (RFC 9110 section 5.5).
+    fn letter(&mut self) -> u8 {
+        loop {
+            let byte = self.roll(256).to_le_bytes()[0];
+            if byte >= 0x20 && byte != 0x7f {
+                return byte;
+            }
+        }
+    }
+}
+
+/// SC-05: a session that nobody uses ends, and one that is used goes on.
+#[test]
+fn a_session_that_is_not_used_ends() {
+    let hub = datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(2));
+    let gateway = Setup::new(&[("a", &hub)]).and("session.idle_timeout = \"1s\"").start();
+    let [busy, idle] = [Browser::default(), Browser::default()];
+    busy.log_in(&gateway, "a", &hub, "testuser");
+    idle.log_in(&gateway, "a", &hub, "testuser");
+    // Twice the life of a token, which is more than the configured second.
+    for _ in 0..14 {
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(busy.fetch_following(&gateway, "GET", "/datahubs/a/api/v4/user", b"").status, 200);
+    }
+    assert_eq!(idle.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").code(), "session_expired");
 }
 
 /// The test's own Cookie fields, as they are.
