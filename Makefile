@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 CARGO_DENY := 0.20.2
+CARGO_MUTANTS := 27.1.0
 
 help: ## list these
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t14
@@ -9,8 +10,9 @@ help: ## list these
 demo: ## the gateway, two test DataHUBs and a small app; prints one address
 	@demo/start.sh
 
-test: build browser-tools deploy-tools ## everything that must hold
+test: build browser-tools deploy-tools fuzz-target ## everything that must hold
 	cargo test --locked --workspace
+	$(FUZZ) -max_total_time=10
 	python3 -W ignore -m unittest discover -s tests/browser -v
 	python3 -W ignore -m unittest discover -s tests/deploy -v
 
@@ -18,13 +20,17 @@ check: cargo-deny ## format, lints, documentation, dependencies
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
-	.tools/bin/cargo-deny --locked check bans licenses sources
+	.tools/bin/cargo-deny --locked --workspace check bans licenses sources
 
-long: build browser-tools deploy-tools image-tools ## what takes too long for every commit
-	LONG=1 cargo test --locked --test api
+long: build browser-tools deploy-tools image-tools fuzz-target cargo-mutants ## what takes too long for every commit
+	LONG=1 cargo test --locked --lib --test api
+	$(FUZZ) -max_total_time=3600
+	PATH=$$PWD/.tools/bin:$$PATH cargo mutants --output target/mutants --file src/seal.rs --file src/seal/cookie.rs \
+		--file src/session/packed.rs -- --lib
 	python3 -W ignore -m unittest discover -s tests/deploy -p 'long_*.py' -v
 
 bench: bench-tools ## speed and memory, as ratios to a bare nginx in the same run
+	cargo bench --locked --bench seal
 	cargo build --locked --release --workspace
 	tests/bench/run.py
 
@@ -32,10 +38,20 @@ image: image-tools ## a container image, by Docker or else by buildah
 	docker/build.sh
 
 advisories: cargo-deny ## known weaknesses of dependencies; needs the advisory database, a git clone
-	.tools/bin/cargo-deny --locked check advisories
+	.tools/bin/cargo-deny --locked --workspace check advisories
 
 build:
 	cargo build --locked --workspace
+
+# Coverage of our own crates leads the search. What it finds stays in target/fuzz; what broke something is named there.
+FUZZ = target/fuzz/cookie-header target/fuzz/corpus tests/fuzz/corpus -artifact_prefix=target/fuzz/ -print_final_stats=1 \
+	-verbosity=0
+
+fuzz-target:
+	@command -v c++ >/dev/null || { $(APT) g++; }
+	@mkdir -p target/fuzz/corpus
+	RUSTC_WORKSPACE_WRAPPER=$$PWD/tests/fuzz/rustc.sh cargo build --locked --package fuzz
+	@cp target/debug/cookie-header target/fuzz/ # before a build without coverage takes its place
 
 # What tests need of the system. Nothing is installed that is there already.
 browser-tools:
@@ -49,7 +65,8 @@ image-tools:
 	@docker info >/dev/null 2>&1 || command -v buildah >/dev/null || { $(APT) buildah; }
 
 bench-tools:
-	@command -v nginx >/dev/null && command -v wrk >/dev/null || { $(APT) nginx-light wrk; }
+	@command -v nginx >/dev/null && command -v wrk >/dev/null && /usr/bin/python3 -c 'import cryptography, jwt' 2>/dev/null \
+		|| { $(APT) nginx-light wrk python3-cryptography python3-jwt; }
 
 APT = apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 
@@ -58,4 +75,9 @@ cargo-deny:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_DENY) cargo-deny
 
-.PHONY: help demo test check long bench image advisories build browser-tools deploy-tools bench-tools image-tools cargo-deny
+cargo-mutants:
+	@.tools/bin/cargo-mutants mutants --version 2>/dev/null | grep -q ' $(CARGO_MUTANTS)$$' \
+		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=.tools/target \
+		   cargo install --locked --quiet --root .tools --version $(CARGO_MUTANTS) cargo-mutants
+
+.PHONY: help demo test check long bench image advisories build browser-tools deploy-tools bench-tools image-tools fuzz-target cargo-deny cargo-mutants

@@ -141,16 +141,19 @@ impl Key {
         Self { id, block, k1: doubled(l) }
     }
 
-    /// Encrypts `buffer` in place.
-    fn seal(&self, nonce: &[u8; NONCE], additional_data: &[u8], buffer: &mut [u8]) -> [u8; TAG] {
+    /// XAES-256-GCM itself: encrypts `buffer` in place and returns the tag. Never seal twice with one `nonce`.
+    pub fn seal(&self, nonce: &[u8; NONCE], additional_data: &[u8], buffer: &mut [u8]) -> [u8; TAG] {
         let (gcm, short_nonce) = self.derive(nonce);
         gcm.encrypt_inout_detached(&short_nonce.into(), additional_data, buffer.into())
             .expect("a cookie is far shorter than AES-GCM's limit of 64 GiB")
             .into()
     }
 
-    /// Decrypts `buffer` in place; untouched plaintext is not seen unless the tag is right.
-    fn unseal(
+    /// XAES-256-GCM itself: decrypts `buffer` in place, if the tag is right; else it stays as it is.
+    ///
+    /// # Errors
+    /// [`Unsealable`], whatever the reason.
+    pub fn unseal(
         &self,
         nonce: &[u8; NONCE],
         additional_data: &[u8],

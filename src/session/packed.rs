@@ -207,14 +207,15 @@ impl<'a> Reader<'a> {
             return String::from_utf8(token.to_vec()).ok();
         }
         let packed = self.take(length / 2)?;
-        let mut token = String::with_capacity(packed.len() * 2);
-        for nibble in packed.iter().flat_map(|byte| [byte >> 4, byte & 0xf]) {
-            token.push(char::from_digit(nibble.into(), 16).expect("a nibble is a hex digit"));
+        let mut token = vec![0; packed.len() * 2];
+        for (digits, byte) in token.chunks_exact_mut(2).zip(packed) {
+            digits.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]]);
         }
-        Some(token)
+        Some(String::from_utf8(token).expect("hex digits are ASCII"))
     }
 }
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
 /// Of a name, in bytes.
 const LONGEST_NAME: usize = 64;
 const NUMERIC_ID: u8 = 1;

@@ -1,0 +1,110 @@
+//! Cookie header → session: no bytes make it panic, and none but our own are a session.
+//!
+//! An input's first byte says what the others are: a Cookie field as it comes; a plaintext, sealed as only a holder of the
+//! key could, to get behind the seal; or a change to a field that is good.
+
+#![no_main]
+
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
+
+use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
+use arcmanager_gateway::config::Config;
+use arcmanager_gateway::datahub::DataHub;
+use arcmanager_gateway::seal::cookie::{Plaintext, SealedCookie};
+use arcmanager_gateway::session::{Session, Sessions};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use libfuzzer_sys::fuzz_target;
+use zeroize::Zeroizing;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((kind, rest)) = input.split_first() else { return };
+    match kind % 3 {
+        0 => anything(rest),
+        1 => plaintext(rest),
+        _ => altered(rest),
+    }
+});
+
+/// Nobody has the key: whatever these bytes are, they are no session.
+fn anything(field: &[u8]) {
+    assert!(GATEWAY.open(field).is_none());
+}
+
+/// One session has one encoding.
+fn plaintext(bytes: &[u8]) {
+    let value = GATEWAY.raw.seal(&GATEWAY.config.keyring, &SID, &Raw(bytes.to_vec()));
+    if let Some(session) = GATEWAY.open(&field(&value)) {
+        assert_eq!(session.encode().as_slice(), bytes);
+    }
+}
+
+/// A field that is cut, put together anew, or changed holds the same session or none.
+fn altered(changes: &[u8]) {
+    let value = GATEWAY.raw.seal(&GATEWAY.config.keyring, &SID, &Raw(GOOD.to_vec()));
+    let mut field = field(&value);
+    for change in changes.chunks_exact(4) {
+        let at = usize::from(u16::from_be_bytes([change[0], change[1]])) % field.len();
+        match change[2] % 4 {
+            0 => field[at] = change[3],
+            1 => field.insert(at, change[3]),
+            2 => field.truncate(at.max(1)),
+            _ if field.len() < 4_096 => field.extend_from_within(at..),
+            _ => {}
+        }
+    }
+    if let Some(session) = GATEWAY.open(&field) {
+        assert_eq!(session.encode().as_slice(), GOOD);
+    }
+}
+
+struct Gateway {
+    config: Config,
+    sessions: Sessions,
+    raw: SealedCookie<Raw>,
+}
+
+static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/gateway.toml");
+    let config = Config::load(&[file.into()]).expect("a good configuration");
+    assert!(Session::decode(GOOD).is_some(), "else no change to it would mean anything");
+    let raw = SealedCookie::new("__Host-Http-session-a".into(), &config.server.public_url);
+    Gateway { sessions: config.sessions(), raw, config }
+});
+
+impl Gateway {
+    fn open(&self, field: &[u8]) -> Option<Session> {
+        let mut headers = HeaderMap::new();
+        headers.append(COOKIE, HeaderValue::from_bytes(field).ok()?);
+        let datahub: &DataHub = self.config.datahubs.by_id("a").expect("it is configured");
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_300_000);
+        let opened = self.sessions.open(&headers, datahub, now).ok().map(|(_, session)| session);
+        let inspected = self.sessions.inspect(&headers, datahub).ok().map(|(_, session)| session);
+        // Operators see those that have ended, too.
+        assert!(opened.is_none() || opened == inspected);
+        inspected
+    }
+}
+
+/// Any bytes where a session should be.
+struct Raw(Vec<u8>);
+
+impl Plaintext for Raw {
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.0.clone())
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        Some(Self(bytes.to_vec()))
+    }
+}
+
+fn field(value: &str) -> Vec<u8> {
+    let sid = URL_SAFE_NO_PAD.encode(SID);
+    format!("a=b; __Host-Http-session-a={value}; __Host-Http-sid-a={sid}").into_bytes()
+}
+
+const SID: [u8; 16] = [7; 16];
+/// A session, packed: tokens `abcd` and `xyz` of user 7.
+const GOOD: &[u8] = b"\x03\x6a\xfd\x83\x80\x00\xa0\x38\x80\xf5\x24\x80\xa3\x05\x07\x04user\x00\x05\xab\xcd\x06xyz";
