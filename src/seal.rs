@@ -485,8 +485,10 @@ mod tests {
     #[test]
     fn no_debug_output_shows_a_key() {
         let text = Key::generate();
+        let id = hex(&Sha256::digest(STANDARD.decode(&*text).expect("a generated key"))[..4]);
         let shown = format!("{:?}", ring(&[&text]));
-        assert!(shown.len() < 60 && !shown.contains(&text[..8]), "{shown}");
+        assert!(shown.contains(&format!("[Key({id})]")) && !shown.contains(&text[..8]), "{shown}");
+        assert_eq!(format!("{:?}", key(&text).id), id);
     }
 
     fn hex(bytes: &[u8]) -> String {

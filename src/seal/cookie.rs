@@ -122,12 +122,14 @@ mod tests {
     use super::*;
     use crate::seal::Key;
 
+    /// CR-03.
     #[test]
     fn a_value_unseals_under_its_own_name_sid_and_origin_only() {
         let keyring = Keyring::new(vec![Key::generate().parse().expect("a generated key")]).expect("one key");
         let cookie = |name: &str, origin| SealedCookie::<Text>::new(name.to_owned(), origin);
         let here = cookie("__Host-Http-session-a", "https://here.example");
         let value = here.seal(&keyring, &[1; 16], &Text("hello".into()));
+        assert_eq!(here.name(), "__Host-Http-session-a");
 
         let unsealed = |by: &SealedCookie<Text>, sid| by.unseal(&keyring, sid, value.as_bytes());
         assert_eq!(unsealed(&here, &[1; 16]), Ok(Text("hello".into())));
@@ -136,6 +138,7 @@ mod tests {
         assert_eq!(unsealed(&cookie("__Host-Http-session-a", "https://there.example"), &[1; 16]), Err(Unsealable));
     }
 
+    /// SC-02, SC-03.
     #[test]
     fn a_cookie_is_found_by_its_exact_bytes() {
         for (header, expected) in [
