@@ -272,7 +272,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_session_comes_back_as_it_was_from_its_bytes_and_from_its_cookie(session in any_session()) {
-            prop_assert_eq!(Session::decode(&session.encode()), Some(session.clone()));
+            let encoded = session.encode();
+            prop_assert!(encoded.len() <= session.longest(), "its bytes have moved, and left a copy behind");
+            prop_assert_eq!(Session::decode(&encoded), Some(session.clone()));
 
             let keyring = Keyring::new(vec![Key::generate().parse().expect("a generated key")]).expect("one key");
             let cookie = SealedCookie::<Session>::new("__Host-Http-session-a".into(), "https://app.example.org");
@@ -343,6 +345,24 @@ mod tests {
         assert_eq!(Reader(&[0x7f]).number(), Some(127));
         assert_eq!(Reader(&[8, b'a', b'b', b'c', b'd']).token(), None, "hex that is not packed");
         assert_eq!(Reader(&[6, b'a', b'b', b'c']).token().as_deref(), Some("abc"));
+    }
+
+    #[test]
+    fn a_name_is_written_only_where_it_tells_something_and_never_long() {
+        let mut marked = session("abcd", None);
+        marked.user.name = "NAME".into();
+        let encoded = marked.encode();
+        let at = encoded.windows(5).position(|bytes| bytes == b"\x04NAME").expect("the name");
+        let named = |name: &str| {
+            let mut piece = Vec::new();
+            put_text(&mut piece, name);
+            let decoded = Session::decode(&[&encoded[..at], &piece, &encoded[at + 5..]].concat());
+            decoded.map(|session| session.user.name)
+        };
+        assert_eq!(named("testuser"), None, "as the username is");
+        assert_eq!(named(&"x".repeat(65)), None);
+        assert_eq!(named(&"x".repeat(64)), Some("x".repeat(64)));
+        assert_eq!(named(""), Some("testuser".into()));
     }
 
     #[test]
