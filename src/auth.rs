@@ -135,7 +135,11 @@ struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
     fn of(req: &HttpRequest) -> Self {
-        Self(form_urlencoded::parse(req.query_string().as_bytes()).into_owned().collect())
+        Self::read(req.query_string())
+    }
+
+    fn read(query: &str) -> Self {
+        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
     }
 
     /// The value of `name`; two of one name are an error, since two readers might each take another.

@@ -13,43 +13,56 @@ use prometheus_client::registry::Registry;
 
 /// A text was sealed under the key of this id.
 pub fn sealed(key: String) {
-    METRICS.seals.get_or_create(&KeyLabel { key }).inc();
+    METRICS.1.seals.get_or_create(&KeyLabel { key }).inc();
 }
 
 /// A cookie of ours did not unseal.
 pub fn unseal_failed() {
-    METRICS.unseal_failures.inc();
+    METRICS.1.unseal_failures.inc();
 }
 
 /// The ring holds the keys of these ids; the first seals.
 pub fn key_ring(keys: impl IntoIterator<Item = String>) {
-    METRICS.key_info.clear();
+    METRICS.1.key_info.clear();
     for (key, role) in keys.into_iter().zip(std::iter::once("seal").chain(std::iter::repeat("unseal"))) {
-        METRICS.key_info.get_or_create(&KeyRole { key, role }).set(1);
+        METRICS.1.key_info.get_or_create(&KeyRole { key, role }).set(1);
     }
 }
 
 /// Keys and cut-offs were read anew.
 pub fn reloaded(is_good: bool) {
-    METRICS.reloads.get_or_create(&ResultLabel { result: if is_good { "ok" } else { "failed" } }).inc();
+    METRICS.1.reloads.get_or_create(&ResultLabel { result: if is_good { "ok" } else { "failed" } }).inc();
+}
+
+/// A refresh ended, or a call met one, like this: `refreshed` and `failed` count what was asked of DataHUBs, `joined`,
+/// `remembered` and `lost` calls.
+pub fn refresh(result: &'static str) {
+    METRICS.1.refreshes.get_or_create(&ResultLabel { result }).inc();
+}
+
+/// A browser was sent round (`again`), or a call that it sent for the `number`th time went up (`passed`) or ended (`lost`).
+pub fn replay(result: &'static str, number: u8) {
+    METRICS.1.replays.get_or_create(&ReplayLabel { result, number: number.into() }).inc();
 }
 
 /// Everything, as text for Prometheus.
 pub fn text() -> String {
     let mut text = String::new();
-    encode(&mut text, &METRICS.registry).expect("a String takes everything");
+    encode(&mut text, &METRICS.0).expect("a String takes everything");
     text
 }
 
 /// The media type of [`text`].
 pub const TEXT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+#[derive(Clone, Default)]
 struct Metrics {
-    registry: Registry,
     seals: Family<KeyLabel, Counter>,
     unseal_failures: Counter,
     key_info: Family<KeyRole, Gauge>,
     reloads: Family<ResultLabel, Counter>,
+    refreshes: Family<ResultLabel, Counter>,
+    replays: Family<ReplayLabel, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,13 +81,21 @@ struct ResultLabel {
     result: &'static str,
 }
 
-static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReplayLabel {
+    result: &'static str,
+    number: u32,
+}
+
+static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     let mut registry = Registry::with_prefix("gateway");
-    let (seals, unseal_failures, key_info, reloads) =
-        (Family::default(), Counter::default(), Family::default(), Family::default());
-    registry.register("seals", "Cookies sealed, by key", Clone::clone(&seals));
-    registry.register("unseal_failures", "Cookies of ours that did not unseal", Clone::clone(&unseal_failures));
-    registry.register("key_info", "The keys on the ring; the one of role seal seals", Clone::clone(&key_info));
-    registry.register("reloads", "Keys and cut-offs read anew, by result", Clone::clone(&reloads));
-    Metrics { registry, seals, unseal_failures, key_info, reloads }
+    let metrics = Metrics::default();
+    let Metrics { seals, unseal_failures, key_info, reloads, refreshes, replays } = metrics.clone();
+    registry.register("seals", "Cookies sealed, by key", seals);
+    registry.register("unseal_failures", "Cookies of ours that did not unseal", unseal_failures);
+    registry.register("key_info", "The keys on the ring; the one of role seal seals", key_info);
+    registry.register("reloads", "Keys and cut-offs read anew, by result", reloads);
+    registry.register("refresh", "Refreshes, and calls that met one, by result", refreshes);
+    registry.register("replay", "Calls that browsers were told to send again, by result and how often", replays);
+    (registry, metrics)
 });

@@ -5,6 +5,7 @@
 
 pub mod framing;
 pub mod gate;
+pub mod refusal;
 pub mod request;
 pub mod response;
 pub mod target;
@@ -26,9 +27,9 @@ use crate::proxy::gate::Gate;
 use crate::proxy::request::{Body, Framing};
 use crate::proxy::target::Target;
 use crate::proxy::upstream::{Deadlines, Outgoing, Upstream};
-use crate::session::Sessions;
-use crate::session::refresh::Refresher;
-use crate::session::replay::{self, CounterError};
+use crate::session::refresh::{Fresh, Need, Refresher};
+use crate::session::replay::{self, Counted};
+use crate::session::{Session, Sessions, Sid};
 
 /// One worker's proxy to all DataHUBs.
 #[derive(Debug)]
@@ -99,6 +100,8 @@ pub async fn forward(req: HttpRequest, body: Payload, proxy: Data<Proxy>) -> Res
     let counted = replay::Counted::parse(proxy.raw_target(&req)?)?;
     let shared = &*proxy.shared;
     let (datahub, raw) = proxy.datahub(counted.target)?;
+    let call = log::current().expect("every request is worked on within its `Call`");
+    call.replay.set(counted.replays);
     let (sid, session) = shared.sessions.open(req.headers(), datahub, now)?;
     let target = Target::parse(raw).map_err(ApiError::from).inspect_err(|error| refused(error, datahub))?;
     let framing = Framing::of(req.method(), req.headers());
@@ -106,23 +109,64 @@ pub async fn forward(req: HttpRequest, body: Payload, proxy: Data<Proxy>) -> Res
         return Err(ApiError::from(Code::BodyTooLarge).closing());
     }
 
-    if session.is_stale_at(now, proxy.refresh_ahead(framing)) {
+    let round = Round { proxy: &proxy, counted, datahub, sid: &sid, session: &session };
+    let is_stale = session.is_stale_at(now, proxy.refresh_ahead(framing));
+    if is_stale || shared.refresher.knows(datahub, &session.tokens) {
         // The body first: should it be too long, no refresh has been spent on a call that cannot be sent again.
         replay::drain(body, framing.length()).await?;
-        let (_, cookie) = shared.sessions.renew(&shared.refresher, datahub, &sid, &session, now).await?;
-        return Ok(counted.again(Some(cookie)));
+        return round.again(if is_stale { Need::Stale } else { Need::None }).await;
     }
 
     let body = Body::inspected(body, framing, req.headers()).await.inspect_err(|error| refused(error, datahub))?;
-    let call = log::current().expect("every request is worked on within its `Call`");
     let head = request::head(&req, target, framing, datahub, &session.tokens.access, &call, &shared.public);
     let sent = Instant::now();
-    let answer = proxy.upstreams[&datahub.id].send(Outgoing::new(req.method(), head, body, framing)).await?;
+    let upstream = &proxy.upstreams[&datahub.id];
+    let mut answer = upstream.send(Outgoing::new(req.method(), head, body, framing)).await?;
     call.upstream.set(Some(sent.elapsed()));
+    if refusal::is_of_token(&mut answer, upstream, datahub, &session.tokens.access, &call).await {
+        if let Some(rest) = answer.unsent {
+            replay::drain(rest, None).await?;
+        }
+        return round.again(Need::Refused).await;
+    }
+    round.has_passed();
 
     let here = format!("{}{}{}", shared.public, shared.prefix, datahub.id);
     let is_download = req.extensions().get() == Some(&Admission::Download);
     response::inbound(answer, datahub, &here, is_download).map(HttpResponse::map_into_boxed_body)
+}
+
+/// A call that is not made now: the browser sends it again, with newer tokens or to look for some.
+struct Round<'a> {
+    proxy: &'a Proxy,
+    counted: Counted<'a>,
+    datahub: &'a Arc<DataHub>,
+    sid: &'a Sid,
+    session: &'a Session,
+}
+
+impl Round<'_> {
+    async fn again(self, need: Need) -> Result<HttpResponse, ApiError> {
+        let Self { proxy, counted, datahub, sid, session } = self;
+        let Shared { sessions, refresher, .. } = &*proxy.shared;
+        match refresher.fresh(datahub, session, need, counted.replays, sessions.limits()).await {
+            // What was known is forgotten; but the body has been read.
+            Ok(Fresh::AsIs) => counted.again(None, false),
+            Ok(Fresh::Newer(tokens)) => {
+                let renewed = session.renewed(tokens, sessions.limits());
+                counted.again(Some(sessions.renewed(datahub, sid, &renewed, SystemTime::now())?), false)
+            }
+            Ok(Fresh::Elsewhere { closes }) => counted.again(None, closes),
+            Err(failure) => {
+                counted.ended("lost");
+                Err(failure.into())
+            }
+        }
+    }
+
+    fn has_passed(&self) {
+        self.counted.ended("passed");
+    }
 }
 
 impl Proxy {
@@ -178,12 +222,6 @@ fn refused(error: &ApiError, datahub: &DataHub) {
         }
         Code::BadRequestTarget | Code::NotForwarded => log::event(Event::TargetRefused, datahub.id.as_str()),
         _ => {}
-    }
-}
-
-impl From<CounterError> for ApiError {
-    fn from(error: CounterError) -> Self {
-        Self::because(Code::BadRequestTarget, error)
     }
 }
 

@@ -1,6 +1,5 @@
 //! `POST /auth/logout`: ends sessions, at the DataHUB and in the browser.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use actix_web::http::header::SET_COOKIE;
@@ -38,10 +37,9 @@ pub async fn logout(req: HttpRequest, auth: Data<Auth>) -> Result<HttpResponse, 
 
 impl Auth {
     /// Revokes the newest pair this process knows of: a refresh under way is waited for, or its tokens would live on.
-    async fn end(&self, datahub: &Arc<DataHub>, token: RefreshToken) {
-        let newest = self.refresher.settled(datahub, &token).await.and_then(|tokens| tokens.refresh);
-        self.refresher.forget(datahub, &token);
-        let revocation = datahub.provider.revoke(newest.as_ref().unwrap_or(&token));
+    async fn end(&self, datahub: &DataHub, token: RefreshToken) {
+        let newest = self.refresher.end(datahub, &token, PATIENCE).await;
+        let revocation = datahub.provider.revoke(&newest);
         let reason = match tokio::time::timeout(PATIENCE, revocation).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => chain(&error),
@@ -52,5 +50,5 @@ impl Auth {
     }
 }
 
-/// How long a person waits for a DataHUB to revoke.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a person waits for a refresh under way, and for the revocation.
+const PATIENCE: Duration = Duration::from_millis(1_500);

@@ -17,7 +17,8 @@ pub async fn status(req: HttpRequest, auth: Data<Auth>) -> HttpResponse {
     let now = SystemTime::now();
     let opened = auth.datahubs.iter().filter_map(|datahub| {
         let (_, session) = auth.sessions.open(req.headers(), datahub, now).ok()?;
-        Some(Entry::new(datahub, &session))
+        let is_dead = auth.refresher.is_dead(datahub, &session.tokens);
+        (!is_dead).then(|| Entry::new(datahub, &session))
     });
     answer(opened.collect(), now)
 }

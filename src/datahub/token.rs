@@ -75,14 +75,14 @@ impl RefreshToken {
         &self.0
     }
 
-    /// Names the token without telling it: what tables are keyed by.
-    pub fn digest(&self) -> [u8; 32] {
-        Sha256::digest(self.0.as_bytes()).into()
+    /// Names the token of a DataHUB without telling it: what tables are keyed by.
+    pub fn digest_at(&self, datahub: &str) -> [u8; 32] {
+        Sha256::new().chain_update(datahub).chain_update([0]).chain_update(self.0.as_bytes()).finalize().into()
     }
 
     /// The first 10 hex digits of the SHA-256: what a log may hold.
     pub fn fingerprint(&self) -> String {
-        self.digest()[..5].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+        Sha256::digest(self.0.as_bytes())[..5].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
     }
 }
 

@@ -58,6 +58,19 @@ pub fn head(
     head
 }
 
+/// The head of a request of our own: whose is `token`? Answered to any token that the DataHUB accepts (GitLab
+/// `lib/api/users.rb`).
+pub fn probe(datahub: &DataHub, token: &AccessToken, call: &Call) -> BytesMut {
+    let (root, host) = (datahub.address.root(), datahub.address.host_header());
+    let mut head = BytesMut::with_capacity(512);
+    head.extend_from_slice(format!("GET {root}/api/v4/user HTTP/1.1\r\nHost: {host}\r\n").as_bytes());
+    for part in [b"Authorization: ", token.bearer().as_bytes(), b"\r\nX-Request-Id: ", call.id.as_bytes(), b"\r\n\r\n"]
+    {
+        head.extend_from_slice(part);
+    }
+    head
+}
+
 /// How an outbound body is delimited (RFC 9112 section 6). Ours, whatever the browser's was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {

@@ -26,7 +26,7 @@ pub fn inbound(
     here: &str,
     is_download: bool,
 ) -> Result<HttpResponse<AnswerBody>, ApiError> {
-    let Answer { head, body } = answer;
+    let Answer { head, body, .. } = answer;
     let status = StatusCode::from_u16(head.status).map_err(|_| Code::DatahubInvalidResponse)?;
     let mut response = HttpResponse::with_body(status, body);
     let is_bodiless = response.body().is_none();

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderValue, LOCATION, SET_COOKIE};
+use actix_web::http::header::{CONNECTION, HeaderValue, LOCATION, SET_COOKIE};
 use actix_web::web::Payload;
 use futures_util::StreamExt;
 use url::form_urlencoded;
 
 use crate::error::{ApiError, Code};
+use crate::metrics;
+use crate::session::refresh::{MOST_REPLAYS, RETRY_AFTER};
 
 /// A request target as the app wrote it, and how often the browser has sent it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +39,10 @@ impl<'a> Counted<'a> {
         let (target, replays) = match last.strip_prefix(PARAMETER).and_then(|rest| rest.strip_prefix('=')) {
             None => (raw, 0),
             Some(number) => {
-                let replays =
-                    number.parse().ok().filter(|count: &u8| (1..=MOST).contains(count) && count.to_string() == number);
+                let replays = number
+                    .parse()
+                    .ok()
+                    .filter(|count: &u8| (1..=MOST_REPLAYS).contains(count) && count.to_string() == number);
                 // What was there before, with its `?` if there was a query: that is what the separator tells.
                 let kept = before.map_or(path.len(), |before| path.len() + 1 + before.len());
                 (&raw[..kept], replays.ok_or(CounterError)?)
@@ -52,10 +56,26 @@ impl<'a> Counted<'a> {
         Ok(Self { target, replays })
     }
 
-    /// The answer: the same call once more, with `cookie` if there is a newer one.
-    pub fn again(&self, cookie: Option<HeaderValue>) -> HttpResponse {
-        let query = self.target.split_once('?').map(|(_, query)| query);
+    /// The query, without the counter.
+    pub fn query(&self) -> Option<&'a str> {
+        self.target.split_once('?').map(|(_, query)| query)
+    }
+
+    /// The answer: the same call once more, with new `cookies` if there are any, on a new connection if this one `closes`.
+    ///
+    /// # Errors
+    /// `refresh_unavailable` if it has been round too often.
+    pub fn again(
+        &self,
+        cookies: impl IntoIterator<Item = HeaderValue>,
+        closes: bool,
+    ) -> Result<HttpResponse, ApiError> {
+        if self.replays >= MOST_REPLAYS {
+            return Err(ApiError::from(Code::RefreshUnavailable).retry_after(RETRY_AFTER));
+        }
+        let query = self.query();
         let count = self.replays + 1;
+        metrics::replay("again", count);
         // The query alone, so that no front proxy's prefix matters; `?` or `&` tells whether there was one.
         let location = match query {
             None => format!("?{PARAMETER}={count}"),
@@ -63,15 +83,20 @@ impl<'a> Counted<'a> {
         };
         let mut response = HttpResponse::build(StatusCode::TEMPORARY_REDIRECT);
         response.insert_header((LOCATION, location));
-        if let Some(cookie) = cookie {
-            response.insert_header((SET_COOKIE, cookie));
+        for cookie in cookies {
+            response.append_header((SET_COOKIE, cookie));
         }
-        response.finish()
+        if closes {
+            response.force_close().insert_header((CONNECTION, "close"));
+        }
+        Ok(response.finish())
     }
 
-    /// Whether the browser may be sent round once more; Fetch follows 20 redirects.
-    pub fn may_go_again(&self) -> bool {
-        self.replays < MOST
+    /// Counts how a call that the browser has sent again came out.
+    pub fn ended(&self, result: &'static str) {
+        if self.replays > 0 {
+            metrics::replay(result, self.replays);
+        }
     }
 }
 
@@ -103,10 +128,14 @@ pub async fn drain(mut body: Payload, length: Option<u64>) -> Result<(), ApiErro
 #[error("`{PARAMETER}` belongs to the gateway")]
 pub struct CounterError;
 
+impl From<CounterError> for ApiError {
+    fn from(error: CounterError) -> Self {
+        Self::because(Code::BadRequestTarget, error)
+    }
+}
+
 /// The counter's name in a query.
 const PARAMETER: &str = "_gateway_replay";
-/// How often a call is sent again at most.
-const MOST: u8 = 16;
 /// How much of a body is thrown away, in bytes.
 const MOST_DRAINED: u64 = 128 * 1024 * 1024;
 /// How long a body is thrown away.
@@ -122,12 +151,15 @@ mod tests {
         {
             assert_eq!(Counted::parse(target), Ok(Counted { target, replays: 0 }), "{target}");
             let mut sent = target.to_owned();
-            for replays in 1..=MOST {
-                let answer = Counted::parse(&sent).expect("our own counter").again(None);
+            for replays in 1..=MOST_REPLAYS {
+                let counted = Counted::parse(&sent).expect("our own counter");
+                let answer = counted.again(None, false).expect("not too often");
                 let location = answer.headers().get(LOCATION).expect("a redirect").to_str().expect("ASCII").to_owned();
                 sent = format!("{}{location}", target.split('?').next().expect("a path"));
                 assert_eq!(Counted::parse(&sent), Ok(Counted { target, replays }), "{sent}");
             }
+            let error = Counted::parse(&sent).expect("our own counter").again(None, false).unwrap_err();
+            assert_eq!(error.code(), Code::RefreshUnavailable, "round it went often enough");
         }
     }
 

@@ -35,7 +35,7 @@ fn a_refresh_under_way_is_finished_before_the_end() {
     gateway.terminate();
     assert!(gateway.wait_for_end().expect("it ends").success());
     assert_eq!(hub.counts().refreshes, 1);
-    assert!(gateway.log().iter().any(|line| line["message"] == "refreshed"), "its answer was read");
+    assert!(gateway.log().iter().any(|line| line["result"] == "refreshed"), "its answer was read");
 }
 
 #[test]

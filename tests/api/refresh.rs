@@ -197,9 +197,15 @@ fn a_session_whose_tokens_were_revoked_has_ended() {
     let gateway = Setup::new(&[("a", &hub)]).start();
     let browser = stale(&gateway, &hub);
     hub.revoke_all_tokens();
-    let answer = browser.fetch(&gateway, "POST", "/auth/refresh");
+    let answer = browser.fetch_following(&gateway, "POST", "/auth/refresh", b"");
     assert_eq!((answer.status, answer.code().as_str()), (401, "session_expired"));
     assert!(answer.headers("set-cookie").is_empty(), "a refresh that fails removes no cookie");
+    assert!(browser.cookie(SESSION).is_some());
+    gateway.wait_for_event("refresh_reuse");
+    hub.clear();
+    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").code(), "session_expired", "at once");
+    assert_eq!(browser.fetch(&gateway, "GET", "/auth/session").json()["sessions"], json!([]));
+    assert!(hub.requests().is_empty(), "what is dead costs the DataHUB nothing");
     browser.log_in(&gateway, "a", &hub, "testuser");
 }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, MessageBody};
-use actix_web::web::Bytes;
+use actix_web::web::{Bytes, BytesMut, Payload};
 use tokio::time::Sleep;
 
 use crate::proxy::framing::ChunkError;
@@ -20,12 +20,14 @@ pub struct Answer {
     pub head: Head,
     /// The body, as it comes.
     pub body: AnswerBody,
+    /// What is left of the request's body, if the DataHUB did not wait for it.
+    pub unsent: Option<Payload>,
 }
 
 impl Answer {
     /// The answer whose head came over `connection`; it holds its `place` at the DataHUB until its body has ended.
     pub(super) fn new(upstream: &Rc<Upstream>, connection: Connection, exchanged: Exchanged, place: Place) -> Self {
-        let Exchanged { head, length, is_reusable } = exchanged;
+        let Exchanged { head, length, is_reusable, unsent } = exchanged;
         let mut body = AnswerBody {
             upstream: Rc::clone(upstream),
             connection: Some(connection),
@@ -33,11 +35,13 @@ impl Answer {
             length,
             is_reusable,
             stalled: None,
+            peeked: Bytes::new(),
+            broken: None,
         };
         if matches!(body.length, Length::Known { left: 0, .. } | Length::None { .. }) {
             body.finish();
         }
-        Self { head, body }
+        Self { head, body, unsent }
     }
 }
 
@@ -50,6 +54,10 @@ pub struct AnswerBody {
     is_reusable: bool,
     /// Runs while nothing comes.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// What was looked at and not passed on yet.
+    peeked: Bytes,
+    /// How it broke off while it was looked at.
+    broken: Option<AnswerError>,
 }
 
 impl AnswerBody {
@@ -60,6 +68,24 @@ impl AnswerBody {
             Length::Known { total, .. } => Some(*total),
             Length::Chunked(_) | Length::UntilClose => None,
         }
+    }
+
+    /// The beginning of the body, up to its end or `most` bytes and a little; it is passed on all the same. Less if the body
+    /// breaks off.
+    pub async fn peek(&mut self, most: usize) -> &[u8] {
+        let mut bytes = BytesMut::from(&*std::mem::take(&mut self.peeked));
+        while bytes.len() < most {
+            match std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await {
+                Some(Ok(piece)) => bytes.extend_from_slice(&piece),
+                Some(Err(error)) => {
+                    self.broken = Some(error);
+                    break;
+                }
+                None => break,
+            }
+        }
+        self.peeked = bytes.freeze();
+        &self.peeked
     }
 
     /// Whether the framing leaves no room for a body: an answer to HEAD, a 204, a 304.
@@ -118,6 +144,12 @@ impl MessageBody for AnswerBody {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
         let this = &mut *self;
+        if !this.peeked.is_empty() {
+            return Poll::Ready(Some(Ok(std::mem::take(&mut this.peeked))));
+        }
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         loop {
             match this.piece() {
                 Ok(Some(Piece::Bytes(piece))) => {

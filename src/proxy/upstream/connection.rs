@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use actix_web::web::{Buf, Bytes, BytesMut};
+use actix_web::web::{Buf, Bytes, BytesMut, Payload};
 use futures_util::Stream as _;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
@@ -34,6 +34,8 @@ pub(super) struct Exchanged {
     pub(super) head: Head,
     pub(super) length: Length,
     pub(super) is_reusable: bool,
+    /// What is left of the request's body, if the answer came before its end.
+    pub(super) unsent: Option<Payload>,
 }
 
 impl Connection {
@@ -51,11 +53,11 @@ impl Connection {
         is_head: bool,
         deadlines: &Deadlines,
     ) -> Result<Exchanged, SendError> {
-        let is_sent = match body {
+        let unsent = match body {
             Body::Held(body) => {
                 let message = [head, &body].concat();
                 within(deadlines.idle, self.stream.write_all(&message)).await?.map_err(SendError::lost)?;
-                true
+                None
             }
             Body::Streamed(payload) => {
                 within(deadlines.idle, self.stream.write_all(head)).await?.map_err(SendError::lost)?;
@@ -64,16 +66,17 @@ impl Connection {
         };
         let (head, is_persistent) = within(deadlines.first_byte, self.read_head()).await??;
         let length = Length::of(&head, is_head)?;
-        Ok(Exchanged { is_reusable: is_sent && is_persistent && !matches!(length, Length::UntilClose), head, length })
+        let is_reusable = unsent.is_none() && is_persistent && !matches!(length, Length::UntilClose);
+        Ok(Exchanged { head, length, is_reusable, unsent })
     }
 
-    /// Sends the body until it has ended, or until an answer comes before that; tells whether it was sent to its end.
+    /// Sends the body until it has ended, or until an answer comes before that; returns what is left of it then.
     async fn send_body(
         &mut self,
-        mut payload: actix_web::web::Payload,
+        mut payload: Payload,
         framing: Framing,
         deadlines: &Deadlines,
-    ) -> Result<bool, SendError> {
+    ) -> Result<Option<Payload>, SendError> {
         let mut pending = BytesMut::new();
         let mut has_ended = false;
         loop {
@@ -118,8 +121,8 @@ impl Connection {
             });
             match timeout(limit, step).await.map_err(|_| expired)?? {
                 Step::Progress => {}
-                Step::Done => return Ok(true),
-                Step::Answered => return Ok(false),
+                Step::Done => return Ok(None),
+                Step::Answered => return Ok(Some(payload)),
             }
         }
     }
@@ -237,7 +240,8 @@ impl Head {
             .map(|[name, name_end, value, value_end]| (&self.raw[*name..*name_end], &self.raw[*value..*value_end]))
     }
 
-    fn values<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    /// The values of all fields of this name.
+    pub fn values<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a [u8]> {
         self.fields().filter(|(name, _)| name.eq_ignore_ascii_case(wanted.as_bytes())).map(|(_, value)| value)
     }
 }
