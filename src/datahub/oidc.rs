@@ -132,6 +132,8 @@ impl Provider {
     #[expect(clippy::disallowed_methods, reason = "the token goes to the DataHUB that gave it out")]
     async fn refresh_once(&self, token: &RefreshToken) -> Result<TokenSet, RefreshError> {
         let metadata = self.metadata().await?;
+        // The tokens are younger than this, whenever the answer comes.
+        let sent = SystemTime::now();
         let http = |request| self.back_channel.call(request);
         let response = self
             .client(&metadata)
@@ -140,7 +142,7 @@ impl Provider {
             .request_async(&http)
             .await
             .map_err(RefreshError::from_token_endpoint)?;
-        tokens(&response, Some(token), SystemTime::now()).map_err(|_| RefreshError::Invalid)
+        tokens(&response, Some(token), sent).map_err(|_| RefreshError::Invalid)
     }
 
     /// Revokes a refresh token, and with it the access token of the same row (GitLab's tables hold both in one).
@@ -339,7 +341,7 @@ fn word(error: &CoreErrorResponseType) -> Cow<'static, str> {
     }
 }
 
-/// The tokens of an answer that came at `now`; `old` stays where the answer has no refresh token (RFC 6749 section 6).
+/// The tokens of the answer to a request that was sent at `now`; `old` stays where the answer has no refresh token (RFC 6749 section 6).
 fn tokens(response: &CoreTokenResponse, old: Option<&RefreshToken>, now: SystemTime) -> Result<TokenSet, RedeemError> {
     if !matches!(response.token_type(), CoreTokenType::Bearer) {
         return Err(RedeemError::Invalid("token type"));

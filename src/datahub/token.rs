@@ -9,14 +9,14 @@ use zeroize::Zeroizing;
 
 /// The access and refresh token that GitLab gave out together, and for how long.
 ///
-/// Expiry follows our own clock from the moment of the answer: GitLab's `created_at` is another clock's time.
+/// Expiry follows our own clock from the moment of the request: GitLab's `created_at` is another clock's time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenSet {
     /// Opens the API.
     pub access: AccessToken,
     /// Buys the next set, once; a personal access token has none.
     pub refresh: Option<RefreshToken>,
-    /// When the answer came.
+    /// When they were asked for: they are no older.
     pub issued: SystemTime,
     /// How long the access token lives.
     pub lifetime: Duration,

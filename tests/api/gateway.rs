@@ -39,6 +39,7 @@ pub struct Gateway {
 pub struct Setup {
     config: String,
     listen: String,
+    log_level: &'static str,
     folder: Arc<Folder>,
     secrets: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -69,7 +70,7 @@ impl Setup {
         }
         let secrets = datahubs.iter().map(|(_, datahub)| datahub.client_secret().to_owned()).collect();
         let listen = "127.0.0.1:0".to_owned();
-        Self { config, listen, folder: Arc::default(), secrets: Arc::new(Mutex::new(secrets)) }
+        Self { config, listen, log_level: "trace", folder: Arc::default(), secrets: Arc::new(Mutex::new(secrets)) }
     }
 
     /// The same with further lines of TOML, such as `session.max_age = "1h"`.
@@ -82,6 +83,12 @@ impl Setup {
     /// The same at another place.
     pub fn listening_at(mut self, listen: &str) -> Self {
         listen.clone_into(&mut self.listen);
+        self
+    }
+
+    /// The same with a log as in production.
+    pub fn quiet(mut self) -> Self {
+        self.log_level = "info";
         self
     }
 
@@ -101,6 +108,7 @@ impl Gateway {
         let mut child = command()
             .arg("--config")
             .arg(setup.write())
+            .env("RUST_LOG", setup.log_level)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -181,6 +189,12 @@ impl Gateway {
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux tells");
         let kib: u64 = line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number of KiB");
         kib * 1024
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("our own child");
+        self.child.wait().expect("our own child");
     }
 
     /// Tells it to end.

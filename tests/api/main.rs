@@ -16,4 +16,5 @@ mod process;
 mod proxy;
 mod refresh;
 mod session;
+mod storm;
 mod streams;

@@ -29,7 +29,13 @@ pub async fn answer(hub: &Hub, request: &Request, body: &mut Body<'_>) -> io::Re
         counts.api_calls
     };
     let response = match authenticate(hub, request) {
-        Ok(user) => route(hub, request, body, user.as_ref()).await?,
+        Ok(user) => {
+            if let Some((_, mark)) = form_urlencoded::parse(request.query().as_bytes()).find(|(name, _)| name == "mark")
+            {
+                *hub.executions().entry(mark.into_owned()).or_default() += 1;
+            }
+            route(hub, request, body, user.as_ref()).await?
+        }
         Err(refusal) => refusal,
     };
     Ok(dress(hub, response, call_number))

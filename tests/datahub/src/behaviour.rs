@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::hex;
+
 /// What [`set`](crate::DataHub::set) changes while the DataHUB runs.
 ///
 /// Each endpoint has its own [`Manner`]. The default is a healthy GitLab.
@@ -29,6 +31,8 @@ pub struct Behaviour {
     pub leave_out_expires_in: bool,
     /// The key that signs ID tokens, and the only one published.
     pub signing_key: SigningKey,
+    /// How long everything takes, at random.
+    pub jitter: Jitter,
     /// Added to every answer of the API, such as `("Clear-Site-Data", "\"*\"")`.
     pub extra_headers: Vec<(String, String)>,
 }
@@ -48,6 +52,7 @@ impl Default for Behaviour {
             refresh: RefreshMode::RevokeAtOnce,
             leave_out_expires_in: false,
             signing_key: SigningKey::First,
+            jitter: Jitter::default(),
             extra_headers: Vec::new(),
         }
     }
@@ -96,6 +101,31 @@ pub enum Answer {
     CloseWithoutAnswer,
     /// Everything is done, the answer is lost; the connection closes.
     LoseAnswer,
+}
+
+/// Random time before the work on a request, and again between the work and its answer. None by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Jitter {
+    /// Up to so long, evenly.
+    pub usual: Duration,
+    /// Up to so long, evenly, once in `one_in` times.
+    pub rare: Duration,
+    /// How seldom `rare` is; 0 is never.
+    pub one_in: u64,
+}
+
+impl Jitter {
+    pub(crate) async fn pass(self) {
+        if self != Self::default() {
+            tokio::time::sleep(self.next()).await;
+        }
+    }
+
+    /// A time such as this may be.
+    pub fn next(self) -> Duration {
+        let most = if self.one_in > 0 && hex::dice(self.one_in) == 0 { self.rare } else { self.usual };
+        Duration::from_micros(hex::dice(u64::try_from(most.as_micros()).unwrap_or(u64::MAX).max(1)))
+    }
 }
 
 /// When a refresh revokes the pair of tokens it replaces.

@@ -1,4 +1,4 @@
-//! Strings of hex digits: digests, and tokens nobody can guess.
+//! Strings of hex digits: digests, and tokens nobody can guess. And the numbers they are made of.
 
 use sha2::{Digest, Sha256};
 
@@ -12,6 +12,13 @@ pub fn random() -> String {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).expect("the system's generator answers on every platform we test on");
     encode(&bytes)
+}
+
+/// A number below `sides`, at random.
+pub fn dice(sides: u64) -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the system's generator answers on every platform we test on");
+    u64::from_le_bytes(bytes) % sides
 }
 
 /// Two lower-case hex digits a byte.

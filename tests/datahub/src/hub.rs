@@ -1,6 +1,6 @@
 //! All that one DataHUB knows, shared by its connections.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::behaviour::Behaviour;
@@ -21,6 +21,7 @@ pub struct Hub {
     behaviour: Mutex<Behaviour>,
     counts: Mutex<Counts>,
     secrets: Mutex<BTreeSet<String>>,
+    executions: Mutex<BTreeMap<String, u64>>,
     grants: Mutex<Grants>,
     world: Mutex<World>,
 }
@@ -37,6 +38,7 @@ impl Hub {
             recorder: Recorder::new(options.keep_requests),
             behaviour: Mutex::new(options.behaviour),
             counts: Mutex::default(),
+            executions: Mutex::default(),
             grants: Mutex::default(),
             world: Mutex::new(World::seeded()),
         }
@@ -56,6 +58,11 @@ impl Hub {
 
     pub fn world(&self) -> MutexGuard<'_, World> {
         lock(&self.world)
+    }
+
+    /// How often each call that carries a mark was executed.
+    pub fn executions(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        lock(&self.executions)
     }
 
     pub fn secrets(&self) -> Vec<String> {

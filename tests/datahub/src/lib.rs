@@ -56,6 +56,7 @@ mod seed;
 mod server;
 mod world;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -126,6 +127,11 @@ impl DataHub {
     /// What happened since the start.
     pub fn counts(&self) -> Counts {
         *self.hub.counts()
+    }
+
+    /// How often calls of the API were executed, that is: went past the token, by the `mark` in their queries.
+    pub fn executions(&self) -> BTreeMap<String, u64> {
+        self.hub.executions().clone()
     }
 
     /// Every client secret, state, nonce, code, verifier and token seen or issued, so that a scan can prove none leaked.

@@ -34,7 +34,10 @@ async fn serve(stream: TcpStream, number: u64, hub: Arc<Hub>) {
 
 async fn converse(connection: &mut Connection, hub: &Hub) -> io::Result<()> {
     while let Some((request, mut body)) = connection.receive(&hub.recorder).await? {
+        let jitter = hub.behaviour().jitter;
+        jitter.pass().await;
         let reply = reply(hub, &request, &mut body).await?;
+        jitter.pass().await;
         let close = request.wants_close() || body.may_never_come();
         if !body.may_never_come() {
             body.drain().await?;

@@ -1,0 +1,439 @@
+//! Everything at once: browsers with many tabs, four gateways behind nginx by turns, tokens of three seconds, answers
+//! that take their time, connections that break, processes that are killed.
+//!
+//! A few thousand calls are part of every test run; `make storm` runs hundreds of thousands and prints figures.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use datahub::DataHub;
+use datahub::behaviour::{Answer as Manner, Jitter, RefreshMode};
+
+use crate::browser::{Browser, Connection, FETCH, NAVIGATION, sign_in};
+use crate::gateway::{BASE, Folder, Gateway, Setup, datahub_with, new_key};
+
+/// What the weather is like.
+#[derive(Clone, Copy)]
+struct Weather {
+    calls: usize,
+    /// Of a hundred connections, so many are cut by the client.
+    cuts: u64,
+    /// One process is killed and started again, again and again.
+    kills: bool,
+    mode: RefreshMode,
+    /// For ten seconds in the middle, refreshes are answered like this.
+    trouble: Option<fn() -> Manner>,
+}
+
+const CALM: Weather = Weather { calls: 2_000, cuts: 0, kills: false, mode: RefreshMode::RevokeAtOnce, trouble: None };
+
+#[test]
+fn a_small_storm_costs_no_call_and_no_session() {
+    let figures = storm(CALM);
+    assert_eq!((figures.failed(), figures.forced_logins, figures.doubled), (0, 0, 0), "{figures}");
+    assert!(figures.refreshes >= 10, "{figures}");
+}
+
+#[test]
+#[ignore = "make storm"]
+fn calm() {
+    let figures = storm(Weather { calls: 100_000, ..CALM });
+    assert_eq!((figures.failed(), figures.forced_logins, figures.doubled), (0, 0, 0), "{figures}");
+    assert!(figures.refreshes >= 300, "{figures}");
+}
+
+#[test]
+#[ignore = "make storm"]
+fn with_cuts() {
+    let figures = storm(Weather { calls: 100_000, cuts: 5, ..CALM });
+    assert_eq!((figures.failed(), figures.doubled), (0, 0), "{figures}");
+    assert!(figures.forced_logins <= 10, "{figures}");
+}
+
+#[test]
+#[ignore = "make storm"]
+fn with_cuts_and_kills() {
+    let figures = storm(Weather { calls: 100_000, cuts: 5, kills: true, ..CALM });
+    assert_eq!((figures.failed(), figures.doubled), (0, 0), "{figures}");
+}
+
+#[test]
+#[ignore = "make storm"]
+fn with_a_datahub_that_keeps_the_old_pair_until_the_new_one_is_used() {
+    let figures = storm(Weather { calls: 100_000, mode: RefreshMode::RevokeOnUse, ..CALM });
+    assert_eq!((figures.failed(), figures.forced_logins, figures.doubled), (0, 0, 0), "{figures}");
+}
+
+#[test]
+#[ignore = "make storm"]
+fn with_a_datahub_in_trouble() {
+    for trouble in [
+        (|| Manner::Status(429)) as fn() -> Manner,
+        || Manner::Status(500),
+        || Manner::Html(502),
+        || Manner::CloseWithoutAnswer,
+    ] {
+        let figures = storm(Weather { calls: 20_000, trouble: Some(trouble), ..CALM });
+        let unavailable = figures.others.get("503 refresh_unavailable").copied().unwrap_or_default();
+        assert_eq!((figures.failed() - unavailable, figures.forced_logins, figures.doubled), (0, 0, 0), "{figures}");
+        assert!(unavailable > 0, "{figures}");
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+struct Figures {
+    calls: usize,
+    good: usize,
+    /// By status and code.
+    others: BTreeMap<String, usize>,
+    forced_logins: usize,
+    /// Cut by the client, or under way at a process that was killed: not counted.
+    cut: usize,
+    killed: usize,
+    /// Calls by how often they were sent again.
+    replays: BTreeMap<usize, usize>,
+    refreshes: u64,
+    refreshes_refused: u64,
+    doubled: usize,
+    kills: usize,
+    lost: Vec<String>,
+    seconds: f64,
+}
+
+impl Figures {
+    fn failed(&self) -> usize {
+        self.others.values().sum()
+    }
+}
+
+impl std::fmt::Display for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { calls, good, forced_logins, cut, killed, refreshes, refreshes_refused, doubled, kills, .. } = self;
+        writeln!(
+            f,
+            "{calls} calls in {:.0} s: {good} good, {forced_logins} forced logins, {} failed",
+            self.seconds,
+            self.failed()
+        )?;
+        writeln!(f, "not counted: {cut} cut by the client, {killed} under way at one of {kills} killed processes")?;
+        writeln!(f, "{refreshes} refreshes, {refreshes_refused} refused, {doubled} POSTs executed twice")?;
+        writeln!(f, "sent again: {:?}", self.replays)?;
+        writeln!(f, "failures: {:?}", self.others)?;
+        self.lost.iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+fn storm(weather: Weather) -> Figures {
+    let hub = datahub_with(|behaviour| {
+        behaviour.token_lifetime = Duration::from_secs(3);
+        behaviour.refresh = weather.mode;
+        behaviour.jitter = Jitter { usual: Duration::from_millis(4), rare: Duration::from_secs(4), one_in: 400 };
+    });
+    let folder = Folder::default();
+    let key = new_key();
+    let setups: Vec<_> = (0..4)
+        .map(|at| {
+            let place = format!("unix:{}", folder.path().join(format!("{at}.sock")).display());
+            let setup = Setup::with_keys(&[("a", &hub)], &[&key])
+                .and("server.workers = 2")
+                .and("rate_limit.login = \"1000/1s\"");
+            setup.and("rate_limit.callback = \"1000/1s\"").quiet().listening_at(&place)
+        })
+        .collect();
+    let gateways: Vec<_> = setups.iter().map(|setup| Mutex::new(setup.start())).collect();
+    let nginx = Nginx::start(&folder, 4);
+    let sea = Sea {
+        hub: &hub,
+        address: nginx.address.clone(),
+        weather,
+        left: AtomicUsize::new(weather.calls),
+        marks: AtomicUsize::new(0),
+        figures: Mutex::default(),
+    };
+    let ships: Vec<_> = (0..20).map(|_| Ship { browser: Browser::default(), login: Mutex::new(()) }).collect();
+    for ship in &ships {
+        sea.log_in(ship);
+    }
+
+    let started = Instant::now();
+    let is_over = AtomicBool::new(false);
+    let mut kills = 0;
+    let mut lost = Vec::new();
+    std::thread::scope(|scope| {
+        let crew: Vec<_> = ships
+            .iter()
+            .flat_map(|ship| (0..6).map(move |_| ship))
+            .map(|ship| scope.spawn(|| sea.sail(ship)))
+            .collect();
+        let reaper = weather.kills.then(|| {
+            scope.spawn(|| {
+                let (mut kills, mut lost) = (0, Vec::new());
+                while !is_over.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_secs(4));
+                    let at = kills % gateways.len();
+                    let mut gateway = gateways[at].lock().expect("no panic while held");
+                    gateway.kill();
+                    lost.extend(losses(&gateway));
+                    *gateway = setups[at].start();
+                    kills += 1;
+                }
+                (kills, lost)
+            })
+        });
+        if let Some(trouble) = weather.trouble {
+            std::thread::sleep(Duration::from_secs(5));
+            hub.set(|behaviour| behaviour.token.answer = trouble());
+            std::thread::sleep(Duration::from_secs(10));
+            hub.set(|behaviour| behaviour.token.answer = Manner::Normal);
+        }
+        for sailor in crew {
+            sailor.join().expect("no panic");
+        }
+        is_over.store(true, Ordering::Relaxed);
+        if let Some(reaper) = reaper {
+            (kills, lost) = reaper.join().expect("no panic");
+        }
+    });
+    let mut figures = sea.figures.into_inner().expect("no panic while held");
+    figures.seconds = started.elapsed().as_secs_f64();
+    figures.refreshes = hub.counts().refreshes;
+    figures.refreshes_refused = hub.counts().refreshes_refused;
+    figures.doubled = hub.executions().iter().filter(|(mark, count)| mark.starts_with("POST") && **count > 1).count();
+    figures.kills = kills;
+    figures.lost = lost;
+    for gateway in &gateways {
+        figures.lost.extend(losses(&gateway.lock().expect("no panic while held")));
+    }
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), figures.to_string().as_bytes());
+    figures
+}
+
+/// What the log says of sessions that were lost, and of refreshes whose answers were.
+fn losses(gateway: &Gateway) -> Vec<String> {
+    let lines = gateway.log().into_iter().filter(|line| {
+        line["event"] == "refresh_reuse"
+            || (line["result"] == "failed" && line["reason"] != "the DataHUB no longer accepts the refresh token")
+    });
+    lines.map(|line| line.to_string()).collect()
+}
+
+/// One browser: a jar, and six connections that its tabs share.
+struct Ship {
+    browser: Browser,
+    /// A person logs in once, however many tabs ask for it.
+    login: Mutex<()>,
+}
+
+struct Sea<'a> {
+    hub: &'a DataHub,
+    address: String,
+    weather: Weather,
+    left: AtomicUsize,
+    marks: AtomicUsize,
+    figures: Mutex<Figures>,
+}
+
+/// How a call came out.
+enum Ended {
+    Answered { status: u16, code: String, rounds: usize },
+    Cut,
+    Killed,
+}
+
+impl Sea<'_> {
+    fn sail(&self, ship: &Ship) {
+        let mut connection = None;
+        while self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            let mark = self.marks.fetch_add(1, Ordering::Relaxed);
+            let project = "/datahubs/a/api/v4/projects/230";
+            let (method, path, length) = match dice(1_000) {
+                0..5 => ("POST", "/auth/refresh".to_owned(), 0),
+                5..150 => ("POST", format!("{project}/issues?title=storm&mark=POST{mark}"), 0),
+                150..165 => ("PUT", format!("{project}/packages/generic/p/1/f.bin?mark=PUT{mark}"), dice(2 << 20)),
+                165 => ("PUT", format!("{project}/packages/generic/p/1/f.bin?mark=PUT{mark}"), 20 << 20),
+                _ => ("GET", "/datahubs/a/api/v4/user".to_owned(), 0),
+            };
+            let before = ship.browser.cookie("__Host-Http-session-a");
+            let ended = self.call(ship, &mut connection, method, &path, usize::try_from(length).expect("20 MB"));
+            let mut figures = self.figures.lock().expect("no panic while held");
+            figures.calls += 1;
+            match ended {
+                Ended::Cut => figures.cut += 1,
+                Ended::Killed => figures.killed += 1,
+                Ended::Answered { status, code, rounds } => {
+                    *figures.replays.entry(rounds).or_default() += 1;
+                    match status {
+                        200 | 201 => figures.good += 1,
+                        401 => {
+                            drop(figures);
+                            self.log_in_again(ship, before.as_deref(), &format!("{code} in round {rounds}"));
+                        }
+                        _ => *figures.others.entry(format!("{status} {code}")).or_default() += 1,
+                    }
+                }
+            }
+        }
+    }
+
+    /// One call as a browser makes it: goes round where it is sent, with its body and with what the jar holds then.
+    fn call(&self, ship: &Ship, connection: &mut Option<Connection>, method: &str, path: &str, length: usize) -> Ended {
+        let mut path = path.to_owned();
+        for round in 0..=20 {
+            let head = format!(
+                "{method} {BASE}{path} HTTP/1.1\r\nHost: localhost:8000\r\n{}{FETCH}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n",
+                ship.browser.cookie_field()
+            );
+            // On the way there, and on the way back.
+            std::thread::sleep(hop());
+            let is_cut = dice(100) < self.weather.cuts;
+            let mut line = connection.take().unwrap_or_else(|| Connection::open(&self.address));
+            line.write(head.as_bytes());
+            let body = vec![b'x'; length.min(64 << 10)];
+            let pieces = length.div_ceil(64 << 10);
+            for at in 0..pieces {
+                if is_cut && at * 2 > pieces {
+                    return Ended::Cut;
+                }
+                line.write(&body[..body.len().min(length - at * (64 << 10))]);
+            }
+            if is_cut {
+                std::thread::sleep(Duration::from_millis(dice(20)));
+                return Ended::Cut;
+            }
+            let Ok(mut answer) = line.try_head() else { return Ended::Killed };
+            if answer.status != 204 {
+                let Ok(body) = line.body(&answer) else { return Ended::Killed };
+                answer.body = body;
+            }
+            if answer.header("x-request-id").is_none() {
+                // nginx's own words.
+                return if self.weather.kills { Ended::Killed } else { answered(&answer.text(), answer.status, round) };
+            }
+            std::thread::sleep(hop());
+            ship.browser.apply(&answer);
+            if answer.header("connection").as_deref() != Some("close") {
+                *connection = Some(line);
+            }
+            if answer.status != 307 {
+                let code = if answer.status >= 400 {
+                    answer.json()["code"].as_str().unwrap_or("?").to_owned()
+                } else {
+                    String::new()
+                };
+                return answered(&code, answer.status, round);
+            }
+            path = format!("{}{}", path.split('?').next().expect("a path"), answer.location());
+        }
+        answered("too many redirects", 307, 20)
+    }
+
+    fn log_in(&self, ship: &Ship) {
+        let ask = |target: &str, fields: &str| {
+            let mut line = Connection::open(&self.address);
+            let cookies = ship.browser.cookie_field();
+            line.write(format!("GET {target} HTTP/1.1\r\nHost: localhost:8000\r\n{cookies}{fields}\r\n").as_bytes());
+            let answer = line.answer(true);
+            ship.browser.apply(&answer);
+            answer
+        };
+        let mut told = String::new();
+        // A process may be killed under a login, too; people try again.
+        for _ in 0..10 {
+            let login = ask(&format!("{BASE}/auth/login?datahub=a"), NAVIGATION);
+            if login.status != 302 {
+                told = login.head + &String::from_utf8_lossy(&login.body);
+                continue;
+            }
+            let callback = sign_in(self.hub, &login.location(), "user=testuser");
+            let answer = ask(&callback, NAVIGATION);
+            if answer.header("location").as_deref() == Some("/arcmanager/app/") {
+                return;
+            }
+            told = answer.head;
+        }
+        panic!("no login in ten tries: {told}");
+    }
+
+    /// Unless another tab has done so meanwhile.
+    fn log_in_again(&self, ship: &Ship, before: Option<&str>, told: &str) {
+        let _person = ship.login.lock().expect("no panic while held");
+        if ship.browser.cookie("__Host-Http-session-a").as_deref() == before || before.is_none() {
+            self.figures.lock().expect("no panic while held").forced_logins += 1;
+            self.log_in(ship);
+        } else {
+            let mut figures = self.figures.lock().expect("no panic while held");
+            *figures.others.entry(format!("{told}, although the jar has moved on")).or_default() += 1;
+        }
+    }
+}
+
+fn answered(code: &str, status: u16, rounds: usize) -> Ended {
+    Ended::Answered { status, code: code.to_owned(), rounds }
+}
+
+/// How long one hop takes: next to nothing, now and then a moment, seldom very long.
+fn hop() -> Duration {
+    match dice(1_000) {
+        0..5 => Duration::from_millis(dice(10_000)),
+        5..100 => Duration::from_millis(dice(200)),
+        _ => Duration::from_micros(dice(3_000)),
+    }
+}
+
+fn dice(sides: u64) -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the system's generator");
+    u64::from_le_bytes(bytes) % sides
+}
+
+/// A real nginx that gives each request to the next of several gateways.
+struct Nginx {
+    child: Child,
+    address: String,
+}
+
+impl Nginx {
+    fn start(folder: &Folder, gateways: usize) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+        let place = folder.path().display();
+        let mut servers = String::new();
+        for at in 0..gateways {
+            writeln!(servers, "server unix:{place}/{at}.sock;").expect("a String takes everything");
+        }
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("{kind}_temp_path {place}/{kind};\n"))
+            .concat();
+        let config = format!(
+            "user root; daemon off; worker_processes 1; pid {place}/nginx.pid; error_log {place}/nginx.log;\n\
+            events {{ worker_connections 4096; }}\n\
+            http {{ access_log off; {temporary} keepalive_requests 100000; client_max_body_size 0;\n\
+            upstream gateways {{ {servers} keepalive 64; }}\n\
+            server {{ listen {free}; location / {{ proxy_pass http://gateways; proxy_http_version 1.1;\n\
+            proxy_set_header Connection \"\"; proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr;\n\
+            proxy_request_buffering off; proxy_buffering off; proxy_next_upstream error; proxy_read_timeout 120s; }} }} }}"
+        );
+        let file = folder.file("nginx.conf", &config);
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(file).arg("-e").arg(folder.path().join("nginx.log")).stdin(Stdio::null());
+        let child = command.spawn().expect("nginx is installed: make deploy-tools");
+        let until = Instant::now() + Duration::from_secs(10);
+        while std::net::TcpStream::connect(free).is_err() {
+            assert!(Instant::now() < until, "nginx does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self { child, address: free.to_string() }
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        crate::gateway::signal("TERM", self.child.id());
+        let _ = self.child.wait();
+    }
+}
