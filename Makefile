@@ -29,6 +29,9 @@ long: build browser-tools deploy-tools image-tools fuzz-target cargo-mutants ## 
 		--file src/session/packed.rs -- --lib
 	python3 -W ignore -m unittest discover -s tests/deploy -p 'long_*.py' -v
 
+storm: build deploy-tools ## half a million calls through everything that can go wrong at once; prints figures
+	cargo test --locked --test api storm:: -- --include-ignored --nocapture --test-threads 1
+
 bench: bench-tools ## speed and memory, as ratios to a bare nginx in the same run
 	cargo bench --locked --bench seal
 	cargo build --locked --release --workspace
@@ -80,4 +83,4 @@ cargo-mutants:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_MUTANTS) cargo-mutants
 
-.PHONY: help demo test check long bench image advisories build browser-tools deploy-tools bench-tools image-tools fuzz-target cargo-deny cargo-mutants
+.PHONY: help demo test check long storm bench image advisories build browser-tools deploy-tools bench-tools image-tools fuzz-target cargo-deny cargo-mutants

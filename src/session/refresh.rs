@@ -451,3 +451,40 @@ pub(super) const MOST_REPLAYS: u8 = 16;
 /// How many refresh tokens a process knows something of.
 const MOST_REMEMBERED: usize = 10_000;
 const LONGEST_CHAIN: usize = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A million refreshes, each of a token that nobody has seen before.
+    #[test]
+    fn memory_stays_bounded() {
+        let mut memory = Memory::default();
+        let until = Instant::now() + Duration::from_mins(10);
+        for number in 0..1_000_000_u64 {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&number.to_le_bytes());
+            memory.insert(key, Entry::Dead, until);
+        }
+        assert_eq!((memory.entries.len(), memory.order.len()), (MOST_REMEMBERED, MOST_REMEMBERED));
+        let (mut oldest, mut newest) = ([0; 32], [0; 32]);
+        oldest[..8].copy_from_slice(&990_000_u64.to_le_bytes());
+        newest[..8].copy_from_slice(&999_999_u64.to_le_bytes());
+        assert!(memory.get(&oldest).is_some() && memory.get(&newest).is_some());
+        assert!(memory.get(&[0; 32]).is_none());
+    }
+
+    #[test]
+    fn what_is_learnt_anew_is_kept_longer_and_what_is_over_is_forgotten() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        memory.insert([1; 32], Entry::Refused(now), now + Duration::from_millis(20));
+        memory.insert([2; 32], Entry::Dead, now + Duration::from_millis(20));
+        memory.insert([1; 32], Entry::Dead, now + Duration::from_mins(1));
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(memory.get(&[2; 32]).is_none(), "its time is over");
+        memory.insert([3; 32], Entry::Dead, now + Duration::from_mins(1));
+        assert!(matches!(memory.get(&[1; 32]), Some(Entry::Dead)));
+        assert_eq!(memory.entries.len(), 2, "the other one is gone");
+    }
+}

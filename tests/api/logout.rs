@@ -106,3 +106,50 @@ fn a_logout_waits_for_a_refresh_under_way_and_revokes_what_it_brings() {
     assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").code(), "not_logged_in");
     assert_eq!(other_tab.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 401);
 }
+
+/// Rule 8: a refresh that a logout did not wait for brings nothing that lives on.
+#[test]
+fn what_a_refresh_brings_after_a_logout_is_revoked() {
+    let hub = datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(4));
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    std::thread::sleep(Duration::from_millis(3_200));
+    hub.set(|behaviour| behaviour.token.delay = Duration::from_secs(3));
+    let thief = browser.copy();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| browser.copy().fetch(&gateway, "GET", "/datahubs/a/api/v4/user"));
+        std::thread::sleep(Duration::from_millis(150));
+        let started = Instant::now();
+        assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout").status, 204);
+        assert!(started.elapsed() < Duration::from_secs(3), "a person waits");
+        let answer = call.join().expect("no panic");
+        assert_eq!((answer.status, answer.headers("set-cookie").len()), (307, 0), "{}", answer.head);
+    });
+    let until = Instant::now() + Duration::from_secs(5);
+    while hub.counts().revocations == 0 {
+        assert!(Instant::now() < until, "nothing was revoked");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(thief.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").code(), "session_expired");
+}
+
+/// Somebody else logs in while a refresh of the first one's session is under way: its late answer brings nobody back.
+#[test]
+fn a_late_cookie_of_an_earlier_login_opens_nothing() {
+    let hub = datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(4));
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    std::thread::sleep(Duration::from_millis(3_200));
+    let first = browser.copy();
+    let late = first.fetch(&gateway, "GET", "/datahubs/a/api/v4/user");
+    assert_eq!(late.status, 307);
+    browser.log_in(&gateway, "a", &hub, "joerg");
+    let who = |browser: &Browser| browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").json()["username"].clone();
+    assert_eq!(who(&browser), "joerg");
+    browser.apply(&late);
+    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").code(), "not_logged_in");
+    browser.log_in(&gateway, "a", &hub, "joerg");
+    assert_eq!(who(&browser), "joerg");
+}

@@ -99,6 +99,237 @@ fn many_calls_at_once_cause_one_refresh() {
     }
 }
 
+/// Rule 1: a long body wants a token that lives longer.
+#[test]
+fn before_a_long_body_a_token_is_renewed_sooner() {
+    let hub = datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(12));
+    let limits = "session.refresh_ahead = \"1s\"\nsession.refresh_ahead_body = \"3s\"";
+    let gateway = Setup::new(&[("a", &hub)]).and(limits).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    std::thread::sleep(Duration::from_millis(9_300));
+    let file = "/datahubs/a/api/v4/projects/230/packages/generic/p/1/f.bin";
+    let put = |length: usize| browser.fetch_with(&gateway, "PUT", file, "application/octet-stream", &vec![0; length]);
+    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 200);
+    assert_eq!(put(1 << 20).status, 201, "a mebibyte is not long");
+    assert_eq!((put((1 << 20) + 1).status, hub.counts().refreshes), (307, 1));
+}
+
+/// Rule 3: any one of the answers may be the one that arrives.
+#[test]
+fn whoever_waited_for_a_refresh_gets_the_cookie() {
+    let hub = short();
+    hub.set(|behaviour| behaviour.token.delay = Duration::from_millis(300));
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = stale(&gateway, &hub);
+    std::thread::scope(|scope| {
+        let tabs: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| browser.copy().fetch(&gateway, "GET", "/datahubs/a/api/v4/user"))).collect();
+        for tab in tabs {
+            let answer = tab.join().expect("no panic");
+            assert_eq!((answer.status, answer.headers("set-cookie").len()), (307, 1));
+        }
+    });
+    assert_eq!(hub.counts().refreshes, 1);
+    let metrics = gateway.metrics();
+    for line in ["gateway_refresh_total{result=\"refreshed\"} 1\n", "gateway_refresh_total{result=\"joined\"} 7\n"] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+    assert!(metrics.contains("gateway_replay_total{result=\"again\",number=\"1\"} 8\n"), "{metrics}");
+}
+
+/// Rule 4: first without a cookie, since the jar may hold something newer; then with the newest there is.
+#[test]
+fn a_latecomer_looks_into_its_jar_before_it_is_given_what_is_remembered() {
+    let hub = short();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = stale(&gateway, &hub);
+    let late = browser.copy();
+    for _ in 0..2 {
+        assert_eq!(browser.fetch_following(&gateway, "GET", "/datahubs/a/api/v4/user", b"").status, 200);
+        std::thread::sleep(Duration::from_millis(3_200));
+    }
+    assert_eq!(browser.fetch_following(&gateway, "GET", "/datahubs/a/api/v4/user", b"").status, 200);
+    assert_eq!(hub.counts().refreshes, 3);
+    hub.clear();
+    let again = late.fetch(&gateway, "GET", "/datahubs/a/api/v4/user");
+    assert_eq!((again.status, again.headers("set-cookie").len()), (307, 0));
+    let given = late.fetch(&gateway, "GET", &format!("/datahubs/a/api/v4/user{}", again.location()));
+    assert_eq!((given.status, given.headers("set-cookie").len()), (307, 1));
+    let answer = late.fetch(&gateway, "GET", &format!("/datahubs/a/api/v4/user{}", given.location()));
+    assert_eq!((answer.status, hub.requests().len()), (200, 1), "the end of the chain, and no call but this one");
+    assert!(gateway.metrics().contains("gateway_refresh_total{result=\"remembered\"} 1\n"));
+    assert!(gateway.metrics().contains("gateway_replay_total{result=\"passed\",number=\"2\"} 1\n"));
+}
+
+/// Rule 5, LO-06: whoever was too late at the DataHUB is sent round, slower and slower, and in the end told so, once.
+#[test]
+fn a_loser_searches_for_the_newer_cookie_and_gives_up_in_the_end() {
+    let hub = short();
+    let setup = Setup::new(&[("a", &hub)]);
+    let (winner, loser) = (setup.start(), setup.start());
+    let browser = stale(&winner, &hub);
+    let late = browser.copy();
+    assert_eq!(browser.fetch_following(&winner, "GET", "/datahubs/a/api/v4/user", b"").status, 200);
+    let mut path = "/datahubs/a/api/v4/user".to_owned();
+    for round in 0..16 {
+        let started = Instant::now();
+        let answer = late.fetch(&loser, "GET", &path);
+        assert_eq!((answer.status, answer.headers("set-cookie").len()), (307, 0), "round {round}");
+        assert!(started.elapsed() >= Duration::from_millis([50, 100, 200, 400][round.min(3)]), "round {round}");
+        let closes = answer.header("connection").as_deref() == Some("close");
+        assert_eq!(closes, round > 0, "a new connection may lead to the process that knows");
+        path = format!("/datahubs/a/api/v4/user{}", answer.location());
+    }
+    let answer = late.fetch(&loser, "GET", &path);
+    assert_eq!((answer.code().as_str(), answer.headers("set-cookie").len()), ("session_expired", 0));
+    assert_eq!(late.fetch(&loser, "GET", "/datahubs/a/api/v4/user").code(), "session_expired", "at once");
+    assert_eq!(late.fetch(&loser, "GET", "/auth/session").json()["sessions"], json!([]));
+    assert_eq!((hub.counts().refreshes, hub.counts().refreshes_refused), (1, 1), "asked once");
+    loser.wait_for_event("refresh_reuse");
+    assert_eq!(loser.log().iter().filter(|line| line["event"] == "refresh_reuse").count(), 1);
+    assert!(loser.metrics().contains("gateway_refresh_total{result=\"lost\"} 17\n"), "{}", loser.metrics());
+    // At the process that knows it is a session like any other.
+    assert_eq!(late.fetch_following(&winner, "GET", "/datahubs/a/api/v4/user", b"").status, 200);
+}
+
+/// Rule 5: the jar gets what the winner has sent, and the loser is content.
+#[test]
+fn a_loser_goes_on_once_its_jar_has_the_newer_cookie() {
+    let hub = short();
+    let setup = Setup::new(&[("a", &hub)]);
+    let (winner, loser) = (setup.start(), setup.start());
+    let browser = stale(&winner, &hub);
+    let late = browser.copy();
+    assert_eq!(browser.fetch_following(&winner, "GET", "/datahubs/a/api/v4/user", b"").status, 200);
+    let again = late.fetch(&loser, "GET", "/datahubs/a/api/v4/user");
+    assert_eq!(again.status, 307);
+    late.set_cookie(SESSION, &browser.cookie(SESSION).expect("the newer one"));
+    assert_eq!(late.fetch(&loser, "GET", &format!("/datahubs/a/api/v4/user{}", again.location())).status, 200);
+}
+
+/// Rule 5: a token that was refused long ago is not searched for again.
+#[test]
+fn a_token_that_was_refused_long_ago_is_given_up_at_the_first_replay() {
+    let hub = short();
+    let setup = Setup::new(&[("a", &hub)]);
+    let (winner, loser) = (setup.start(), setup.start());
+    let browser = stale(&winner, &hub);
+    let late = browser.copy();
+    assert_eq!(browser.fetch_following(&winner, "GET", "/datahubs/a/api/v4/user", b"").status, 200);
+    assert_eq!(late.fetch(&loser, "GET", "/datahubs/a/api/v4/user").status, 307);
+    std::thread::sleep(Duration::from_millis(10_200));
+    let again = late.fetch(&loser, "GET", "/datahubs/a/api/v4/user");
+    assert_eq!(again.status, 307, "its jar may be newer");
+    let answer = late.fetch(&loser, "GET", &format!("/datahubs/a/api/v4/user{}", again.location()));
+    assert_eq!(answer.code(), "session_expired");
+}
+
+/// LO-04: the DataHUB says yes to one and no to the other, and nobody notices.
+#[test]
+fn two_processes_that_refresh_at_the_same_moment_cost_nothing() {
+    let hub = short();
+    let setup = Setup::new(&[("a", &hub)]);
+    let (one, other) = (setup.start(), setup.start());
+    let browsers: Vec<_> = (0..20).map(|_| Browser::default()).collect();
+    for browser in &browsers {
+        browser.log_in(&one, "a", &hub, "testuser");
+    }
+    std::thread::sleep(Duration::from_millis(3_200));
+    std::thread::scope(|scope| {
+        for browser in &browsers {
+            for gateway in [&one, &other] {
+                scope.spawn(move || {
+                    assert_eq!(browser.fetch_following(gateway, "GET", "/datahubs/a/api/v4/user", b"").status, 200);
+                });
+            }
+        }
+    });
+    assert_eq!(hub.counts().refreshes, 20);
+    assert!(hub.counts().refreshes_refused > 0, "they never met");
+}
+
+/// Rule 6: what a person may not do is 401 at GitLab, and none of our business.
+#[test]
+fn a_401_that_is_not_about_the_token_passes_through_as_it_came() {
+    let hub = crate::gateway::datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    hub.clear();
+    let merge = "/datahubs/a/api/v4/projects/230/merge_requests/1/merge";
+    let answer = browser.fetch_with(&gateway, "PUT", merge, "application/json", b"{}");
+    assert_eq!((answer.status, answer.json()), (401, json!({"message": "401 Unauthorized"})));
+    assert_eq!(answer.header("content-type").as_deref(), Some("application/json"));
+    let asked: Vec<_> =
+        hub.requests().iter().map(|request| format!("{} {}", request.method(), request.path())).collect();
+    assert_eq!(asked, ["PUT /api/v4/projects/230/merge_requests/1/merge", "GET /api/v4/user"]);
+    assert_eq!(hub.counts().refreshes + hub.counts().refreshes_refused, 0);
+}
+
+/// Rule 6: GitLab says that the token has expired, whatever we thought.
+#[test]
+fn a_token_that_the_datahub_refuses_is_renewed_once_and_the_call_is_made_once() {
+    let hub = crate::gateway::datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    hub.expire_access_tokens();
+    let issue = "/datahubs/a/api/v4/projects/230/issues?title=once&mark=once";
+    let again = browser.fetch_with(&gateway, "POST", issue, "application/json", b"{}");
+    assert_eq!((again.status, again.headers("set-cookie").len(), hub.counts().refreshes), (307, 1, 1));
+    let (path, _) = issue.split_once('?').expect("a query");
+    let target = format!("{path}{}", again.location());
+    assert_eq!(browser.fetch_with(&gateway, "POST", &target, "application/json", b"{}").status, 201);
+    assert_eq!(hub.executions()["once"], 1);
+
+    // It refuses whatever we send: that is no reason to go on for ever.
+    let refusal = br#"{"error":"invalid_token"}"#;
+    let raw = [format!("HTTP/1.1 401 Unauthorized\r\nContent-Length: {}\r\n\r\n", refusal.len()).as_bytes(), refusal]
+        .concat();
+    hub.set(|behaviour| behaviour.api.answer = Answer::Raw(raw));
+    let answer = browser.fetch_following(&gateway, "GET", "/datahubs/a/api/v4/user", b"");
+    assert_eq!((answer.status, answer.code().as_str()), (401, "session_expired"));
+    assert_eq!(hub.counts().refreshes, 2, "one for this call");
+}
+
+/// Rule 6: a token that the DataHUB has never seen, or has deleted, is refused in the words of the app's own business.
+#[test]
+fn a_token_that_the_datahub_does_not_know_is_found_out_by_asking_again() {
+    let hub = crate::gateway::datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    hub.set(|behaviour| behaviour.api.answer = Answer::Status(401));
+    let again = browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user");
+    assert_eq!((again.status, again.headers("set-cookie").len(), hub.counts().refreshes), (307, 1, 1));
+    hub.set(|behaviour| behaviour.api.answer = Answer::Normal);
+    let target = format!("/datahubs/a/api/v4/user{}", again.location());
+    assert_eq!(browser.fetch(&gateway, "GET", &target).status, 200);
+}
+
+/// `/auth/refresh`, rule 5: one session that is lost here does not renew the others again and again.
+#[test]
+fn of_two_sessions_one_that_is_searched_for_does_not_renew_the_other_twice() {
+    let (one, other) = (short(), short());
+    let setup = Setup::new(&[("a", &one), ("b", &other)]);
+    let (winner, loser) = (setup.start(), setup.start());
+    let browser = Browser::default();
+    browser.log_in(&winner, "a", &one, "testuser");
+    browser.log_in(&winner, "b", &other, "testuser");
+    std::thread::sleep(Duration::from_millis(3_200));
+    let late = browser.copy();
+    assert_eq!(browser.fetch_following(&winner, "GET", "/datahubs/a/api/v4/user", b"").status, 200);
+    let again = late.fetch(&loser, "POST", "/auth/refresh");
+    assert_eq!((again.status, again.location().as_str()), (307, "?_gateway_replay=1"));
+    let cookies = again.headers("set-cookie");
+    assert!(cookies.len() == 1 && cookies[0].starts_with("__Host-Http-session-b="), "{cookies:?}");
+    late.set_cookie(SESSION, &browser.cookie(SESSION).expect("the newer one"));
+    let answer = late.fetch(&loser, "POST", "/auth/refresh?_gateway_replay=1");
+    assert_eq!((answer.status, answer.json()["sessions"].as_array().map(Vec::len)), (200, Some(2)));
+    assert_eq!((one.counts().refreshes, other.counts().refreshes), (1, 1));
+}
+
 #[test]
 fn who_comes_with_the_old_cookie_a_moment_later_gets_the_same_tokens() {
     let hub = short();

@@ -3,7 +3,7 @@
 //!
 //! A few thousand calls are part of every test run; `make storm` runs hundreds of thousands and prints figures.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -53,6 +53,7 @@ fn with_cuts() {
     let figures = storm(Weather { calls: 100_000, cuts: 5, ..CALM });
     assert_eq!((figures.failed(), figures.doubled), (0, 0), "{figures}");
     assert!(figures.forced_logins <= 10, "{figures}");
+    assert!(figures.forced_logins <= figures.lost.len(), "each is in the log: {figures}");
 }
 
 #[test]
@@ -60,6 +61,9 @@ fn with_cuts() {
 fn with_cuts_and_kills() {
     let figures = storm(Weather { calls: 100_000, cuts: 5, kills: true, ..CALM });
     assert_eq!((figures.failed(), figures.doubled), (0, 0), "{figures}");
+    assert!(figures.forced_logins <= figures.kills, "{figures}");
+    assert!(figures.forced_logins <= figures.lost.len(), "each is in the log: {figures}");
+    assert!(figures.lost.iter().all(|why| why.contains("(a)")), "{figures}");
 }
 
 #[test]
@@ -93,6 +97,10 @@ struct Figures {
     /// By status and code.
     others: BTreeMap<String, usize>,
     forced_logins: usize,
+    /// The codes that did it.
+    forced_by: BTreeMap<String, usize>,
+    /// Ended while their session was lost, beside the one that made the person log in.
+    of_lost_sessions: usize,
     /// Cut by the client, or under way at a process that was killed: not counted.
     cut: usize,
     killed: usize,
@@ -121,6 +129,7 @@ impl std::fmt::Display for Figures {
             self.seconds,
             self.failed()
         )?;
+        writeln!(f, "forced by {:?}; {} calls of lost sessions beside those", self.forced_by, self.of_lost_sessions)?;
         writeln!(f, "not counted: {cut} cut by the client, {killed} under way at one of {kills} killed processes")?;
         writeln!(f, "{refreshes} refreshes, {refreshes_refused} refused, {doubled} POSTs executed twice")?;
         writeln!(f, "sent again: {:?}", self.replays)?;
@@ -156,7 +165,7 @@ fn storm(weather: Weather) -> Figures {
         marks: AtomicUsize::new(0),
         figures: Mutex::default(),
     };
-    let ships: Vec<_> = (0..20).map(|_| Ship { browser: Browser::default(), login: Mutex::new(()) }).collect();
+    let ships: Vec<_> = (0..20).map(|_| Ship { browser: Browser::default(), logins: Mutex::new(0) }).collect();
     for ship in &ships {
         sea.log_in(ship);
     }
@@ -164,7 +173,7 @@ fn storm(weather: Weather) -> Figures {
     let started = Instant::now();
     let is_over = AtomicBool::new(false);
     let mut kills = 0;
-    let mut lost = Vec::new();
+    let mut witness = Witness::default();
     std::thread::scope(|scope| {
         let crew: Vec<_> = ships
             .iter()
@@ -173,17 +182,17 @@ fn storm(weather: Weather) -> Figures {
             .collect();
         let reaper = weather.kills.then(|| {
             scope.spawn(|| {
-                let (mut kills, mut lost) = (0, Vec::new());
+                let (mut kills, mut witness) = (0, Witness::default());
                 while !is_over.load(Ordering::Relaxed) {
                     std::thread::sleep(Duration::from_secs(4));
                     let at = kills % gateways.len();
                     let mut gateway = gateways[at].lock().expect("no panic while held");
                     gateway.kill();
-                    lost.extend(losses(&gateway));
+                    witness.hear(&gateway, true);
                     *gateway = setups[at].start();
                     kills += 1;
                 }
-                (kills, lost)
+                (kills, witness)
             })
         });
         if let Some(trouble) = weather.trouble {
@@ -197,7 +206,7 @@ fn storm(weather: Weather) -> Figures {
         }
         is_over.store(true, Ordering::Relaxed);
         if let Some(reaper) = reaper {
-            (kills, lost) = reaper.join().expect("no panic");
+            (kills, witness) = reaper.join().expect("no panic");
         }
     });
     let mut figures = sea.figures.into_inner().expect("no panic while held");
@@ -206,28 +215,54 @@ fn storm(weather: Weather) -> Figures {
     figures.refreshes_refused = hub.counts().refreshes_refused;
     figures.doubled = hub.executions().iter().filter(|(mark, count)| mark.starts_with("POST") && **count > 1).count();
     figures.kills = kills;
-    figures.lost = lost;
     for gateway in &gateways {
-        figures.lost.extend(losses(&gateway.lock().expect("no panic while held")));
+        witness.hear(&gateway.lock().expect("no panic while held"), false);
     }
+    figures.lost = witness.tell();
     let _ = std::io::Write::write_all(&mut std::io::stderr(), figures.to_string().as_bytes());
     figures
 }
 
-/// What the log says of sessions that were lost, and of refreshes whose answers were.
-fn losses(gateway: &Gateway) -> Vec<String> {
-    let lines = gateway.log().into_iter().filter(|line| {
-        line["event"] == "refresh_reuse"
-            || (line["result"] == "failed" && line["reason"] != "the DataHUB no longer accepts the refresh token")
-    });
-    lines.map(|line| line.to_string()).collect()
+/// What the logs say of sessions that were lost.
+#[derive(Default)]
+struct Witness {
+    /// By the refresh token's hash: whether the process that renewed it was killed.
+    renewed: BTreeMap<String, bool>,
+    lost: BTreeSet<String>,
 }
+
+impl Witness {
+    fn hear(&mut self, gateway: &Gateway, is_killed: bool) {
+        // What it wrote last is on its way to us.
+        std::thread::sleep(Duration::from_millis(50));
+        for line in gateway.log() {
+            let Some(hash) = line["refresh_token_hash"].as_str() else { continue };
+            if line["result"] == "refreshed" {
+                self.renewed.insert(hash.to_owned(), is_killed);
+            } else if line["message"].as_str().is_some_and(|message| message.starts_with("a session is lost")) {
+                self.lost.insert(hash.to_owned());
+            }
+        }
+    }
+
+    fn tell(&self) -> Vec<String> {
+        let why = |hash: &String| match self.renewed.get(hash) {
+            Some(true) => format!("{hash} {DIED}"),
+            None => format!("{hash} (a) nobody got the DataHUB's answer"),
+            Some(false) => format!("{hash} (b) the process that knew what followed lives, and nobody met it"),
+        };
+        self.lost.iter().map(why).collect()
+    }
+}
+
+/// Why a session was lost.
+const DIED: &str = "(a) the process that knew what followed was killed";
 
 /// One browser: a jar, and six connections that its tabs share.
 struct Ship {
     browser: Browser,
-    /// A person logs in once, however many tabs ask for it.
-    login: Mutex<()>,
+    /// A person logs in once, however many tabs ask for it. How often that was.
+    logins: Mutex<usize>,
 }
 
 struct Sea<'a> {
@@ -259,7 +294,7 @@ impl Sea<'_> {
                 165 => ("PUT", format!("{project}/packages/generic/p/1/f.bin?mark=PUT{mark}"), 20 << 20),
                 _ => ("GET", "/datahubs/a/api/v4/user".to_owned(), 0),
             };
-            let before = ship.browser.cookie("__Host-Http-session-a");
+            let logins = *ship.logins.lock().expect("no panic while held");
             let ended = self.call(ship, &mut connection, method, &path, usize::try_from(length).expect("20 MB"));
             let mut figures = self.figures.lock().expect("no panic while held");
             figures.calls += 1;
@@ -272,7 +307,7 @@ impl Sea<'_> {
                         200 | 201 => figures.good += 1,
                         401 => {
                             drop(figures);
-                            self.log_in_again(ship, before.as_deref(), &format!("{code} in round {rounds}"));
+                            self.log_in_again(ship, logins, &code);
                         }
                         _ => *figures.others.entry(format!("{status} {code}")).or_default() += 1,
                     }
@@ -360,15 +395,18 @@ impl Sea<'_> {
         panic!("no login in ten tries: {told}");
     }
 
-    /// Unless another tab has done so meanwhile.
-    fn log_in_again(&self, ship: &Ship, before: Option<&str>, told: &str) {
-        let _person = ship.login.lock().expect("no panic while held");
-        if ship.browser.cookie("__Host-Http-session-a").as_deref() == before || before.is_none() {
-            self.figures.lock().expect("no panic while held").forced_logins += 1;
+    /// Unless another tab has done so since this one's call began, with `logins` logins before it.
+    fn log_in_again(&self, ship: &Ship, logins: usize, code: &str) {
+        let mut current = ship.logins.lock().expect("no panic while held");
+        let mut figures = self.figures.lock().expect("no panic while held");
+        if *current == logins {
+            *current += 1;
+            figures.forced_logins += 1;
+            *figures.forced_by.entry(code.to_owned()).or_default() += 1;
+            drop(figures);
             self.log_in(ship);
         } else {
-            let mut figures = self.figures.lock().expect("no panic while held");
-            *figures.others.entry(format!("{told}, although the jar has moved on")).or_default() += 1;
+            figures.of_lost_sessions += 1;
         }
     }
 }
