@@ -115,6 +115,18 @@ fn before_a_long_body_a_token_is_renewed_sooner() {
     assert_eq!((put((1 << 20) + 1).status, hub.counts().refreshes), (307, 1));
 }
 
+/// A tab that was stopped, a laptop that was closed: the first call afterwards works.
+#[test]
+fn a_token_that_has_expired_long_ago_is_renewed_by_the_first_call() {
+    let hub = short();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(browser.fetch_following(&gateway, "GET", "/datahubs/a/api/v4/user", b"").status, 200);
+    assert_eq!((hub.counts().refreshes, hub.counts().refreshes_refused), (1, 0));
+}
+
 /// Rule 3: any one of the answers may be the one that arrives.
 #[test]
 fn whoever_waited_for_a_refresh_gets_the_cookie() {

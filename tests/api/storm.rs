@@ -36,6 +36,7 @@ const CALM: Weather = Weather { calls: 2_000, cuts: 0, kills: false, mode: Refre
 fn a_small_storm_costs_no_call_and_no_session() {
     let figures = storm(CALM);
     assert_eq!((figures.failed(), figures.forced_logins, figures.doubled), (0, 0, 0), "{figures}");
+    assert_eq!(usize::try_from(figures.refreshes), Ok(figures.generations), "{figures}");
     assert!(figures.refreshes >= 10, "{figures}");
 }
 
@@ -44,6 +45,7 @@ fn a_small_storm_costs_no_call_and_no_session() {
 fn calm() {
     let figures = storm(Weather { calls: 100_000, ..CALM });
     assert_eq!((figures.failed(), figures.forced_logins, figures.doubled), (0, 0, 0), "{figures}");
+    assert_eq!(usize::try_from(figures.refreshes), Ok(figures.generations), "{figures}");
     assert!(figures.refreshes >= 300, "{figures}");
 }
 
@@ -81,6 +83,7 @@ fn with_a_datahub_in_trouble() {
         || Manner::Status(500),
         || Manner::Html(502),
         || Manner::CloseWithoutAnswer,
+        || Manner::Hang,
     ] {
         let figures = storm(Weather { calls: 20_000, trouble: Some(trouble), ..CALM });
         let unavailable = figures.others.get("503 refresh_unavailable").copied().unwrap_or_default();
@@ -108,6 +111,8 @@ struct Figures {
     replays: BTreeMap<usize, usize>,
     refreshes: u64,
     refreshes_refused: u64,
+    /// Refresh tokens that were renewed, as the gateways say.
+    generations: usize,
     doubled: usize,
     kills: usize,
     lost: Vec<String>,
@@ -131,7 +136,11 @@ impl std::fmt::Display for Figures {
         )?;
         writeln!(f, "forced by {:?}; {} calls of lost sessions beside those", self.forced_by, self.of_lost_sessions)?;
         writeln!(f, "not counted: {cut} cut by the client, {killed} under way at one of {kills} killed processes")?;
-        writeln!(f, "{refreshes} refreshes, {refreshes_refused} refused, {doubled} POSTs executed twice")?;
+        writeln!(
+            f,
+            "{refreshes} refreshes, {refreshes_refused} refused, {} token generations, {doubled} POSTs executed twice",
+            self.generations
+        )?;
         writeln!(f, "sent again: {:?}", self.replays)?;
         writeln!(f, "failures: {:?}", self.others)?;
         self.lost.iter().try_for_each(|line| writeln!(f, "{line}"))
@@ -219,6 +228,7 @@ fn storm(weather: Weather) -> Figures {
         witness.hear(&gateway.lock().expect("no panic while held"), false);
     }
     figures.lost = witness.tell();
+    figures.generations = witness.renewed.len();
     let _ = std::io::Write::write_all(&mut std::io::stderr(), figures.to_string().as_bytes());
     figures
 }

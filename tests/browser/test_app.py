@@ -148,6 +148,46 @@ class Person(unittest.TestCase):
             self.assertLess(status[2][0], 500)
         self.assertNotEqual(cookie(), first)
 
+    def test_three_tabs_of_forty_calls_lose_none_while_tokens_expire_under_them(self):
+        world = World(token_lifetime_s=4)
+        self.addCleanup(world.close)
+        browser = self.browser
+        self.log_in(world=world)
+        first = browser.cookies()["__Host-Http-session-tuebingen"]["value"]
+        tabs = browser.tabs(3, world.app)
+        for tab in tabs:
+            browser.switch(tab)
+            browser.script("""
+                const pause = () => new Promise((go) => setTimeout(go, Math.random() * 9000));
+                const call = async (_, n) => {
+                    await pause();
+                    const target = `/arcmanager/api/v1/datahubs/tuebingen/api/v4/projects/230/issues?title=storm&n=${n}`;
+                    const answer = await fetch(target, { method: "POST", headers: { "Content-Type": "text/plain" }, body: "x".repeat(100_000) });
+                    return [answer.status, answer.redirected];
+                };
+                window.storm = Promise.all(Array.from({ length: 40 }, call));""")
+        answers = []
+        for tab in tabs:
+            browser.switch(tab)
+            answers += browser.script("return await window.storm")
+        self.assertEqual([status for status, _ in answers], [201] * 120)
+        self.assertTrue(any(redirected for _, redirected in answers), "no token expired")
+        self.assertNotEqual(browser.cookies()["__Host-Http-session-tuebingen"]["value"], first)
+
+    def test_forty_megabytes_over_a_slow_link_are_sent_again(self):
+        world = World(token_lifetime_s=4)
+        self.addCleanup(world.close)
+        browser = self.browser
+        self.log_in(world=world)
+        browser.cdp("Network.enable")
+        browser.cdp("Network.emulateNetworkConditions", offline=False, latency=20, downloadThroughput=-1, uploadThroughput=16 << 20)
+        time.sleep(3.2)
+        answer = browser.script("""
+            const target = "/arcmanager/api/v1/datahubs/tuebingen/api/v4/projects/230/packages/generic/p/1/forty.bin";
+            const answer = await fetch(target, { method: "PUT", body: new Blob([new Uint8Array(40 << 20)]) });
+            return [answer.status, answer.redirected, (await answer.json()).size]""")
+        self.assertEqual(answer, [201, True, 40 << 20])
+
     def sessions(self):
         answer = self.browser.script("return await (await fetch('/arcmanager/api/v1/auth/session')).json()")
         return [session["datahub"] for session in answer["sessions"]]

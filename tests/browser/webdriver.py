@@ -47,6 +47,18 @@ class Browser:
     def open(self, url):
         self._send("POST", "/url", {"url": url})
 
+    def tabs(self, count, url):
+        """So many tabs with the same page, the present one among them."""
+        tabs = [self._send("GET", "/window")]
+        while len(tabs) < count:
+            tabs.append(self._send("POST", "/window/new", {"type": "tab"})["handle"])
+            self.switch(tabs[-1])
+            self.open(url)
+        return tabs
+
+    def switch(self, tab):
+        self._send("POST", "/window", {"handle": tab})
+
     def script(self, code, *arguments):
         return self._send("POST", "/execute/sync", {"script": code, "args": arguments})
 
