@@ -27,7 +27,6 @@ const root = document.querySelector("#view");
 /** What is on the page: the view with its key, route, hash and user, and the controller that ends its calls. */
 let shown;
 
-showLoginError();
 restoreRoute();
 document.querySelector("#skip").addEventListener("click", skipToContent);
 start();
@@ -39,6 +38,7 @@ async function start() {
 
 async function begin() {
   await gateway.start();
+  showLoginError();
   gateway.addEventListener("sessions", sessionsChanged);
   gateway.addEventListener("loggedout", leaveIfLoggedOut);
   gateway.addEventListener("renewed", () => announce("The gateway renewed your access token during that call.", "info"));
@@ -131,12 +131,14 @@ function showLoginError() {
   const url = new URL(location.href);
   const code = url.searchParams.get("login_error");
   if (!code) return;
+  url.searchParams.delete("login_error");
+  history.replaceState(null, "", url);
+  // A callback that was opened again, by going back or reloading, brings no cookie: whoever is logged in need not hear of it.
+  if (code === "cookies_blocked" && gateway.sessions.length > 0) return;
   const text = Object.hasOwn(LOGIN_ERRORS, code) ? LOGIN_ERRORS[code] : LOGIN_ERRORS.failed;
   const banner = document.querySelector("#banner");
   const close = el("button", { type: "button", class: "quiet", onclick: () => { banner.hidden = true; } }, "Close");
   banner.replaceChildren(el("p", {}, text), close);
   banner.hidden = false;
   announce(text, "error");
-  url.searchParams.delete("login_error");
-  history.replaceState(null, "", url);
 }

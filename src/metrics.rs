@@ -45,6 +45,11 @@ pub fn replay(result: &'static str, number: u8) {
     METRICS.1.replays.get_or_create(&ReplayLabel { result, number: number.into() }).inc();
 }
 
+/// A login ended like this: `ok`, or the word that the app was told.
+pub fn login(result: &'static str) {
+    METRICS.1.logins.get_or_create(&ResultLabel { result }).inc();
+}
+
 /// Everything, as text for Prometheus.
 pub fn text() -> String {
     let mut text = String::new();
@@ -63,6 +68,7 @@ struct Metrics {
     reloads: Family<ResultLabel, Counter>,
     refreshes: Family<ResultLabel, Counter>,
     replays: Family<ReplayLabel, Counter>,
+    logins: Family<ResultLabel, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -90,12 +96,13 @@ struct ReplayLabel {
 static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     let mut registry = Registry::with_prefix("gateway");
     let metrics = Metrics::default();
-    let Metrics { seals, unseal_failures, key_info, reloads, refreshes, replays } = metrics.clone();
+    let Metrics { seals, unseal_failures, key_info, reloads, refreshes, replays, logins } = metrics.clone();
     registry.register("seals", "Cookies sealed, by key", seals);
     registry.register("unseal_failures", "Cookies of ours that did not unseal", unseal_failures);
     registry.register("key_info", "The keys on the ring; the one of role seal seals", key_info);
     registry.register("reloads", "Keys and cut-offs read anew, by result", reloads);
     registry.register("refresh", "Refreshes, and calls that met one, by result", refreshes);
     registry.register("replay", "Calls that browsers were told to send again, by result and how often", replays);
+    registry.register("logins", "Logins that ended, by result", logins);
     (registry, metrics)
 });

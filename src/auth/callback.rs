@@ -1,8 +1,7 @@
 //! `GET /auth/callback?datahub=…&code=…&state=…`: a person comes back from a DataHUB.
 //!
-//! Whatever happens, the person lands in the app and the pending login is spent. The order of checks: the query is
-//! unambiguous; the state belongs to a login of this browser; that login began at this DataHUB and not long ago; the
-//! DataHUB said yes; its tokens are about this login. Nothing is sent anywhere before the first three hold.
+//! Whatever happens, the person lands in the app and the pending login is spent. The order of checks is that of
+//! [`finish`]: nothing is sent to the DataHUB before the state has been found to be one of this browser.
 
 use std::time::SystemTime;
 
@@ -18,9 +17,11 @@ use crate::auth::{Auth, LoginError, Parameters, client, see_other};
 use crate::datahub::DataHub;
 use crate::datahub::back_channel::BackChannelError;
 use crate::datahub::discovery::MetadataError;
+use crate::datahub::id_token::IdTokenError;
 use crate::datahub::oidc::RedeemError;
 use crate::error::ApiError;
 use crate::log::{Event, chain, event};
+use crate::metrics;
 
 /// 303 to where the person wanted to go, with a session; or to the app, with a word about what went wrong.
 ///
@@ -34,6 +35,7 @@ pub async fn callback(req: HttpRequest, session: Session, auth: Data<Auth>) -> R
             let reason = failure.reason;
             log::info!(datahub = failure.datahub.as_str(), reason; "a login failed");
             event(failure.event, &failure.datahub);
+            metrics::login(failure.error.as_str());
             auth.back_to_app(Some(failure.error))
         }
     };
@@ -42,26 +44,36 @@ pub async fn callback(req: HttpRequest, session: Session, auth: Data<Auth>) -> R
 }
 
 async fn finish(parameters: &Parameters, session: &Session, auth: &Auth) -> Result<HttpResponse, Failure> {
-    let Query { datahub, state, outcome } = Query::read(parameters, auth)?;
+    // The query says one thing only, of a DataHUB that we serve.
+    let Query { datahub, state, issuer, outcome } = Query::read(parameters, auth)?;
+    // A login of this browser has this state; from here on it is spent. It began at this DataHUB, not long ago.
     let now = SystemTime::now();
-
     let login = PendingLogin::take(session, state)
         .and_then(|login| login.confirm(&datahub.id, now))
         .map_err(|error| Failure::pending(error, datahub))?;
+    // It is this DataHUB that answers, be it yes or no.
+    datahub.provider.check_issuer(issuer).await.map_err(|error| Failure::redeem(&error, datahub))?;
+    // It said yes.
     let code = outcome.map_err(|error| Failure::new(error, datahub, "the DataHUB said no"))?;
-
+    // It takes the code with the verifier; ID token and userinfo are signed, of now, of this login and of one person.
     let grant = datahub
         .provider
         .redeem(code, login.verifier, &login.nonce, now)
         .await
         .map_err(|error| Failure::redeem(&error, datahub))?;
+    // The session is new in every part, and browsers will keep it.
     let (sid, session) = auth.sessions.begin(grant, datahub);
     let cookies = auth
         .sessions
         .begun(datahub, &sid, &session, now)
         .map_err(|_| Failure::new(LoginError::Failed, datahub, "the session does not fit into a cookie"))?;
+    // The one it takes the place of is over at the DataHUB, too.
+    if let Some(token) = login.replaces {
+        auth.end(datahub, token).await;
+    }
 
     event(Event::LoginOk, datahub.id.as_str());
+    metrics::login("ok");
     let to = login.return_to.map_or_else(|| auth.app_url.clone(), ReturnTo::into_string);
     let mut response = see_other(&to);
     for cookie in cookies {
@@ -70,10 +82,11 @@ async fn finish(parameters: &Parameters, session: &Session, auth: &Auth) -> Resu
     Ok(response)
 }
 
-/// What a DataHUB tells us through the browser (RFC 6749 section 4.1.2), every parameter once and of a sane length.
+/// What a DataHUB tells us through the browser (RFC 6749 section 4.1.2, RFC 9207 section 2), every parameter once and of a sane length.
 struct Query<'a> {
     datahub: &'a DataHub,
     state: &'a str,
+    issuer: Option<&'a str>,
     outcome: Result<AuthorizationCode, LoginError>,
 }
 
@@ -95,7 +108,7 @@ impl<'a> Query<'a> {
             (None, Some(_)) => Err(LoginError::Failed),
             _ => return Err(Failure::new(LoginError::Failed, datahub, "neither a code nor an error")),
         };
-        Ok(Self { datahub, state, outcome })
+        Ok(Self { datahub, state, issuer: one("iss")?, outcome })
     }
 }
 
@@ -137,7 +150,12 @@ impl Failure {
             | RedeemError::Metadata(MetadataError::Unreachable(_) | MetadataError::Paused) => LoginError::Unavailable,
             _ => LoginError::Failed,
         };
-        Self::new(told, datahub, &chain(error))
+        let event = match error {
+            RedeemError::Issuer | RedeemError::IdToken(IdTokenError::Issuer) => Event::IssuerMismatch,
+            RedeemError::IdToken(IdTokenError::Nonce) => Event::NonceMismatch,
+            _ => Event::LoginFailed,
+        };
+        Self { event, ..Self::new(told, datahub, &chain(error)) }
     }
 }
 

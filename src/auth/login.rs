@@ -1,18 +1,23 @@
 //! `GET /auth/login?datahub=…`: sends a person to a DataHUB.
+//!
+//! The order of checks: the client does not come too often; the DataHUB is one of ours; a person opened the login, and no
+//! page behind their back. What is wrong with `return_to` is no reason to stop anybody.
 
 use std::time::SystemTime;
 
 use actix_session::Session;
 use actix_web::http::StatusCode;
 use actix_web::web::Data;
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 
-use crate::auth::pending::PendingLogin;
+use crate::auth::pending::{AsItCame, PendingLogin};
 use crate::auth::return_to::ReturnTo;
 use crate::auth::{Auth, LoginError, Parameters, client, redirect};
+use crate::datahub::DataHub;
+use crate::datahub::token::RefreshToken;
 use crate::error::{ApiError, Code};
 use crate::log::{Event, chain, event};
-use crate::origin;
+use crate::{metrics, origin};
 
 /// 302 to the DataHUB; the pending login goes into its cookie.
 ///
@@ -26,17 +31,37 @@ pub async fn login(req: HttpRequest, session: Session, auth: Data<Auth>) -> Resu
         // A link from elsewhere, or a page behind the person's back: they land in the app and decide there.
         return Ok(auth.back_to_app(None));
     }
-    let return_to = parameters.one("return_to")?.and_then(ReturnTo::parse);
+    let return_to = parameters.one("return_to").ok().flatten().and_then(ReturnTo::parse);
+    let replaces = auth.present_token(&req, datahub);
     match datahub.provider.authorize().await {
         Ok(authorization) => {
-            PendingLogin::remember(&session, &authorization, &datahub.id, return_to, SystemTime::now());
+            PendingLogin::remember(
+                &session,
+                &authorization,
+                &datahub.id,
+                return_to,
+                replaces.as_ref(),
+                SystemTime::now(),
+            );
             Ok(redirect(StatusCode::FOUND, authorization.url.as_str()))
         }
         Err(error) => {
             let reason = chain(&error);
             log::warn!(datahub = datahub.id.as_str(), reason; "a login cannot begin");
             event(Event::LoginFailed, datahub.id.as_str());
+            metrics::login(LoginError::Unavailable.as_str());
             Ok(auth.back_to_app(Some(LoginError::Unavailable)))
         }
+    }
+}
+
+impl Auth {
+    /// The refresh token of the session that a login at `datahub` takes the place of, one that has ended too: at GitLab
+    /// it lives on. The callback cannot know it, since Strict cookies do not come with a navigation from elsewhere.
+    fn present_token(&self, req: &HttpRequest, datahub: &DataHub) -> Option<RefreshToken> {
+        let extensions = req.extensions();
+        let AsItCame(fields) = extensions.get()?;
+        let (_, session) = self.sessions.inspect(fields, datahub).ok()?;
+        session.tokens.refresh
     }
 }

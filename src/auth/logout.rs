@@ -37,7 +37,7 @@ pub async fn logout(req: HttpRequest, auth: Data<Auth>) -> Result<HttpResponse, 
 
 impl Auth {
     /// Revokes the newest pair this process knows of: a refresh under way is waited for, or its tokens would live on.
-    async fn end(&self, datahub: &DataHub, token: RefreshToken) {
+    pub(super) async fn end(&self, datahub: &DataHub, token: RefreshToken) {
         let newest = self.refresher.end(datahub, &token, PATIENCE).await;
         let revocation = datahub.provider.revoke(&newest);
         let reason = match tokio::time::timeout(PATIENCE, revocation).await {

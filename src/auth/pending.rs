@@ -15,8 +15,8 @@ use actix_session::{Session, SessionMiddleware};
 use actix_web::body::MessageBody;
 use actix_web::cookie::{Key, SameSite};
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
-use actix_web::http::header::{COOKIE, HeaderValue, SET_COOKIE};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use openidconnect::{Nonce, PkceCodeVerifier};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 use crate::auth::return_to::ReturnTo;
 use crate::datahub::DataHubId;
 use crate::datahub::oidc::Authorization;
+use crate::datahub::token::RefreshToken;
 use crate::seal::Keyring;
 use crate::seal::cookie::{self, Found, Plaintext, SealedCookie};
 
@@ -59,6 +60,10 @@ impl PendingLogins {
     }
 }
 
+/// A request's fields as they came, before [`only_the_login_cookie`].
+#[derive(Debug)]
+pub struct AsItCame(pub HeaderMap);
+
 /// Leaves nothing in the Cookie field but the exact pair of the pending logins: actix-session would decode names.
 pub fn only_the_login_cookie<B: MessageBody, S>(
     mut req: ServiceRequest,
@@ -72,6 +77,8 @@ where
         Found::One(value) => HeaderValue::from_bytes(&[COOKIE_NAME.as_bytes(), b"=", value].concat()).ok(),
         Found::None | Found::Several => None,
     };
+    let as_it_came = AsItCame(req.headers().clone());
+    req.extensions_mut().insert(as_it_came);
     req.headers_mut().remove(COOKIE);
     if let Some(pair) = pair {
         req.headers_mut().insert(COOKIE, pair);
@@ -90,6 +97,8 @@ pub struct PendingLogin {
     verifier: String,
     #[serde(rename = "r")]
     return_to: Option<String>,
+    #[serde(rename = "o")]
+    replaces: Option<String>,
     #[serde(rename = "t")]
     began: u64,
 }
@@ -102,15 +111,19 @@ pub struct ConfirmedLogin {
     pub nonce: Nonce,
     /// Where the person wanted to go.
     pub return_to: Option<ReturnTo>,
+    /// The refresh token of the session that the new one takes the place of.
+    pub replaces: Option<RefreshToken>,
 }
 
 impl PendingLogin {
     /// Keeps what `authorization` must be told by when it comes back.
+    #[expect(clippy::disallowed_methods, reason = "it goes into the sealed cookie")]
     pub fn remember(
         session: &Session,
         authorization: &Authorization,
         datahub: &DataHubId,
         return_to: Option<ReturnTo>,
+        replaces: Option<&RefreshToken>,
         now: SystemTime,
     ) {
         let login = Self {
@@ -118,6 +131,7 @@ impl PendingLogin {
             nonce: authorization.nonce.secret().clone(),
             verifier: authorization.verifier.secret().clone(),
             return_to: return_to.map(ReturnTo::into_string),
+            replaces: replaces.map(|token| token.expose().to_owned()).filter(|token| token.len() <= LONGEST_TOKEN),
             began: seconds(now),
         };
         session.insert(authorization.state.secret(), login).expect("strings and a number always serialise");
@@ -155,6 +169,7 @@ impl PendingLogin {
             verifier: PkceCodeVerifier::new(self.verifier),
             nonce: Nonce::new(self.nonce),
             return_to: self.return_to.as_deref().and_then(ReturnTo::parse),
+            replaces: self.replaces.and_then(|token| RefreshToken::try_from(token).ok()),
         })
     }
 }
@@ -266,5 +281,7 @@ const LIFETIME: Duration = Duration::from_mins(10);
 const MOST: usize = 3;
 /// How long they may be together, in bytes: sealed and signed they stay below actix-session's limit of 4,064.
 const LONGEST: usize = 2_600;
+/// A refresh token that is longer is not kept, and so not revoked; GitLab's have 64 characters.
+const LONGEST_TOKEN: usize = 256;
 /// A login has no sid yet.
 const NO_SID: [u8; 16] = [0; 16];

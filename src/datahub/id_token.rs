@@ -1,7 +1,7 @@
 //! Whether an ID token is this DataHUB's word about this login.
 //!
 //! openidconnect checks signature, issuer, audience, nonce and expiry. Checked beside it, because it leaves them open:
-//! when the token was issued, from when it holds, and how far two clocks may differ.
+//! when the token was issued, from when it holds, whom it was issued for, and how far two clocks may differ.
 
 use std::time::{Duration, SystemTime};
 
@@ -50,10 +50,16 @@ pub fn subject(
         ClaimsVerificationError::SignatureVerification(SignatureVerificationError::NoMatchingKey) => {
             IdTokenError::UnknownKey
         }
+        ClaimsVerificationError::InvalidIssuer(_) => IdTokenError::Issuer,
+        ClaimsVerificationError::InvalidNonce(_) => IdTokenError::Nonce,
         error => IdTokenError::Refused(reason(&error)),
     })?;
-    if not_before(token).ok_or(IdTokenError::Refused("unreadable"))? > now + LEEWAY {
+    let Unchecked { nbf, azp } = Unchecked::of(token).ok_or(IdTokenError::Refused("unreadable"))?;
+    if SystemTime::UNIX_EPOCH + Duration::from_secs(nbf.unwrap_or(0).into()) > now + LEEWAY {
         return Err(IdTokenError::Refused("not valid yet"));
+    }
+    if azp.is_some_and(|azp| azp != client_id.as_str()) {
+        return Err(IdTokenError::Refused("authorized party"));
     }
     // 255 ASCII characters at most (OpenID Connect Core section 2).
     let subject = claims.subject();
@@ -69,6 +75,12 @@ pub enum IdTokenError {
     /// Signed with a key that the metadata do not hold.
     #[error("the ID token is signed with an unknown key")]
     UnknownKey,
+    /// Another issuer's.
+    #[error("the ID token is another issuer's")]
+    Issuer,
+    /// Another login's.
+    #[error("the ID token is another login's")]
+    Nonce,
     /// Anything else.
     #[error("the ID token is refused: {0}")]
     Refused(&'static str),
@@ -78,24 +90,27 @@ fn reason(error: &ClaimsVerificationError) -> &'static str {
     match error {
         ClaimsVerificationError::Expired(_) => "expired",
         ClaimsVerificationError::InvalidAudience(_) => "audience",
-        ClaimsVerificationError::InvalidIssuer(_) => "issuer",
-        ClaimsVerificationError::InvalidNonce(_) => "nonce",
         ClaimsVerificationError::InvalidSubject(_) => "subject",
         ClaimsVerificationError::SignatureVerification(_) => "signature",
         _ => "claims",
     }
 }
 
-/// The claim `nbf` (RFC 7519 section 4.1.5), the epoch where it is missing.
-fn not_before(token: &CoreIdToken) -> Option<SystemTime> {
-    #[derive(Deserialize)]
-    struct Claims {
-        nbf: Option<u32>,
+/// The claims that openidconnect leaves unchecked.
+#[derive(Deserialize)]
+struct Unchecked {
+    /// From when it holds (RFC 7519 section 4.1.5).
+    nbf: Option<u32>,
+    /// The client it was issued to (OpenID Connect Core section 2).
+    azp: Option<String>,
+}
+
+impl Unchecked {
+    fn of(token: &CoreIdToken) -> Option<Self> {
+        let text = token.to_string();
+        let payload = URL_SAFE_NO_PAD.decode(text.split('.').nth(1)?).ok()?;
+        serde_json::from_slice(&payload).ok()
     }
-    let text = token.to_string();
-    let payload = URL_SAFE_NO_PAD.decode(text.split('.').nth(1)?).ok()?;
-    let claims: Claims = serde_json::from_slice(&payload).ok()?;
-    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(claims.nbf.unwrap_or(0).into()))
 }
 
 /// How far a DataHUB's clock and ours may differ.

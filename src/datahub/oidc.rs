@@ -77,6 +77,20 @@ impl Provider {
         Ok(Authorization { url, state, nonce, verifier })
     }
 
+    /// Whether the answer that came by the browser is this issuer's: it says so exactly, if it says anything, and it says so
+    /// if the metadata announce it (RFC 9207 section 2.4).
+    ///
+    /// # Errors
+    /// [`RedeemError::Issuer`], or [`RedeemError::Metadata`] if they are not known.
+    pub async fn check_issuer(&self, issuer: Option<&str>) -> Result<(), RedeemError> {
+        let metadata = self.metadata().await?;
+        let is_ours = match issuer {
+            Some(issuer) => issuer == metadata.issuer().as_str(),
+            None => !metadata.additional_metadata().authorization_response_iss_parameter_supported,
+        };
+        if is_ours { Ok(()) } else { Err(RedeemError::Issuer) }
+    }
+
     /// Exchanges a code for tokens and learns whose they are: from userinfo, whose subject must be the ID token's.
     ///
     /// # Errors
@@ -253,6 +267,9 @@ pub enum RedeemError {
     /// The DataHUB's endpoints or keys are not known.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    /// An answer that is another issuer's, or does not say whose.
+    #[error("the answer is not this issuer's")]
+    Issuer,
     /// No answer.
     #[error("cannot reach the DataHUB to redeem the code")]
     Unreachable(#[source] BackChannelError),

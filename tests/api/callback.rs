@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use datahub::behaviour::Answer;
 
 use crate::browser::{Answer as Got, Browser, parameter, sign_in};
-use crate::gateway::{BASE, Gateway, Setup, datahub};
+use crate::gateway::{BASE, Gateway, Setup, datahub, datahub_with};
 
 /// SC-01, CB-09.
 #[test]
@@ -56,6 +56,10 @@ fn a_callback_that_does_not_belong_to_this_browsers_login_is_refused() {
         ("neither", "failed", |_, _, _, state| format!("state={state}")),
         ("an empty code", "failed", |_, _, _, state| format!("code=&state={state}")),
         ("a code of 4 KiB", "failed", |_, _, _, state| format!("code={}&state={state}", "a".repeat(4_096))),
+        ("a list of codes", "failed", |_, _, code, state| format!("code[]={code}&state={state}")),
+        ("a code that is no UTF-8", "failed", |_, _, _, state| format!("code=%ff%fe&state={state}")),
+        ("a state that is no UTF-8", "expired", |_, _, code, _| format!("code={code}&state=%ff%fe")),
+        ("nothing at all", "failed", |_, _, _, _| "&&".to_owned()),
         ("a code with a control character", "failed", |_, _, _, state| format!("code=a%00b&state={state}")),
         ("no cookie", "cookies_blocked", |browser, _, code, state| {
             browser.remove_cookie("__Host-Http-login");
@@ -103,6 +107,132 @@ fn a_login_ends_at_the_datahub_where_it_began() {
     assert_eq!(one.counts().code_exchanges + one.counts().code_exchanges_refused, 0);
     assert_eq!(other.counts().code_exchanges + other.counts().code_exchanges_refused, 0);
     gateway.wait_for_event("state_mismatch");
+}
+
+/// CB-04: an issuer that the answer names is this one to the letter.
+#[test]
+fn an_answer_that_names_another_issuer_is_refused() {
+    let (hub, other) = (datahub(), datahub());
+    let gateway = Setup::new(&[("a", &hub), ("b", &other)]).start();
+    for issuer in [
+        other.url().to_owned(),
+        format!("{}/", hub.url()),
+        hub.url().to_uppercase(),
+        hub.url().replace("127.0.0.1", "localhost"),
+        String::new(),
+        format!("{0}&iss={0}", hub.url()),
+    ] {
+        let browser = Browser::default();
+        let callback = format!("{}&iss={issuer}", browser.begin_login(&gateway, "a", &hub, "testuser"));
+        refused(&browser.open(&gateway, &callback), "failed", &issuer);
+    }
+    assert_eq!(hub.counts().code_exchanges + hub.counts().code_exchanges_refused, 0);
+    gateway.wait_for_event("issuer_mismatch");
+    let browser = Browser::default();
+    let callback = format!("{}&iss={}", browser.begin_login(&gateway, "a", &hub, "testuser"), hub.url());
+    assert_eq!(browser.open(&gateway, &callback).location(), "/arcmanager/app/", "the same with the right one");
+}
+
+/// CB-04: a DataHUB that announces it names its issuer, in a refusal too.
+#[test]
+fn an_announced_issuer_is_demanded() {
+    let hub = datahub_with(|behaviour| behaviour.announces_iss = true);
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let callback = |choice: &str| {
+        let browser = Browser::default();
+        let callback = sign_in(&hub, &browser.authorize(&gateway, "a"), choice);
+        let without = |target: &str| target.split("&iss=").next().expect("a first part").to_owned();
+        (browser, without(&callback), callback)
+    };
+    for (choice, told) in [("user=testuser", None), ("deny=true", Some("denied"))] {
+        let (browser, without, _) = callback(choice);
+        refused(&browser.open(&gateway, &without), "failed", choice);
+        let (browser, without, whole) = callback(choice);
+        assert_ne!(without, whole, "the DataHUB names its issuer");
+        let answer = browser.open(&gateway, &whole);
+        match told {
+            None => assert_eq!(answer.location(), "/arcmanager/app/"),
+            Some(told) => refused(&answer, told, choice),
+        }
+    }
+    gateway.wait_for_event("issuer_mismatch");
+}
+
+/// CB-08: nothing of the session that was there goes on, and at the DataHUB it is over.
+#[test]
+fn a_login_takes_the_place_of_a_session_and_revokes_its_tokens() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let before = browser.copy();
+
+    let callback = browser.begin_login(&gateway, "a", &hub, "joerg");
+    assert_eq!(hub.counts().revocations, 0, "not before the new session is there");
+    assert_eq!(before.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 200);
+    // The session's own cookies are Strict: they do not come back with this navigation.
+    let bare = Browser::default();
+    bare.set_cookie("__Host-Http-login", &browser.cookie("__Host-Http-login").expect("a pending login"));
+    let answer = bare.open(&gateway, &callback);
+    assert_eq!(answer.location(), "/arcmanager/app/");
+    assert_eq!(hub.counts().revocations, 1);
+    browser.apply(&answer);
+    browser.keep_jar_secret(&gateway);
+    gateway.keep_secret(hub.secrets());
+    let sessions = browser.fetch(&gateway, "GET", "/auth/session").json();
+    assert_eq!(sessions["sessions"].as_array().map(Vec::len), Some(1));
+    assert_eq!(sessions["sessions"][0]["user"]["username"], "joerg");
+    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 200);
+    assert_ne!(browser.cookie("__Host-Http-sid-a"), before.cookie("__Host-Http-sid-a"));
+    assert_eq!(before.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 401, "a copy of the old one is dead");
+}
+
+/// CB-08.
+#[test]
+fn a_login_that_fails_leaves_the_session_that_is_there() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let callback = sign_in(&hub, &browser.authorize(&gateway, "a"), "deny=true");
+    refused(&browser.open(&gateway, &callback), "denied", "the person says no");
+    let callback = browser.begin_login(&gateway, "a", &hub, "joerg");
+    hub.set(|behaviour| behaviour.userinfo.answer = Answer::Status(500));
+    refused(&browser.open(&gateway, &callback), "unavailable", "userinfo is out of order");
+    assert_eq!(hub.counts().revocations, 0);
+    let sessions = browser.fetch(&gateway, "GET", "/auth/session").json();
+    assert_eq!(sessions["sessions"][0]["user"]["username"], "testuser");
+    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 200);
+}
+
+/// RD-04: where the person lands was fixed at the login.
+#[test]
+fn a_callback_follows_no_parameter() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    let extra = "return_to=//evil.test&redirect_uri=https://evil.test&url=https://evil.test";
+    let callback = format!("{}&{extra}", browser.begin_login(&gateway, "a", &hub, "testuser"));
+    assert_eq!(browser.open(&gateway, &callback).location(), "/arcmanager/app/");
+    refused(&browser.open(&gateway, &format!("{BASE}/auth/callback?{extra}")), "failed", "without a login");
+    let logout =
+        browser.fetch(&gateway, "POST", &format!("/auth/logout?post_logout_redirect_uri=https://evil.test&{extra}"));
+    assert_eq!((logout.status, logout.headers("location").len()), (204, 0));
+}
+
+#[test]
+fn logins_are_counted_by_how_they_end() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    Browser::default().log_in(&gateway, "a", &hub, "testuser");
+    for _ in 0..2 {
+        let callback = Browser::default().begin_login(&gateway, "a", &hub, "testuser");
+        refused(&Browser::default().open(&gateway, &callback), "cookies_blocked", "another browser, without a login");
+    }
+    let metrics = gateway.metrics();
+    for line in ["gateway_logins_total{result=\"ok\"} 1", "gateway_logins_total{result=\"cookies_blocked\"} 2"] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
 }
 
 /// CB-02.

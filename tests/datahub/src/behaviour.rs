@@ -31,6 +31,8 @@ pub struct Behaviour {
     pub leave_out_expires_in: bool,
     /// The key that signs ID tokens, and the only one published.
     pub signing_key: SigningKey,
+    /// Names the issuer in answers of `/oauth/authorize`, and announces it (RFC 9207), as Doorkeeper 6 will.
+    pub announces_iss: bool,
     /// How long everything takes, at random.
     pub jitter: Jitter,
     /// Added to every answer of the API, such as `("Clear-Site-Data", "\"*\"")`.
@@ -52,6 +54,7 @@ impl Default for Behaviour {
             refresh: RefreshMode::RevokeAtOnce,
             leave_out_expires_in: false,
             signing_key: SigningKey::First,
+            announces_iss: false,
             jitter: Jitter::default(),
             extra_headers: Vec::new(),
         }

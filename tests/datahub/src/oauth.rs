@@ -27,7 +27,11 @@ pub async fn answer(hub: &Hub, request: &Request, body: &mut Body<'_>) -> io::Re
     Ok(match (request.method.as_str(), request.path()) {
         ("GET" | "HEAD", "/.well-known/openid-configuration") => {
             hub.counts().discoveries += 1;
-            Response::json(200, &metadata(&hub.url))
+            let mut metadata = metadata(&hub.url);
+            if hub.behaviour().announces_iss {
+                metadata["authorization_response_iss_parameter_supported"] = true.into();
+            }
+            Response::json(200, &metadata)
         }
         ("GET" | "HEAD", "/oauth/discovery/keys") => {
             hub.counts().key_fetches += 1;

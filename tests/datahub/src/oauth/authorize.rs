@@ -46,11 +46,12 @@ struct Authorization<'a> {
     scopes: &'a str,
     state: Option<&'a str>,
     challenge: Option<Challenge>,
+    issuer: Option<&'a str>,
 }
 
 impl<'a> Authorization<'a> {
     /// The refusal is a page where the client or its redirect URI is wrong, else a redirect.
-    fn check(hub: &Hub, params: &'a Params) -> Result<Self, Response> {
+    fn check(hub: &'a Hub, params: &'a Params) -> Result<Self, Response> {
         for name in ["state", "nonce"] {
             hub.add_secret(params.text(name).unwrap_or_default());
         }
@@ -62,7 +63,8 @@ impl<'a> Authorization<'a> {
             .filter(|uri| is_registered(hub, uri))
             .ok_or_else(|| Response::html(400, pages::refused(hub, "The redirect URI included is not valid.")))?;
         let scopes = params.text("scope").filter(|scope| !scope.is_empty()).unwrap_or("api");
-        let mut authorization = Self { redirect_uri, scopes, state: params.text("state"), challenge: None };
+        let issuer = hub.behaviour().announces_iss.then_some(hub.url.as_str());
+        let mut authorization = Self { redirect_uri, scopes, state: params.text("state"), challenge: None, issuer };
         let challenge = params.text("code_challenge").filter(|challenge| !challenge.is_empty());
         authorization.challenge = match (challenge, params.text("code_challenge_method")) {
             (None, _) => None,
@@ -92,6 +94,9 @@ impl<'a> Authorization<'a> {
         if let Some(state) = self.state {
             query.append_pair("state", state);
         }
+        if let Some(issuer) = self.issuer {
+            query.append_pair("iss", issuer);
+        }
         let joint = if self.redirect_uri.contains('?') { '&' } else { '?' };
         Response::redirect(302, &format!("{}{joint}{}", self.redirect_uri, query.finish()))
             .header("Cache-Control", "no-store")
@@ -108,7 +113,7 @@ fn is_registered(hub: &Hub, uri: &str) -> bool {
         .rsplit_once(':')
         .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
         .map_or(authority, |(host, _)| host);
-    matches!(host, "localhost" | "127.0.0.1" | "[::1]")
+    matches!(host, "localhost" | "127.0.0.1" | "[::1]") || host.ends_with(".localhost")
 }
 
 const DENIED: &str = "The resource owner or authorization server denied the request.";
