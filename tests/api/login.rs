@@ -1,11 +1,15 @@
 //! The way to a DataHUB.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use datahub::behaviour::Answer;
+use sha2::{Digest, Sha256};
 
-use crate::browser::{Browser, FETCH, parameter};
-use crate::gateway::{BASE, Setup, datahub, datahub_with};
+use crate::browser::{Browser, Connection, FETCH, NAVIGATION, parameter};
+use crate::gateway::{BASE, Gateway, Setup, datahub, datahub_with};
 
 /// AR-01, AR-02.
 #[test]
@@ -27,6 +31,82 @@ fn a_login_is_code_flow_with_pkce_state_and_nonce_all_new_each_time() {
         assert!(one.len() >= least && one != other, "{name}: {one} {other}");
     }
     assert_eq!(first.split('?').next(), Some(format!("{}/oauth/authorize", hub.url()).as_str()));
+}
+
+/// AR-01: what the token endpoint is told belongs to the challenge of the same login.
+#[test]
+fn the_verifier_is_that_of_the_challenge() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    for _ in 0..2 {
+        let browser = Browser::default();
+        let authorize = browser.authorize(&gateway, "a");
+        hub.clear();
+        browser.open(&gateway, &crate::browser::sign_in(&hub, &authorize, "user=testuser"));
+        let requests = hub.requests();
+        let exchange = requests.iter().find(|request| request.target() == "/oauth/token").expect("an exchange");
+        let body = String::from_utf8_lossy(&exchange.body).into_owned();
+        let verifier = parameter(&format!("?{body}"), "code_verifier").expect("a verifier");
+        let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(&verifier));
+        assert_eq!(parameter(&authorize, "code_challenge"), Some(challenge));
+        assert!(verifier.len() >= 43, "256 bits at least");
+    }
+}
+
+/// AR-02: a thousand logins.
+#[test]
+fn no_state_and_no_nonce_comes_twice_or_says_anything() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).quiet().start();
+    let mut seen = HashSet::new();
+    for _ in 0..1_000 {
+        let target = format!("{BASE}/auth/login?datahub=a&return_to=/arcmanager/app/deep");
+        let location = Browser::default().navigate(&gateway, &target).location();
+        for name in ["state", "nonce"] {
+            let value = parameter(&location, name).expect(name);
+            let bytes = URL_SAFE_NO_PAD.decode(&value).expect("base64url");
+            assert!(bytes.len() >= 16, "{name} has {} bits", bytes.len() * 8);
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            assert!(!text.contains("arcmanager") && !text.contains("datahub"), "{text:?}");
+            assert!(seen.insert(value), "{name} came twice");
+        }
+    }
+}
+
+/// AR-04.
+#[test]
+fn the_redirect_uri_is_a_constant() {
+    let hub = datahub();
+    let redirect_uri = "https://elsewhere.example.test/auth/callback?datahub=b";
+    let gateway = Setup::new(&[("a", &hub), ("b", &hub)])
+        .and(&format!("datahubs.b.redirect_uri = {redirect_uri:?}"))
+        .and("server.trusted_proxies = [\"127.0.0.1\"]")
+        .start();
+    let login = |id: &str, fields: &str| {
+        let target = format!("{BASE}/auth/login?datahub={id}");
+        Browser::default().send(&gateway, "GET", &target, &format!("{NAVIGATION}{fields}"), b"").location()
+    };
+    for fields in [
+        "",
+        "X-Forwarded-Host: evil.test\r\n",
+        "X-Forwarded-Proto: https\r\nX-Forwarded-Port: 444\r\n",
+        "Forwarded: host=evil.test;proto=http\r\n",
+        "X-Forwarded-Prefix: /evil\r\nX-Original-URL: /evil\r\n",
+    ] {
+        let own = format!("http://localhost:8000{BASE}/auth/callback?datahub=a");
+        assert_eq!(parameter(&login("a", fields), "redirect_uri"), Some(own), "{fields}");
+        assert_eq!(parameter(&login("b", fields), "redirect_uri").as_deref(), Some(redirect_uri), "{fields}");
+    }
+    let target = format!("{BASE}/auth/login?datahub=a");
+    for head in [
+        format!("GET {target} HTTP/1.1\r\nHost: evil.test\r\n"),
+        format!("GET http://evil.test{target} HTTP/1.1\r\nHost: localhost:8000\r\n"),
+    ] {
+        let mut connection = Connection::open(&gateway.address);
+        connection.write(format!("{head}{NAVIGATION}\r\n").as_bytes());
+        let answer = connection.answer(true);
+        assert!(!answer.head.contains("evil.test") && !answer.text().contains("evil.test"), "{}", answer.head);
+    }
 }
 
 /// AR-05.
@@ -60,10 +140,12 @@ fn the_pending_login_is_a_sealed_cookie_that_comes_back_from_the_datahub_and_end
     for name in ["state", "nonce"] {
         assert!(!pair.contains(&parameter(&location, name).expect(name)), "{name} can be read in the cookie");
     }
-    for _ in 0..20 {
+    assert_eq!(answer.headers("set-cookie").len(), 1);
+    for _ in 0..50 {
         browser.authorize(&gateway, "a");
     }
     assert!(browser.cookie_field().len() < 4_096, "pending logins pile up");
+    browser.log_in(&gateway, "a", &hub, "testuser");
 }
 
 #[test]
@@ -141,6 +223,73 @@ fn a_deep_link_survives_the_login_and_a_foreign_one_does_not() {
         let callback = crate::browser::sign_in(&hub, &answer.location(), "user=testuser");
         assert_eq!(browser.open(&gateway, &callback).location(), lands, "{return_to}");
     }
+}
+
+/// RD-03: what is wrong with it stops nobody.
+#[test]
+fn a_malformed_return_path_is_an_ordinary_login() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let long = format!("/{}", "a".repeat(7_000));
+    for raw in [
+        "%",
+        "%ff%fe",
+        "%00",
+        "http://%5B",
+        "//%5B::1",
+        "%F0%9F%8C%B1",
+        "/%zz",
+        &long,
+        "",
+        "/a&return_to=/b",
+        "%2F%09%2Fx",
+    ] {
+        let browser = Browser::default();
+        let answer = browser.navigate(&gateway, &format!("{BASE}/auth/login?datahub=a&return_to={raw}"));
+        assert_eq!(answer.status, 302, "{raw}");
+        let callback = crate::browser::sign_in(&hub, &answer.location(), "user=testuser");
+        assert_eq!(browser.open(&gateway, &callback).location(), "/arcmanager/app/", "{raw}");
+    }
+}
+
+/// DS-06: how often one client may begin and end logins, by the address that a trusted proxy reports.
+#[test]
+fn one_client_cannot_keep_the_login_busy() {
+    let hub = datahub();
+    let setup = Setup::new(&[("a", &hub)]).and("rate_limit = { login = \"3/1h\", callback = \"2/1h\" }");
+    let gateway = setup.clone().and("server.trusted_proxies = [\"127.0.0.1\"]").start();
+    let send = |gateway: &Gateway, path: &str, client: &str| {
+        let fields = format!("{NAVIGATION}X-Forwarded-For: {client}\r\n");
+        Browser::default().send(gateway, "GET", &format!("{BASE}{path}"), &fields, b"")
+    };
+    let login = "/auth/login?datahub=a";
+    for _ in 0..3 {
+        assert_eq!(send(&gateway, login, "192.0.2.1").status, 302);
+    }
+    let refused = send(&gateway, login, "192.0.2.1");
+    assert_eq!((refused.status, refused.code().as_str()), (429, "rate_limited"));
+    let wait: u64 = refused.header("retry-after").and_then(|wait| wait.parse().ok()).expect("seconds");
+    assert!((1..=1_200).contains(&wait), "{wait} s; one comes back every 20 minutes");
+    assert!(refused.headers("set-cookie").is_empty());
+    assert_eq!(send(&gateway, login, "192.0.2.2").status, 302, "another client");
+    assert_eq!(
+        send(&gateway, login, "192.0.2.1, 192.0.2.3").status,
+        302,
+        "what the client itself put before is not believed"
+    );
+
+    let callback = "/auth/callback?datahub=a&code=a&state=b";
+    assert_eq!([(); 3].map(|()| send(&gateway, callback, "192.0.2.1").status), [303, 303, 429]);
+    assert_eq!(hub.counts().code_exchanges_refused, 0);
+    // Without a proxy that is trusted, what is said of others is not believed: it is one client, whoever it names.
+    let gateway = setup.start();
+    let statuses =
+        ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"].map(|client| send(&gateway, login, client).status);
+    assert_eq!(statuses, [302, 302, 302, 429]);
+    assert!(
+        (0..10).all(|_| Browser::default().navigate(&gateway, &format!("{BASE}{login}")).status == 302),
+        "this machine"
+    );
 }
 
 #[test]
