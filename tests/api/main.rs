@@ -15,6 +15,7 @@ mod origin;
 mod process;
 mod proxy;
 mod refresh;
+mod return_to;
 mod session;
 mod storm;
 mod streams;
