@@ -10,7 +10,7 @@ help: ## list these
 demo: ## the gateway, two test DataHUBs and a small app; prints one address
 	@demo/start.sh
 
-test: build browser-tools deploy-tools fuzz-target ## everything that must hold
+test: build browser-tools deploy-tools provider-tools fuzz-target ## everything that must hold
 	cargo test --locked --workspace
 	$(FUZZ) -max_total_time=10
 	python3 -W ignore -m unittest discover -s tests/browser -v
@@ -22,7 +22,7 @@ check: cargo-deny ## format, lints, documentation, dependencies
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	.tools/bin/cargo-deny --locked --workspace check bans licenses sources
 
-long: build browser-tools deploy-tools image-tools fuzz-target cargo-mutants ## what takes too long for every commit
+long: build browser-tools deploy-tools image-tools provider-tools fuzz-target cargo-mutants ## what takes too long for every commit
 	LONG=1 cargo test --locked --lib --test api
 	$(FUZZ) -max_total_time=3600
 	PATH=$$PWD/.tools/bin:$$PATH cargo mutants --output target/mutants --file src/seal.rs --file src/seal/cookie.rs \
@@ -64,6 +64,11 @@ deploy-tools:
 	@command -v nginx >/dev/null && command -v openssl >/dev/null && command -v systemd-socket-activate >/dev/null \
 		|| { $(APT) nginx-light openssl systemd; }
 
+# Node comes from npm, too: Debian's is older than the provider wants.
+provider-tools:
+	@command -v npm >/dev/null || { $(APT) npm; }
+	@cd tests/provider && { npm ls --silent >/dev/null 2>&1 || npm ci --silent; }
+
 image-tools:
 	@docker info >/dev/null 2>&1 || command -v buildah >/dev/null || { $(APT) buildah; }
 
@@ -83,4 +88,4 @@ cargo-mutants:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_MUTANTS) cargo-mutants
 
-.PHONY: help demo test check long storm bench image advisories build browser-tools deploy-tools bench-tools image-tools fuzz-target cargo-deny cargo-mutants
+.PHONY: help demo test check long storm bench image advisories build browser-tools deploy-tools provider-tools bench-tools image-tools fuzz-target cargo-deny cargo-mutants

@@ -112,6 +112,8 @@ impl Provider {
             .request_async(&http)
             .await
             .map_err(RedeemError::from_token_endpoint)?;
+        // First of all: openidconnect would panic at a token that cannot be a header's value.
+        let tokens = tokens(&response, None, now)?;
         let id_token = response.id_token().ok_or(RedeemError::Invalid("no ID token"))?;
         let verify = |metadata: &Metadata| {
             id_token::subject(id_token, metadata, &self.client_id, &self.client_secret, nonce, now)
@@ -127,7 +129,6 @@ impl Provider {
             |scopes| scopes.iter().map(|scope| scope.as_str().to_owned()).collect(),
         );
         let user = self.user(&metadata, response.access_token().clone(), subject).await?;
-        let tokens = tokens(&response, None, SystemTime::now())?;
         Ok(Grant { user, tokens, scopes })
     }
 

@@ -377,6 +377,26 @@ fn a_datahub_changes_its_keys_without_a_restart_and_cannot_be_made_to_send_them_
     assert_eq!(hub.counts().key_fetches, before + 1);
 }
 
+/// ID-09: what was known stays in use while new keys are not to be had.
+#[test]
+fn known_keys_outlive_a_datahub_that_cannot_send_them() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).and("timeouts.back_channel = \"1s\"").start();
+    Browser::default().log_in(&gateway, "a", &hub, "testuser");
+    for trouble in [Answer::Status(500), Answer::Hang, Answer::Html(200)] {
+        use datahub::behaviour::SigningKey;
+
+        hub.set(|behaviour| (behaviour.keys.answer, behaviour.signing_key) = (trouble.clone(), SigningKey::Second));
+        let browser = Browser::default();
+        let callback = browser.begin_login(&gateway, "a", &hub, "testuser");
+        let started = Instant::now();
+        refused(&browser.open(&gateway, &callback), "failed", &format!("a new key, and {trouble:?}"));
+        assert!(started.elapsed() < Duration::from_secs(5), "{trouble:?}");
+        hub.set(|behaviour| behaviour.signing_key = SigningKey::First);
+        Browser::default().log_in(&gateway, "a", &hub, "testuser");
+    }
+}
+
 /// Refused: back to the app with a word, and no session.
 fn refused(answer: &Got, told: &str, case: &str) {
     assert_eq!((answer.status, answer.location()), (303, format!("/arcmanager/app/?login_error={told}")), "{case}");

@@ -13,6 +13,7 @@ mod login;
 mod logout;
 mod origin;
 mod process;
+mod provider;
 mod proxy;
 mod refresh;
 mod return_to;
