@@ -110,13 +110,22 @@ function loginLink({ id, name }) {
 /** The hash is all that is ever stored: a login comes back to the same place. */
 function rememberRoute(datahub) {
   const here = location.hash.split(/[/?]/)[1] === datahub;
-  sessionStorage.setItem("route", here ? location.hash : `#/${datahub}`);
+  storage()?.setItem("route", here ? location.hash : `#/${datahub}`);
 }
 
 export function takeRememberedRoute() {
-  const route = sessionStorage.getItem("route");
-  sessionStorage.removeItem("route");
+  const route = storage()?.getItem("route");
+  storage()?.removeItem("route");
   return route;
+}
+
+/** None where the browser blocks all cookies: even a look at it throws there. */
+function storage() {
+  try {
+    return sessionStorage;
+  } catch {
+    return undefined;
+  }
 }
 
 async function refreshNow(datahub) {

@@ -17,7 +17,7 @@ ARGUMENTS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic"
 
 
 class Browser:
-    def __init__(self):
+    def __init__(self, **preferences):
         chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
         if not chromium or not driver:
             raise SystemExit("The browser tests need Chromium and its driver: apt-get install chromium chromium-driver")
@@ -25,7 +25,7 @@ class Browser:
         self.driver = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         port = next(found[1] for line in self.driver.stdout if (found := re.search(r"successfully on port (\d+)", line)))
         self.base = f"http://127.0.0.1:{port}/session"
-        options = {"binary": chromium, "args": [*ARGUMENTS, f"--user-data-dir={self.folder.name}"]}
+        options = {"binary": chromium, "args": [*ARGUMENTS, f"--user-data-dir={self.folder.name}"], "prefs": preferences}
         logs = {"browser": "ALL", "performance": "ALL"}
         wanted = {"alwaysMatch": {"goog:chromeOptions": options, "goog:loggingPrefs": logs}}
         try:
@@ -46,6 +46,18 @@ class Browser:
 
     def open(self, url):
         self._send("POST", "/url", {"url": url})
+
+    def back(self):
+        self._send("POST", "/back", {})
+
+    def forward(self):
+        self._send("POST", "/forward", {})
+
+    def reload(self):
+        self._send("POST", "/refresh", {})
+
+    def address(self):
+        return self._send("GET", "/url")
 
     def tabs(self, count, url):
         """So many tabs with the same page, the present one among them."""

@@ -20,22 +20,24 @@ NAMES = {"tuebingen": "DataHUB Tübingen", "freiburg": "DataHUB Freiburg"}
 
 
 class World:
-    def __init__(self, token_lifetime_s=600, **environment):
+    def __init__(self, token_lifetime_s=600, apart=False, **environment):
+        """`apart`: the gateway and the DataHUBs are three sites, as far as a browser can tell."""
         missing = [name for name in ("arcmanager-gateway", "datahub") if not (BIN / name).exists()]
         if missing:
             raise SystemExit(f"{BIN} lacks {' and '.join(missing)}: cargo build -p arcmanager-gateway -p datahub")
         self.processes, self.wires, self.client_secrets = [], {}, []
         self.log = tempfile.TemporaryFile()
         try:
-            self._start(token_lifetime_s, environment)
+            self._start(token_lifetime_s, apart, environment)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, token_lifetime_s, more):
+    def _start(self, token_lifetime_s, apart, more):
         self.session_key = make_key()
         port = free_port()
-        self.origin = f"http://localhost:{port}"
+        self.host = f"{'gateway.' if apart else ''}localhost:{port}"
+        self.origin = f"http://{self.host}"
         self.app = f"{self.origin}/arcmanager/app/"
         environment = {
             "RUST_LOG": "trace",  # The log is searched for secrets.
@@ -46,11 +48,13 @@ class World:
         }
         for datahub, name in NAMES.items():
             secret = secrets.token_hex(32)  # As GitLab makes them.
-            arguments = ["--name", name, "--listen", "127.0.0.1:0", "--client-id", "demo",
+            address = f"127.0.0.1:{free_port()}"
+            url = f"http://{datahub}.localhost:{address.split(':')[1]}" if apart else f"http://{address}"
+            arguments = ["--name", name, "--listen", address, "--public-url", url, "--client-id", "demo",
                          "--token-lifetime", str(token_lifetime_s)]
             process = self._run("datahub", *arguments, stdout=subprocess.PIPE, env={"DATAHUB_CLIENT_SECRET": secret})
-            url = re.search(r"http://\S+", process.stdout.readline().decode())[0].rstrip("/")
-            self.wires[datahub] = Wire(url)
+            process.stdout.readline()  # It is up.
+            self.wires[datahub] = Wire(f"http://{address}")
             self.client_secrets.append(secret)
             section = f"GATEWAY__DATAHUBS__{datahub.upper()}__"
             environment |= {f"{section}URL": url, f"{section}CONNECT": self.wires[datahub].address,
@@ -60,7 +64,8 @@ class World:
             if gateway.poll() is not None:
                 break
             try:
-                urllib.request.urlopen(f"{self.origin}/arcmanager/api/v1/datahubs", timeout=5).close()
+                datahubs = f"http://127.0.0.1:{port}/arcmanager/api/v1/datahubs"
+                urllib.request.urlopen(urllib.request.Request(datahubs, headers={"Host": self.host}), timeout=5).close()
                 return
             except OSError:
                 time.sleep(0.05)
