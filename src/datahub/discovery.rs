@@ -131,14 +131,15 @@ impl Discovery {
         })?;
         let own = self.issuer.url().origin();
         let endpoints = [
-            Some(metadata.authorization_endpoint().url()),
-            metadata.token_endpoint().map(openidconnect::TokenUrl::url),
-            metadata.userinfo_endpoint().map(openidconnect::UserInfoUrl::url),
-            Some(metadata.jwks_uri().url()),
+            ("authorization_endpoint", Some(metadata.authorization_endpoint().url())),
+            ("token_endpoint", metadata.token_endpoint().map(openidconnect::TokenUrl::url)),
+            ("userinfo_endpoint", metadata.userinfo_endpoint().map(openidconnect::UserInfoUrl::url)),
+            ("jwks_uri", Some(metadata.jwks_uri().url())),
+            ("revocation_endpoint", metadata.additional_metadata().revocation_endpoint.as_ref()),
         ];
-        let revocation = metadata.additional_metadata().revocation_endpoint.as_ref();
-        if !endpoints.into_iter().chain([revocation]).flatten().all(|endpoint| endpoint.origin() == own) {
-            return Err(MetadataError::ForeignEndpoint);
+        let foreign = endpoints.into_iter().find(|(_, url)| url.is_some_and(|url| url.origin() != own));
+        if let Some((name, _)) = foreign {
+            return Err(MetadataError::ForeignEndpoint(name));
         }
         if metadata.token_endpoint().is_none() || metadata.userinfo_endpoint().is_none() {
             return Err(MetadataError::Invalid);
@@ -157,8 +158,8 @@ pub enum MetadataError {
     #[error("the metadata are incomplete or another issuer's")]
     Invalid,
     /// An endpoint that is not on the issuer's origin.
-    #[error("the metadata name an endpoint on another origin")]
-    ForeignEndpoint,
+    #[error("{0} in the metadata is not on the issuer's origin")]
+    ForeignEndpoint(&'static str),
     /// A fetch failed a moment ago.
     #[error("fetching the metadata failed a moment ago")]
     Paused,

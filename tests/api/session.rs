@@ -62,6 +62,14 @@ fn two_sessions_at_two_datahubs_live_in_one_browser() {
         let me = browser.fetch(&gateway, "GET", &format!("/datahubs/{id}/api/v4/user"));
         assert_eq!((me.status, me.json()["username"].clone()), (200, json!(user)));
     }
+    // ID-07: one subject at two issuers is two people.
+    let browser = Browser::default();
+    browser.log_in(&gateway, "one", &one, "testuser");
+    browser.log_in(&gateway, "other", &other, "testuser");
+    let status = browser.fetch(&gateway, "GET", "/auth/session").json();
+    let [here, there] = [&status["sessions"][0], &status["sessions"][1]];
+    assert_eq!(here["user"]["id"], there["user"]["id"]);
+    assert_ne!(here["datahub"], there["datahub"]);
     // PQ-15: no DataHUB has seen the other's token.
     let bearer = |hub: &datahub::DataHub| {
         hub.requests().iter().filter_map(|request| request.header("authorization")).collect::<Vec<_>>()
