@@ -3,7 +3,8 @@
 //! On a listener of its own, so that none of it can be reached from outside by mistake.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use actix_web::http::header::CACHE_CONTROL;
 use actix_web::web::{self, Data, ServiceConfig};
@@ -11,18 +12,54 @@ use actix_web::{HttpResponse, Responder};
 
 use crate::metrics;
 
-/// Whether the process is on its way out.
+/// Whether the process is on its way out, and how many connections are still open.
+///
+/// A server that closes a kept connection may meet a request that is on its way there, and a proxy does not send a POST
+/// twice. So each connection is told with its next answer that it is the last; only those that stay silent are closed.
 #[derive(Debug, Clone, Default)]
-pub struct Draining(Arc<AtomicBool>);
+pub struct Draining(Arc<Leave>);
+
+#[derive(Debug, Default)]
+struct Leave {
+    has_begun: AtomicBool,
+    connections: AtomicUsize,
+}
 
 impl Draining {
-    /// From now on a balancer should send nothing new.
+    /// From now on a balancer should send nothing new, and every answer closes its connection.
     pub fn begin(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.has_begun.store(true, Ordering::Relaxed);
     }
 
-    fn has_begun(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// Whether it has begun.
+    pub fn has_begun(&self) -> bool {
+        self.0.has_begun.load(Ordering::Relaxed)
+    }
+
+    /// Counts a connection until what is returned is dropped.
+    pub fn connection(&self) -> Connection {
+        self.0.connections.fetch_add(1, Ordering::Relaxed);
+        Connection(self.clone())
+    }
+
+    /// Waits until no connection is open, but a second at most.
+    pub async fn quiet(&self) {
+        for _ in 0..100 {
+            if self.0.connections.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// One open connection.
+#[derive(Debug)]
+pub struct Connection(Draining);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

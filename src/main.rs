@@ -85,7 +85,7 @@ fn main() -> ExitCode {
 async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
     actix_web::rt::spawn(reload::watch(Arc::clone(&config), files)?);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let sockets = sockets(&config.server.listen)?;
+    let (sockets, are_passed) = sockets(&config.server.listen)?;
     let places: Vec<_> = sockets.iter().map(Socket::place).collect();
     let draining = Draining::default();
     let operators = match &config.admin {
@@ -99,7 +99,7 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
     let operators_handle = operators.as_ref().map(actix_web::dev::Server::handle);
     let operators = operators.map(actix_web::rt::spawn);
 
-    let (server, tasks) = server::gateway(&config, sockets)?;
+    let (server, tasks) = server::gateway(&config, sockets, &draining)?;
     let handle = server.handle();
     let (end, ended) = oneshot::channel::<()>();
     let tasks = actix_web::rt::spawn(tasks.run(async { ended.await.unwrap_or_default() }));
@@ -112,6 +112,13 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
     };
     log::info!("ending");
     draining.begin();
+    if is_graceful {
+        if are_passed {
+            // Others listen there as well: they take what comes from now on.
+            handle.pause().await;
+        }
+        draining.quiet().await;
+    }
     handle.stop(is_graceful).await;
     server.await.map_err(io::Error::other)??;
     // Refreshes that were begun are finished: GitLab has taken the old tokens already, or is about to.
@@ -125,8 +132,8 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// The sockets that systemd passes, or else those of the configuration.
-fn sockets(listen: &[Endpoint]) -> io::Result<Vec<Socket>> {
+/// The sockets that systemd passes, or else those of the configuration; and whether they were passed.
+fn sockets(listen: &[Endpoint]) -> io::Result<(Vec<Socket>, bool)> {
     let mut passed = ListenFd::from_env();
     let mut sockets = Vec::new();
     for at in 0..passed.len() {
@@ -138,7 +145,8 @@ fn sockets(listen: &[Endpoint]) -> io::Result<Vec<Socket>> {
         };
         sockets.extend(socket);
     }
-    if sockets.is_empty() {
+    let are_passed = !sockets.is_empty();
+    if !are_passed {
         for endpoint in listen {
             sockets.push(Socket::bind(endpoint).map_err(|error| named(&error, "server.listen"))?);
         }
@@ -146,7 +154,7 @@ fn sockets(listen: &[Endpoint]) -> io::Result<Vec<Socket>> {
     if sockets.is_empty() {
         return Err(io::Error::other("server.listen is empty and systemd passed no socket"));
     }
-    Ok(sockets)
+    Ok((sockets, are_passed))
 }
 
 fn named(error: &io::Error, key: &str) -> io::Error {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use actix_files::Files;
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
+use actix_web::http::ConnectionType;
 use actix_web::http::header::{
     self, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
 };
@@ -77,7 +78,7 @@ impl Socket {
 ///
 /// # Errors
 /// A socket that cannot be listened on.
-pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>) -> io::Result<(Server, Tasks)> {
+pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>, draining: &Draining) -> io::Result<(Server, Tasks)> {
     let (refresher, tasks) = Refresher::new(config.session.remember);
     let origin = &config.app.origins.own;
     let datahubs = &config.datahubs;
@@ -102,9 +103,9 @@ pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>) -> io::Result<(Server
     ));
 
     let (workers, shutdown, head) = (config.server.workers, config.server.shutdown_timeout, config.request_head);
-    let config = Arc::clone(config);
+    let (config, draining, leaving) = (Arc::clone(config), draining.clone(), draining.clone());
     let server = HttpServer::new(move || {
-        let door = Rc::new(Door { config: Arc::clone(&config) });
+        let door = Rc::new(Door { config: Arc::clone(&config), draining: draining.clone() });
         let base_path = config.server.base_path.clone();
         let app = App::new()
             .app_data(auth.clone())
@@ -145,6 +146,9 @@ pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>) -> io::Result<(Server
         // A client that leaves takes its call with it.
         .h1_allow_half_closed(false)
         .keep_alive(KEEP_ALIVE)
+        .on_connect(move |_, connection| {
+            connection.insert(leaving.connection());
+        })
         .disable_signals();
     let server = sockets.into_iter().try_fold(server, |server, socket| match socket {
         Socket::Tcp(socket) => server.listen(socket),
@@ -171,6 +175,7 @@ pub fn operators(socket: Socket, draining: &Draining) -> io::Result<Server> {
 /// What every request passes on its way in and every answer on its way out.
 struct Door {
     config: Arc<Config>,
+    draining: Draining,
 }
 
 impl Door {
@@ -268,6 +273,9 @@ impl Door {
         }
         if let Some(origin) = dev_origin {
             allow(headers, origin);
+        }
+        if self.draining.has_begun() {
+            response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
         }
         let call = Rc::clone(call);
         response.map_body(|_, body| Counted::new(body, call))

@@ -2,9 +2,9 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::browser::{Browser, FETCH};
+use crate::browser::{Browser, Connection, FETCH};
 use crate::gateway::{BASE, Folder, Setup, datahub};
 
 #[test]
@@ -19,6 +19,24 @@ fn a_call_under_way_is_finished_before_the_end() {
     gateway.terminate();
     connection.body(&answer).expect("the whole trace, which takes two seconds");
     assert!(gateway.wait_for_end().expect("it ends").success());
+}
+
+#[test]
+fn a_kept_connection_learns_from_its_last_answer_that_it_was_the_last() {
+    let hub = datahub();
+    let mut gateway = Setup::new(&[("a", &hub)]).start();
+    let mut connection = Connection::open(&gateway.address);
+    let request = format!("GET {BASE}/datahubs HTTP/1.1\r\nHost: localhost:8000\r\n\r\n");
+    connection.write(request.as_bytes());
+    assert_eq!(connection.answer(true).header("connection"), None);
+    gateway.terminate();
+    gateway.wait_for_line(|line| line["message"] == "ending");
+    connection.write(request.as_bytes());
+    let last = connection.answer(true);
+    assert_eq!((last.status, last.header("connection").as_deref()), (200, Some("close")));
+    let begun = Instant::now();
+    assert!(gateway.wait_for_end().expect("it ends").success());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
 #[test]
