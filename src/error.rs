@@ -115,6 +115,7 @@ pub enum Code {
     TargetTooLong,
     UnknownDatahub,
     UpgradeRefused,
+    WrongHost,
 }
 
 impl Code {
@@ -223,6 +224,12 @@ impl Code {
             Self::UnknownDatahub => {
                 (404, "unknown_datahub", "Unknown DataHUB", "This gateway serves no DataHUB of that name.")
             }
+            Self::WrongHost => (
+                421,
+                "wrong_host",
+                "Wrong host",
+                "This gateway answers at the address of `server.public_url` only; a proxy in front must pass the Host field on.",
+            ),
             Self::UpgradeRefused => {
                 (501, "upgrade_refused", "Upgrade refused", "This gateway does not switch protocols.")
             }

@@ -5,7 +5,7 @@
 //! asking first. It is wanted of every route but the few that people or other sites may open by a link.
 
 use actix_web::http::Method;
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use actix_web::http::header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 
 use crate::error::{ApiError, Code};
 
@@ -47,6 +47,20 @@ impl TrustedOrigins {
             return Ok(Admission::Download);
         }
         Err(CrossSite)
+    }
+
+    /// Whether a request is addressed to a trusted origin: one Host field, of exactly that host and port (RFC 9110 section
+    /// 7.2). Another name that leads here is another site's way to our cookies (DNS rebinding), or a mistake.
+    pub fn are_addressed(&self, headers: &HeaderMap) -> bool {
+        let Ok(Some(host)) = one(headers, &HOST) else { return false };
+        std::iter::once(&self.own).chain(&self.dev).filter_map(|origin| origin.split_once("://")).any(
+            |(scheme, own)| {
+                let default = if scheme == "https" { b":443".as_slice() } else { b":80" };
+                let host = host.as_bytes();
+                own.as_bytes().eq_ignore_ascii_case(host)
+                    || host.strip_suffix(default).is_some_and(|host| own.as_bytes().eq_ignore_ascii_case(host))
+            },
+        )
     }
 
     /// The trusted development origin that sent this request, if one did.
@@ -191,6 +205,38 @@ mod tests {
         assert_eq!(admit(&Method::GET, &link, true), Ok(Admission::Download));
         assert_eq!(admit(&Method::GET, &link, false), Err(CrossSite));
         assert_eq!(admit(&Method::POST, &link, true), Err(CrossSite));
+    }
+
+    #[test]
+    fn a_request_is_addressed_to_exactly_our_host() {
+        let trusted = |own: &str| TrustedOrigins { own: own.into(), dev: vec!["http://localhost:5173".into()] };
+        let addressed = |own: &str, hosts: &[&'static str]| {
+            let request =
+                hosts.iter().fold(TestRequest::default(), |request, host| request.append_header((HOST, *host)));
+            trusted(own).are_addressed(request.to_srv_request().headers())
+        };
+        for host in ["app.example.test", "APP.example.test", "app.example.test:443", "localhost:5173"] {
+            assert!(addressed(OWN, &[host]), "{host}");
+        }
+        for host in [
+            "",
+            "evil.test",
+            "app.example.test.",
+            "app.example.test:80",
+            "app.example.test:444",
+            "app.example.test:443:443",
+            "app.example.test,evil.test",
+            "x.app.example.test",
+            "app.example.test@evil.test",
+            "localhost",
+        ] {
+            assert!(!addressed(OWN, &[host]), "{host}");
+        }
+        assert!(!addressed(OWN, &[]) && !addressed(OWN, &["app.example.test", "app.example.test"]));
+        assert!(
+            addressed("http://localhost:8000", &["localhost:8000"])
+                && !addressed("http://localhost:8000", &["localhost"])
+        );
     }
 
     #[test]

@@ -224,6 +224,9 @@ impl Door {
         if req.uri().authority().is_some() || !req.uri().path().starts_with('/') {
             return Err(ApiError::from(Code::BadRequestTarget).closing());
         }
+        if !self.config.app.origins.are_addressed(req.headers()) {
+            return Err(ApiError::from(Code::WrongHost).closing());
+        }
         if req.headers().contains_key(header::UPGRADE) {
             return Err(ApiError::from(Code::UpgradeRefused).closing());
         }

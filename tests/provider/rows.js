@@ -176,6 +176,7 @@ export const rows = [
   answer("CB-07", "token: a refresh token with a line break", TOKEN, json(() => ({ refresh_token: "a\nb" }))),
   answer("CB-07", "token: no ID token", TOKEN, without("id_token")),
   answer("CB-07", "token: expired before it was born", TOKEN, json(() => ({ expires_in: -1 }))),
+  answer("CB-07", "token: for a time in words", TOKEN, json(() => ({ expires_in: "two hours" }))),
   answer("CB-07", "token: for 0 s", TOKEN, json(() => ({ expires_in: 0 }))),
   answer("CB-07", "token: for ever", TOKEN, (ctx) => { ctx.type = "json"; ctx.body = JSON.stringify({ ...ctx.body, expires_in: 0 }).replace('"expires_in":0', '"expires_in":1e30'); }),
   answer("CB-07", "token: a list", TOKEN, (ctx) => { ctx.body = [ctx.body]; }),
