@@ -92,8 +92,8 @@ impl Browser {
     pub fn begin(&self, gateway: &Gateway, method: &str, target: &str, fields: &str) -> Connection {
         let mut connection = Connection::open(&gateway.address);
         let cookies = if fields.contains("Cookie:") { String::new() } else { self.cookie_field() };
-        connection
-            .write(format!("{method} {target} HTTP/1.1\r\nHost: localhost:8000\r\n{cookies}{fields}\r\n").as_bytes());
+        let host = if fields.contains("Host:") { "" } else { "Host: localhost:8000\r\n" };
+        connection.write(format!("{method} {target} HTTP/1.1\r\n{host}{cookies}{fields}\r\n").as_bytes());
         connection
     }
 
