@@ -92,7 +92,7 @@ impl Browser {
     pub fn begin(&self, gateway: &Gateway, method: &str, target: &str, fields: &str) -> Connection {
         let mut connection = Connection::open(&gateway.address);
         let cookies = if fields.contains("Cookie:") { String::new() } else { self.cookie_field() };
-        let host = if fields.contains("Host:") { "" } else { "Host: localhost:8000\r\n" };
+        let host = if fields.starts_with("Host:") { "" } else { "Host: localhost:8000\r\n" };
         connection.write(format!("{method} {target} HTTP/1.1\r\n{host}{cookies}{fields}\r\n").as_bytes());
         connection
     }
