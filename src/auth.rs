@@ -22,6 +22,7 @@ use crate::auth::rate::Limiter;
 use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
 use crate::log::{self, Client};
+use crate::metrics;
 use crate::session::Sessions;
 use crate::session::refresh::Refresher;
 
@@ -91,11 +92,12 @@ impl Auth {
         Ok(self.named(parameters)?.map_or_else(|| self.datahubs.iter().collect(), |datahub| vec![datahub]))
     }
 
-    /// Back to the app, with a word about why the login failed.
+    /// Back to the app, with a word about why the login failed, which is counted.
     fn back_to_app(&self, error: Option<LoginError>) -> HttpResponse {
         match error {
             None => see_other(&self.app_url),
             Some(error) => {
+                metrics::login(error.as_str());
                 let separator = if self.app_url.contains('?') { '&' } else { '?' };
                 see_other(&format!("{}{separator}login_error={}", self.app_url, error.as_str()))
             }

@@ -35,7 +35,6 @@ pub async fn callback(req: HttpRequest, session: Session, auth: Data<Auth>) -> R
             let reason = failure.reason;
             log::info!(datahub = failure.datahub.as_str(), reason; "a login failed");
             event(failure.event, &failure.datahub);
-            metrics::login(failure.error.as_str());
             auth.back_to_app(Some(failure.error))
         }
     };
@@ -82,7 +81,8 @@ async fn finish(parameters: &Parameters, session: &Session, auth: &Auth) -> Resu
     Ok(response)
 }
 
-/// What a DataHUB tells us through the browser (RFC 6749 section 4.1.2, RFC 9207 section 2), every parameter once and of a sane length.
+/// What a DataHUB tells us through the browser (RFC 6749 section 4.1.2, RFC 9207 section 2), every parameter once and of a
+/// sane length.
 struct Query<'a> {
     datahub: &'a DataHub,
     state: &'a str,

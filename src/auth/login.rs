@@ -17,7 +17,7 @@ use crate::datahub::DataHub;
 use crate::datahub::token::RefreshToken;
 use crate::error::{ApiError, Code};
 use crate::log::{Event, chain, event};
-use crate::{metrics, origin};
+use crate::origin;
 
 /// 302 to the DataHUB; the pending login goes into its cookie.
 ///
@@ -49,7 +49,6 @@ pub async fn login(req: HttpRequest, session: Session, auth: Data<Auth>) -> Resu
             let reason = chain(&error);
             log::warn!(datahub = datahub.id.as_str(), reason; "a login cannot begin");
             event(Event::LoginFailed, datahub.id.as_str());
-            metrics::login(LoginError::Unavailable.as_str());
             Ok(auth.back_to_app(Some(LoginError::Unavailable)))
         }
     }

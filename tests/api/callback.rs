@@ -187,6 +187,19 @@ fn a_login_takes_the_place_of_a_session_and_revokes_its_tokens() {
     assert_eq!(before.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 401, "a copy of the old one is dead");
 }
 
+/// CB-08: to GitLab a session that ended by our clock is as alive as any.
+#[test]
+fn a_login_revokes_the_tokens_of_a_session_that_has_ended() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).and("session.max_age = \"2s\"").start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    std::thread::sleep(Duration::from_millis(2_100));
+    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").code(), "session_expired");
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    assert_eq!(hub.counts().revocations, 1);
+}
+
 /// CB-08.
 #[test]
 fn a_login_that_fails_leaves_the_session_that_is_there() {

@@ -1,13 +1,12 @@
 """A person, in Chromium, in front of the demo app, the gateway and two DataHUBs."""
 
 import json
-import re
 import tempfile
 import time
 import unittest
 from pathlib import Path
 
-from webdriver import Browser
+from person import Person
 from world import World
 
 # What a script of the page can get hold of, short of the answers it is given.
@@ -17,26 +16,7 @@ WITHIN_REACH = """
         document.documentElement.outerHTML, performance.getEntries().map((entry) => entry.name)])"""
 
 
-class Person(unittest.TestCase):
-    """Each test begins with an empty browser; the world is one for all."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.world = World()
-        cls.addClassCleanup(cls.world.close)
-
-    def setUp(self):
-        self.browser = Browser()
-        self.addCleanup(self.browser.close)
-
-    def log_in(self, datahub="tuebingen", user="testuser", world=None):
-        world = world or self.world
-        browser = self.browser
-        browser.open(world.app)
-        browser.click(f'[data-login="{datahub}"]')
-        browser.click(f"#sign-in-{user}")
-        browser.find(f'[data-session="{datahub}"]')
-
+class App(Person):
     def open_project(self, datahub="tuebingen", world=None):
         self.browser.open(f"{(world or self.world).app}#/{datahub}/230")
         self.browser.find('#tree [data-path="README.md"]')
@@ -187,10 +167,6 @@ class Person(unittest.TestCase):
             const answer = await fetch(target, { method: "PUT", body: new Blob([new Uint8Array(40 << 20)]) });
             return [answer.status, answer.redirected, (await answer.json()).size]""")
         self.assertEqual(answer, [201, True, 40 << 20])
-
-    def sessions(self):
-        answer = self.browser.script("return await (await fetch('/arcmanager/api/v1/auth/session')).json()")
-        return [session["datahub"] for session in answer["sessions"]]
 
     def answers(self):
         """Head and body of every answer that the page has fetched, as DevTools has them."""

@@ -5,42 +5,19 @@ import json
 import threading
 import unittest
 
-from webdriver import Browser
-from world import World
+from person import Person
 
 OURS = "__Host-Http-"
 
 
-class Login(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.world = World(apart=True)
-        cls.addClassCleanup(cls.world.close)
-
-    def setUp(self):
-        self.browser = self.start_browser()
-
-    def start_browser(self, **preferences):
-        browser = Browser(**preferences)
-        self.addCleanup(browser.close)
-        return browser
-
-    def go_to_sign_in(self, datahub="tuebingen"):
-        self.browser.open(self.world.app)
-        self.browser.click(f'[data-login="{datahub}"]')
-        self.browser.find("#sign-in-testuser")
-
-    def log_in(self, datahub="tuebingen", user="testuser"):
-        self.go_to_sign_in(datahub)
-        self.browser.click(f"#sign-in-{user}")
-        self.browser.find(f'[data-session="{datahub}"]')
+class Login(Person):
+    apart = True
 
     def is_in(self, *datahubs):
         """Whether this browser has exactly these sessions, in an app that complains of nothing."""
         for datahub in datahubs:
             self.browser.find(f'[data-session="{datahub}"]')
-        answer = self.browser.script("return await (await fetch('/arcmanager/api/v1/auth/session')).json()")
-        self.assertEqual([session["datahub"] for session in answer["sessions"]], sorted(datahubs))
+        self.assertEqual(self.sessions(), sorted(datahubs))
         self.assertTrue(self.browser.script("return document.querySelector('#banner').hidden"), "the app complains")
         self.assertNotIn("login_error", self.browser.address())
 
