@@ -134,8 +134,9 @@ impl PendingLogin {
             replaces: replaces.map(|token| token.expose().to_owned()).filter(|token| token.len() <= LONGEST_TOKEN),
             began: seconds(now),
         };
-        session.insert(authorization.state.secret(), login).expect("strings and a number always serialise");
-        make_room(session);
+        let state = authorization.state.secret();
+        session.insert(state, login).expect("strings and a number always serialise");
+        make_room(session, state);
     }
 
     /// The login that `state` belongs to, which is forgotten with that.
@@ -185,8 +186,8 @@ pub fn remove_useless(req: &HttpRequest, session: &Session, response: &mut HttpR
     }
 }
 
-/// Drops the oldest logins until three are left and the cookie is short enough.
-fn make_room(session: &Session) {
+/// Drops the oldest logins, never the `newest`, until three are left and the cookie is short enough.
+fn make_room(session: &Session, newest: &str) {
     loop {
         let oldest = {
             let logins = session.entries();
@@ -195,7 +196,9 @@ fn make_room(session: &Session) {
                 return;
             }
             let began = |login: &str| serde_json::from_str(login).map_or(0, |login: PendingLogin| login.began);
-            logins.iter().min_by_key(|(_, login)| began(login)).map(|(state, _)| state.clone())
+            // Several may have begun in one second.
+            let others = logins.iter().filter(|(state, _)| *state != newest);
+            others.min_by_key(|(_, login)| began(login)).map(|(state, _)| state.clone())
         };
         session.remove(&oldest.expect("there are at least two"));
     }

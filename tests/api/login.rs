@@ -142,11 +142,14 @@ fn the_pending_login_is_a_sealed_cookie_that_comes_back_from_the_datahub_and_end
         assert!(!pair.contains(&parameter(&location, name).expect(name)), "{name} can be read in the cookie");
     }
     assert_eq!(answer.headers("set-cookie").len(), 1);
-    for _ in 0..50 {
-        browser.authorize(&gateway, "a");
+    // However many begin in one second, the last of them can always be finished.
+    for _ in 0..10 {
+        for _ in 0..5 {
+            browser.authorize(&gateway, "a");
+        }
+        assert!(browser.cookie_field().len() < 4_096, "pending logins pile up");
+        browser.log_in(&gateway, "a", &hub, "testuser");
     }
-    assert!(browser.cookie_field().len() < 4_096, "pending logins pile up");
-    browser.log_in(&gateway, "a", &hub, "testuser");
 }
 
 #[test]
