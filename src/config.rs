@@ -26,6 +26,7 @@ use crate::datahub::{DataHub, DataHubId, DataHubs};
 use crate::log::Format;
 use crate::origin::TrustedOrigins;
 use crate::proxy;
+use crate::proxy::target::Policy;
 use crate::proxy::upstream::Deadlines;
 use crate::seal::{Key, Keyring};
 use crate::session::not_before::{CutOffs, NotBefore};
@@ -48,10 +49,8 @@ pub struct Config {
     pub session: session::Limits,
     /// The DataHUBs.
     pub datahubs: DataHubs,
-    /// How much one call may bring.
-    pub limits: proxy::Limits,
-    /// How long each step of a forwarded call may take.
-    pub deadlines: Deadlines,
+    /// What the proxy is told.
+    pub proxy: proxy::Settings,
     /// For the head of a request to come in.
     pub request_head: Duration,
     /// How often one client may begin a login.
@@ -144,7 +143,7 @@ impl Config {
         let timeouts = timeouts(root.section("timeouts"));
         let rates = rates(root.section("rate_limit"));
         let log = log(root.section("log"));
-        proxy_policy(root.section("proxy"));
+        let policy = policy(root.section("proxy"));
         let back_channel = timeouts.as_ref().map(|(_, _, back_channel)| *back_channel);
         let mut cut_offs = CutOffs::default();
         let datahubs = datahubs(root.section("datahubs"), server.as_ref(), back_channel, &mut cut_offs);
@@ -161,8 +160,7 @@ impl Config {
             not_before: NotBefore::new(cut_offs),
             session,
             datahubs: datahubs?,
-            limits: limits?,
-            deadlines,
+            proxy: proxy::Settings { policy: policy?, limits: limits?, deadlines },
             request_head,
             login_rate,
             callback_rate,
@@ -255,13 +253,14 @@ impl App {
     }
 }
 
-/// What the policy may be told one day; until then anything but its default is a fault, not a promise.
-fn proxy_policy(mut section: Section<'_>) {
-    not_yet(&mut section, "graphql");
-    if section.list::<String>("allow_credential_endpoints").is_some_and(|endpoints| !endpoints.is_empty()) {
-        section.fault::<()>("allow_credential_endpoints", "is not supported by this version");
+fn policy(mut section: Section<'_>) -> Option<Policy> {
+    let graphql = section.required("graphql");
+    let exceptions = section.list("allow_credential_endpoints");
+    if exceptions.as_ref().is_some_and(|exceptions| !exceptions.is_empty()) {
+        section.warn("allow_credential_endpoints", "lets a hostile script in the app make credentials that outlive it");
     }
     section.finish();
+    Some(Policy { graphql: graphql?, exceptions: exceptions? })
 }
 
 /// A switch that this version has in one position only.

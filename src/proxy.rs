@@ -5,6 +5,7 @@
 
 pub mod framing;
 pub mod gate;
+pub mod graphql;
 pub mod refusal;
 pub mod request;
 pub mod response;
@@ -25,7 +26,8 @@ use crate::log::{self, Event};
 use crate::origin::Admission;
 use crate::proxy::gate::Gate;
 use crate::proxy::request::{Body, Framing};
-use crate::proxy::target::Target;
+use crate::proxy::response::Addresses;
+use crate::proxy::target::{Policy, Target};
 use crate::proxy::upstream::{Deadlines, Outgoing, Upstream};
 use crate::session::refresh::{Fresh, Need, Refresher};
 use crate::session::replay::{self, Counted};
@@ -45,8 +47,7 @@ pub struct Shared {
     prefix: String,
     /// The gateway's own address, without a slash at its end.
     public: String,
-    limits: Limits,
-    deadlines: Deadlines,
+    settings: Settings,
     datahubs: DataHubs,
     gates: BTreeMap<DataHubId, Arc<Gate>>,
     sessions: Arc<Sessions>,
@@ -58,17 +59,28 @@ impl Shared {
     pub fn new(
         public: &str,
         base_path: &str,
-        limits: Limits,
-        deadlines: Deadlines,
+        settings: Settings,
         datahubs: DataHubs,
         sessions: Arc<Sessions>,
         refresher: Refresher,
     ) -> Self {
-        let gates =
-            datahubs.iter().map(|datahub| (datahub.id.clone(), Arc::new(Gate::new(limits.in_flight, limits.waiting))));
+        let gates = datahubs.iter().map(|datahub| {
+            (datahub.id.clone(), Arc::new(Gate::new(settings.limits.in_flight, settings.limits.waiting)))
+        });
         let (gates, public, prefix) = (gates.collect(), public.to_owned(), format!("{base_path}/datahubs/"));
-        Self { prefix, public, limits, deadlines, datahubs, gates, sessions, refresher }
+        Self { prefix, public, settings, datahubs, gates, sessions, refresher }
     }
+}
+
+/// What the proxy is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What may be forwarded.
+    pub policy: Policy,
+    /// How much one call may bring.
+    pub limits: Limits,
+    /// How long each step of a call may take.
+    pub deadlines: Deadlines,
 }
 
 /// How much one call may bring.
@@ -103,9 +115,11 @@ pub async fn forward(req: HttpRequest, body: Payload, proxy: Data<Proxy>) -> Res
     let call = log::current().expect("every request is worked on within its `Call`");
     call.replay.set(counted.replays);
     let (sid, session) = shared.sessions.open(req.headers(), datahub, now)?;
-    let target = Target::parse(raw).map_err(ApiError::from).inspect_err(|error| refused(error, datahub))?;
+    let target = Target::parse(raw, &shared.settings.policy)
+        .map_err(ApiError::from)
+        .inspect_err(|error| refused(error, datahub))?;
     let framing = Framing::of(req.method(), req.headers());
-    if matches!(framing, Framing::Length(length) if length > shared.limits.body) {
+    if matches!(framing, Framing::Length(length) if length > shared.settings.limits.body) {
         return Err(ApiError::from(Code::BodyTooLarge).closing());
     }
 
@@ -117,7 +131,12 @@ pub async fn forward(req: HttpRequest, body: Payload, proxy: Data<Proxy>) -> Res
         return round.again(if is_stale { Need::Stale } else { Need::None }).await;
     }
 
-    let body = Body::inspected(body, framing, req.headers()).await.inspect_err(|error| refused(error, datahub))?;
+    let body = if target.is_graphql() {
+        graphql::inspected(req.method(), req.headers(), body, framing).await
+    } else {
+        Body::inspected(body, framing, req.headers()).await
+    };
+    let body = body.inspect_err(|error| refused(error, datahub))?;
     let head = request::head(&req, target, framing, datahub, &session.tokens.access, &call, &shared.public);
     let sent = Instant::now();
     let upstream = &proxy.upstreams[&datahub.id];
@@ -133,7 +152,8 @@ pub async fn forward(req: HttpRequest, body: Payload, proxy: Data<Proxy>) -> Res
 
     let here = format!("{}{}{}", shared.public, shared.prefix, datahub.id);
     let is_download = req.extensions().get() == Some(&Admission::Download);
-    response::inbound(answer, datahub, &here, is_download).map(HttpResponse::map_into_boxed_body)
+    let addresses = Addresses { datahub, here: &here, policy: &shared.settings.policy };
+    response::inbound(answer, &addresses, is_download).map(HttpResponse::map_into_boxed_body)
 }
 
 /// A call that is not made now: the browser sends it again, with newer tokens or to look for some.
@@ -174,7 +194,7 @@ impl Proxy {
     pub fn new(shared: Arc<Shared>) -> Self {
         let upstreams = shared.datahubs.iter().map(|datahub| {
             let gate = Arc::clone(&shared.gates[&datahub.id]);
-            (datahub.id.clone(), Upstream::new(datahub.address.clone(), shared.deadlines, gate))
+            (datahub.id.clone(), Upstream::new(datahub.address.clone(), shared.settings.deadlines, gate))
         });
         Self { upstreams: upstreams.collect(), shared }
     }
@@ -186,7 +206,7 @@ impl Proxy {
             return Err(Code::BadRequestTarget.into());
         }
         let raw = uri.path_and_query().ok_or(Code::BadRequestTarget)?.as_str();
-        if raw.len() > self.shared.limits.target + LONGEST_COUNTER {
+        if raw.len() > self.shared.settings.limits.target + LONGEST_COUNTER {
             return Err(ApiError::from(Code::TargetTooLong).closing());
         }
         Ok(raw)
@@ -197,7 +217,7 @@ impl Proxy {
         let rest = target.strip_prefix(&self.shared.prefix).ok_or(Code::NotFound)?;
         let (id, raw) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let datahub = self.shared.datahubs.by_id(id).ok_or(Code::UnknownDatahub)?;
-        if target.len() > self.shared.limits.target {
+        if target.len() > self.shared.settings.limits.target {
             return Err(ApiError::from(Code::TargetTooLong).closing());
         }
         if let Some(call) = log::current() {

@@ -95,8 +95,7 @@ pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>, draining: &Draining) 
     let shared = Arc::new(proxy::Shared::new(
         &config.server.public_url,
         &config.server.base_path,
-        config.limits,
-        config.deadlines,
+        config.proxy.clone(),
         datahubs.clone(),
         sessions,
         refresher,
@@ -211,7 +210,7 @@ impl Door {
 
     /// Whether its head is one that we take.
     fn measure(&self, req: &ServiceRequest) -> Result<(), ApiError> {
-        let limits = &self.config.limits;
+        let limits = &self.config.proxy.limits;
         let mut fields = 0;
         let size = req.headers().iter().map(|(name, value)| {
             fields += 1;

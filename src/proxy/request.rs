@@ -125,19 +125,31 @@ impl Body {
     /// # Errors
     /// `credential_parameter` for a top-level name that GitLab would take for a credential; `bad_request` for a body that
     /// breaks off.
-    pub async fn inspected(mut payload: Payload, framing: Framing, headers: &HeaderMap) -> Result<Self, ApiError> {
+    pub async fn inspected(payload: Payload, framing: Framing, headers: &HeaderMap) -> Result<Self, ApiError> {
         let length = match framing {
             Framing::None | Framing::Length(0) => return Ok(Self::Held(Bytes::new())),
             Framing::Length(length) if length <= LONGEST_INSPECTED => length,
             _ => return Ok(Self::Streamed(payload)),
         };
         let Some(kind) = Kind::of(headers) else { return Ok(Self::Streamed(payload)) };
+        let body = Self::hold(payload, length).await?;
+        if kind.names_credential(&body) { Err(Code::CredentialParameter.into()) } else { Ok(Self::Held(body)) }
+    }
+
+    /// All of a short body.
+    ///
+    /// # Errors
+    /// `body_too_large` above 64 KiB; `bad_request` if it breaks off.
+    pub async fn hold(mut payload: Payload, length: u64) -> Result<Bytes, ApiError> {
+        if length > LONGEST_INSPECTED {
+            return Err(ApiError::from(Code::BodyTooLarge).closing());
+        }
         let mut body = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
         while let Some(piece) = payload.next().await {
             body.extend_from_slice(&piece.map_err(|error| ApiError::because(Code::BadRequest, error).closing())?);
         }
         log::count_in(body.len());
-        if kind.names_credential(&body) { Err(Code::CredentialParameter.into()) } else { Ok(Self::Held(body.freeze())) }
+        Ok(body.freeze())
     }
 }
 

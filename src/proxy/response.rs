@@ -12,18 +12,27 @@ use actix_web::http::header::{
 
 use crate::datahub::DataHub;
 use crate::error::{ApiError, Code};
-use crate::proxy::target::Target;
+use crate::proxy::target::{Policy, Target};
 use crate::proxy::upstream::answer::{Answer, AnswerBody};
 use crate::proxy::upstream::connection::Head;
 
-/// The DataHUB's answer as the browser gets it. `here` is the gateway's own URL of the DataHUB.
+/// How a DataHUB's addresses read in a browser.
+pub struct Addresses<'a> {
+    /// Whose they are.
+    pub datahub: &'a DataHub,
+    /// The gateway's own URL of the DataHUB.
+    pub here: &'a str,
+    /// What the gateway would forward.
+    pub policy: &'a Policy,
+}
+
+/// The DataHUB's answer as the browser gets it.
 ///
 /// # Errors
 /// `datahub_invalid_response` for an answer that cannot be passed on without lying or leaking.
 pub fn inbound(
     answer: Answer,
-    datahub: &DataHub,
-    here: &str,
+    addresses: &Addresses<'_>,
     is_download: bool,
 ) -> Result<HttpResponse<AnswerBody>, ApiError> {
     let Answer { head, body, .. } = answer;
@@ -34,7 +43,7 @@ pub fn inbound(
 
     let headers = response.headers_mut();
     copy(&head, headers)?;
-    rewrite(headers, datahub, here)?;
+    addresses.rewrite(headers)?;
     neutralise(headers, is_download);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     headers.insert(VARY, HeaderValue::from_static("Cookie, Accept-Encoding"));
@@ -88,65 +97,68 @@ fn passes(name: &str) -> bool {
     }
 }
 
-/// Points Location and Link at the gateway where they lead to the DataHUB's API.
-fn rewrite(headers: &mut HeaderMap, datahub: &DataHub, here: &str) -> Result<(), ApiError> {
-    if let Some(location) = headers.get(LOCATION) {
-        let text = location.to_str().map_err(|_| Code::DatahubInvalidResponse)?;
-        let to = match at_gateway(text, datahub, here) {
-            Some(to) => to,
-            // Storage elsewhere: the browser may go there, without our cookies and without the token.
-            None if is_elsewhere(text, datahub) => text.to_owned(),
-            None => return Err(Code::DatahubInvalidResponse.into()),
-        };
-        headers.insert(LOCATION, HeaderValue::from_str(&to).map_err(|_| Code::DatahubInvalidResponse)?);
-    }
-    let links: Vec<HeaderValue> = headers.get_all(LINK).filter_map(|link| relinked(link, datahub, here)).collect();
-    headers.remove(LINK);
-    for link in links {
-        headers.append(LINK, link);
-    }
-    Ok(())
-}
-
-/// A Link field (RFC 8288 section 3) with the links into the API rewritten and the others left out.
-fn relinked(field: &HeaderValue, datahub: &DataHub, here: &str) -> Option<HeaderValue> {
-    let mut rest = field.to_str().ok()?;
-    let mut links = Vec::new();
-    while let Some((url, after)) =
-        rest.trim_start_matches([',', ' ', '\t']).strip_prefix('<').and_then(|rest| rest.split_once('>'))
-    {
-        let end = after.find(", <").or_else(|| after.find(",<")).unwrap_or(after.len());
-        let (parameters, next) = after.split_at(end);
-        if let Some(to) = at_gateway(url, datahub, here) {
-            links.push(format!("<{to}>{}", parameters.trim_end()));
+impl Addresses<'_> {
+    /// Points Location and Link at the gateway where they lead to the DataHUB's API.
+    fn rewrite(&self, headers: &mut HeaderMap) -> Result<(), ApiError> {
+        if let Some(location) = headers.get(LOCATION) {
+            let text = location.to_str().map_err(|_| Code::DatahubInvalidResponse)?;
+            let to = match self.at_gateway(text) {
+                Some(to) => to,
+                // Storage elsewhere: the browser may go there, without our cookies and without the token.
+                None if self.is_elsewhere(text) => text.to_owned(),
+                None => return Err(Code::DatahubInvalidResponse.into()),
+            };
+            headers.insert(LOCATION, HeaderValue::from_str(&to).map_err(|_| Code::DatahubInvalidResponse)?);
         }
-        rest = next;
+        let links: Vec<HeaderValue> = headers.get_all(LINK).filter_map(|link| self.relinked(link)).collect();
+        headers.remove(LINK);
+        for link in links {
+            headers.append(LINK, link);
+        }
+        Ok(())
     }
-    if links.is_empty() { None } else { HeaderValue::from_str(&links.join(", ")).ok() }
-}
 
-/// The gateway's URL for one of the DataHUB's, if it is one that we would forward.
-fn at_gateway(url: &str, datahub: &DataHub, here: &str) -> Option<String> {
-    let target = match below(url, datahub) {
-        Some(target) => target,
-        None if url.starts_with('/') && !url.starts_with("//") => url.strip_prefix(datahub.address.root())?,
-        None => return None,
-    };
-    Target::parse(target).ok().map(|target| format!("{here}{}", target.as_str()))
-}
+    /// A Link field (RFC 8288 section 3) with the links into the API rewritten and the others left out.
+    fn relinked(&self, field: &HeaderValue) -> Option<HeaderValue> {
+        let mut rest = field.to_str().ok()?;
+        let mut links = Vec::new();
+        while let Some((url, after)) =
+            rest.trim_start_matches([',', ' ', '\t']).strip_prefix('<').and_then(|rest| rest.split_once('>'))
+        {
+            let end = after.find(", <").or_else(|| after.find(",<")).unwrap_or(after.len());
+            let (parameters, next) = after.split_at(end);
+            if let Some(to) = self.at_gateway(url) {
+                links.push(format!("<{to}>{}", parameters.trim_end()));
+            }
+            rest = next;
+        }
+        if links.is_empty() { None } else { HeaderValue::from_str(&links.join(", ")).ok() }
+    }
 
-/// What follows the DataHUB's address in `url`, whichever of the two schemes it has: GitLab writes `http` at times.
-fn below<'a>(url: &'a str, datahub: &DataHub) -> Option<&'a str> {
-    let address = datahub.address.as_str();
-    let host_on = |text: &'a str| text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let place = address.strip_prefix("https://").or_else(|| address.strip_prefix("http://"))?;
-    host_on(url)?.strip_prefix(place).filter(|rest| rest.starts_with('/'))
-}
+    /// The gateway's URL for one of the DataHUB's, if it is one that we would forward.
+    fn at_gateway(&self, url: &str) -> Option<String> {
+        let target = match self.below(url) {
+            Some(target) => target,
+            None if url.starts_with('/') && !url.starts_with("//") => url.strip_prefix(self.datahub.address.root())?,
+            None => return None,
+        };
+        Target::parse(target, self.policy).ok().map(|target| format!("{}{}", self.here, target.as_str()))
+    }
 
-fn is_elsewhere(url: &str, datahub: &DataHub) -> bool {
-    url::Url::parse(url).is_ok_and(|parsed| parsed.scheme() == "https" && !datahub.address.is_origin_of(&parsed))
-        && below(url, datahub).is_none()
-        && url.starts_with("https://")
+    /// What follows the DataHUB's address in `url`, whichever of the two schemes it has: GitLab writes `http` at times.
+    fn below<'a>(&self, url: &'a str) -> Option<&'a str> {
+        fn schemeless(url: &str) -> Option<&str> {
+            url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))
+        }
+        let place = schemeless(self.datahub.address.as_str())?;
+        schemeless(url)?.strip_prefix(place).filter(|rest| rest.starts_with('/'))
+    }
+
+    fn is_elsewhere(&self, url: &str) -> bool {
+        url.starts_with("https://")
+            && url::Url::parse(url).is_ok_and(|parsed| !self.datahub.address.is_origin_of(&parsed))
+            && self.below(url).is_none()
+    }
 }
 
 /// Makes a download of whatever a browser might run, or might take for something that it runs.

@@ -3,6 +3,7 @@
 //! One parser: the bytes that are checked are the bytes that are sent. Nothing is decoded but copies to look at.
 
 use std::borrow::Cow;
+use std::str::FromStr;
 
 use actix_web::http::Method;
 use url::form_urlencoded;
@@ -18,7 +19,7 @@ impl<'a> Target<'a> {
     ///
     /// # Errors
     /// [`TargetError`]; nothing has been sent then.
-    pub fn parse(raw: &'a str) -> Result<Self, TargetError> {
+    pub fn parse(raw: &'a str, policy: &Policy) -> Result<Self, TargetError> {
         let (path, query) = raw.split_once('?').unwrap_or((raw, ""));
         if !path.starts_with('/') || path.contains('\\') {
             return Err(TargetError::Malformed);
@@ -32,8 +33,15 @@ impl<'a> Target<'a> {
         if has_credential(query) {
             return Err(TargetError::Credential);
         }
-        permit(path)?;
+        if !(policy.graphql && raw == GRAPHQL) {
+            policy.permit(path)?;
+        }
         Ok(Self(raw))
+    }
+
+    /// Whether what it does is in the body, which has a policy of its own.
+    pub fn is_graphql(&self) -> bool {
+        self.0 == GRAPHQL
     }
 
     /// The same bytes.
@@ -98,29 +106,59 @@ impl From<TargetError> for ApiError {
     }
 }
 
-/// The policy: GitLab's REST API without what would make one visit of a hostile script a lasting credential, and without
-/// what is for administrators and machines. An encoded slash makes no segment, and `%61pi` is `api` to GitLab, so it is to
-/// us; so are `//`, a slash at the end, a format such as `.json` and capital letters.
-fn permit(path: &str) -> Result<(), TargetError> {
-    let segments: Vec<_> = path.split('/').map(|segment| decoded(segment.as_bytes())).collect();
-    let mut segments = segments.iter().map(|segment| &**segment).skip(1);
-    let is_api = segments.next() == Some(b"api") && segments.next() == Some(b"v4");
-    let segments: Vec<&[u8]> = segments.filter(|segment| !segment.is_empty()).collect();
-    let is_below = |pattern: &&str| {
-        let mut wanted = pattern.split('/');
-        let mut given = segments.iter();
-        wanted.all(|wanted| {
-            given.next().is_some_and(|segment| {
-                let name = segment.split(|byte| *byte == b'.').next().unwrap_or(segment);
-                wanted == "*" || name.eq_ignore_ascii_case(wanted.as_bytes())
-            })
-        })
-    };
-    if !is_api || segments.is_empty() || NOT_FOR_PEOPLE.iter().any(is_below) {
-        return Err(TargetError::NotForwarded);
-    }
-    if CREDENTIALS.iter().any(is_below) { Err(TargetError::CredentialEndpoint) } else { Ok(()) }
+/// GitLab's REST API without what would make one visit of a hostile script a lasting credential, and without what is for
+/// administrators and machines; and what `proxy.*` adds to that.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// Whether calls to `/api/graphql` are forwarded, after a look into their bodies.
+    pub graphql: bool,
+    /// What is forwarded although it makes credentials.
+    pub exceptions: Vec<CredentialEndpoint>,
 }
+
+impl Policy {
+    /// An encoded slash makes no segment, and `%61pi` is `api` to GitLab, so it is to us; so are `//`, a slash at the end,
+    /// a format such as `.json` and capital letters.
+    fn permit(&self, path: &str) -> Result<(), TargetError> {
+        let segments: Vec<_> = path.split('/').map(|segment| decoded(segment.as_bytes())).collect();
+        let mut segments = segments.iter().map(|segment| &**segment).skip(1);
+        let is_api = segments.next() == Some(b"api") && segments.next() == Some(b"v4");
+        let segments: Vec<&[u8]> = segments.filter(|segment| !segment.is_empty()).collect();
+        let is_below = |pattern: &str| {
+            let mut wanted = pattern.split('/');
+            let mut given = segments.iter();
+            wanted.all(|wanted| {
+                given.next().is_some_and(|segment| {
+                    let name = segment.split(|byte| *byte == b'.').next().unwrap_or(segment);
+                    wanted == "*" || name.eq_ignore_ascii_case(wanted.as_bytes())
+                })
+            })
+        };
+        if !is_api || segments.is_empty() || NOT_FOR_PEOPLE.iter().any(|pattern| is_below(pattern)) {
+            return Err(TargetError::NotForwarded);
+        }
+        let is_credential =
+            |endpoint: &&'static str| is_below(endpoint) && !self.exceptions.contains(&CredentialEndpoint(endpoint));
+        if CREDENTIALS.iter().any(is_credential) { Err(TargetError::CredentialEndpoint) } else { Ok(()) }
+    }
+}
+
+/// One of the endpoints that make credentials, named as in the list of them: `projects/*/triggers`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CredentialEndpoint(&'static str);
+
+impl FromStr for CredentialEndpoint {
+    type Err = UnknownEndpoint;
+
+    fn from_str(text: &str) -> Result<Self, UnknownEndpoint> {
+        CREDENTIALS.into_iter().find(|endpoint| *endpoint == text).map(Self).ok_or(UnknownEndpoint)
+    }
+}
+
+/// Not in the list: what is not refused needs no exception, and a pattern of one's own might open more than was meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be one of {}", CREDENTIALS.join(", "))]
+pub struct UnknownEndpoint;
 
 /// Rack 2 splits queries at `;` too. `token` is refused here only: in a body it is a parameter like any other.
 fn has_credential(query: &str) -> bool {
@@ -159,6 +197,9 @@ fn decoded(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
+/// GitLab's GraphQL endpoint, in the only spelling that is forwarded.
+const GRAPHQL: &str = "/api/graphql";
+
 /// Below `/api/v4/`: what makes credentials or takes accounts over. `*` is any one segment; what lies below counts too.
 const CREDENTIALS: [&str; 25] = [
     "applications",
@@ -196,6 +237,10 @@ const NOT_FOR_PEOPLE: [&str; 9] =
 mod tests {
     use super::*;
 
+    fn parse(raw: &str) -> Result<Target<'_>, TargetError> {
+        Target::parse(raw, &Policy::default())
+    }
+
     #[test]
     fn what_gitlab_takes_is_forwarded_as_it_is() {
         for raw in [
@@ -214,7 +259,7 @@ mod tests {
             "/%61pi/v4/user",
             "/api/v4/projects?search=token&tokens=1",
         ] {
-            assert_eq!(Target::parse(raw), Ok(Target(raw)), "{raw}");
+            assert_eq!(parse(raw), Ok(Target(raw)), "{raw}");
         }
     }
 
@@ -237,7 +282,7 @@ mod tests {
             "api/v4/user",
             "",
         ] {
-            assert_eq!(Target::parse(path), Err(TargetError::Malformed), "{path}");
+            assert_eq!(parse(path), Err(TargetError::Malformed), "{path}");
         }
     }
 
@@ -258,7 +303,7 @@ mod tests {
             "/api/graphql",
             "/group/project.git/info/refs",
         ] {
-            assert_eq!(Target::parse(path), Err(TargetError::NotForwarded), "{path}");
+            assert_eq!(parse(path), Err(TargetError::NotForwarded), "{path}");
         }
     }
 
@@ -275,7 +320,7 @@ mod tests {
             "%74oken%5b%5d=x",
         ] {
             let raw = format!("/api/v4/user?{query}");
-            assert_eq!(Target::parse(&raw), Err(TargetError::Credential), "{query}");
+            assert_eq!(parse(&raw), Err(TargetError::Credential), "{query}");
         }
     }
 
@@ -290,14 +335,14 @@ mod tests {
                 format!("{path}.json"),
                 path.replace("v4/", "v4//"),
             ] {
-                assert_eq!(Target::parse(&spelling), Err(TargetError::CredentialEndpoint), "{spelling}");
+                assert_eq!(parse(&spelling), Err(TargetError::CredentialEndpoint), "{spelling}");
             }
         }
         for path in ["/api/v4/%75ser/keys", "/api/v4/user/KEYS", "/api/v4/projects/1//%61ccess_tokens"] {
-            assert_eq!(Target::parse(path), Err(TargetError::CredentialEndpoint), "{path}");
+            assert_eq!(parse(path), Err(TargetError::CredentialEndpoint), "{path}");
         }
         for path in NOT_FOR_PEOPLE.map(|pattern| format!("/api/v4/{pattern}")) {
-            assert_eq!(Target::parse(&path), Err(TargetError::NotForwarded), "{path}");
+            assert_eq!(parse(&path), Err(TargetError::NotForwarded), "{path}");
         }
         for path in [
             "/api/v4/user",
@@ -308,7 +353,41 @@ mod tests {
             "/api/v4/projects/1/jobs",
             "/api/v4/groups/runners",
         ] {
-            assert_eq!(Target::parse(path), Ok(Target(path)), "{path}");
+            assert_eq!(parse(path), Ok(Target(path)), "{path}");
         }
+    }
+
+    /// PQ-02.
+    #[test]
+    fn an_exception_opens_what_it_names_and_nothing_else() {
+        let policy = Policy { graphql: false, exceptions: vec!["projects/*/triggers".parse().expect("it is known")] };
+        let own = "/api/v4/projects/1/triggers/7";
+        assert_eq!(Target::parse(own, &policy), Ok(Target(own)));
+        for path in CREDENTIALS.iter().filter(|endpoint| **endpoint != "projects/*/triggers") {
+            let raw = format!("/api/v4/{}", path.replace('*', "1"));
+            assert_eq!(Target::parse(&raw, &policy), Err(TargetError::CredentialEndpoint), "{raw}");
+        }
+        for text in ["/**", "*", "", "projects", "projects/*/triggers/", "user/keys/*", "admin", "USER/KEYS"] {
+            assert_eq!(text.parse::<CredentialEndpoint>(), Err(UnknownEndpoint), "{text}");
+        }
+    }
+
+    /// PQ-03.
+    #[test]
+    fn graphql_has_one_spelling_and_is_closed_unless_it_is_opened() {
+        let open = Policy { graphql: true, ..Policy::default() };
+        assert_eq!(parse("/api/graphql"), Err(TargetError::NotForwarded));
+        assert!(Target::parse("/api/graphql", &open).is_ok_and(|target| target.is_graphql()));
+        for raw in [
+            "/api/graphql/",
+            "/api/graphql?query={a}",
+            "/api/graphql?",
+            "/api//graphql",
+            "/api/%67raphql",
+            "/-/graphql",
+        ] {
+            assert_eq!(Target::parse(raw, &open), Err(TargetError::NotForwarded), "{raw}");
+        }
+        assert!(Target::parse("/api/v4/graphql", &open).is_ok_and(|target| !target.is_graphql()));
     }
 }

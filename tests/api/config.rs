@@ -18,7 +18,7 @@ fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
     let config = r#"
         surprise = 1
         server = { public_url = "http://canary-host.example", base_path = "no-slash", listen = ["canary-listen"], workers = "canary", typo = 1 }
-        proxy = { graphql = true }
+        proxy = { graphql = "canary", allow_credential_endpoints = ["/**", "canary"] }
         app = { arcmanager = true, url = "canary app", dir = "/canary/dir", dev_origins = ["https://canary.example"] }
         session = { keys = ["canary-key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="], max_age = "canary", remember = "0s" }
         limits = { head = "canary" }
@@ -42,6 +42,7 @@ fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
         "app.dir",
         "app.arcmanager",
         "proxy.graphql",
+        "proxy.allow_credential_endpoints",
         "session.keys",
         "session.max_age",
         "session.remember",

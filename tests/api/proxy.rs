@@ -155,6 +155,57 @@ fn a_target_that_leads_elsewhere_or_carries_a_credential_is_refused_here() {
     }
 }
 
+/// PQ-02, PQ-03.
+#[test]
+fn what_is_opened_is_open_and_nothing_beside_it() {
+    let (hub, gateway, browser) =
+        logged_in("proxy.graphql = true\nproxy.allow_credential_endpoints = [\"projects/*/triggers\"]");
+    let long = format!("{{\"query\":\"{{a}}\",\"variables\":{{\"a\":\"{}\"}}}}", "x".repeat(64 * 1024));
+    let json = "Content-Type: application/json; charset=utf-8\r\n";
+    for (method, raw, fields, body, code) in [
+        (
+            "POST",
+            "/api/graphql",
+            json,
+            r#"{"query":"query($p:ID!){project(fullPath:$p){id}}","variables":{"p":"x"}}"#,
+            "",
+        ),
+        ("POST", "/api/graphql", json, r#"{"query":"mutation{createNote(input:{}){errors}}"}"#, ""),
+        ("POST", "/api/v4/projects/1/triggers", json, "{}", ""),
+        ("POST", "/api/v4/projects/1/deploy_tokens", json, "{}", "credential_endpoint"),
+        (
+            "POST",
+            "/api/graphql",
+            json,
+            r#"{"query":"mutation{personalAccessTokenCreate(input:{}){token}}"}"#,
+            "credential_endpoint",
+        ),
+        ("POST", "/api/graphql", json, r#"[{"query":"{a}"}]"#, "bad_request"),
+        ("POST", "/api/graphql", json, &long, "body_too_large"),
+        ("POST", "/api/graphql", "Content-Type: text/plain\r\n", r#"{"query":"{a}"}"#, "bad_request"),
+        ("POST", "/api/graphql", "Content-Type: application/graphql\r\n", "{a}", "bad_request"),
+        ("POST", "/api/graphql?query=%7Ba%7D", json, r#"{"query":"{a}"}"#, "not_forwarded"),
+        ("PUT", "/api/graphql", json, r#"{"query":"{a}"}"#, "method_not_allowed"),
+        ("GET", "/api/graphql", "", "", "method_not_allowed"),
+    ] {
+        hub.clear();
+        let answer = call(&browser, &gateway, method, raw, fields, body.as_bytes());
+        if code.is_empty() {
+            let requests = hub.requests();
+            let [request] = requests.as_slice() else { panic!("{body}: {}", answer.text()) };
+            assert_eq!((request.target().as_str(), &request.body[..]), (raw, body.as_bytes()));
+        } else {
+            assert_eq!(answer.code(), code, "{method} {raw} {}", &body[..body.len().min(100)]);
+            assert!(hub.requests().is_empty());
+        }
+    }
+    let chunked = format!("{FETCH}{json}Transfer-Encoding: chunked\r\n");
+    let target = format!("{BASE}/datahubs/a/api/graphql");
+    let answer = browser.send(&gateway, "POST", &target, &chunked, b"d\r\n{\"query\":\"a\"\r\n0\r\n\r\n");
+    assert_eq!(answer.code(), "bad_request");
+    gateway.wait_for_event("credential_refused");
+}
+
 /// PQ-09 to PQ-14.
 #[test]
 fn what_goes_up_is_what_is_named_and_one_bearer() {

@@ -1,0 +1,229 @@
+//! GraphQL, where `proxy.graphql` opens it: one operation a call, as JSON, and nothing about credentials.
+//!
+//! GitLab has one path for everything, so the policy of paths does not see what a call does. Here the operation is parsed
+//! and the names of its fields are read, wherever in the document they stand. GitLab names a mutation by what it
+//! changes (`personalAccessTokenCreate`) and a token by that word, so the words of a name are what is refused; a call
+//! may so be refused that would have done no harm, and none passes because its name was not in a list.
+
+use actix_web::http::Method;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use actix_web::web::{Bytes, Payload};
+use apollo_parser::Parser;
+use apollo_parser::cst::{CstNode, Definition, Field};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::error::{ApiError, Code};
+use crate::proxy::request::{Body, Framing};
+
+/// The body of a call to `/api/graphql`, if it is one that we forward.
+///
+/// # Errors
+/// `method_not_allowed` but for POST; `bad_request` for anything but one well-formed operation in JSON with a
+/// Content-Length, introspection among it; `body_too_large` above 64 KiB; `credential_endpoint` for what is about
+/// credentials.
+pub async fn inspected(
+    method: &Method,
+    headers: &HeaderMap,
+    payload: Payload,
+    framing: Framing,
+) -> Result<Body, ApiError> {
+    if method != Method::POST {
+        return Err(ApiError::from(Code::MethodNotAllowed).closing());
+    }
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or(kind).trim();
+    if !essence.eq_ignore_ascii_case("application/json") || headers.contains_key(CONTENT_ENCODING) {
+        return Err(ApiError::because(Code::BadRequest, GraphqlError::NotJson).closing());
+    }
+    let Framing::Length(length) = framing else {
+        return Err(ApiError::because(Code::BadRequest, GraphqlError::NoLength).closing());
+    };
+    let body = Body::hold(payload, length).await?;
+    check(&body)?;
+    Ok(Body::Held(body))
+}
+
+/// Why a GraphQL call is not forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GraphqlError {
+    /// Another Content-Type, or a Content-Encoding.
+    #[error("a GraphQL call must be JSON")]
+    NotJson,
+    /// Chunks.
+    #[error("a GraphQL call must have a Content-Length")]
+    NoLength,
+    /// Not one object of `query`, `variables`, `operationName` and `extensions`: a batch, say.
+    #[error("the body is not one GraphQL call")]
+    NotOneCall,
+    /// Not GraphQL, too deep, or no operation of a client's: a subscription, a schema.
+    #[error("the query is not a GraphQL query or mutation")]
+    NotGraphql,
+    /// `__schema` or `__type`.
+    #[error("introspection is not forwarded")]
+    Introspection,
+    /// A field about tokens, keys, secrets or CI variables.
+    #[error("the operation is about credentials")]
+    Credential,
+}
+
+impl From<GraphqlError> for ApiError {
+    fn from(error: GraphqlError) -> Self {
+        let code = if error == GraphqlError::Credential { Code::CredentialEndpoint } else { Code::BadRequest };
+        Self::because(code, error)
+    }
+}
+
+/// What GitLab reads of a call (`app/controllers/graphql_controller.rb`). Other names are refused: with `_json` it would
+/// read a batch.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Call<'a> {
+    #[serde(borrow)]
+    query: std::borrow::Cow<'a, str>,
+    #[serde(rename = "variables")]
+    _variables: Option<IgnoredAny>,
+    #[serde(rename = "operationName")]
+    _operation_name: Option<IgnoredAny>,
+    #[serde(rename = "extensions")]
+    _extensions: Option<IgnoredAny>,
+}
+
+fn check(body: &Bytes) -> Result<(), GraphqlError> {
+    let call: Call<'_> = serde_json::from_slice(body).map_err(|_| GraphqlError::NotOneCall)?;
+    let tree = Parser::new(&call.query).recursion_limit(DEEPEST).token_limit(MOST_TOKENS).parse();
+    if tree.errors().next().is_some() {
+        return Err(GraphqlError::NotGraphql);
+    }
+    let mut changes = false;
+    for definition in tree.document().definitions() {
+        match definition {
+            Definition::FragmentDefinition(_) => {}
+            Definition::OperationDefinition(operation) => match operation.operation_type() {
+                Some(kind) if kind.subscription_token().is_some() => return Err(GraphqlError::NotGraphql),
+                kind => changes |= kind.is_some_and(|kind| kind.mutation_token().is_some()),
+            },
+            _ => return Err(GraphqlError::NotGraphql),
+        }
+    }
+    let document = tree.document();
+    for field in document.syntax().descendants().filter_map(Field::cast) {
+        let name = field.name().ok_or(GraphqlError::NotGraphql)?;
+        let name = name.text();
+        if matches!(&*name, "__schema" | "__type") {
+            return Err(GraphqlError::Introspection);
+        }
+        if words(&name).any(|word| SECRET.contains(&&*word) || (changes && CHANGED.contains(&&*word))) {
+            return Err(GraphqlError::Credential);
+        }
+    }
+    Ok(())
+}
+
+/// `projectAccessTokens` is project, access and tokens.
+fn words(name: &str) -> impl Iterator<Item = String> {
+    let starts = name.char_indices().filter(|(at, letter)| *at == 0 || letter.is_ascii_uppercase()).map(|(at, _)| at);
+    let ends = starts.clone().skip(1).chain([name.len()]);
+    starts.zip(ends).map(|(start, end)| name[start..end].trim_matches('_').to_ascii_lowercase())
+}
+
+/// What a script could keep once it has read it, and what only people should change.
+const SECRET: [&str; 10] = [
+    "credential",
+    "credentials",
+    "password",
+    "passwords",
+    "secret",
+    "secrets",
+    "token",
+    "tokens",
+    "variable",
+    "variables",
+];
+/// What lets somebody in once it has been changed.
+const CHANGED: [&str; 6] = ["key", "keys", "runner", "runners", "trigger", "triggers"];
+
+/// GitLab's own limit is 20 levels or so.
+const DEEPEST: usize = 100;
+const MOST_TOKENS: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(query: &str) -> Result<(), GraphqlError> {
+        check(&serde_json::json!({ "query": query, "variables": {}, "operationName": null }).to_string().into())
+    }
+
+    /// PQ-03.
+    #[test]
+    fn what_people_do_passes() {
+        for query in [
+            "{ currentUser { username } }",
+            "query($p: ID!) { project(fullPath: $p) { id } }",
+            "query { project(fullPath: \"a/personalAccessTokenCreate\") { token: id } }",
+            "mutation { createNote(input: {noteableId: \"1\", body: \"a token, a key\"}) { note { id __typename } } }",
+            "query A { a { ...F } } fragment F on B { c runner { id } key }",
+        ] {
+            assert_eq!(checked(query), Ok(()), "{query}");
+        }
+    }
+
+    /// PQ-02, PQ-03.
+    #[test]
+    fn what_makes_or_shows_credentials_is_refused_wherever_it_stands() {
+        for query in [
+            "mutation { personalAccessTokenCreate(input: {}) { errors } }",
+            "mutation { harmless: projectDeployTokenCreate(input: {}) { errors } }",
+            "mutation M { ... on Mutation { clusterAgentTokenCreate(input: {}) { secret } } }",
+            "mutation M { ...F } fragment F on Mutation { runnerCreate(input: {}) { errors } }",
+            "fragment F on Mutation { pipelineTriggerCreate(input: {}) { errors } } query Q { a } mutation M { ...F }",
+            "mutation { createNote(input: {}) { errors } sshKeyCreate(input: {}) { errors } }",
+            "mutation\u{feff}#x\n{httpIntegrationCreate(input:{}){integration{token}}}",
+            "{ project(fullPath: \"a\") { ciVariables { nodes { value } } } }",
+            "{ project(fullPath: \"a\") { pipelineTriggers { nodes { token } } } }",
+        ] {
+            assert_eq!(checked(query), Err(GraphqlError::Credential), "{query}");
+        }
+    }
+
+    /// PQ-03.
+    #[test]
+    fn what_is_no_one_operation_is_refused() {
+        for query in ["{ __schema { types { name } } }", "{ a: __type(name: \"Query\") { name } }"] {
+            assert_eq!(checked(query), Err(GraphqlError::Introspection), "{query}");
+        }
+        for query in ["", "{", "{ a", "type A { b: C }", "subscription { a }", "mutation { a } garbage", &deep(200)] {
+            assert_eq!(checked(query), Err(GraphqlError::NotGraphql), "{query}");
+        }
+        assert_eq!(checked(&deep(20)), Ok(()));
+        for body in [
+            r#"[{"query":"{a}"}]"#,
+            r#"{"_json":[{"query":"{a}"}]}"#,
+            r#"{"query":"{a}","_json":[]}"#,
+            r#"{"query":"{a}","query":"mutation{b}"}"#,
+            r#"{"query":"{a}"} {"query":"{b}"}"#,
+            r#"{"query":["{a}"]}"#,
+            r#"{/**/"query":"{a}"}"#,
+            r#"{"Query":"{a}"}"#,
+            "{}",
+            "",
+        ] {
+            assert_eq!(check(&Bytes::from(body)), Err(GraphqlError::NotOneCall), "{body}");
+        }
+    }
+
+    /// The parser's stack holds whatever fits into a body.
+    #[test]
+    fn the_deepest_nonsense_is_an_error_and_no_more() {
+        for piece in ["{a", "[", "(a:", "{a(b:{c:", "...on A{", "@a(b:[", "\"\"\"", "#"] {
+            let query = piece.repeat(60_000 / piece.len());
+            assert!(checked(&query).is_err(), "{piece}");
+            assert!(checked(&format!("{{a(b:{query}")).is_err(), "{piece}");
+        }
+    }
+
+    fn deep(levels: usize) -> String {
+        format!("{}a{}", "{a".repeat(levels), "}".repeat(levels))
+    }
+}
