@@ -64,7 +64,7 @@ impl AnswerBody {
     /// What Content-Length says, of an answer to HEAD too.
     pub fn announced(&self) -> Option<u64> {
         match &self.length {
-            Length::None { announced } => *announced,
+            Length::None { announced, .. } => *announced,
             Length::Known { total, .. } => Some(*total),
             Length::Chunked(_) | Length::UntilClose => None,
         }
@@ -135,8 +135,9 @@ impl MessageBody for AnswerBody {
 
     fn size(&self) -> BodySize {
         match &self.length {
-            Length::None { announced: Some(length) } => BodySize::Sized(*length),
-            Length::None { announced: None } => BodySize::None,
+            // For actix-http too an answer to HEAD, and no other, has a size and no bytes.
+            Length::None { announced: Some(length), is_head: true } => BodySize::Sized(*length),
+            Length::None { .. } => BodySize::None,
             Length::Known { total, .. } => BodySize::Sized(*total),
             Length::Chunked(_) | Length::UntilClose => BodySize::Stream,
         }

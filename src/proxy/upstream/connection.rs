@@ -134,7 +134,9 @@ impl Connection {
 
     /// The head of the final answer, and whether the connection may persist after it.
     async fn read_head(&mut self) -> Result<(Head, bool), SendError> {
+        let mut has_begun = false;
         loop {
+            has_begun |= !self.read.is_empty();
             if let Some((head, is_persistent)) = self.parse_head()? {
                 match head.status {
                     101 => return Err(SendError::Invalid("an upgrade nobody asked for")),
@@ -145,7 +147,6 @@ impl Connection {
             if self.read.len() > LONGEST_HEAD {
                 return Err(SendError::Invalid("a head that is too long"));
             }
-            let has_begun = !self.read.is_empty();
             match std::future::poll_fn(|cx| self.poll_read(cx)).await {
                 Ok(0) if has_begun => return Err(SendError::Invalid("a head that breaks off")),
                 Ok(0) => return Err(SendError::Closed),
@@ -250,7 +251,7 @@ impl Head {
 #[derive(Debug)]
 pub(super) enum Length {
     /// No body; `announced` is what a HEAD or a 304 says the body would be.
-    None { announced: Option<u64> },
+    None { announced: Option<u64>, is_head: bool },
     /// So many bytes.
     Known { total: u64, left: u64 },
     /// Chunks.
@@ -272,7 +273,8 @@ impl Length {
             None => None,
         };
         if is_head || matches!(head.status, 204 | 304) {
-            return Ok(Self::None { announced: length });
+            // A 204 has no length to announce, whatever it says (RFC 9110 section 8.6).
+            return Ok(Self::None { announced: length.filter(|_| head.status != 204), is_head });
         }
         match (coding, length) {
             (Some(coding), _) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Self::Chunked(Chunks::default())),
