@@ -73,6 +73,7 @@ pub enum Format {
 pub enum Event {
     CredentialRefused,
     CrossSiteRefused,
+    DatahubTlsFailed,
     DuplicateCookie,
     IssuerMismatch,
     KeysReloaded,
@@ -100,6 +101,7 @@ impl Event {
         match self {
             Self::CredentialRefused => "credential_refused",
             Self::CrossSiteRefused => "cross_site_refused",
+            Self::DatahubTlsFailed => "datahub_tls_failed",
             Self::DuplicateCookie => "duplicate_cookie",
             Self::IssuerMismatch => "issuer_mismatch",
             Self::KeysReloaded => "keys_reloaded",

@@ -50,6 +50,11 @@ pub fn login(result: &'static str) {
     METRICS.1.logins.get_or_create(&ResultLabel { result }).inc();
 }
 
+/// Whether a DataHUB of the configuration answers calls.
+pub fn datahub(datahub: &str, answers: bool) {
+    METRICS.1.datahub_up.get_or_create(&DataHubLabel { datahub: datahub.to_string() }).set(answers.into());
+}
+
 /// Everything, as text for Prometheus.
 pub fn text() -> String {
     let mut text = String::new();
@@ -69,6 +74,12 @@ struct Metrics {
     refreshes: Family<ResultLabel, Counter>,
     replays: Family<ReplayLabel, Counter>,
     logins: Family<ResultLabel, Counter>,
+    datahub_up: Family<DataHubLabel, Gauge>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DataHubLabel {
+    datahub: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -96,7 +107,7 @@ struct ReplayLabel {
 static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     let mut registry = Registry::with_prefix("gateway");
     let metrics = Metrics::default();
-    let Metrics { seals, unseal_failures, key_info, reloads, refreshes, replays, logins } = metrics.clone();
+    let Metrics { seals, unseal_failures, key_info, reloads, refreshes, replays, logins, datahub_up } = metrics.clone();
     registry.register("seals", "Cookies sealed, by key", seals);
     registry.register("unseal_failures", "Cookies of ours that did not unseal", unseal_failures);
     registry.register("key_info", "The keys on the ring; the one of role seal seals", key_info);
@@ -104,5 +115,6 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     registry.register("refresh", "Refreshes, and calls that met one, by result", refreshes);
     registry.register("replay", "Calls that browsers were told to send again, by result and how often", replays);
     registry.register("logins", "Logins that ended, by result", logins);
+    registry.register("datahub_up", "Whether a DataHUB answers calls", datahub_up);
     (registry, metrics)
 });

@@ -65,7 +65,10 @@ impl Shared {
         refresher: Refresher,
     ) -> Self {
         let gates = datahubs.iter().map(|datahub| {
-            (datahub.id.clone(), Arc::new(Gate::new(settings.limits.in_flight, settings.limits.waiting)))
+            (
+                datahub.id.clone(),
+                Arc::new(Gate::new(datahub.id.clone(), settings.limits.in_flight, settings.limits.waiting)),
+            )
         });
         let (gates, public, prefix) = (gates.collect(), public.to_owned(), format!("{base_path}/datahubs/"));
         Self { prefix, public, settings, datahubs, gates, sessions, refresher }

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::datahub::transport::Address;
 use crate::error::{ApiError, Code};
-use crate::proxy::gate::{Full, Gate};
+use crate::proxy::gate::{Closed, Gate, Place};
 use crate::proxy::request::{Body, Framing};
 use crate::proxy::upstream::answer::Answer;
 use crate::proxy::upstream::connection::Connection;
@@ -66,7 +66,17 @@ impl Upstream {
     /// # Errors
     /// [`SendError`]; the connection is closed then.
     pub async fn send(self: &Rc<Self>, request: Outgoing) -> Result<Answer, SendError> {
-        let place = self.gate.enter().await?;
+        let place = self.gate.enter(self.deadlines.connect).await?;
+        let outcome = self.exchange(request, place).await;
+        match &outcome {
+            Ok(_) | Err(SendError::Invalid(_)) => self.gate.answered(),
+            Err(SendError::Body(_) | SendError::BodyTimeout | SendError::NotSent(_)) => {}
+            Err(_) => self.gate.unanswered(),
+        }
+        outcome
+    }
+
+    async fn exchange(self: &Rc<Self>, request: Outgoing, place: Place) -> Result<Answer, SendError> {
         let Outgoing { head, body, framing, is_head, is_idempotent } = request;
         if let Some(mut connection) = self.take_idle() {
             let may_repeat = is_idempotent && framing == Framing::None;
@@ -132,9 +142,9 @@ impl Outgoing {
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// Too many calls are under way.
+    /// It was not to be tried.
     #[error(transparent)]
-    Full(#[from] Full),
+    NotSent(#[from] Closed),
     /// No connection.
     #[error("cannot connect to the DataHUB")]
     Connect(#[source] io::Error),
@@ -176,7 +186,7 @@ impl SendError {
 impl From<SendError> for ApiError {
     fn from(error: SendError) -> Self {
         let code = match error {
-            SendError::Full(full) => return full.into(),
+            SendError::NotSent(closed) => return closed.into(),
             SendError::Connect(_) | SendError::Closed | SendError::Lost(_) => Code::DatahubUnreachable,
             SendError::ConnectTimeout | SendError::Stalled => Code::DatahubTimeout,
             SendError::Invalid(_) => Code::DatahubInvalidResponse,

@@ -20,3 +20,4 @@ mod return_to;
 mod session;
 mod storm;
 mod streams;
+mod upstream;

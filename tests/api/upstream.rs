@@ -1,0 +1,292 @@
+//! A DataHUB that answers as none should; and one that does not answer.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use datahub::behaviour::Answer as Manner;
+
+use crate::browser::{Browser, Connection, FETCH};
+use crate::gateway::{BASE, Gateway, Setup, datahub};
+
+/// What the caller gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The answer, whole.
+    Whole,
+    /// Status and no body.
+    Empty(u16),
+    /// A transfer that breaks off.
+    Broken,
+    /// 502 with this code.
+    Refused(&'static str),
+}
+
+use Outcome::{Broken, Empty, Refused, Whole};
+
+const INVALID: Outcome = Refused("datahub_invalid_response");
+
+/// An answer, and whether its connection is closed after it.
+struct Case {
+    name: &'static str,
+    method: &'static str,
+    answer: Vec<u8>,
+    closes: bool,
+    outcome: Outcome,
+}
+
+fn cases() -> Vec<Case> {
+    let case = |name, answer: &str, closes, outcome| Case {
+        name,
+        method: "GET",
+        answer: answer.replace('\n', "\r\n").replace('¶', "\n").into_bytes(),
+        closes,
+        outcome,
+    };
+    let good = "HTTP/1.1 200 OK\nContent-Length: 6\n\nSECRET";
+    let forged = "HTTP/1.1 200 OK\nContent-Length: 6\n\nFORGED";
+    let with = |fields: &str| format!("HTTP/1.1 200 OK\n{fields}\n\nSECRET");
+    let many = (0..200).map(|number| format!("X-{number}: 1\n")).collect::<String>();
+    let mut cases = vec![
+        // PR-09.
+        case("as it should be", good, false, Whole),
+        case("early hints", &format!("HTTP/1.1 103 Early Hints\nLink: </x>\n\n{good}"), false, Whole),
+        case("100 twice", &format!("HTTP/1.1 100 Continue\n\nHTTP/1.1 100 Continue\n\n{good}"), false, Whole),
+        case("processing", &format!("HTTP/1.1 102 Processing\n\n{good}"), false, Whole),
+        case("an interim answer with a length", &format!("HTTP/1.1 103 x\nContent-Length: 6\n\n{good}"), false, Whole),
+        case("an upgrade", "HTTP/1.1 101 Switching Protocols\nUpgrade: x\nConnection: upgrade\n\n", false, INVALID),
+        case("an upgrade, then an answer", &format!("HTTP/1.1 101 x\n\n{good}"), false, INVALID),
+        case("an interim answer and the end", "HTTP/1.1 103 x\n\n", true, INVALID),
+        // PR-10.
+        case("bytes left over", &format!("{good}{forged}"), false, Whole),
+        case("chunks and bytes left over", &format!("{}{forged}", chunked("6\nSECRET\n0\n\n")), false, Whole),
+        case("chunks, extensions, trailers", &chunked("3;a=b\nSEC\n3;c\nRET\n0\nX: y\n\n"), false, Whole),
+        case("no framing", "HTTP/1.1 200 OK\n\nSECRET", true, Whole),
+        case("HTTP/1.0", "HTTP/1.0 200 OK\nContent-Length: 6\n\nSECRET", true, Whole),
+        case("closing", &with("Content-Length: 6\nConnection: x, Close"), true, Whole),
+        case("a length and chunks", &with("Content-Length: 6\nTransfer-Encoding: chunked"), false, INVALID),
+        case("two lengths", &with("Content-Length: 6\nContent-Length: 60"), false, INVALID),
+        case("the same length twice", &with("Content-Length: 6\nContent-Length: 6"), false, INVALID),
+        case("two lengths in one", &with("Content-Length: 6, 6"), false, INVALID),
+        case("a length with a sign", &with("Content-Length: +6"), false, INVALID),
+        case("a length in hex", &with("Content-Length: 0x6"), false, INVALID),
+        case("a length without digits", &with("Content-Length: "), false, INVALID),
+        case("a length beyond 64 bits", &with("Content-Length: 18446744073709551622"), false, INVALID),
+        case("a length that is too long", &with("Content-Length: 60"), true, Broken),
+        case("a length that is too short", &format!("{}{forged}", with("Content-Length: 6")), false, Whole),
+        case("another coding", &with("Transfer-Encoding: gzip, chunked"), false, INVALID),
+        case("chunked twice", &with("Transfer-Encoding: chunked\nTransfer-Encoding: chunked"), false, INVALID),
+        case("chunks in HTTP/1.0", "HTTP/1.0 200 OK\nTransfer-Encoding: chunked\n\n0\n\n", true, INVALID),
+        case("a bad chunk", &chunked("3\nSEC\nx\nRET\n0\n\n"), false, Broken),
+        case("a chunk that is too long", &chunked("3\nSECRET\n0\n\n"), false, Broken),
+        case("a bare LF in chunks", &chunked("6¶SECRET\n0\n\n"), false, Broken),
+        case("chunks that break off", &chunked("6\nSECRET\n"), true, Broken),
+        case("a chunk that breaks off", &chunked("60\nSECRET"), true, Broken),
+        case("a last chunk without its end", &chunked("6\nSECRET\n0\n"), true, Broken),
+        case("200 fields", &format!("HTTP/1.1 200 OK\n{many}Content-Length: 6\n\nSECRET"), false, INVALID),
+        case("a field of a mebibyte", &with(&format!("X: {}", "x".repeat(1 << 20))), false, INVALID),
+        case("a folded field", &with("X: a\n b\nContent-Length: 6"), false, INVALID),
+        case("a NUL", &with("X: a\0b\nContent-Length: 6"), false, INVALID),
+        case("a space before the colon", &with("Content-Length : 6"), false, INVALID),
+        case("a field without a name", &with(": x\nContent-Length: 6"), false, INVALID),
+        case("no answer but bytes", "SECRET\n\n", false, INVALID),
+        case("another version", "HTTP/2.0 200 OK\nContent-Length: 6\n\nSECRET", false, INVALID),
+        case("a status of two digits", "HTTP/1.1 20 OK\nContent-Length: 6\n\nSECRET", false, INVALID),
+        case("a status of 999", "HTTP/1.1 999 OK\nContent-Length: 6\n\nSECRET", false, INVALID),
+        case("a head that breaks off", "HTTP/1.1 200 OK\nContent-Le", true, INVALID),
+        case("nothing", "", true, Refused("datahub_unreachable")),
+        case("a body after 204", &good.replace("200 OK", "204 No Content"), false, Empty(204)),
+        case("a body after 304", &good.replace("200 OK", "304 Not Modified"), false, Empty(304)),
+    ];
+    cases.push(Case { method: "HEAD", ..case("a body after HEAD", good, false, Empty(200)) });
+    cases.push(Case { method: "POST", ..case("an answer before the body", good, false, Whole) });
+    cases.push(Case { method: "POST", ..case("an answer before the body, and the end", good, true, Whole) });
+    cases
+}
+
+fn chunked(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n{body}")
+}
+
+/// PR-09, PR-10, FR-09: after each of them the next caller on the same connections gets the own answer.
+#[test]
+fn whatever_came_before_the_next_caller_gets_the_own_answer() {
+    let hub = datahub();
+    let cases = Arc::new(cases());
+    let between = between(hub.address(), Arc::clone(&cases));
+    let lines = format!("datahubs.a.connect = \"{between}\"\nserver.workers = 1\ntimeouts.first_byte = \"20s\"");
+    let gateway = Setup::new(&[("a", &hub)]).and(&lines).quiet().start();
+    let (attacker, next) = (Browser::default(), Browser::default());
+    attacker.log_in(&gateway, "a", &hub, "testuser");
+    next.log_in(&gateway, "a", &hub, "testuser");
+    let rounds = if std::env::var_os("LONG").is_some() { 1_000 } else { 1_000_usize.div_ceil(cases.len()) };
+    for round in 0..rounds {
+        for (number, case) in cases.iter().enumerate() {
+            assert_eq!(asked(&attacker, &gateway, case, number), case.outcome, "{}", case.name);
+            for own in 0..2 {
+                let answer = next.fetch(&gateway, "GET", &format!("/datahubs/a/api/v4/own/{round}-{number}-{own}"));
+                assert_eq!(answer.text(), format!("/api/v4/own/{round}-{number}-{own}"), "after {}", case.name);
+            }
+        }
+    }
+}
+
+fn asked(browser: &Browser, gateway: &Gateway, case: &Case, number: usize) -> Outcome {
+    let target = format!("{BASE}/datahubs/a/api/v4/evil/{number}");
+    // Longer than any buffer between here and there, so that it cannot have been sent when the answer comes.
+    let length = if case.method == "POST" { 32 << 20 } else { 0 };
+    let fields = if length > 0 { format!("{FETCH}Content-Length: {length}\r\n") } else { FETCH.to_owned() };
+    let mut connection = browser.begin(gateway, case.method, &target, &fields);
+    if length > 0 {
+        connection.write(&vec![b'x'; 1 << 16]);
+    }
+    // What breaks off at once may not have begun.
+    let Ok(answer) = connection.try_head() else { return Broken };
+    if case.method == "HEAD" || matches!(answer.status, 204 | 304) {
+        let announced = if answer.status == 204 { None } else { Some("6".to_owned()) };
+        assert_eq!(answer.header("content-length"), announced, "{}", case.name);
+        return Empty(answer.status);
+    }
+    match connection.body(&answer) {
+        Err(_) => Broken,
+        Ok(body) if answer.status == 200 && body == b"SECRET" => Whole,
+        Ok(body) => {
+            let text = String::from_utf8_lossy(&body);
+            let codes = ["datahub_invalid_response", "datahub_unreachable"];
+            let code = codes.into_iter().find(|code| text.contains(code)).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(answer.status, 502);
+            Refused(code)
+        }
+    }
+}
+
+/// Stands between the gateway and the DataHUB at `hub`: answers `/api/v4/evil/{number}` as the case says,
+/// `/api/v4/own/…` with its own path, and leaves everything else to the DataHUB.
+fn between(hub: SocketAddr, cases: Arc<Vec<Case>>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let cases = Arc::clone(&cases);
+            thread::spawn(move || serve(&stream, hub, &cases));
+        }
+    });
+    address
+}
+
+fn serve(stream: &TcpStream, hub: SocketAddr, cases: &[Case]) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    stream.set_nodelay(true).ok()?;
+    for turn in 1_usize.. {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if reader.read_until(b'\n', &mut head).ok()? == 0 {
+                return None;
+            }
+        }
+        let text = String::from_utf8_lossy(&head);
+        let target = text.split(' ').nth(1)?;
+        if let Some(number) = target.strip_prefix("/api/v4/evil/") {
+            let case = cases.get(number.parse::<usize>().ok()?)?;
+            // The answer comes in two pieces, the second at any place of its first half.
+            let (first, rest) = case.answer.split_at(turn * 7919 % (case.answer.len() / 2 + 1));
+            (&*stream).write_all(first).ok()?;
+            thread::sleep(Duration::from_micros((turn * 37 % 500) as u64));
+            (&*stream).write_all(rest).ok()?;
+            if case.closes {
+                return None;
+            }
+        } else if target.starts_with("/api/v4/own/") {
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{target}", target.len());
+            (&*stream).write_all(answer.as_bytes()).ok()?;
+        } else {
+            let mut far = TcpStream::connect(hub).ok()?;
+            far.write_all(&head).ok()?;
+            far.write_all(reader.buffer()).ok()?;
+            let (mut down, mut near) = (far.try_clone().ok()?, stream.try_clone().ok()?);
+            thread::spawn(move || {
+                std::io::copy(&mut down, &mut near).ok();
+                near.shutdown(std::net::Shutdown::Both).ok();
+            });
+            std::io::copy(&mut &*stream, &mut far).ok();
+            far.shutdown(std::net::Shutdown::Both).ok();
+            return None;
+        }
+    }
+    None
+}
+
+/// DS-04: after a few calls that got no answer the others are refused at once, and not the other DataHUB's.
+#[test]
+fn a_dead_datahub_fails_fast_and_slows_nobody() {
+    let (dead, alive) = (datahub(), datahub());
+    let gateway = Setup::new(&[("a", &dead), ("b", &alive)]).and("timeouts.first_byte = \"3s\"").start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &dead, "testuser");
+    browser.log_in(&gateway, "b", &alive, "testuser");
+    assert!(gateway.metrics().contains("gateway_datahub_up{datahub=\"a\"} 1"));
+    dead.set(|behaviour| behaviour.api.answer = Manner::Hang);
+    let waiting: Vec<_> = (0..8)
+        .map(|_| {
+            let (browser, address) = (browser.cookie_field(), gateway.address.clone());
+            thread::spawn(move || {
+                let mut connection = Connection::open(&address);
+                let target = format!("{BASE}/datahubs/a/api/v4/user");
+                let head = format!("GET {target} HTTP/1.1\r\nHost: localhost:8000\r\n{browser}{FETCH}\r\n");
+                connection.write(head.as_bytes());
+                connection.answer(true).code()
+            })
+        })
+        .collect();
+    let begin = Instant::now();
+    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/b/api/v4/user").status, 200);
+    assert!(begin.elapsed() < Duration::from_secs(3), "the other DataHUB waits too");
+    for call in waiting {
+        assert_eq!(call.join().expect("no panic"), "datahub_timeout");
+    }
+    let answers: Vec<_> = (0..10).map(|_| browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user")).collect();
+    let (fast, tried): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.code() == "datahub_unreachable");
+    assert!(!fast.is_empty() && tried.len() <= 5, "{} were tried", tried.len());
+    assert!(fast.iter().all(|answer| answer.status == 502 && answer.header("retry-after").as_deref() == Some("1")));
+    assert!(gateway.metrics().contains("gateway_datahub_up{datahub=\"a\"} 0"));
+    assert!(gateway.metrics().contains("gateway_datahub_up{datahub=\"b\"} 1"));
+    gateway.wait_for_line(|line| line["message"].as_str().is_some_and(|text| text.starts_with("a DataHUB does not")));
+    dead.set(|behaviour| behaviour.api.answer = Manner::Normal);
+    let back = (0..300).any(|_| {
+        thread::sleep(Duration::from_millis(100));
+        browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status == 200
+    });
+    assert!(back && gateway.metrics().contains("gateway_datahub_up{datahub=\"a\"} 1"));
+    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 200);
+}
+
+/// DS-04: as many calls as may be under way, as many as may wait, and not one more.
+#[test]
+fn who_finds_no_place_is_told_when_to_come_again() {
+    let hub = datahub();
+    let lines = "limits.in_flight = 1\nlimits.waiting = 1\ntimeouts.connect = \"2s\"";
+    let gateway = Setup::new(&[("a", &hub)]).and(lines).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    hub.set(|behaviour| behaviour.api.answer = Manner::Hang);
+    let user = format!("{BASE}/datahubs/a/api/v4/user");
+    let first = browser.begin(&gateway, "GET", &user, FETCH);
+    while hub.requests().last().is_none_or(|request| request.target() != "/api/v4/user") {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let mut second = browser.begin(&gateway, "GET", &user, FETCH);
+    thread::sleep(Duration::from_millis(300));
+    let third = browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user");
+    assert_eq!((third.status, third.code().as_str()), (503, "overloaded"));
+    assert_eq!(third.header("retry-after").as_deref(), Some("1"));
+    assert_eq!(second.answer(true).code(), "overloaded", "nobody waits for ever");
+    hub.set(|behaviour| behaviour.api.answer = Manner::Normal);
+    // A client that leaves makes room.
+    drop(first);
+    let begin = Instant::now();
+    while browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status != 200 {
+        assert!(begin.elapsed() < Duration::from_secs(10), "the place is still taken");
+    }
+}
