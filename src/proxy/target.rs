@@ -390,4 +390,114 @@ mod tests {
         }
         assert!(Target::parse("/api/v4/graphql", &open).is_ok_and(|target| !target.is_graphql()));
     }
+
+    /// PQ-01, PQ-06: of a million random targets each is refused, or it is the very bytes, on the same host for a WHATWG
+    /// parser too, and within the policy as another reading of it has it.
+    #[test]
+    fn of_a_million_random_targets_only_those_of_the_policy_pass_and_pass_as_they_are() {
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+        let (mut passed, mut refused) = (0, 0);
+        for _ in 0..1_000_000 {
+            let mut raw = if dice.roll(8) == 0 { String::new() } else { "/api/v4".to_owned() };
+            for _ in 0..dice.roll(7) {
+                raw.push_str(PIECES[dice.roll(PIECES.len())]);
+            }
+            match parse(&raw) {
+                Ok(target) => {
+                    assert_eq!(target.as_str(), raw);
+                    assert!(is_plainly_good(&raw), "{raw}");
+                    passed += 1;
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(passed > 100_000 && refused > 100_000, "{passed} passed, {refused} were refused");
+    }
+
+    fn is_plainly_good(raw: &str) -> bool {
+        let url = url::Url::parse(&format!("http://hub{raw}")).expect("it is a URL");
+        let same = url.as_str().strip_prefix("http://hub") == Some(raw);
+        let path = url.path().to_owned();
+        let mut once = String::new();
+        for segment in path.split('/').skip(1) {
+            let text = format!("a={}", segment.replace('+', "%2B").replace('&', "%26"));
+            let (_, decoded) = form_urlencoded::parse(text.as_bytes()).next().expect("one pair");
+            once = format!("{once}/{}", decoded.replace('/', "%2F"));
+        }
+        let Some(below) = once.strip_prefix("/api/v4/") else { return false };
+        let names: Vec<String> = below
+            .split('/')
+            .filter(|name| !name.is_empty())
+            .map(|name| name.split('.').next().expect("at least one").to_lowercase())
+            .collect();
+        let is_denied = CREDENTIALS.iter().chain(&NOT_FOR_PEOPLE).any(|pattern| {
+            let wanted: Vec<_> = pattern.split('/').collect();
+            names.len() >= wanted.len()
+                && wanted.iter().zip(&names).all(|(wanted, name)| *wanted == "*" || wanted == name)
+        });
+        same && !is_denied && !names.is_empty() && !below.replace("%2F", "/").split('/').any(|piece| piece == "..")
+    }
+
+    const PIECES: [&str; 48] = [
+        "/",
+        "/",
+        "/",
+        "//",
+        "/projects",
+        "/1",
+        "/group%2Fproject",
+        "/user",
+        "/%75ser",
+        "/users",
+        "/keys",
+        "/KEYS",
+        "/triggers.json",
+        "/access_tokens",
+        "/runners",
+        "/admin",
+        "/..",
+        "/.",
+        "/...",
+        "%2e%2e",
+        ".%2E",
+        "%2F",
+        "%5c",
+        "\\",
+        "%00",
+        "%0d%0a",
+        "%252e%252e%252f",
+        "..;",
+        ";x",
+        "?",
+        "?a=b",
+        "&c[]=d",
+        "?private_token=x",
+        "&sudo=1",
+        ";access%5Ftoken=x",
+        "@evil.test",
+        ":80",
+        "//evil.test",
+        "/repository",
+        "/files",
+        "/a+b",
+        "%",
+        "%zz",
+        ".json",
+        "/api/v4",
+        "/personal_access_tokens",
+        "/graphql",
+        "/variables",
+    ];
+
+    /// Xorshift: the same million every time.
+    struct Dice(u64);
+
+    impl Dice {
+        fn roll(&mut self, sides: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            usize::try_from(self.0 >> 33).expect("31 bits fit") % sides
+        }
+    }
 }
