@@ -12,7 +12,7 @@ demo: ## the gateway, two test DataHUBs and a small app; prints one address
 
 test: build browser-tools deploy-tools provider-tools fuzz-target ## everything that must hold
 	cargo test --locked --workspace
-	$(FUZZ) -max_total_time=10
+	$(call FUZZ,-max_total_time=5)
 	python3 -W ignore -m unittest discover -s tests/browser -v
 	python3 -W ignore -m unittest discover -s tests/deploy -v
 
@@ -24,7 +24,7 @@ check: cargo-deny ## format, lints, documentation, dependencies
 
 long: build browser-tools deploy-tools image-tools provider-tools fuzz-target cargo-mutants ## what takes too long for every commit
 	LONG=1 cargo test --locked --lib --test api
-	$(FUZZ) -max_total_time=3600
+	$(call FUZZ,-max_total_time=1800)
 	PATH=$$PWD/.tools/bin:$$PATH cargo mutants --output target/mutants --file src/seal.rs --file src/seal/cookie.rs \
 		--file src/session/packed.rs -- --lib
 	python3 -W ignore -m unittest discover -s tests/deploy -p 'long_*.py' -v
@@ -47,14 +47,15 @@ build:
 	cargo build --locked --workspace
 
 # Coverage of our own crates leads the search. What it finds stays in target/fuzz; what broke something is named there.
-FUZZ = target/fuzz/cookie-header target/fuzz/corpus tests/fuzz/corpus -artifact_prefix=target/fuzz/ -print_final_stats=1 \
-	-verbosity=0
+FUZZ_TARGETS := cookie-header target answer
+FUZZ = set -e; for target in $(FUZZ_TARGETS); do target/fuzz/$$target target/fuzz/corpus/$$target tests/fuzz/corpus/$$target \
+	-artifact_prefix=target/fuzz/$$target- -print_final_stats=1 -verbosity=0 $(1); done
 
 fuzz-target:
 	@command -v c++ >/dev/null || { $(APT) g++; }
-	@mkdir -p target/fuzz/corpus
+	@mkdir -p $(FUZZ_TARGETS:%=target/fuzz/corpus/%)
 	RUSTC_WORKSPACE_WRAPPER=$$PWD/tests/fuzz/rustc.sh cargo build --locked --package fuzz
-	@cp target/debug/cookie-header target/fuzz/ # before a build without coverage takes its place
+	@cp $(FUZZ_TARGETS:%=target/debug/%) target/fuzz/ # before a build without coverage takes its place
 
 # What tests need of the system. Nothing is installed that is there already.
 browser-tools:

@@ -137,7 +137,7 @@ impl Connection {
         let mut has_begun = false;
         loop {
             has_begun |= !self.read.is_empty();
-            if let Some((head, is_persistent)) = self.parse_head()? {
+            if let Some((head, is_persistent)) = Head::parse(&mut self.read)? {
                 match head.status {
                     101 => return Err(SendError::Invalid("an upgrade nobody asked for")),
                     100..200 => continue,
@@ -155,36 +155,6 @@ impl Connection {
                 Err(error) => return Err(SendError::lost(error)),
             }
         }
-    }
-
-    fn parse_head(&mut self) -> Result<Option<(Head, bool)>, SendError> {
-        let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
-        let mut response = httparse::Response::new(&mut fields);
-        let length = match response.parse(&self.read) {
-            Ok(httparse::Status::Partial) => return Ok(None),
-            Ok(httparse::Status::Complete(length)) => length,
-            Err(_) => return Err(SendError::Invalid("a head that is not HTTP")),
-        };
-        let status =
-            response.code.filter(|status| (100..600).contains(status)).ok_or(SendError::Invalid("a status"))?;
-        let is_http_1_1 = response.version == Some(1);
-        let start = self.read.as_ptr() as usize;
-        let fields = response
-            .headers
-            .iter()
-            .map(|field| {
-                let (name, value) = (field.name.as_ptr() as usize - start, field.value.as_ptr() as usize - start);
-                [name, name + field.name.len(), value, value + field.value.len()]
-            })
-            .collect();
-        let head = Head { status, raw: self.read.split_to(length).freeze(), fields };
-        let mut options = head.values("connection").flat_map(|value| value.split(|byte| *byte == b','));
-        let is_persistent = is_http_1_1 && !options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
-        drop(options);
-        if !is_http_1_1 && head.values("transfer-encoding").next().is_some() {
-            return Err(SendError::Invalid("a transfer coding in HTTP/1.0"));
-        }
-        Ok(Some((head, is_persistent)))
     }
 
     /// Reads what is there, into `read`; 0 is the end.
@@ -234,6 +204,41 @@ pub struct Head {
 }
 
 impl Head {
+    /// The head that `read` begins with, taken from it, and whether the connection may persist after its answer; `None` if
+    /// more must be read.
+    ///
+    /// # Errors
+    /// [`SendError::Invalid`] for what is no head, or one that leaves its framing in doubt.
+    pub fn parse(read: &mut BytesMut) -> Result<Option<(Self, bool)>, SendError> {
+        let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
+        let mut response = httparse::Response::new(&mut fields);
+        let length = match response.parse(read) {
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Ok(httparse::Status::Complete(length)) => length,
+            Err(_) => return Err(SendError::Invalid("a head that is not HTTP")),
+        };
+        let status =
+            response.code.filter(|status| (100..600).contains(status)).ok_or(SendError::Invalid("a status"))?;
+        let is_http_1_1 = response.version == Some(1);
+        let start = read.as_ptr() as usize;
+        let fields = response
+            .headers
+            .iter()
+            .map(|field| {
+                let (name, value) = (field.name.as_ptr() as usize - start, field.value.as_ptr() as usize - start);
+                [name, name + field.name.len(), value, value + field.value.len()]
+            })
+            .collect();
+        let head = Self { status, raw: read.split_to(length).freeze(), fields };
+        let mut options = head.values("connection").flat_map(|value| value.split(|byte| *byte == b','));
+        let is_persistent = is_http_1_1 && !options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
+        drop(options);
+        if !is_http_1_1 && head.values("transfer-encoding").next().is_some() {
+            return Err(SendError::Invalid("a transfer coding in HTTP/1.0"));
+        }
+        Ok(Some((head, is_persistent)))
+    }
+
     /// Names and values, in order.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.fields
@@ -249,11 +254,21 @@ impl Head {
 
 /// How long the body of an answer is (RFC 9112 section 6.3).
 #[derive(Debug)]
-pub(super) enum Length {
+pub enum Length {
     /// No body; `announced` is what a HEAD or a 304 says the body would be.
-    None { announced: Option<u64>, is_head: bool },
+    None {
+        /// In bytes.
+        announced: Option<u64>,
+        /// Whether the request was HEAD.
+        is_head: bool,
+    },
     /// So many bytes.
-    Known { total: u64, left: u64 },
+    Known {
+        /// In bytes.
+        total: u64,
+        /// In bytes, not read yet.
+        left: u64,
+    },
     /// Chunks.
     Chunked(Chunks),
     /// Until the connection ends.
@@ -261,7 +276,11 @@ pub(super) enum Length {
 }
 
 impl Length {
-    fn of(head: &Head, is_head: bool) -> Result<Self, SendError> {
+    /// What `head` says of it.
+    ///
+    /// # Errors
+    /// [`SendError::Invalid`] for a framing in doubt.
+    pub fn of(head: &Head, is_head: bool) -> Result<Self, SendError> {
         let mut codings = head.values("transfer-encoding");
         let mut lengths = head.values("content-length");
         let (coding, length) = (codings.next(), lengths.next());
