@@ -80,6 +80,17 @@ impl Setup {
         self
     }
 
+    /// The same with the DataHUB that is at `url` at another URL.
+    pub fn at(mut self, url: &str, other: &str) -> Self {
+        self.config = self.config.replace(&format!("{url:?}"), &format!("{other:?}"));
+        self
+    }
+
+    /// A file beside the configuration.
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        self.folder.file(name, text)
+    }
+
     /// The same at another place.
     pub fn listening_at(mut self, listen: &str) -> Self {
         listen.clone_into(&mut self.listen);

@@ -20,4 +20,5 @@ mod return_to;
 mod session;
 mod storm;
 mod streams;
+mod tls;
 mod upstream;

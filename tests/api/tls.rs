@@ -1,0 +1,138 @@
+//! A DataHUB behind TLS: nothing is said to it before its certificate is right.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::browser::Browser;
+use crate::gateway::{Setup, datahub, new_key};
+
+/// Who vouches for certificates.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: Certificate,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).expect("its own signature");
+        Self { issuer: Issuer::new(params, key), certificate }
+    }
+
+    /// A certificate for `name` in the years from `since` up to `until`.
+    fn certify(&self, name: &str, since: i32, until: i32) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        (params.not_before, params.not_after) = (date_time_ymd(since, 1, 1), date_time_ymd(until, 1, 1));
+        let certificate = params.signed_by(&key, &self.issuer).expect("the authority's signature");
+        (vec![certificate.into()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+    }
+}
+
+/// What is at the port.
+#[derive(Clone)]
+enum Far {
+    Tls(Arc<ServerConfig>),
+    /// These bytes, whatever is said.
+    Raw(&'static [u8]),
+}
+
+/// Answers each request, and counts them.
+fn listen(far: Far) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let heard = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&heard);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // A connection that ends at its handshake is what most tests are about.
+            let _ = serve(stream, &far, &count);
+        }
+    });
+    (address, heard)
+}
+
+fn serve(mut stream: TcpStream, far: &Far, heard: &AtomicUsize) -> std::io::Result<()> {
+    let config = match far {
+        Far::Tls(config) => Arc::clone(config),
+        Far::Raw(bytes) => {
+            let read = stream.read(&mut [0; 4096])?;
+            assert!(read > 0, "a hello");
+            return stream.write_all(bytes);
+        }
+    };
+    let connection = ServerConnection::new(config).map_err(std::io::Error::other)?;
+    let mut tls = StreamOwned::new(connection, stream);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        tls.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    heard.fetch_add(1, Ordering::Relaxed);
+    tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")?;
+    tls.conn.send_close_notify();
+    tls.flush()
+}
+
+/// PQ-17.
+#[test]
+fn a_certificate_must_be_right_before_a_byte_is_said() {
+    let (hub, key) = (datahub(), new_key());
+    let browser = Browser::default();
+    let logged_in_at = Setup::with_keys(&[("a", &hub)], &[&key]).start();
+    browser.log_in(&logged_in_at, "a", &hub, "testuser");
+
+    let (authority, other) = (Authority::new(), Authority::new());
+    let own = KeyPair::generate().expect("a key");
+    let alone = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name").self_signed(&own);
+    let alone = (vec![alone.expect("its own signature").into()], PrivateKeyDer::Pkcs8(own.serialize_der().into()));
+    let new = &[&rustls::version::TLS13][..];
+    let old = &[&rustls::version::TLS12][..];
+    let tls = |(chain, key): (_, PrivateKeyDer<'static>), versions: &[&'static rustls::SupportedProtocolVersion]| {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions);
+        let config = config.expect("known versions").with_no_client_auth().with_single_cert(chain, key);
+        Far::Tls(Arc::new(config.expect("a certificate and its key")))
+    };
+    // RFC 2246 section 7.4.1.3: a ServerHello that chooses TLS 1.0.
+    let ancient = b"\x16\x03\x01\x00\x2a\x02\x00\x00\x26\x03\x01\
+        ................................\x00\x00\x2f\x00";
+    let cases = Mutex::new(Vec::new());
+    let case = |name, far, is_taken| cases.lock().expect("no panic while held").push((name, far, is_taken));
+    case("as it should be", tls(authority.certify("localhost", 2020, 2050), new), true);
+    case("TLS 1.2", tls(authority.certify("localhost", 2020, 2050), old), true);
+    case("another name", tls(authority.certify("elsewhere.example", 2020, 2050), new), false);
+    case("a name above", tls(authority.certify("*.localhost", 2020, 2050), new), false);
+    case("over", tls(authority.certify("localhost", 2010, 2020), new), false);
+    case("not yet begun", tls(authority.certify("localhost", 2050, 2060), new), false);
+    case("another authority", tls(other.certify("localhost", 2020, 2050), new), false);
+    case("its own authority", tls(alone, new), false);
+    case("TLS 1.0", Far::Raw(ancient), false);
+    case("no TLS", Far::Raw(b"HTTP/1.1 400 Bad Request\r\n\r\n"), false);
+    for (name, far, is_taken) in cases.into_inner().expect("no panic while held") {
+        let (address, heard) = listen(far);
+        let url = format!("https://localhost:{}", address.port());
+        let setup = Setup::with_keys(&[("a", &hub)], &[&key]).at(hub.url(), &url);
+        let ca_file = setup.file("ca.pem", &authority.certificate.pem());
+        let gateway =
+            setup.and(&format!("datahubs.a.connect = \"{address}\"\ndatahubs.a.ca_file = {ca_file:?}")).start();
+        let answer = browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user");
+        if is_taken {
+            assert_eq!((answer.status, heard.load(Ordering::Relaxed)), (200, 1), "{name}: {}", answer.text());
+        } else {
+            assert_eq!((answer.status, answer.code().as_str()), (502, "datahub_unreachable"), "{name}");
+            assert_eq!(heard.load(Ordering::Relaxed), 0, "{name}: something was said");
+            gateway.wait_for_event("datahub_tls_failed");
+        }
+    }
+}
