@@ -61,7 +61,7 @@ fn listen(far: Far) -> (SocketAddr, Arc<AtomicUsize>) {
     (address, heard)
 }
 
-fn serve(mut stream: TcpStream, far: &Far, heard: &AtomicUsize) -> std::io::Result<()> {
+fn serve(mut stream: TcpStream, far: &Far, asked: &AtomicUsize) -> std::io::Result<()> {
     let config = match far {
         Far::Tls(config) => Arc::clone(config),
         Far::Raw(bytes) => {
@@ -71,17 +71,17 @@ fn serve(mut stream: TcpStream, far: &Far, heard: &AtomicUsize) -> std::io::Resu
         }
     };
     let connection = ServerConnection::new(config).map_err(std::io::Error::other)?;
-    let mut tls = StreamOwned::new(connection, stream);
+    let mut secure = StreamOwned::new(connection, stream);
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
-        tls.read_exact(&mut byte)?;
+        secure.read_exact(&mut byte)?;
         head.push(byte[0]);
     }
-    heard.fetch_add(1, Ordering::Relaxed);
-    tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")?;
-    tls.conn.send_close_notify();
-    tls.flush()
+    asked.fetch_add(1, Ordering::Relaxed);
+    secure.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")?;
+    secure.conn.send_close_notify();
+    secure.flush()
 }
 
 /// PQ-17.
