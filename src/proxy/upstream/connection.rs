@@ -1,6 +1,6 @@
 //! One connection: a request out, the head of its answer in.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -77,7 +77,7 @@ impl Connection {
         framing: Framing,
         deadlines: &Deadlines,
     ) -> Result<Option<Payload>, SendError> {
-        let mut pending = BytesMut::new();
+        let mut pending = Pending::default();
         let mut has_ended = false;
         loop {
             let is_ours = !pending.is_empty() || has_ended;
@@ -91,13 +91,10 @@ impl Connection {
                     return Poll::Ready(Ok(Step::Answered));
                 }
                 if !pending.is_empty() {
-                    let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, &pending));
+                    let written = std::task::ready!(pending.poll_write(Pin::new(&mut self.stream), cx));
                     return Poll::Ready(match written {
                         Ok(0) => Err(SendError::lost(io::ErrorKind::WriteZero.into())),
-                        Ok(count) => {
-                            pending.advance(count);
-                            Ok(Step::Progress)
-                        }
+                        Ok(_) => Ok(Step::Progress),
                         Err(error) => Err(SendError::lost(error)),
                     });
                 }
@@ -107,13 +104,13 @@ impl Connection {
                 match std::task::ready!(Pin::new(&mut payload).poll_next(cx)) {
                     Some(Ok(piece)) => {
                         log::count_in(piece.len());
-                        enclose(&mut pending, &piece, framing);
+                        pending.enclose(piece, framing);
                     }
                     Some(Err(error)) => return Poll::Ready(Err(SendError::Body(error))),
                     None => {
                         has_ended = true;
                         if framing == Framing::Chunked {
-                            pending.extend_from_slice(b"0\r\n\r\n");
+                            pending.0[0] = Bytes::from_static(b"0\r\n\r\n");
                         }
                     }
                 }
@@ -181,16 +178,39 @@ async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, 
     timeout(limit, work).await.map_err(|_| SendError::Stalled)
 }
 
-/// A piece of a body as the framing wants it.
-fn enclose(pending: &mut BytesMut, piece: &[u8], framing: Framing) {
-    match framing {
-        Framing::Chunked if piece.is_empty() => {}
-        Framing::Chunked => {
-            pending.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
-            pending.extend_from_slice(piece);
-            pending.extend_from_slice(b"\r\n");
+/// A piece of a body as the framing wants it: what stands before it, the piece itself, what stands after it. Never copied.
+#[derive(Default)]
+struct Pending([Bytes; 3]);
+
+impl Pending {
+    fn enclose(&mut self, piece: Bytes, framing: Framing) {
+        if framing == Framing::Chunked && !piece.is_empty() {
+            let size = format!("{:x}\r\n", piece.len());
+            self.0 = [size.into(), piece, Bytes::from_static(b"\r\n")];
+        } else {
+            self.0[1] = piece;
         }
-        Framing::Length(_) | Framing::None => pending.extend_from_slice(piece),
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(Bytes::is_empty)
+    }
+
+    /// Writes what the stream takes at once.
+    fn poll_write(&mut self, stream: Pin<&mut Stream>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let slices = self.0.each_ref().map(|bytes| IoSlice::new(bytes));
+        let count = std::task::ready!(stream.poll_write_vectored(cx, &slices))?;
+        let mut left = count;
+        for bytes in &mut self.0 {
+            let written = left.min(bytes.len());
+            bytes.advance(written);
+            left -= written;
+            if bytes.is_empty() {
+                // An empty piece of something keeps all of it.
+                *bytes = Bytes::new();
+            }
+        }
+        Poll::Ready(Ok(count))
     }
 }
 
