@@ -10,6 +10,8 @@ use actix_web::http::header::CACHE_CONTROL;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpResponse, Responder};
 
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
 use crate::metrics;
 
 /// Whether the process is on its way out, and how many connections are still open.
@@ -23,6 +25,7 @@ pub struct Draining(Arc<Leave>);
 struct Leave {
     has_begun: AtomicBool,
     connections: AtomicUsize,
+    ends: CancellationToken,
 }
 
 impl Draining {
@@ -40,6 +43,16 @@ impl Draining {
     pub fn connection(&self) -> Connection {
         self.0.connections.fetch_add(1, Ordering::Relaxed);
         Connection(self.clone())
+    }
+
+    /// From now on a connection on which nothing is under way is closed.
+    pub fn end(&self) {
+        self.0.ends.cancel();
+    }
+
+    /// Waits for [`end`](Self::end).
+    pub fn ended(&self) -> WaitForCancellationFutureOwned {
+        self.0.ends.clone().cancelled_owned()
     }
 
     /// Waits until no connection is open, but a second at most.

@@ -119,6 +119,7 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
         }
         draining.quiet().await;
     }
+    draining.end();
     handle.stop(is_graceful).await;
     server.await.map_err(io::Error::other)??;
     // Refreshes that were begun are finished: GitLab has taken the old tokens already, or is about to.

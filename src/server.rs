@@ -1,28 +1,41 @@
-//! Routes and middleware, in the order a request meets them.
+//! Listeners, routes and middleware, in the order a request meets them.
 //!
-//! Every request gets an id and a line in the log, whatever becomes of it; then it is measured; then it must show that our
+//! A connection is guarded by [`connection`], below HTTP. Every request gets an id and a line in the log, whatever becomes of it; then it is measured; then it must show that our
 //! own script sent it. On its way back every answer gets the hardening headers, and every failure its body.
 
+mod connection;
+mod head;
+
+use std::fmt::Debug;
 use std::fs;
+use std::future::ready;
 use std::io;
-use std::net::{IpAddr, TcpListener};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_files::Files;
+use actix_http::error::DispatchError;
+use actix_http::{HttpService, KeepAlive, Request};
+use actix_server::Server;
+use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
-use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
+use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
 use actix_web::http::ConnectionType;
 use actix_web::http::header::{
     self, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::http::{Method, StatusCode};
-use actix_web::web::{self, Data};
-use actix_web::{App, HttpMessage, HttpResponse, HttpServer};
+use actix_web::web::{self, Bytes, Data};
+use actix_web::{App, Error, HttpMessage, HttpResponse, HttpServer, ResponseError};
 use futures_util::future::Either;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use self::connection::{Answer, Connection, Flow, LINGER, Patience};
 
 use crate::admin::{self, Draining};
 use crate::auth::pending::PendingLogins;
@@ -33,6 +46,7 @@ use crate::datahub::transport::Endpoint;
 use crate::error::{ApiError, Code};
 use crate::log::{self, Call, Client, Counted, Event, chain};
 use crate::origin::Admission;
+use crate::proxy::request::Framing;
 use crate::proxy::{self, Proxy};
 use crate::session::refresh::{Refresher, Tasks};
 
@@ -54,7 +68,9 @@ impl Socket {
         match endpoint {
             Endpoint::Tcp(address) => TcpListener::bind(address).map(Self::Tcp),
             Endpoint::Unix(path) => {
-                if UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+                if std::os::unix::net::UnixStream::connect(path)
+                    .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+                {
                     fs::remove_file(path)?;
                 }
                 UnixListener::bind(path).map(Self::Unix)
@@ -101,25 +117,30 @@ pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>, draining: &Draining) 
         refresher,
     ));
 
-    let (workers, shutdown, head) = (config.server.workers, config.server.shutdown_timeout, config.request_head);
-    let (config, draining, leaving) = (Arc::clone(config), draining.clone(), draining.clone());
-    let server = HttpServer::new(move || {
-        let door = Rc::new(Door { config: Arc::clone(&config), draining: draining.clone() });
-        let base_path = config.server.base_path.clone();
+    let (workers, shutdown) = (config.server.workers, config.server.shutdown_timeout);
+    let (config, draining) = (Arc::clone(config), draining.clone());
+    let app = move |door: Rc<Door>| {
+        let base_path = door.config.server.base_path.clone();
+        let files = door.config.app.files.clone();
         let app = App::new()
             .app_data(auth.clone())
             .app_data(Data::new(Proxy::new(Arc::clone(&shared))))
-            .wrap_fn(move |req, next| {
+            .wrap_fn(move |mut req, next| {
                 let door = Rc::clone(&door);
+                let flow = follow(&mut req);
                 let call = Call::begin(req.method().clone(), client(&req, &door.config.server.trusted_proxies));
                 let work = match door.admit(&req) {
                     Ok(None) => Either::Left(actix_web::dev::Service::call(next, req)),
-                    Ok(Some(answer)) => Either::Right(std::future::ready(Ok(req.into_response(answer)))),
-                    Err(error) => Either::Right(std::future::ready(Ok(req.error_response(error)))),
+                    Ok(Some(answer)) => Either::Right(ready(Ok(req.into_response(answer)))),
+                    Err(error) => Either::Right(ready(Ok(req.error_response(error)))),
                 };
                 async move {
                     let response = call.scope(work).await?;
-                    Ok(door.leave(response, &call))
+                    let mut response = door.leave(response, &call);
+                    if flow.as_ref().is_some_and(|flow| flow.must_close()) {
+                        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+                    }
+                    Ok(response.map_body(|_, body| Answer::new(body, flow)))
                 }
             })
             .service(
@@ -129,7 +150,7 @@ pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>, draining: &Draining) 
                     .default_service(web::to(proxy::forward)),
             )
             .default_service(web::to(|| async { Err::<HttpResponse, _>(ApiError::from(Code::NotFound)) }));
-        match &config.app.files {
+        match &files {
             // Relative links of the app's page need the slash.
             Some((path, dir)) if !path.is_empty() => app
                 .service(web::redirect(path.clone(), format!("{path}/")))
@@ -137,21 +158,25 @@ pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>, draining: &Draining) 
             Some((_, dir)) => app.service(Files::new("/", dir).index_file("index.html")),
             None => app,
         }
-    });
-    let server = server
-        .workers(workers)
-        .shutdown_timeout(shutdown.as_secs().max(1))
-        .client_request_timeout(head)
-        // A client that leaves takes its call with it.
-        .h1_allow_half_closed(false)
-        .keep_alive(KEEP_ALIVE)
-        .on_connect(move |_, connection| {
-            connection.insert(leaving.connection());
-        })
-        .disable_signals();
-    let server = sockets.into_iter().try_fold(server, |server, socket| match socket {
-        Socket::Tcp(socket) => server.listen(socket),
-        Socket::Unix(socket) => server.listen_uds(socket),
+    };
+    let door = move || Rc::new(Door { config: Arc::clone(&config), draining: draining.clone() });
+    let server = Server::build().workers(workers).shutdown_timeout(shutdown.as_secs().max(1)).disable_signals();
+    let server = sockets.into_iter().try_fold(server, |server, socket| {
+        let (app, door, place) = (app.clone(), door.clone(), socket.place());
+        match socket {
+            Socket::Tcp(socket) => server.listen(place, socket, move || {
+                let door = door();
+                http(app(Rc::clone(&door)).into_factory(), door, |stream: &TcpStream| {
+                    // An answer's last packet must not wait for the one before to be acknowledged.
+                    let _ = stream.set_nodelay(true);
+                    stream.peer_addr().ok()
+                })
+            }),
+            Socket::Unix(socket) => server.listen_uds(place, socket, move || {
+                let door = door();
+                http(app(Rc::clone(&door)).into_factory(), door, |_: &UnixStream| None)
+            }),
+        }
     })?;
     Ok((server.run(), tasks))
 }
@@ -171,6 +196,50 @@ pub fn operators(socket: Socket, draining: &Draining) -> io::Result<Server> {
     Ok(server.run())
 }
 
+/// `app` over HTTP/1.1 on guarded connections, and nothing else: no upgrade, no HTTP/2.
+fn http<S, A, B>(
+    app: A,
+    door: Rc<Door>,
+    peer: fn(&S) -> Option<SocketAddr>,
+) -> impl ServiceFactory<S, Config = (), Response = (), Error = impl Debug, InitError = impl Debug>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    A: ServiceFactory<Request, Config = AppConfig, Response = ServiceResponse<B>, Error = Error> + 'static,
+    A::InitError: Debug,
+    B: MessageBody + 'static,
+{
+    let http = HttpService::build()
+        // The connection's own.
+        .client_request_timeout(Duration::ZERO)
+        .keep_alive(KeepAlive::Os)
+        .client_disconnect_timeout(LINGER)
+        // A client that leaves takes its call with it.
+        .h1_allow_half_closed(false)
+        .on_connect_ext(|connection: &Connection<S>, data| {
+            data.insert(connection.flow());
+        })
+        .h1(map_config(app, |()| AppConfig::default()));
+    fn_service(move |stream: S| {
+        let peer = peer(&stream);
+        ready(Ok::<_, DispatchError>((Connection::new(stream, peer.map(|peer| peer.ip()), Rc::clone(&door)), peer)))
+    })
+    .and_then(http)
+}
+
+/// What its connection and a request know of each other, from here to the end of the answer.
+fn follow(req: &mut ServiceRequest) -> Option<Rc<Flow>> {
+    let flow = req.conn_data::<Rc<Flow>>().cloned()?;
+    if has_body(req) {
+        let body = flow.body(req.take_payload());
+        req.set_payload(body);
+    }
+    Some(flow)
+}
+
+fn has_body(req: &ServiceRequest) -> bool {
+    !matches!(Framing::of(req.method(), req.headers()), Framing::None | Framing::Length(0))
+}
+
 /// What every request passes on its way in and every answer on its way out.
 struct Door {
     config: Arc<Config>,
@@ -178,9 +247,37 @@ struct Door {
 }
 
 impl Door {
+    /// How long a connection may take for what.
+    fn patience(&self) -> Patience {
+        let deadlines = &self.config.proxy.deadlines;
+        Patience { head: self.config.request_head, body: deadlines.request_body, answer: deadlines.idle }
+    }
+
+    /// Answers what is no request: the whole answer, after which the connection is closed. Its line is in the log, too.
+    fn refusal(&self, code: Code, peer: Option<IpAddr>) -> Bytes {
+        let none = Method::from_bytes(b"-").expect("a token");
+        let call = Call::begin(none, Client { address: peer, is_local: false });
+        let status = ApiError::from(code).status_code();
+        call.answered(None, status.as_u16(), Some(code));
+        let problem = ApiError::from(code).problem(&call.id);
+        let mut headers = HeaderMap::new();
+        harden(&mut headers, false, self.config.server.public_url.starts_with("https:"));
+        headers.insert(X_REQUEST_ID, call.id_header());
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(problem.len()));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let mut answer = format!("HTTP/1.1 {status}\r\n").into_bytes();
+        for (name, value) in &headers {
+            answer.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        }
+        answer.extend_from_slice(b"\r\n");
+        answer.extend_from_slice(problem.as_bytes());
+        answer.into()
+    }
+
     /// Lets a request in, or answers it here.
     fn admit(&self, req: &ServiceRequest) -> Result<Option<HttpResponse>, ApiError> {
-        self.measure(req)?;
+        self.check(req)?;
         let (origins, path) = (&self.config.app.origins, req.uri().path());
         if req.method() == Method::OPTIONS
             && let Some(origin) = origins.dev_origin(req.headers())
@@ -208,17 +305,10 @@ impl Door {
         Ok(None)
     }
 
-    /// Whether its head is one that we take.
-    fn measure(&self, req: &ServiceRequest) -> Result<(), ApiError> {
-        let limits = &self.config.proxy.limits;
-        let mut fields = 0;
-        let size = req.headers().iter().map(|(name, value)| {
-            fields += 1;
-            name.as_str().len() + value.len() + 4
-        });
-        let size = size.sum::<usize>() + req.uri().path_and_query().map_or(0, |target| target.as_str().len());
-        if size > limits.head || fields > limits.fields {
-            return Err(ApiError::from(Code::HeadTooLarge).closing());
+    /// Whether it is one that we take, whatever it asks for.
+    fn check(&self, req: &ServiceRequest) -> Result<(), ApiError> {
+        if !METHODS.contains(req.method()) {
+            return Err(ApiError::from(Code::MethodNotImplemented).closing());
         }
         if req.uri().authority().is_some() || !req.uri().path().starts_with('/') {
             return Err(ApiError::from(Code::BadRequestTarget).closing());
@@ -228,6 +318,10 @@ impl Door {
         }
         if req.headers().contains_key(header::UPGRADE) {
             return Err(ApiError::from(Code::UpgradeRefused).closing());
+        }
+        // It means nothing there, and a proxy in front may not expect it (RFC 9110 section 9.3.1).
+        if req.method().is_safe() && has_body(req) {
+            return Err(ApiError::from(Code::BadRequest).closing());
         }
         Ok(())
     }
@@ -371,5 +465,6 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 
-/// How long an idle connection is kept: longer than front proxies keep theirs (nginx: 60 s), so that it is they who close.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// What our routes, the proxy and CORS know.
+const METHODS: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];

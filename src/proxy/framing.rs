@@ -1,4 +1,4 @@
-//! The chunks of an answer, taken apart strictly (RFC 9112 section 7.1).
+//! Chunks, taken apart strictly (RFC 9112 section 7.1): those of a DataHUB's answers and of a browser's bodies.
 
 use actix_web::web::{Buf, Bytes, BytesMut};
 
@@ -6,19 +6,42 @@ use actix_web::web::{Buf, Bytes, BytesMut};
 #[derive(Debug, Default)]
 pub struct Chunks {
     state: State,
+    /// Bytes of extensions and trailers so far.
+    extras: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 enum State {
-    /// Before a line with a size.
+    /// Before a chunk's size.
     #[default]
     Size,
+    /// In a size: so many digits, and what they say.
+    SizeDigits(u32, u64),
+    /// After the size, which is this.
+    Extension(u64),
+    /// After the CR that ends a line with a size.
+    SizeEnd(u64),
     /// So many bytes of data are left.
     Data(u64),
-    /// Before the line break after data.
-    DataEnd,
-    /// In the trailer section, of which so many bytes have gone by.
-    Trailers(usize),
+    DataCr,
+    DataLf,
+    /// At the beginning of a trailer, or of the line that ends them all.
+    TrailerStart,
+    TrailerName,
+    TrailerValue,
+    TrailerLf,
+    EndLf,
+}
+
+/// What comes next in a chunked body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece {
+    /// So many bytes to skip, then so many of data.
+    Data(usize, usize),
+    /// So many bytes to skip, and the body has ended.
+    End(usize),
+    /// Nothing but bytes to skip.
+    Nothing,
 }
 
 impl Chunks {
@@ -27,76 +50,90 @@ impl Chunks {
     /// # Errors
     /// [`ChunkError`] for anything but strict chunks.
     pub fn next(&mut self, read: &mut BytesMut) -> Result<Option<Bytes>, ChunkError> {
-        loop {
-            match self.state {
-                State::Size => {
-                    let Some(line) = line(read, LONGEST_SIZE_LINE)? else { return Ok(None) };
-                    let size = size(&line)?;
-                    self.state = if size == 0 { State::Trailers(0) } else { State::Data(size) };
-                }
-                State::Data(left) => {
-                    if read.is_empty() {
-                        return Ok(None);
-                    }
-                    let count = usize::try_from(left).unwrap_or(usize::MAX).min(read.len());
-                    let left = left - count as u64;
-                    self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
-                    return Ok(Some(read.split_to(count).freeze()));
-                }
-                State::DataEnd => {
-                    let Some(line) = line(read, 0)? else { return Ok(None) };
-                    debug_assert!(line.is_empty(), "`line` lets none longer through");
-                    self.state = State::Size;
-                }
-                State::Trailers(seen) => {
-                    let Some(line) = line(read, LONGEST_TRAILERS - seen)? else { return Ok(None) };
-                    if line.is_empty() {
-                        return Ok(Some(Bytes::new()));
-                    }
-                    self.state = State::Trailers(seen + line.len());
-                }
+        match self.piece(read)? {
+            Piece::Data(skipped, length) => {
+                read.advance(skipped);
+                Ok(Some(read.split_to(length).freeze()))
+            }
+            Piece::End(skipped) => {
+                read.advance(skipped);
+                Ok(Some(Bytes::new()))
+            }
+            Piece::Nothing => {
+                read.clear();
+                Ok(None)
             }
         }
+    }
+
+    /// What comes next in `bytes`, which follow those of all pieces before.
+    ///
+    /// # Errors
+    /// [`ChunkError`] for anything but strict chunks.
+    pub fn piece(&mut self, bytes: &[u8]) -> Result<Piece, ChunkError> {
+        for (at, byte) in bytes.iter().copied().enumerate() {
+            self.state = match (self.state, byte) {
+                (State::Data(left), _) => {
+                    let length = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - at);
+                    let left = left - length as u64;
+                    self.state = if left == 0 { State::DataCr } else { State::Data(left) };
+                    return Ok(Piece::Data(at, length));
+                }
+                (State::Size, _) => State::SizeDigits(1, digit(byte)?),
+                (State::SizeDigits(_, size), b'\r') => State::SizeEnd(size),
+                (State::SizeDigits(_, size), b';') => State::Extension(size),
+                (State::SizeDigits(digits, size), _) if digits < MOST_DIGITS => {
+                    State::SizeDigits(digits + 1, size << 4 | digit(byte)?)
+                }
+                (State::Extension(size), b'\r') => State::SizeEnd(size),
+                (State::Extension(size), _) if is_text(byte) => State::Extension(self.extra(size)?),
+                (State::SizeEnd(0), b'\n') => State::TrailerStart,
+                (State::SizeEnd(size), b'\n') => State::Data(size),
+                (State::DataCr, b'\r') => State::DataLf,
+                (State::DataLf, b'\n') => State::Size,
+                (State::TrailerStart, b'\r') => State::EndLf,
+                (State::TrailerStart | State::TrailerName, _) if is_token(byte) => self.extra(State::TrailerName)?,
+                (State::TrailerName, b':') => State::TrailerValue,
+                (State::TrailerValue, b'\r') => State::TrailerLf,
+                (State::TrailerValue, _) if is_text(byte) => self.extra(State::TrailerValue)?,
+                (State::TrailerLf, b'\n') => State::TrailerStart,
+                (State::EndLf, b'\n') => return Ok(Piece::End(at + 1)),
+                _ => return Err(ChunkError),
+            };
+        }
+        Ok(Piece::Nothing)
+    }
+
+    /// One more byte that says nothing.
+    fn extra<T>(&mut self, then: T) -> Result<T, ChunkError> {
+        self.extras += 1;
+        if self.extras > MOST_EXTRAS { Err(ChunkError) } else { Ok(then) }
     }
 }
 
 /// Not chunks, or not to be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the DataHUB's chunks are malformed")]
+#[error("the chunks are malformed")]
 pub struct ChunkError;
 
-/// The next line without its CRLF, once it is there whole; a line break is CRLF and nothing else.
-fn line(read: &mut BytesMut, longest: usize) -> Result<Option<Bytes>, ChunkError> {
-    match read.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
-        Some(end) if end > longest || read[end] == b'\n' => Err(ChunkError),
-        Some(end) => match read.get(end + 1) {
-            None => Ok(None),
-            Some(b'\n') => {
-                let line = read.split_to(end).freeze();
-                read.advance(2);
-                Ok(Some(line))
-            }
-            Some(_) => Err(ChunkError),
-        },
-        None if read.len() > longest => Err(ChunkError),
-        None => Ok(None),
-    }
+fn digit(byte: u8) -> Result<u64, ChunkError> {
+    char::from(byte).to_digit(16).map(u64::from).ok_or(ChunkError)
 }
 
-/// Up to 15 hex digits, then nothing or an extension, which is ignored.
-fn size(line: &[u8]) -> Result<u64, ChunkError> {
-    let digits = line.split(|byte| *byte == b';').next().unwrap_or(line).trim_ascii_end();
-    if digits.is_empty() || digits.len() > 15 || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return Err(ChunkError);
-    }
-    let digits = std::str::from_utf8(digits).map_err(|_| ChunkError)?;
-    u64::from_str_radix(digits, 16).map_err(|_| ChunkError)
+/// What a field's value may hold (RFC 9110 section 5.5).
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 
-/// Longest line with a size and its extension, in bytes.
-const LONGEST_SIZE_LINE: usize = 256;
-/// Longest trailer section, in bytes.
-const LONGEST_TRAILERS: usize = 8 * 1024;
+/// What a field's name may hold (RFC 9110 section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Most digits of a size: no size is near the end of 64 bits.
+const MOST_DIGITS: u32 = 15;
+/// Most bytes in the extensions and trailers of one body.
+const MOST_EXTRAS: usize = 8 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -139,11 +176,17 @@ mod tests {
             b"5\rXhello\r\n0\r\n\r\n",
             b"11111111111111111\r\nx",
             b"0\r\nTrailer: x\n\r\n",
+            b"0\r\nTrailer\r\n\r\n",
+            b"0\r\nTrailer: x\r\n folded\r\n\r\n",
+            b"5 \r\nhello\r\n0\r\n\r\n",
         ] {
             assert_eq!(read(body, body.len()), Err(ChunkError), "{}", String::from_utf8_lossy(body));
         }
-        let endless = [b"5;".as_slice(), &[b'x'; 1000]].concat();
-        assert_eq!(read(&endless, 100), Err(ChunkError));
+        for endless in [&b"5;"[..], b"0\r\nX", b"0\r\nX: "] {
+            let (most, more) = (MOST_EXTRAS - 100, MOST_EXTRAS + 100);
+            assert_eq!(read(&[endless, &vec![b'x'; most]].concat(), 100), Ok(None));
+            assert_eq!(read(&[endless, &vec![b'x'; more]].concat(), 100), Err(ChunkError));
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod browser;
 mod callback;
 mod config;
+mod framing;
 mod gateway;
 mod keys;
 mod login;
