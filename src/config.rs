@@ -51,8 +51,8 @@ pub struct Config {
     pub datahubs: DataHubs,
     /// What the proxy is told.
     pub proxy: proxy::Settings,
-    /// For the head of a request to come in.
-    pub request_head: Duration,
+    /// How long a browser may take.
+    pub patience: Patience,
     /// How often one client may begin a login.
     pub login_rate: Rate,
     /// How often one client may end a login.
@@ -91,6 +91,17 @@ pub struct App {
     pub files: Option<(String, PathBuf)>,
     /// Whose script may call.
     pub origins: TrustedOrigins,
+}
+
+/// How long a browser may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For the head of a request, from its first byte to its last.
+    pub head: Duration,
+    /// For the next piece of a request's body.
+    pub body: Duration,
+    /// For taking the next piece of an answer.
+    pub answer: Duration,
 }
 
 impl Config {
@@ -150,7 +161,7 @@ impl Config {
 
         let (keyring, keys_file, all, session) = session?;
         cut_offs.all = all;
-        let (deadlines, request_head, _) = timeouts?;
+        let (deadlines, patience, _) = timeouts?;
         let (login_rate, callback_rate) = rates?;
         Some(Self {
             server: server?,
@@ -161,7 +172,7 @@ impl Config {
             session,
             datahubs: datahubs?,
             proxy: proxy::Settings { policy: policy?, limits: limits?, deadlines },
-            request_head,
+            patience,
             login_rate,
             callback_rate,
             log: log?,
@@ -338,14 +349,15 @@ fn limits(mut section: Section<'_>) -> Option<proxy::Limits> {
     })
 }
 
-/// For a forwarded call, for a head to come in, for one of our own calls.
-fn timeouts(mut section: Section<'_>) -> Option<(Deadlines, Duration, Duration)> {
+/// For a forwarded call, for the browser, for one of our own calls.
+fn timeouts(mut section: Section<'_>) -> Option<(Deadlines, Patience, Duration)> {
     let [request_head, request_body, connect, first_byte, idle, back_channel] =
         ["request_head", "request_body", "connect", "first_byte", "idle", "back_channel"]
             .map(|key| section.duration(key));
     section.finish();
-    let deadlines = Deadlines { connect: connect?, first_byte: first_byte?, idle: idle?, request_body: request_body? };
-    Some((deadlines, request_head?, back_channel?))
+    let deadlines = Deadlines { connect: connect?, first_byte: first_byte?, idle: idle? };
+    let patience = Patience { head: request_head?, body: request_body?, answer: deadlines.idle };
+    Some((deadlines, patience, back_channel?))
 }
 
 fn rates(mut section: Section<'_>) -> Option<(Rate, Rate)> {

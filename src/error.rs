@@ -4,8 +4,10 @@
 //! alone: nothing that a DataHUB, a browser or a library said is repeated.
 
 use std::error::Error as StdError;
+use std::io;
 use std::time::Duration;
 
+use actix_web::error::PayloadError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
@@ -39,7 +41,7 @@ impl ApiError {
         Self { retry_after: Some(wait), ..self }
     }
 
-    /// Ends the connection after the answer, because the request's body was not read to its end.
+    /// Ends the connection after the answer.
     #[must_use]
     pub fn closing(self) -> Self {
         Self { closes: true, ..self }
@@ -61,6 +63,14 @@ impl ApiError {
 impl From<Code> for ApiError {
     fn from(code: Code) -> Self {
         Self { code, retry_after: None, allow: None, closes: false, source: None }
+    }
+}
+
+/// A request's body that did not come, or not in time.
+impl From<PayloadError> for ApiError {
+    fn from(error: PayloadError) -> Self {
+        let is_late = matches!(&error, PayloadError::Io(error) if error.kind() == io::ErrorKind::TimedOut);
+        Self::because(if is_late { Code::RequestTimeout } else { Code::BadRequest }, error)
     }
 }
 

@@ -123,7 +123,7 @@ pub async fn forward(req: HttpRequest, body: Payload, proxy: Data<Proxy>) -> Res
         .inspect_err(|error| refused(error, datahub))?;
     let framing = Framing::of(req.method(), req.headers());
     if matches!(framing, Framing::Length(length) if length > shared.settings.limits.body) {
-        return Err(ApiError::from(Code::BodyTooLarge).closing());
+        return Err(Code::BodyTooLarge.into());
     }
 
     let round = Round { proxy: &proxy, counted, datahub, sid: &sid, session: &session };

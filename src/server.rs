@@ -35,7 +35,7 @@ use futures_util::future::Either;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use self::connection::{Answer, Connection, Flow, LINGER, Patience};
+use self::connection::{Answer, Connection, Flow, LINGER};
 
 use crate::admin::{self, Draining};
 use crate::auth::pending::PendingLogins;
@@ -247,12 +247,6 @@ struct Door {
 }
 
 impl Door {
-    /// How long a connection may take for what.
-    fn patience(&self) -> Patience {
-        let deadlines = &self.config.proxy.deadlines;
-        Patience { head: self.config.request_head, body: deadlines.request_body, answer: deadlines.idle }
-    }
-
     /// Answers what is no request: the whole answer, after which the connection is closed. Its line is in the log, too.
     fn refusal(&self, code: Code, peer: Option<IpAddr>) -> Bytes {
         let none = Method::from_bytes(b"-").expect("a token");
@@ -277,7 +271,8 @@ impl Door {
 
     /// Lets a request in, or answers it here.
     fn admit(&self, req: &ServiceRequest) -> Result<Option<HttpResponse>, ApiError> {
-        self.check(req)?;
+        // Who asks for such things is not to be trusted with where the next request begins.
+        self.check(req).map_err(|code| ApiError::from(code).closing())?;
         let (origins, path) = (&self.config.app.origins, req.uri().path());
         if req.method() == Method::OPTIONS
             && let Some(origin) = origins.dev_origin(req.headers())
@@ -306,22 +301,22 @@ impl Door {
     }
 
     /// Whether it is one that we take, whatever it asks for.
-    fn check(&self, req: &ServiceRequest) -> Result<(), ApiError> {
+    fn check(&self, req: &ServiceRequest) -> Result<(), Code> {
         if !METHODS.contains(req.method()) {
-            return Err(ApiError::from(Code::MethodNotImplemented).closing());
+            return Err(Code::MethodNotImplemented);
         }
         if req.uri().authority().is_some() || !req.uri().path().starts_with('/') {
-            return Err(ApiError::from(Code::BadRequestTarget).closing());
+            return Err(Code::BadRequestTarget);
         }
         if !self.config.app.origins.are_addressed(req.headers()) {
-            return Err(ApiError::from(Code::WrongHost).closing());
+            return Err(Code::WrongHost);
         }
         if req.headers().contains_key(header::UPGRADE) {
-            return Err(ApiError::from(Code::UpgradeRefused).closing());
+            return Err(Code::UpgradeRefused);
         }
         // It means nothing there, and a proxy in front may not expect it (RFC 9110 section 9.3.1).
         if req.method().is_safe() && has_body(req) {
-            return Err(ApiError::from(Code::BadRequest).closing());
+            return Err(Code::BadRequest);
         }
         Ok(())
     }

@@ -29,15 +29,15 @@ pub async fn inspected(
     framing: Framing,
 ) -> Result<Body, ApiError> {
     if method != Method::POST {
-        return Err(ApiError::from(Code::MethodNotAllowed).closing());
+        return Err(Code::MethodNotAllowed.into());
     }
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or(kind).trim();
     if !essence.eq_ignore_ascii_case("application/json") || headers.contains_key(CONTENT_ENCODING) {
-        return Err(ApiError::because(Code::BadRequest, GraphqlError::NotJson).closing());
+        return Err(ApiError::because(Code::BadRequest, GraphqlError::NotJson));
     }
     let Framing::Length(length) = framing else {
-        return Err(ApiError::because(Code::BadRequest, GraphqlError::NoLength).closing());
+        return Err(ApiError::because(Code::BadRequest, GraphqlError::NoLength));
     };
     let body = Body::hold(payload, length).await?;
     check(&body)?;

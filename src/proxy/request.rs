@@ -142,11 +142,11 @@ impl Body {
     /// `body_too_large` above 64 KiB; `bad_request` if it breaks off.
     pub async fn hold(mut payload: Payload, length: u64) -> Result<Bytes, ApiError> {
         if length > LONGEST_INSPECTED {
-            return Err(ApiError::from(Code::BodyTooLarge).closing());
+            return Err(Code::BodyTooLarge.into());
         }
         let mut body = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
         while let Some(piece) = payload.next().await {
-            body.extend_from_slice(&piece.map_err(|error| ApiError::because(Code::BadRequest, error).closing())?);
+            body.extend_from_slice(&piece?);
         }
         log::count_in(body.len());
         Ok(body.freeze())

@@ -44,8 +44,6 @@ pub struct Deadlines {
     pub first_byte: Duration,
     /// Between two pieces of an answer, and for the DataHUB to take a piece of a request.
     pub idle: Duration,
-    /// Between two pieces of a request's body.
-    pub request_body: Duration,
 }
 
 #[derive(Debug)]
@@ -70,7 +68,7 @@ impl Upstream {
         let outcome = self.exchange(request, place).await;
         match &outcome {
             Ok(_) | Err(SendError::Invalid(_)) => self.gate.answered(),
-            Err(SendError::Body(_) | SendError::BodyTimeout | SendError::NotSent(_)) => {}
+            Err(SendError::Body(_) | SendError::NotSent(_)) => {}
             Err(_) => self.gate.unanswered(),
         }
         outcome
@@ -166,9 +164,6 @@ pub enum SendError {
     /// The browser's body broke off.
     #[error("the body of the request broke off")]
     Body(#[source] PayloadError),
-    /// The browser's body did not come in time.
-    #[error("the body of the request did not come in time")]
-    BodyTimeout,
 }
 
 impl SendError {
@@ -190,8 +185,7 @@ impl From<SendError> for ApiError {
             SendError::Connect(_) | SendError::Closed | SendError::Lost(_) => Code::DatahubUnreachable,
             SendError::ConnectTimeout | SendError::Stalled => Code::DatahubTimeout,
             SendError::Invalid(_) => Code::DatahubInvalidResponse,
-            SendError::Body(_) => return Self::because(Code::BadRequest, error).closing(),
-            SendError::BodyTimeout => return Self::because(Code::RequestTimeout, error).closing(),
+            SendError::Body(error) => return error.into(),
         };
         Self::because(code, error)
     }

@@ -33,17 +33,6 @@ use crate::error::Code;
 use crate::proxy::framing::{Chunks, Piece};
 use crate::proxy::request::Framing;
 
-/// How long a connection may take for what.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
-    /// For a head, from its first byte to its last.
-    pub(super) head: Duration,
-    /// For the next bytes of a body.
-    pub(super) body: Duration,
-    /// For taking the next bytes of an answer.
-    pub(super) answer: Duration,
-}
-
 /// One connection.
 pub(super) struct Connection<S> {
     stream: S,
@@ -91,7 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Self {
             stream,
             peer,
-            flow: Rc::new(Flow::new(door.patience().body)),
+            flow: Rc::new(Flow::new(door.config.patience.body)),
             phase: Phase::Head(Head::default()),
             held: BytesMut::new(),
             ready: 0,
@@ -203,7 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Ready once there has been enough waiting: for a byte, or for whoever reads an answer.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let patience = self.door.patience();
+            let patience = self.door.config.patience;
             let deadline = if let Some(since) = self.blocked {
                 since + patience.answer
             } else if !self.flow.is_idle.get() {

@@ -106,21 +106,19 @@ impl<'a> Counted<'a> {
 /// `refresh_first` for more than 128 MiB or 30 s; `bad_request` for a body that breaks off.
 pub async fn drain(mut body: Payload, length: Option<u64>) -> Result<(), ApiError> {
     if length.is_some_and(|length| length > MOST_DRAINED) {
-        return Err(ApiError::from(Code::RefreshFirst).closing());
+        return Err(Code::RefreshFirst.into());
     }
     let reading = async {
         let mut read = 0;
         while let Some(piece) = body.next().await {
-            read += piece.map_err(|error| ApiError::because(Code::BadRequest, error).closing())?.len() as u64;
+            read += piece?.len() as u64;
             if read > MOST_DRAINED {
-                return Err(ApiError::from(Code::RefreshFirst).closing());
+                return Err(Code::RefreshFirst.into());
             }
         }
         Ok(())
     };
-    tokio::time::timeout(LONGEST_DRAIN, reading)
-        .await
-        .unwrap_or_else(|_| Err(ApiError::from(Code::RefreshFirst).closing()))
+    tokio::time::timeout(LONGEST_DRAIN, reading).await.unwrap_or_else(|_| Err(Code::RefreshFirst.into()))
 }
 
 /// The counter's parameter is used in some other way.

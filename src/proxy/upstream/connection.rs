@@ -80,12 +80,8 @@ impl Connection {
         let mut pending = Pending::default();
         let mut has_ended = false;
         loop {
-            let is_ours = !pending.is_empty() || has_ended;
-            let (limit, expired) = if is_ours {
-                (deadlines.idle, SendError::Stalled)
-            } else {
-                (deadlines.request_body, SendError::BodyTimeout)
-            };
+            // The browser has its own time for the next bytes of its body, and no longer.
+            let limit = if pending.is_empty() && !has_ended { Duration::MAX } else { deadlines.idle };
             let step = std::future::poll_fn(|cx| {
                 if self.has_answer(cx) {
                     return Poll::Ready(Ok(Step::Answered));
@@ -116,7 +112,7 @@ impl Connection {
                 }
                 Poll::Ready(Ok(Step::Progress))
             });
-            match timeout(limit, step).await.map_err(|_| expired)?? {
+            match timeout(limit, step).await.map_err(|_| SendError::Stalled)?? {
                 Step::Progress => {}
                 Step::Done => return Ok(None),
                 Step::Answered => return Ok(Some(payload)),
