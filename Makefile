@@ -36,6 +36,7 @@ bench: bench-tools ## speed and memory, as ratios to a bare nginx in the same ru
 	cargo bench --locked --bench seal
 	cargo build --locked --release --workspace
 	tests/bench/run.py
+	tests/bench/memory.py
 
 image: image-tools ## a container image, by Docker or else by buildah
 	docker/build.sh

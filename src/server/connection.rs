@@ -550,7 +550,7 @@ impl Drop for Incoming {
 }
 
 /// How much of a body is read before somebody takes it, in bytes.
-const MOST_UNREAD: usize = 64 * 1024;
+const MOST_UNREAD: usize = 32 * 1024;
 /// How long an idle connection is kept: longer than front proxies keep theirs (nginx: 60 s), so that it is they who close.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long we listen to whoever has not heard yet that we are done.
