@@ -63,8 +63,8 @@ browser-tools:
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { $(APT) chromium chromium-driver; }
 
 deploy-tools:
-	@command -v nginx >/dev/null && command -v openssl >/dev/null && command -v systemd-socket-activate >/dev/null \
-		|| { $(APT) nginx-light openssl systemd; }
+	@command -v nginx >/dev/null && command -v haproxy >/dev/null && command -v openssl >/dev/null \
+		&& command -v systemd-socket-activate >/dev/null || { $(APT) nginx-light haproxy openssl systemd; }
 
 # Node comes from npm, too: Debian's is older than the provider wants.
 provider-tools:

@@ -199,9 +199,6 @@ class Recorder:
             with self.lock:
                 self.heads.append(head)
 
-    def targets(self):
-        return [head.split(b"\r\n")[0].split(b" ")[1] for head in self.heads]
-
     def fields(self, target, name):
         """All values of a field of the last request for `target`."""
         head = next(head for head in reversed(self.heads) if head.split(b" ")[1] == target)

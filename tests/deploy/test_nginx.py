@@ -12,6 +12,7 @@ import threading
 import time
 import unittest
 
+from fronts import start_nginx
 from machine import (
     BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, ROOT, Browser, Machine, Recorder, accepts, end, free_port, start_datahub,
     wait_until,
@@ -88,12 +89,6 @@ class FourGatewaysBehindNginx(unittest.TestCase):
         before = self.answered()
         self.call_until_each_has_answered(before)
         self.assertEqual(self.gone(), [])
-
-    def test_raw_targets_reach_the_datahub_byte_for_byte(self):
-        for name, target, status in RAW_TARGETS:
-            with self.subTest(name):
-                self.assertEqual(self.browser.call("GET", "/datahubs/tuebingen" + target).status, status)
-                self.assertEqual(self.recorder.targets()[-1], target.encode())
 
     def test_what_is_no_call_stays_with_the_gateway(self):
         before = len(self.recorder.heads)
@@ -279,65 +274,6 @@ class FourGatewaysBehindNginx(unittest.TestCase):
             for thread in threads:
                 thread.join()
         self.assertEqual(statuses, [200] * len(threads))
-
-
-def start_nginx(machine, port, upstream):
-    """nginx with the configuration that we ship, on this port; gives the certificate to trust."""
-    certificate, key = machine.path / "certificate.pem", machine.path / "certificate.key"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )
-    shipped = (ROOT / "config/nginx/arcmanager-gateway.conf").read_text()
-    for old, new in [
-        ("    listen 80;\n", f"    listen 127.0.0.1:{free_port()};\n"),
-        ("    listen [::]:80;\n", ""),
-        ("    listen 443 ssl http2;\n", f"    listen 127.0.0.1:{port} ssl http2;\n"),
-        ("    listen [::]:443 ssl http2;\n", ""),
-        ("server_name arcmanager.example.org", "server_name localhost"),
-        ("unix:/run/arcmanager-gateway.sock", f"unix:{upstream}"),
-        ("/etc/ssl/arcmanager/fullchain.pem", str(certificate)),
-        ("/etc/ssl/arcmanager/privkey.pem", str(key)),
-        ("/var/log/nginx/arcmanager-gateway.log", str(machine.path / "nginx-access.log")),
-    ]:
-        assert old in shipped, f"config/nginx has no {old!r} to replace"
-        shipped = shipped.replace(old, new)
-    machine.write("site.conf", shipped)
-    # Workers as whoever runs the test: the socket and the folder are theirs.
-    user = "user root;" if os.geteuid() == 0 else ""
-    temporary = "\n".join(
-        f"{kind}_temp_path {machine.path}/{kind};" for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"])
-    main = machine.write("nginx.conf", f"""
-        {user}
-        daemon off;
-        worker_processes 2;
-        pid {machine.path}/nginx.pid;
-        error_log {machine.path}/nginx-error.log notice;
-        events {{}}
-        http {{ {temporary} include site.conf; }}
-    """)
-    subprocess.run(["nginx", "-t", "-q", "-p", machine.path, "-c", main], check=True)
-    machine.start("nginx", "nginx", "-p", machine.path, "-c", main)
-    wait_until(lambda: accepts(port), "nginx listens")
-    return str(certificate)
-
-
-# gitlab.md section 5: the rows whose bytes a front proxy likes to change, and what the DataHUB answers.
-RAW_TARGETS = [
-    ("row 3: %2F", "/api/v4/projects/lu98be%2Ftestarc?license=true", 200),
-    ("row 4: lower case and a needless %2E", "/api/v4/projects/group%2fsub%2fproj%2Ename/repository/branches", 200),
-    ("row 5: a query", "/api/v4/projects/230/repository/tree?path=assays%2Fassay%201%2Fdataset&ref=feature%2Fx&"
-                       "per_page=100&page=1&recursive=true", 200),
-    ("row 7: %25 and %252F", "/api/v4/projects/230/repository/files/100%25%20sure%252Fnot.txt/raw?ref=main", 200),
-    ("row 8: sub-delimiters", "/api/v4/projects/230/repository/files/a+b;c,d@e!f(g)'h*~.csv/raw?ref=v1.0.0-rc.1", 200),
-    ("row 16: brackets", "/api/v4/projects/1/jobs?scope[]=success&scope[]=failed&scope%5B%5D=manual&per_page=20", 200),
-    ("row 18: plus, empty, a last &", "/api/v4/projects/230/issues?created_after=2017-10-17T23:11:13.000%2B05:30&"
-                                      "search=a+b%20c%26d&not[labels]=x,y&labels=&", 200),
-    ("row 19: a bare ?", "/api/v4/version?", 200),
-    ("row 19: a slash at the end", "/api/v4/version/", 200),
-    ("row 19: two slashes", "/api/v4//version", 404),
-]
 
 
 if __name__ == "__main__":
