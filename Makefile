@@ -10,11 +10,11 @@ help: ## list these
 demo: ## the gateway, two test DataHUBs and a small app; prints one address
 	@demo/start.sh
 
-test: build browser-tools deploy-tools provider-tools fuzz-target ## everything that must hold
+test: build python-tools browser-tools deploy-tools provider-tools fuzz-target ## everything that must hold
 	cargo test --locked --workspace
 	$(call FUZZ,-max_total_time=5)
-	python3 -W ignore -m unittest discover -s tests/browser -v
-	python3 -W ignore -m unittest discover -s tests/deploy -v
+	$(PYTHON) -W ignore -m unittest discover -s tests/browser -v
+	$(PYTHON) -W ignore -m unittest discover -s tests/deploy -v
 
 check: cargo-deny ## format, lints, documentation, dependencies
 	cargo fmt --all --check
@@ -22,12 +22,12 @@ check: cargo-deny ## format, lints, documentation, dependencies
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	.tools/bin/cargo-deny --locked --workspace check bans licenses sources
 
-long: build browser-tools deploy-tools image-tools provider-tools fuzz-target cargo-mutants ## what takes too long for every commit
+long: build python-tools browser-tools deploy-tools image-tools provider-tools fuzz-target cargo-mutants ## what takes too long for every commit
 	LONG=1 cargo test --locked --lib --test api
 	$(call FUZZ,-max_total_time=1800)
 	PATH=$$PWD/.tools/bin:$$PATH cargo mutants --output target/mutants --file src/seal.rs --file src/seal/cookie.rs \
 		--file src/session/packed.rs -- --lib
-	python3 -W ignore -m unittest discover -s tests/deploy -p 'long_*.py' -v
+	$(PYTHON) -W ignore -m unittest discover -s tests/deploy -p 'long_*.py' -v
 
 storm: build deploy-tools ## half a million calls through everything that can go wrong at once; prints figures
 	cargo test --locked --test api storm:: -- --include-ignored --nocapture --test-threads 1
@@ -59,6 +59,13 @@ fuzz-target:
 	@cp $(FUZZ_TARGETS:%=target/debug/%) target/fuzz/ # before a build without coverage takes its place
 
 # What tests need of the system. Nothing is installed that is there already.
+PYTHON := .tools/python/bin/python
+python-tools:
+	@cmp -s tests/requirements.txt .tools/python/requirements.txt || { \
+		python3 -c 'import ensurepip' 2>/dev/null || { $(APT) python3-venv; }; \
+		python3 -m venv .tools/python && $(PYTHON) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt \
+		&& cp tests/requirements.txt .tools/python/; }
+
 browser-tools:
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { $(APT) chromium chromium-driver; }
 
@@ -90,4 +97,4 @@ cargo-mutants:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_MUTANTS) cargo-mutants
 
-.PHONY: help demo test check long storm bench image advisories build browser-tools deploy-tools provider-tools bench-tools image-tools fuzz-target cargo-deny cargo-mutants
+.PHONY: help demo test check long storm bench image advisories build python-tools browser-tools deploy-tools provider-tools bench-tools image-tools fuzz-target cargo-deny cargo-mutants
