@@ -3,6 +3,8 @@
 //! Only what is named here reaches a DataHUB; so no cookie, no other way to authenticate and no forwarding header of the
 //! browser's does, and `Connection` can name nothing away.
 
+use std::convert::Infallible;
+
 use actix_web::HttpRequest;
 use actix_web::http::Method;
 use actix_web::http::header::{
@@ -11,6 +13,7 @@ use actix_web::http::header::{
 };
 use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt;
+use multer::Multipart;
 use url::form_urlencoded;
 
 use crate::datahub::DataHub;
@@ -120,11 +123,11 @@ pub enum Body {
 }
 
 impl Body {
-    /// Holds a short form or JSON body and looks for credentials in it; any other stays a stream.
+    /// Holds a short form, multipart or JSON body and looks for credentials in it; any other stays a stream.
     ///
     /// # Errors
     /// `credential_parameter` for a top-level name that GitLab would take for a credential; `bad_request` for a body that
-    /// breaks off.
+    /// breaks off, or whose parts cannot be told apart.
     pub async fn inspected(payload: Payload, framing: Framing, headers: &HeaderMap) -> Result<Self, ApiError> {
         let length = match framing {
             Framing::None | Framing::Length(0) => return Ok(Self::Held(Bytes::new())),
@@ -133,7 +136,7 @@ impl Body {
         };
         let Some(kind) = Kind::of(headers) else { return Ok(Self::Streamed(payload)) };
         let body = Self::hold(payload, length).await?;
-        if kind.names_credential(&body) { Err(Code::CredentialParameter.into()) } else { Ok(Self::Held(body)) }
+        if kind.names_credential(&body).await? { Err(Code::CredentialParameter.into()) } else { Ok(Self::Held(body)) }
     }
 
     /// All of a short body.
@@ -156,6 +159,7 @@ impl Body {
 /// Bodies whose parameters GitLab reads.
 enum Kind {
     Form,
+    Multipart(String),
     Json,
 }
 
@@ -165,20 +169,34 @@ impl Kind {
         let essence = value.split(';').next()?.trim().to_ascii_lowercase();
         match essence.as_str() {
             "application/x-www-form-urlencoded" => Some(Self::Form),
+            "multipart/form-data" => Some(Self::Multipart(multer::parse_boundary(value).unwrap_or_default())),
             "application/json" => Some(Self::Json),
             other if other.ends_with("+json") => Some(Self::Json),
             _ => None,
         }
     }
 
-    fn names_credential(&self, body: &[u8]) -> bool {
+    async fn names_credential(&self, body: &Bytes) -> Result<bool, ApiError> {
         match self {
-            Self::Form => body
+            Self::Form => Ok(body
                 .split(|byte| matches!(byte, b'&' | b';'))
                 .flat_map(form_urlencoded::parse)
-                .any(|(name, _)| is_credential(&name)),
-            Self::Json => serde_json::from_slice::<Names>(body).is_ok_and(|names| names.0),
+                .any(|(name, _)| is_credential(&name))),
+            Self::Multipart(boundary) => Self::part_names_credential(boundary, body).await,
+            Self::Json => Ok(serde_json::from_slice::<Names>(body).is_ok_and(|names| names.0)),
         }
+    }
+
+    /// Of parts that nobody can tell apart, or without a name, GitLab may make something else than we.
+    async fn part_names_credential(boundary: &str, body: &Bytes) -> Result<bool, ApiError> {
+        let body = futures_util::stream::iter([Ok::<_, Infallible>(body.clone())]);
+        let mut parts = Multipart::new(body, boundary);
+        while let Some(part) = parts.next_field().await.map_err(|error| ApiError::because(Code::BadRequest, error))? {
+            if is_credential(part.name().ok_or(Code::BadRequest)?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -409,11 +409,14 @@ fn what_a_browser_might_run_is_an_attachment() {
     }
 }
 
+/// PQ-12.
 #[test]
 fn credentials_in_short_bodies_are_refused_and_everything_else_passes() {
     let (hub, gateway, browser) = logged_in("");
     let (json, form) =
         ("Content-Type: application/json\r\n", "Content-Type: application/x-www-form-urlencoded; charset=utf-8\r\n");
+    let parts = "Content-Type: multipart/form-data; boundary=X\r\n";
+    let part = |name: &str| format!("--X\r\nContent-Disposition: form-data; {name}\r\n\r\nroot\r\n--X--\r\n");
     for (kind, body, is_refused) in [
         (json, r#"{"private_token":"x"}"#, true),
         (json, r#"{"a":{"b":[1]},"sudo":1}"#, true),
@@ -425,12 +428,25 @@ fn credentials_in_short_bodies_are_refused_and_everything_else_passes() {
         (form, "%73udo[]=root", true),
         (form, "token=x&a=sudo", false),
         ("Content-Type: text/plain\r\n", "sudo=root", false),
+        (parts, &part("name=\"file\"; filename=\"sudo\""), false),
+        (parts, &part("name=\"sudo\""), true),
+        (parts, &part("filename=\"a\"; name=\"private_token[]\""), true),
+        (parts, &part("name=sudo"), true),
     ] {
         let answer = call(&browser, &gateway, "POST", "/api/v4/projects/230/issues", kind, body.as_bytes());
         let is_ours = answer.status == 400 && answer.text().contains("credential_parameter");
         assert_eq!(is_ours, is_refused, "{body}: {}", answer.text());
     }
-    assert_eq!(hub.requests().len(), 5);
+    assert_eq!(hub.requests().len(), 6);
+    for (kind, body) in [
+        (parts, part("filename=\"a\"")),
+        (parts, "--X\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nbroken off".to_owned()),
+        ("Content-Type: multipart/form-data\r\n", part("name=\"a\"")),
+    ] {
+        let answer = call(&browser, &gateway, "POST", "/api/v4/projects/230/issues", kind, body.as_bytes());
+        assert_eq!(answer.code(), "bad_request", "{kind}{body}");
+    }
+    assert_eq!(hub.requests().len(), 6);
 }
 
 #[test]
