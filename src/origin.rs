@@ -142,13 +142,25 @@ mod tests {
         trusted.admit(method, request.to_srv_request().headers(), is_proxied)
     }
 
+    /// CS-02.
     #[test]
     fn of_all_combinations_of_fetch_metadata_only_our_own_script_passes() {
         for site in ["cross-site", "same-origin", "same-site", "none"] {
             for mode in ["cors", "navigate", "no-cors", "same-origin", "websocket"] {
-                for dest in
-                    ["empty", "document", "iframe", "image", "script", "style", "worker", "serviceworker", "object"]
-                {
+                for dest in [
+                    "empty",
+                    "document",
+                    "iframe",
+                    "image",
+                    "script",
+                    "style",
+                    "worker",
+                    "serviceworker",
+                    "object",
+                    "embed",
+                    "font",
+                    "manifest",
+                ] {
                     let headers =
                         [("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest), ("x-csrf", "1")];
                     let ours = site == "same-origin" && (mode == "cors" || mode == "same-origin") && dest == "empty";
@@ -158,6 +170,7 @@ mod tests {
         }
     }
 
+    /// CS-01.
     #[test]
     fn without_fetch_metadata_the_header_is_the_proof() {
         assert_eq!(admit(&Method::POST, &[("x-csrf", "1")], false), Ok(Admission::Script));
@@ -169,6 +182,7 @@ mod tests {
         assert_eq!(admit(&Method::POST, &[("x-csrf", "1"), ("sec-fetch-site", "cross-site")], false), Err(CrossSite));
     }
 
+    /// CS-03.
     #[test]
     fn an_origin_must_be_ours() {
         assert_eq!(admit(&Method::POST, &[("x-csrf", "1"), ("origin", OWN)], false), Ok(Admission::Script));

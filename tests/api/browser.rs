@@ -85,6 +85,7 @@ impl Browser {
         connection.write(body);
         let answer = connection.answer(method != "HEAD");
         self.apply(&answer);
+        gateway.keep_answer(&answer.head, &answer.body);
         answer
     }
 

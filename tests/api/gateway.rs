@@ -31,6 +31,7 @@ pub struct Gateway {
     output: Arc<Mutex<Vec<String>>>,
     readers: Vec<std::thread::JoinHandle<()>>,
     secrets: Arc<Mutex<BTreeSet<String>>>,
+    answers: Mutex<String>,
     _folder: Arc<Folder>,
 }
 
@@ -135,6 +136,7 @@ impl Gateway {
             output,
             readers,
             secrets: Arc::clone(&setup.secrets),
+            answers: Mutex::default(),
             _folder: Arc::clone(&setup.folder),
         };
         let serving = gateway.wait_for_line(|line| line["message"] == "serving");
@@ -149,6 +151,19 @@ impl Gateway {
     /// What must not be in the output, beside what is known already.
     pub fn keep_secret(&self, secrets: impl IntoIterator<Item = String>) {
         self.secrets.lock().expect("no panic while held").extend(secrets);
+    }
+
+    /// An answer of the gateway, but for the cookies it sets, and the state and nonce that go to the DataHUB: no secret
+    /// may be in it (PR-08).
+    pub fn keep_answer(&self, head: &str, body: &[u8]) {
+        let mut answers = self.answers.lock().expect("no panic while held");
+        for line in head.lines().filter(|line| !line.to_ascii_lowercase().starts_with("set-cookie:")) {
+            let parts = line.split('&').filter(|part| !part.starts_with("state=") && !part.starts_with("nonce="));
+            parts.for_each(|part| answers.push_str(part));
+            answers.push('\n');
+        }
+        answers.push_str(&String::from_utf8_lossy(&body[..body.len().min(64 * 1024)]));
+        answers.push('\n');
     }
 
     /// All lines of the log so far.
@@ -237,15 +252,15 @@ impl Drop for Gateway {
             let _ = reader.join();
         }
         if !std::thread::panicking() {
-            self.search_output();
+            self.search("output", &self.output.lock().expect("no panic while held").join("\n"));
+            self.search("answers", &self.answers.lock().expect("no panic while held"));
         }
     }
 }
 
 impl Gateway {
-    /// Fails if a secret is anywhere in the output, as it is or in a usual encoding.
-    fn search_output(&self) {
-        let output = self.output.lock().expect("no panic while held").join("\n");
+    /// Fails if a secret is anywhere in what the gateway wrote, as it is or in a usual encoding.
+    fn search(&self, place: &str, output: &str) {
         for secret in self.secrets.lock().expect("no panic while held").iter().filter(|secret| secret.len() >= 16) {
             let spellings = [
                 secret.clone(),
@@ -256,7 +271,7 @@ impl Gateway {
             if let Some(spelling) = spellings.iter().find(|spelling| output.contains(spelling.as_str())) {
                 let line = output.lines().find(|line| line.contains(spelling.as_str())).unwrap_or_default();
                 panic!(
-                    "a secret of {} characters is in the output: {}",
+                    "a secret of {} characters is in the {place}: {}",
                     secret.len(),
                     line.replace(spelling.as_str(), "[SECRET]")
                 );

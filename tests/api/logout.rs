@@ -67,6 +67,29 @@ fn a_logout_without_a_session_is_done_at_once_and_removes_what_is_useless() {
     );
 }
 
+/// CS-06: an image or a link cannot log anybody out.
+#[test]
+fn logout_and_refresh_are_posts() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    hub.clear();
+    for path in ["/auth/logout", "/auth/refresh"] {
+        for method in ["GET", "HEAD", "PUT", "PATCH", "DELETE"] {
+            let answer = browser.fetch(&gateway, method, path);
+            assert_eq!((answer.status, answer.header("allow").as_deref()), (405, Some("POST")), "{method} {path}");
+            assert!(answer.headers("set-cookie").is_empty(), "{method} {path}");
+        }
+    }
+    assert!(hub.requests().is_empty(), "nothing was revoked");
+    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 200);
+    for path in ["/auth/refresh", "/auth/logout"] {
+        assert!(browser.fetch(&gateway, "POST", path).status < 300, "{path}");
+    }
+    assert!(!hub.requests().is_empty());
+}
+
 /// LO-01.
 #[test]
 fn a_logout_removes_the_cookies_whatever_the_datahub_says_and_in_time() {

@@ -12,7 +12,7 @@ const GUARDED: [(&str, &str); 6] = [
     ("GET", "/nothing/here"),
 ];
 
-/// CS-01, CS-02, CS-03, CS-05.
+/// CS-01, CS-02, CS-03, CS-05, PR-06.
 #[test]
 fn every_guarded_route_wants_proof_that_our_own_script_is_calling() {
     let hub = datahub();
@@ -32,6 +32,10 @@ fn every_guarded_route_wants_proof_that_our_own_script_is_calling() {
             ("the header twice", "X-CSRF: 1\r\nX-CSRF: 1\r\n"),
             ("another origin", "X-CSRF: 1\r\nOrigin: http://localhost:5173\r\n"),
             ("no origin", "X-CSRF: 1\r\nOrigin: null\r\n"),
+            (
+                "a service worker",
+                "Service-Worker: script\r\nSec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: same-origin\r\nSec-Fetch-Dest: serviceworker\r\n",
+            ),
             ("part of the metadata", "Sec-Fetch-Site: same-origin\r\nX-CSRF: 1\r\n"),
         ] {
             let answer = browser.send(&gateway, method, &format!("{BASE}{path}"), fields, b"");

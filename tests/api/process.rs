@@ -106,3 +106,13 @@ fn a_secret_in_the_output_fails_a_test() {
     let gateway = Setup::new(&[("a", &hub)]).start();
     gateway.keep_secret(["http://localhost:8000".to_owned()]);
 }
+
+/// PR-08: and so is the search in the answers.
+#[test]
+#[should_panic(expected = "is in the answers")]
+fn a_secret_in_an_answer_fails_a_test() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    assert_eq!(Browser::default().fetch(&gateway, "GET", "/nothing").status, 404);
+    gateway.keep_secret(["There is nothing at this path".to_owned()]);
+}

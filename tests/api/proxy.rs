@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use datahub::DataHub;
 use datahub::behaviour::Answer as Manner;
 
-use crate::browser::{Answer, Browser, FETCH};
+use crate::browser::{Answer, Browser, FETCH, NAVIGATION};
 use crate::gateway::{BASE, Gateway, Setup, datahub};
 
 /// A gateway, a DataHUB behind it that has forgotten the login, and who is logged in.
@@ -206,7 +206,7 @@ fn what_is_opened_is_open_and_nothing_beside_it() {
     gateway.wait_for_event("credential_refused");
 }
 
-/// PQ-09 to PQ-14.
+/// PQ-09, PQ-10, PQ-11, PQ-13, PQ-14.
 #[test]
 fn what_goes_up_is_what_is_named_and_one_bearer() {
     let (hub, gateway, browser) = logged_in("");
@@ -290,7 +290,73 @@ fn what_comes_down_cannot_act_on_our_origin() {
     assert!(answer.header("x-upstream-request-id").is_some());
 }
 
-/// PR-03.
+/// PR-05: whatever the status, and whoever gave it. HSTS, which needs HTTPS: `tests/deploy/test_nginx.py`.
+#[test]
+fn every_answer_is_hardened_once() {
+    let (hub, gateway, browser) = logged_in("");
+    let is_hardened = |case: &str, answer: &Answer| {
+        for (name, value) in [
+            ("content-security-policy", "default-src 'none'; sandbox; frame-ancestors 'none'; base-uri 'none'"),
+            ("cross-origin-opener-policy", "same-origin"),
+            ("cross-origin-resource-policy", "same-origin"),
+            ("referrer-policy", "no-referrer"),
+            ("x-content-type-options", "nosniff"),
+        ] {
+            assert_eq!(answer.headers(name), [value], "{case}: {name}");
+        }
+    };
+    for status in [
+        200, 201, 202, 204, 205, 206, 300, 302, 304, 400, 403, 404, 405, 409, 412, 413, 415, 422, 429, 500, 502, 503,
+        504,
+    ] {
+        let reply = format!(
+            "HTTP/1.1 {status} X\r\nLocation: /api/v4/user\r\nContent-Length: 0\r\nX-Content-Type-Options: x\r\n\r\n"
+        );
+        hub.set(|behaviour| behaviour.api.answer = Manner::Raw(reply.into_bytes()));
+        let answer = call(&browser, &gateway, "GET", "/api/v4/projects", "", b"");
+        assert_eq!(answer.status, status);
+        is_hardened(&format!("{status}"), &answer);
+    }
+    hub.set(|behaviour| behaviour.api.answer = Manner::CloseWithoutAnswer);
+    for (method, target, fields, status) in [
+        ("GET", "/datahubs", FETCH, 200),
+        ("GET", "/auth/session", FETCH, 200),
+        ("GET", "/auth/login?datahub=a", NAVIGATION, 302),
+        ("GET", "/auth/login?datahub=x", NAVIGATION, 404),
+        ("GET", "/auth/callback", NAVIGATION, 303),
+        ("POST", "/auth/login", FETCH, 405),
+        ("GET", "/auth/logout", FETCH, 405),
+        ("POST", "/auth/refresh?datahub=x", FETCH, 404),
+        ("GET", "/auth/session", "", 403),
+        ("GET", "/datahubs/a/api/v4/user", "", 403),
+        ("GET", "/datahubs/a/api/v4/user", FETCH, 502),
+        ("GET", "/datahubs/a/api/v4/../user", FETCH, 400),
+        ("GET", "/datahubs/a/api/v4/user?sudo=1", FETCH, 400),
+        ("GET", "/datahubs/a/oauth/token", FETCH, 404),
+        ("GET", "/datahubs/x/api/v4/user", FETCH, 404),
+        ("GET", "/nothing", FETCH, 404),
+        ("OPTIONS", "/auth/session", "Origin: https://evil.test\r\nAccess-Control-Request-Method: GET\r\n", 403),
+        ("TRACE", "/auth/session", FETCH, 501),
+        ("GET", "/auth/session", "Upgrade: websocket\r\n", 501),
+        ("GET", "/auth/session", "Host: evil.test\r\n", 421),
+        ("GET", "/auth/session", "Content-Length: +1\r\n", 400),
+        ("GET", "/auth/session", "Content-Length: 1\r\n", 400),
+        ("POST", "/auth/logout", FETCH, 204),
+    ] {
+        let answer = browser.send(&gateway, method, &format!("{BASE}{target}"), fields, b"");
+        assert_eq!(answer.status, status, "{method} {target} {fields}");
+        is_hardened(&format!("{method} {target} {fields}"), &answer);
+    }
+    let long = format!("{FETCH}X-Long: {}\r\n", "a".repeat(32 * 1024));
+    let answer = browser.send(&gateway, "GET", &format!("{BASE}/auth/session"), &long, b"");
+    assert_eq!(answer.status, 431);
+    is_hardened("431", &answer);
+    let answer = call(&Browser::default(), &gateway, "GET", "/api/v4/user", "", b"");
+    assert_eq!(answer.status, 401);
+    is_hardened("401", &answer);
+}
+
+/// PR-03, PQ-16: where a redirect leads is for the browser to see; the gateway follows none.
 #[test]
 fn links_into_the_api_lead_through_the_gateway_and_paging_goes_on() {
     let (hub, gateway, browser) = logged_in("");
@@ -325,6 +391,7 @@ fn links_into_the_api_lead_through_the_gateway_and_paging_goes_on() {
     for (location, status) in [
         ("https://elsewhere.example/a?b=c", 302),
         ("http://elsewhere.example/a", 502),
+        ("http://169.254.169.254/latest/meta-data", 502),
         ("javascript:alert(1)", 502),
         ("//evil.test/", 502),
         ("/users/sign_in", 502),
@@ -449,6 +516,7 @@ fn credentials_in_short_bodies_are_refused_and_everything_else_passes() {
     assert_eq!(hub.requests().len(), 6);
 }
 
+/// PQ-11, DS-02.
 #[test]
 fn nobody_gets_through_without_a_session_or_to_a_datahub_that_is_not_there() {
     let (hub, gateway, browser) =
