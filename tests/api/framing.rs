@@ -476,6 +476,32 @@ fn nothing_may_come_in_for_ever() {
     }
 }
 
+/// DS-03: an answer that nobody reads is given up; one that somebody reads slowly is not.
+#[test]
+fn an_answer_is_not_offered_for_ever() {
+    const LENGTH: usize = 64 * 1024 * 1024;
+    let world = World::new("timeouts.idle = \"1s\"");
+    let file = format!(
+        "GET {{api}}/projects/230/packages/generic/blob/1.0.0/{LENGTH}.bin HTTP/1.1\r\nHost: localhost:8000\r\n{{session}}\r\n"
+    );
+    for (case, waits, pauses, is_whole) in [("nobody", 1, 3_000, false), ("slowly", 10, 300, true)] {
+        let mut stream = world.open();
+        stream.write_all(&world.bytes(&file)).expect("it takes a request");
+        let (mut read, mut buffer) = (0, vec![0; LENGTH / 16]);
+        for _ in 0..waits {
+            std::thread::sleep(Duration::from_millis(pauses));
+            read += stream.read(&mut buffer).unwrap_or_default();
+        }
+        while let Ok(count) = stream.read(&mut buffer) {
+            read += count;
+            if count == 0 || read > LENGTH {
+                break;
+            }
+        }
+        assert_eq!(read > LENGTH, is_whole, "{case}: {read} bytes");
+    }
+}
+
 /// DS-05.
 #[test]
 fn what_stands_between_chunks_is_bounded() {
