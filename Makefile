@@ -10,11 +10,12 @@ help: ## list these
 demo: ## the gateway, two test DataHUBs and a small app; prints one address
 	@demo/start.sh
 
-test: build python-tools browser-tools deploy-tools provider-tools fuzz-target ## everything that must hold
+test: build python-tools browser-tools deploy-tools node-tools fuzz-target ## everything that must hold
 	cargo test --locked --workspace
 	$(call FUZZ,-max_total_time=5)
 	$(PYTHON) -W ignore -m unittest discover -s tests/browser -v
 	$(PYTHON) -W ignore -m unittest discover -s tests/deploy -v
+	$(PYTHON) -W ignore -m unittest discover -s tests/clients -v
 
 check: cargo-deny ## format, lints, documentation, dependencies
 	cargo fmt --all --check
@@ -22,7 +23,7 @@ check: cargo-deny ## format, lints, documentation, dependencies
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	.tools/bin/cargo-deny --locked --workspace check bans licenses sources
 
-long: build python-tools browser-tools deploy-tools image-tools provider-tools fuzz-target cargo-mutants ## what takes too long for every commit
+long: build python-tools browser-tools deploy-tools image-tools node-tools fuzz-target cargo-mutants ## what takes too long for every commit
 	LONG=1 cargo test --locked --lib --test api
 	$(call FUZZ,-max_total_time=1800)
 	PATH=$$PWD/.tools/bin:$$PATH cargo mutants --output target/mutants --file src/seal.rs --file src/seal/cookie.rs \
@@ -74,9 +75,10 @@ deploy-tools:
 		&& command -v systemd-socket-activate >/dev/null || { $(APT) nginx-light haproxy openssl systemd; }
 
 # Node comes from npm, too: Debian's is older than the provider wants.
-provider-tools:
+node-tools:
 	@command -v npm >/dev/null || { $(APT) npm; }
-	@cd tests/provider && { npm ls --silent >/dev/null 2>&1 || npm ci --silent; }
+	@for folder in tests/provider tests/clients; do \
+		(cd $$folder && { npm ls --silent >/dev/null 2>&1 || npm ci --silent; }) || exit 1; done
 
 image-tools:
 	@docker info >/dev/null 2>&1 || command -v buildah >/dev/null || { $(APT) buildah; }
@@ -97,4 +99,4 @@ cargo-mutants:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_MUTANTS) cargo-mutants
 
-.PHONY: help demo test check long storm bench image advisories build python-tools browser-tools deploy-tools provider-tools bench-tools image-tools fuzz-target cargo-deny cargo-mutants
+.PHONY: help demo test check long storm bench image advisories build python-tools browser-tools deploy-tools node-tools bench-tools image-tools fuzz-target cargo-deny cargo-mutants

@@ -47,7 +47,7 @@ impl Provider {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .expect("`make provider-tools` installs node and the provider");
+            .expect("`make node-tools` installs node and the provider");
         let mut output = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
         output.read_line(&mut line).expect("it says where it is");
