@@ -356,7 +356,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-        if matches!(this.phase, Phase::Head(_)) && this.begun.is_none() {
+        if matches!(this.phase, Phase::Head(_)) && this.begun.is_none() && !this.is_queued {
             return Poll::Ready(Ok(()));
         }
         // Something may still be coming: to close now would reset the connection, and our answer with it (RFC 9112

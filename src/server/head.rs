@@ -46,7 +46,7 @@ pub(super) struct Whole {
 pub(super) struct Expect {
     /// Where it begins in the head.
     pub(super) at: usize,
-    /// Whether it is `100-continue`, the only value there is (RFC 9110 section 10.1.1).
+    /// Whether it is `100-continue`, the only value there is, and not said in HTTP/1.0 (RFC 9110 section 10.1.1).
     pub(super) is_continue: bool,
 }
 
@@ -98,7 +98,7 @@ impl Head {
                 return Err(Code::BadRequest);
             }
             let is_continue = unpadded(&line[colon + 1..]).eq_ignore_ascii_case(b"100-continue");
-            self.expect = Some(Expect { at: start, is_continue });
+            self.expect = Some(Expect { at: start, is_continue: is_continue && !self.is_old });
             return Ok(());
         }
         // Some servers take an underscore for a hyphen, or do not mind a space.
