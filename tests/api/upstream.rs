@@ -2,14 +2,16 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use datahub::behaviour::Answer as Manner;
 
 use crate::browser::{Browser, Connection, FETCH};
-use crate::gateway::{BASE, Gateway, Setup, datahub};
+use crate::gateway::{BASE, Folder, Gateway, Setup, datahub};
 
 /// What the caller gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -288,5 +290,80 @@ fn who_finds_no_place_is_told_when_to_come_again() {
     let begin = Instant::now();
     while browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status != 200 {
         assert!(begin.elapsed() < Duration::from_secs(10), "the place is still taken");
+    }
+}
+
+/// A DataHUB behind a unix socket: answers one `/api/v4/own/…` on each connection and closes it at the next, without a
+/// byte; leaves everything else to the DataHUB at `hub`. Gives what it was asked.
+fn forgetful(path: &Path, hub: SocketAddr) -> Arc<Mutex<Vec<String>>> {
+    let (listener, asked) = (UnixListener::bind(path).expect("a path of our own"), Arc::new(Mutex::new(Vec::new())));
+    let keep = Arc::clone(&asked);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let asked = Arc::clone(&keep);
+            thread::spawn(move || remember_once(&stream, hub, &asked));
+        }
+    });
+    asked
+}
+
+fn remember_once(stream: &UnixStream, hub: SocketAddr, asked: &Mutex<Vec<String>>) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    for turn in 0.. {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if reader.read_until(b'\n', &mut head).ok()? == 0 {
+                return None;
+            }
+        }
+        let text = String::from_utf8_lossy(&head).into_owned();
+        let target = text.split(' ').nth(1)?.to_owned();
+        if target.starts_with("/api/v4/own/") {
+            asked.lock().expect("no panic while held").push(target);
+            if turn == 1 {
+                return None;
+            }
+            (&*stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown").ok()?;
+            continue;
+        }
+        let mut far = TcpStream::connect(hub).ok()?;
+        far.write_all(&head).ok()?;
+        far.write_all(reader.buffer()).ok()?;
+        let (mut down, mut near) = (far.try_clone().ok()?, stream.try_clone().ok()?);
+        thread::spawn(move || {
+            std::io::copy(&mut down, &mut near).ok();
+            near.shutdown(std::net::Shutdown::Both).ok();
+        });
+        std::io::copy(&mut &*stream, &mut far).ok();
+        far.shutdown(std::net::Shutdown::Both).ok();
+        return None;
+    }
+    None
+}
+
+#[test]
+fn what_may_be_repeated_is_sent_once_more_when_a_kept_connection_turns_out_to_be_closed() {
+    let (hub, folder) = (datahub(), Folder::default());
+    let path = folder.path().join("gitlab.sock");
+    let asked = forgetful(&path, hub.address());
+    let lines = format!("datahubs.a.connect = \"unix:{}\"\nserver.workers = 1", path.display());
+    let gateway = Setup::new(&[("a", &hub)]).and(&lines).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let ask = |method: &str, name: &str| {
+        let fields = if method == "GET" { FETCH.to_owned() } else { format!("{FETCH}Content-Length: 1\r\n") };
+        let body: &[u8] = if method == "GET" { b"" } else { b"x" };
+        let answer = browser.send(&gateway, method, &format!("{BASE}/datahubs/a/api/v4/own/{name}"), &fields, body);
+        (answer.status, std::mem::take(&mut *asked.lock().expect("no panic while held")).len())
+    };
+    for (method, name, expected) in [
+        ("GET", "new", (200, 1)),
+        ("GET", "kept", (200, 2)),
+        ("POST", "kept", (502, 1)),
+        ("GET", "new-again", (200, 1)),
+        // It might be repeated, but its body is gone.
+        ("PUT", "kept", (502, 1)),
+    ] {
+        assert_eq!(ask(method, name), expected, "{method} {name}");
     }
 }
