@@ -53,24 +53,26 @@ impl Connection {
         is_head: bool,
         deadlines: &Deadlines,
     ) -> Result<Exchanged, SendError> {
-        let unsent = match body {
+        // A DataHUB that takes no more may have said why before it closed the connection (RFC 9112 section 9.6), so that
+        // it is the answer's head that tells how this went, and not the error of a write.
+        let (is_taken, unsent) = match body {
             Body::Held(body) => {
                 let message = [head, &body].concat();
-                within(deadlines.idle, self.stream.write_all(&message)).await?.map_err(SendError::lost)?;
-                None
+                (within(deadlines.idle, self.stream.write_all(&message)).await?.is_ok(), None)
             }
-            Body::Streamed(payload) => {
-                within(deadlines.idle, self.stream.write_all(head)).await?.map_err(SendError::lost)?;
-                self.send_body(payload, framing, deadlines).await?
-            }
+            Body::Streamed(payload) => match within(deadlines.idle, self.stream.write_all(head)).await? {
+                Ok(()) => (true, self.send_body(payload, framing, deadlines).await?),
+                Err(_) => (false, Some(payload)),
+            },
         };
         let (head, is_persistent) = within(deadlines.first_byte, self.read_head()).await??;
         let length = Length::of(&head, is_head)?;
-        let is_reusable = unsent.is_none() && is_persistent && !matches!(length, Length::UntilClose);
+        let is_reusable = is_taken && unsent.is_none() && is_persistent && !matches!(length, Length::UntilClose);
         Ok(Exchanged { head, length, is_reusable, unsent })
     }
 
-    /// Sends the body until it has ended, or until an answer comes before that; returns what is left of it then.
+    /// Sends the body until it has ended, or until an answer comes or nothing more is taken before that; returns what is
+    /// left of it then.
     async fn send_body(
         &mut self,
         mut payload: Payload,
@@ -84,18 +86,18 @@ impl Connection {
             let limit = if pending.is_empty() && !has_ended { Duration::MAX } else { deadlines.idle };
             let step = std::future::poll_fn(|cx| {
                 if self.has_answer(cx) {
-                    return Poll::Ready(Ok(Step::Answered));
+                    return Poll::Ready(Ok(Step::Over));
                 }
                 if !pending.is_empty() {
                     let written = std::task::ready!(pending.poll_write(Pin::new(&mut self.stream), cx));
-                    return Poll::Ready(match written {
-                        Ok(0) => Err(SendError::lost(io::ErrorKind::WriteZero.into())),
-                        Ok(_) => Ok(Step::Progress),
-                        Err(error) => Err(SendError::lost(error)),
-                    });
+                    return Poll::Ready(Ok(match written {
+                        Ok(0) | Err(_) => Step::Over,
+                        Ok(_) => Step::Progress,
+                    }));
                 }
                 if has_ended {
-                    return Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| Step::Done).map_err(SendError::lost);
+                    let flushed = std::task::ready!(Pin::new(&mut self.stream).poll_flush(cx));
+                    return Poll::Ready(Ok(if flushed.is_ok() { Step::Done } else { Step::Over }));
                 }
                 match std::task::ready!(Pin::new(&mut payload).poll_next(cx)) {
                     Some(Ok(piece)) => {
@@ -115,12 +117,12 @@ impl Connection {
             match timeout(limit, step).await.map_err(|_| SendError::Stalled)?? {
                 Step::Progress => {}
                 Step::Done => return Ok(None),
-                Step::Answered => return Ok(Some(payload)),
+                Step::Over => return Ok(Some(payload)),
             }
         }
     }
 
-    /// Whether something, or the end, has come from the DataHUB.
+    /// Whether something has come from the DataHUB.
     fn has_answer(&mut self, cx: &mut Context<'_>) -> bool {
         !self.read.is_empty() || matches!(self.poll_read(cx), Poll::Ready(Ok(count)) if count > 0)
     }
@@ -167,7 +169,8 @@ impl Connection {
 enum Step {
     Progress,
     Done,
-    Answered,
+    /// Nothing more is to be sent: there is an answer, or nobody who reads.
+    Over,
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, SendError> {
@@ -334,3 +337,48 @@ const LEAST_READ: usize = 4 * 1024;
 const LONGEST_HEAD: usize = 64 * 1024;
 /// Most fields of an answer.
 const MOST_FIELDS: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use actix_web::FromRequest as _;
+    use actix_web::test::TestRequest;
+    use tokio_test::io::{Builder, Mock};
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+    const DEADLINES: Deadlines = Deadlines { connect: HOUR, first_byte: HOUR, idle: HOUR };
+
+    async fn exchanged(script: Mock, body: Body) -> Result<Exchanged, SendError> {
+        let mut connection = Connection::new(Box::new(script));
+        connection.exchange(b"head", body, Framing::Length(4), false, &DEADLINES).await
+    }
+
+    async fn streamed() -> Body {
+        let (request, mut payload) = TestRequest::default().set_payload("body").to_http_parts();
+        Body::Streamed(Payload::from_request(&request, &mut payload).await.expect("it is always there"))
+    }
+
+    /// FR-09: what was said before the connection was closed counts, whichever of the two is noticed first.
+    #[test]
+    fn a_body_that_is_not_taken_may_have_an_answer() {
+        actix_web::rt::System::new().block_on(not_taken_and_taken());
+    }
+
+    async fn not_taken_and_taken() {
+        let closed = || io::ErrorKind::BrokenPipe.into();
+        let answer = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n";
+        let script = Builder::new().write(b"head").write_error(closed()).read(answer).build();
+        let early = exchanged(script, streamed().await).await.expect("there is an answer");
+        assert_eq!((early.head.status, early.is_reusable), (413, false));
+        let script = Builder::new().write_error(closed()).read(answer).build();
+        let early = exchanged(script, Body::Held(Bytes::from_static(b"body"))).await.expect("there is an answer");
+        assert_eq!((early.head.status, early.is_reusable), (413, false));
+        let script = Builder::new().write(b"head").write(b"body").wait(Duration::from_millis(1)).read(answer).build();
+        let whole = exchanged(script, streamed().await).await.expect("there is an answer");
+        assert_eq!((whole.head.status, whole.is_reusable), (413, true));
+        let script = Builder::new().write(b"head").write_error(closed()).build();
+        let none = exchanged(script, streamed().await).await;
+        assert!(matches!(none, Err(SendError::Closed)));
+    }
+}
