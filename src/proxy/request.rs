@@ -139,6 +139,14 @@ impl Body {
         if kind.names_credential(&body).await? { Err(Code::CredentialParameter.into()) } else { Ok(Self::Held(body)) }
     }
 
+    /// The same body once more, if it is still there.
+    pub fn again(&self) -> Option<Self> {
+        match self {
+            Self::Held(body) => Some(Self::Held(body.clone())),
+            Self::Streamed(_) => None,
+        }
+    }
+
     /// All of a short body.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::error::PayloadError;
 use actix_web::http::Method;
-use actix_web::web::{Bytes, BytesMut};
+use actix_web::web::BytesMut;
 use tokio::time::timeout;
 
 use crate::datahub::transport::Address;
@@ -58,7 +58,7 @@ impl Upstream {
         Rc::new(Self { address, deadlines, gate, idle: RefCell::default() })
     }
 
-    /// Sends one request and waits for the head of its answer. A request that is `idempotent` and has no body is sent once
+    /// Sends one request and waits for the head of its answer. An idempotent one whose body, if any, is held is sent once
     /// more, on a new connection, if a kept one turns out to be closed before a byte came back; no other ever is.
     ///
     /// # Errors
@@ -75,17 +75,12 @@ impl Upstream {
     }
 
     async fn exchange(self: &Rc<Self>, request: Outgoing, place: Place) -> Result<Answer, SendError> {
-        let Outgoing { head, body, framing, is_head, is_idempotent } = request;
+        let Outgoing { head, mut body, framing, is_head, is_idempotent } = request;
         if let Some(mut connection) = self.take_idle() {
-            let may_repeat = is_idempotent && framing == Framing::None;
-            if may_repeat {
-                match connection.exchange(&head, Body::Held(Bytes::new()), framing, is_head, &self.deadlines).await {
-                    Err(SendError::Closed) => {}
-                    outcome => return outcome.map(|exchanged| Answer::new(self, connection, exchanged, place)),
-                }
-            } else {
-                let exchanged = connection.exchange(&head, body, framing, is_head, &self.deadlines).await?;
-                return Ok(Answer::new(self, connection, exchanged, place));
+            let again = if is_idempotent { body.again() } else { None };
+            match (connection.exchange(&head, body, framing, is_head, &self.deadlines).await, again) {
+                (Err(SendError::Closed), Some(again)) => body = again,
+                (outcome, _) => return outcome.map(|exchanged| Answer::new(self, connection, exchanged, place)),
             }
         }
         let stream = timeout(self.deadlines.connect, self.address.connect())

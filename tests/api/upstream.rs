@@ -350,20 +350,22 @@ fn what_may_be_repeated_is_sent_once_more_when_a_kept_connection_turns_out_to_be
     let gateway = Setup::new(&[("a", &hub)]).and(&lines).start();
     let browser = Browser::default();
     browser.log_in(&gateway, "a", &hub, "testuser");
-    let ask = |method: &str, name: &str| {
-        let fields = if method == "GET" { FETCH.to_owned() } else { format!("{FETCH}Content-Length: 1\r\n") };
-        let body: &[u8] = if method == "GET" { b"" } else { b"x" };
+    let ask = |method: &str, name: &str, kind: &str| {
+        let fields = if method == "GET" { FETCH.to_owned() } else { format!("{FETCH}{kind}Content-Length: 2\r\n") };
+        let body: &[u8] = if method == "GET" { b"" } else { b"{}" };
         let answer = browser.send(&gateway, method, &format!("{BASE}/datahubs/a/api/v4/own/{name}"), &fields, body);
         (answer.status, std::mem::take(&mut *asked.lock().expect("no panic while held")).len())
     };
-    for (method, name, expected) in [
-        ("GET", "new", (200, 1)),
-        ("GET", "kept", (200, 2)),
-        ("POST", "kept", (502, 1)),
-        ("GET", "new-again", (200, 1)),
+    let json = "Content-Type: application/json\r\n";
+    for (method, name, kind, expected) in [
+        ("GET", "new", "", (200, 1)),
+        ("GET", "kept", "", (200, 2)),
+        ("POST", "kept", json, (502, 1)),
+        ("GET", "new-again", "", (200, 1)),
+        ("DELETE", "kept", json, (200, 2)),
         // It might be repeated, but its body is gone.
-        ("PUT", "kept", (502, 1)),
+        ("PUT", "kept", "", (502, 1)),
     ] {
-        assert_eq!(ask(method, name), expected, "{method} {name}");
+        assert_eq!(ask(method, name, kind), expected, "{method} {name}");
     }
 }
