@@ -4,6 +4,7 @@
 //! but the ones named here, no cookie, no content that a browser would run.
 
 use actix_web::HttpResponse;
+use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK,
@@ -40,11 +41,12 @@ pub fn inbound(
     let mut response = HttpResponse::with_body(status, body);
     let is_bodiless = response.body().is_none();
     let announced = response.body().announced().filter(|_| is_bodiless);
+    let has_body = !matches!(response.body().size(), BodySize::None | BodySize::Sized(0));
 
     let headers = response.headers_mut();
     copy(&head, headers)?;
     addresses.rewrite(headers)?;
-    neutralise(headers, is_download);
+    neutralise(headers, has_body, is_download);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     headers.insert(VARY, HeaderValue::from_static("Cookie, Accept-Encoding"));
     // Of a HEAD or a 304: what the body would be, which actix-web does not derive from a body that is not there.
@@ -162,12 +164,14 @@ impl Addresses<'_> {
 }
 
 /// Makes a download of whatever a browser might run, or might take for something that it runs.
-fn neutralise(headers: &mut HeaderMap, is_download: bool) {
-    let essence = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .map(|value| value.split(';').next().unwrap_or(value).trim().to_ascii_lowercase());
-    let is_inert = essence.as_deref().is_none_or(|essence| INERT.contains(&essence) || essence.ends_with("+json"));
+fn neutralise(headers: &mut HeaderMap, has_body: bool, is_download: bool) {
+    let is_inert = match headers.get(CONTENT_TYPE) {
+        Some(value) => value.to_str().is_ok_and(|value| {
+            let essence = value.split(';').next().unwrap_or(value).trim().to_ascii_lowercase();
+            INERT.contains(&&*essence) || essence.ends_with("+json")
+        }),
+        None => !has_body,
+    };
     if is_inert && !is_download {
         return;
     }

@@ -455,24 +455,41 @@ fn what_a_browser_might_run_is_an_attachment() {
     );
     assert!(hostile.header("content-disposition").expect("one").starts_with("attachment"), "{}", hostile.head);
     for (kind, is_attachment) in [
-        ("text/html", true),
-        ("Text/HTML; charset=utf-7", true),
-        ("image/svg+xml", true),
-        ("application/xhtml+xml", true),
-        ("application/pdf", true),
-        ("text/javascript", true),
-        ("application/json, text/html", true),
-        ("application/json", false),
-        ("text/plain; charset=utf-8", false),
-        ("image/png", false),
+        ("Content-Type: text/html\r\n", true),
+        ("Content-Type: Text/HTML; charset=utf-7\r\n", true),
+        ("Content-Type: text/html; a=\u{e4}\r\n", true),
+        ("Content-Type: image/svg+xml\r\n", true),
+        ("Content-Type: text/xml\r\n", true),
+        ("Content-Type: application/xhtml+xml\r\n", true),
+        ("Content-Type: application/pdf\r\n", true),
+        ("Content-Type: text/javascript\r\n", true),
+        ("Content-Type: text/css\r\n", true),
+        ("Content-Type: multipart/x-mixed-replace; boundary=a\r\n", true),
+        ("Content-Type: application/json, text/html\r\n", true),
+        ("Content-Type:\r\n", true),
+        ("", true),
+        ("Content-Type: application/json\r\n", false),
+        ("Content-Type: application/problem+json\r\n", false),
+        ("Content-Type: text/plain; charset=utf-8\r\n", false),
+        ("Content-Type: image/png\r\n", false),
     ] {
         let answer = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Disposition: inline; filename=\"x\"\r\nContent-Length: 1\r\n\r\nx"
+            "HTTP/1.1 200 OK\r\n{kind}Content-Disposition: inline; filename=\"x\"\r\nContent-Length: 1\r\n\r\nx"
         );
         hub.set(|behaviour| behaviour.api.answer = Manner::Raw(answer.into_bytes()));
         let answer = call(&browser, &gateway, "GET", "/api/v4/user", "", b"");
         let expected = if is_attachment { "attachment; filename=\"x\"" } else { "inline; filename=\"x\"" };
         assert_eq!(answer.header("content-disposition").as_deref(), Some(expected), "{kind}");
+    }
+    for (head, status, expected) in [
+        ("201 Created\r\nContent-Length: 0", 201, None),
+        ("200 OK\r\nContent-Type: text/plain\r\nContent-Length: 0", 200, None),
+        ("200 OK\r\nContent-Type: text/plain\r\nContent-Type: text/html\r\nContent-Length: 0", 502, None),
+    ] {
+        let answer = format!("HTTP/1.1 {head}\r\n\r\n");
+        hub.set(|behaviour| behaviour.api.answer = Manner::Raw(answer.into_bytes()));
+        let answer = call(&browser, &gateway, "GET", "/api/v4/user", "", b"");
+        assert_eq!((answer.status, answer.header("content-disposition")), (status, expected), "{head}");
     }
 }
 
