@@ -66,11 +66,15 @@ impl From<Code> for ApiError {
     }
 }
 
-/// A request's body that did not come, or not in time.
+/// A request's body that did not come, or not in time, or that did not end.
 impl From<PayloadError> for ApiError {
     fn from(error: PayloadError) -> Self {
-        let is_late = matches!(&error, PayloadError::Io(error) if error.kind() == io::ErrorKind::TimedOut);
-        Self::because(if is_late { Code::RequestTimeout } else { Code::BadRequest }, error)
+        let code = match &error {
+            PayloadError::Overflow => Code::BodyTooLarge,
+            PayloadError::Io(error) if error.kind() == io::ErrorKind::TimedOut => Code::RequestTimeout,
+            _ => Code::BadRequest,
+        };
+        Self::because(code, error)
     }
 }
 

@@ -80,7 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Self {
             stream,
             peer,
-            flow: Rc::new(Flow::new(door.config.patience.body)),
+            flow: Rc::new(Flow::new(door.config.patience.body, door.config.proxy.limits.body)),
             phase: Phase::Head(Head::default()),
             held: BytesMut::new(),
             ready: 0,
@@ -384,6 +384,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 pub(super) struct Flow {
     /// How long a body may take for its next bytes.
     patience: Duration,
+    /// How many bytes it may have.
+    longest: u64,
     /// Whether no head has been handed on yet, and whether the last one's answer has ended.
     is_new: Cell<bool>,
     is_idle: Cell<bool>,
@@ -406,9 +408,10 @@ enum Expects {
 }
 
 impl Flow {
-    fn new(patience: Duration) -> Self {
+    fn new(patience: Duration, longest: u64) -> Self {
         Self {
             patience,
+            longest,
             is_new: Cell::new(true),
             is_idle: Cell::new(true),
             unread: Cell::new(0),
@@ -421,7 +424,7 @@ impl Flow {
 
     /// The body of the request that has just reached the gateway.
     pub(super) fn body(self: &Rc<Self>, payload: Payload) -> Payload {
-        let body = Incoming { payload, flow: Rc::clone(self), timer: None, has_ended: false };
+        let body = Incoming { payload, flow: Rc::clone(self), left: self.longest, timer: None, has_ended: false };
         Payload::Stream { payload: Box::pin(body) }
     }
 
@@ -498,10 +501,13 @@ impl<B: MessageBody + Unpin> MessageBody for Answer<B> {
     }
 }
 
-/// A request's body, on its way to whoever takes it. Its next bytes must come in time, or it ends in an error.
+/// A request's body, on its way to whoever takes it. Its next bytes must come in time and not be too many, or it ends in an
+/// error.
 struct Incoming {
     payload: Payload,
     flow: Rc<Flow>,
+    /// How many bytes may still come.
+    left: u64,
     timer: Option<Pin<Box<Sleep>>>,
     has_ended: bool,
 }
@@ -510,7 +516,7 @@ impl Stream for Incoming {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { payload, flow, timer, has_ended } = &mut *self;
+        let Self { payload, flow, left, timer, has_ended } = &mut *self;
         if flow.expects.get() == Expects::AnAnswer {
             flow.expects.set(Expects::ItNow);
             flow.wake();
@@ -531,6 +537,10 @@ impl Stream for Incoming {
                 flow.unread.set(flow.unread.get().saturating_sub(piece.len()));
                 if was_full {
                     flow.wake();
+                }
+                match left.checked_sub(piece.len() as u64) {
+                    Some(rest) => *left = rest,
+                    None => return Poll::Ready(Some(Err(PayloadError::Overflow))),
                 }
             }
             Some(Err(_)) => {}

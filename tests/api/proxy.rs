@@ -567,6 +567,17 @@ fn nobody_gets_through_without_a_session_or_to_a_datahub_that_is_not_there() {
         400,
         "GitLab's own answer"
     );
+    // In chunks nobody knows before, and what was too long never looks whole.
+    for (length, status) in [(1_024, 400), (1_025, 413)] {
+        hub.clear();
+        let chunks =
+            format!("200\r\n{}\r\n{:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(512), length - 512, "x".repeat(length - 512));
+        let fields = format!("{FETCH}Transfer-Encoding: chunked\r\n");
+        let answer =
+            browser.send(&gateway, "POST", &format!("{BASE}/datahubs/a/api/v4/projects"), &fields, chunks.as_bytes());
+        assert_eq!(answer.status, status, "{length} bytes");
+        assert_eq!(hub.requests().iter().filter(|request| request.complete).count(), usize::from(status == 400));
+    }
     assert_eq!(
         call(&browser, &gateway, "GET", &format!("/api/v4/{}", "a".repeat(900)), "", b"").status,
         404,
