@@ -201,22 +201,29 @@ fn decoded(bytes: &[u8]) -> Cow<'_, [u8]> {
 const GRAPHQL: &str = "/api/graphql";
 
 /// Below `/api/v4/`: what makes credentials or takes accounts over. `*` is any one segment; what lies below counts too.
-const CREDENTIALS: [&str; 25] = [
+const CREDENTIALS: [&str; 32] = [
     "applications",
     "deploy_keys",
     "deploy_tokens",
     "groups/*/access_tokens",
     "groups/*/deploy_tokens",
     "groups/*/runners",
+    "groups/*/service_accounts",
+    "groups/*/ssh_certificates",
     "groups/*/variables",
     "personal_access_tokens",
     "projects/*/access_tokens",
+    "projects/*/cluster_agents/*/tokens",
     "projects/*/deploy_keys",
     "projects/*/deploy_tokens",
+    "projects/*/error_tracking/client_keys",
     "projects/*/runners",
+    "projects/*/secure_files",
+    "projects/*/service_accounts",
     "projects/*/triggers",
     "projects/*/variables",
     "runners",
+    "service_accounts",
     "user/emails",
     "user/gpg_keys",
     "user/keys",
