@@ -202,7 +202,7 @@ impl Server {
             base_path: base_path?,
             workers: workers?,
             shutdown_timeout: shutdown_timeout?,
-            trusted_proxies: trusted_proxies?,
+            trusted_proxies: trusted_proxies?.iter().map(IpAddr::to_canonical).collect(),
         })
     }
 }

@@ -22,12 +22,12 @@ use actix_http::error::DispatchError;
 use actix_http::{HttpService, KeepAlive, Request};
 use actix_server::Server;
 use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_service, map_config};
-use actix_web::body::{BoxBody, EitherBody, MessageBody};
-use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
-use actix_web::http::ConnectionType;
+use actix_web::body::{BodySize, BoxBody, EitherBody, MessageBody};
+use actix_web::dev::{AppConfig, Path as Matched, ServiceRequest, ServiceResponse, Url};
 use actix_web::http::header::{
     self, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
 };
+use actix_web::http::{ConnectionType, Version};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::{self, Bytes, Data};
 use actix_web::{App, Error, HttpMessage, HttpResponse, HttpServer, ResponseError};
@@ -136,11 +136,7 @@ pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>, draining: &Draining) 
                 };
                 async move {
                     let response = call.scope(work).await?;
-                    let mut response = door.leave(response, &call);
-                    if flow.as_ref().is_some_and(|flow| flow.must_close()) {
-                        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
-                    }
-                    Ok(response.map_body(|_, body| Answer::new(body, flow)))
+                    Ok(finish(door.leave(response, &call), flow))
                 }
             })
             .service(
@@ -221,19 +217,43 @@ where
         .h1(map_config(app, |()| AppConfig::default()));
     fn_service(move |stream: S| {
         let peer = peer(&stream);
-        ready(Ok::<_, DispatchError>((Connection::new(stream, peer.map(|peer| peer.ip()), Rc::clone(&door)), peer)))
+        ready(Ok::<_, DispatchError>((
+            Connection::new(stream, peer.map(|peer| peer.ip().to_canonical()), Rc::clone(&door)),
+            peer,
+        )))
     })
     .and_then(http)
 }
 
 /// What its connection and a request know of each other, from here to the end of the answer.
-fn follow(req: &mut ServiceRequest) -> Option<Rc<Flow>> {
-    let flow = req.conn_data::<Rc<Flow>>().cloned()?;
+fn follow(req: &mut ServiceRequest) -> Rc<Flow> {
+    let flow = Rc::clone(req.conn_data::<Rc<Flow>>().expect("`http` gives every connection one"));
+    flow.reach();
     if has_body(req) {
         let body = flow.body(req.take_payload());
         req.set_payload(body);
     }
-    Some(flow)
+    flow
+}
+
+/// Ends an answer as its connection needs it.
+fn finish<B: MessageBody>(mut response: ServiceResponse<B>, flow: Rc<Flow>) -> ServiceResponse<Answer<B>> {
+    let request = response.request();
+    // Chunks came with HTTP/1.1: to an older client the end of the connection is the end of the body (RFC 9112 section 6.1).
+    let is_endless =
+        request.version() < Version::HTTP_11 && matches!(response.response().body().size(), BodySize::Stream);
+    let is_last = request.head().connection_type() == ConnectionType::Close;
+    let head = response.response_mut().head_mut();
+    head.no_chunking(is_endless);
+    if is_endless || flow.must_close() {
+        head.set_connection_type(ConnectionType::Close);
+    }
+    // Heads are used again, so that an HTTP/1.0 of before would stand for a close.
+    head.version = Version::HTTP_11;
+    if is_last || head.connection_type() == ConnectionType::Close {
+        flow.close();
+    }
+    response.map_body(|_, body| Answer::new(body, flow))
 }
 
 fn has_body(req: &ServiceRequest) -> bool {
@@ -273,12 +293,15 @@ impl Door {
     fn admit(&self, req: &ServiceRequest) -> Result<Option<HttpResponse>, ApiError> {
         // Who asks for such things is not to be trusted with where the next request begins.
         self.check(req).map_err(|code| ApiError::from(code).closing())?;
-        let (origins, path) = (&self.config.app.origins, req.uri().path());
+        let (origins, path) = (&self.config.app.origins, routed(req.match_info()));
         if req.method() == Method::OPTIONS
             && let Some(origin) = origins.dev_origin(req.headers())
             && req.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
         {
             return Ok(Some(preflight(origin)));
+        }
+        if self.is_file(path) && ![Method::GET, Method::HEAD].contains(req.method()) {
+            return Err(ApiError::method_not_allowed("GET, HEAD"));
         }
         if self.is_open(path) {
             if origins.dev_origin(req.headers()).is_some() {
@@ -329,20 +352,21 @@ impl Door {
         }
     }
 
+    /// Whether the app's files are asked; what is below our own routes never is one, even if the app is at `/`.
     fn is_file(&self, path: &str) -> bool {
         let files = self.config.app.files.as_ref();
-        let rest = files.and_then(|(place, _)| path.strip_prefix(place.as_str()));
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        self.below_base(path).is_none() && files.is_some_and(|(place, _)| below(place, path).is_some())
     }
 
     fn below_base<'a>(&self, path: &'a str) -> Option<&'a str> {
-        path.strip_prefix(self.config.server.base_path.as_str()).filter(|rest| rest.starts_with('/'))
+        below(&self.config.server.base_path, path)
     }
 
     /// Gives an answer what every answer has.
     fn leave(&self, response: ServiceResponse<BoxBody>, call: &Rc<Call>) -> ServiceResponse<impl MessageBody + use<>> {
-        let is_dev = response.request().extensions().get() == Some(&Admission::Dev);
-        let is_file = self.is_file(response.request().uri().path());
+        let admission = response.request().extensions().get::<Admission>().copied();
+        let is_dev = admission == Some(Admission::Dev);
+        let is_file = self.is_file(routed(response.request().match_info())) && !response.status().is_client_error();
         let code = response.response().error().map(|error| code_of(error, response.status(), call));
         call.answered(response.request().match_pattern(), response.status().as_u16(), code);
 
@@ -362,6 +386,9 @@ impl Door {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
+        if admission == Some(Admission::Download) && !headers.contains_key(header::CONTENT_DISPOSITION) {
+            headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+        }
         if let Some(origin) = dev_origin {
             allow(headers, origin);
         }
@@ -371,6 +398,16 @@ impl Door {
         let call = Rc::clone(call);
         response.map_body(|_, body| Counted::new(body, call))
     }
+}
+
+/// The path that the router goes by: a decoded copy. Whoever judges another reading of it judges another route.
+fn routed(info: &Matched<Url>) -> &str {
+    info.as_str()
+}
+
+/// What follows `place` in a path that is there or below.
+fn below<'a>(place: &str, path: &'a str) -> Option<&'a str> {
+    path.strip_prefix(place).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The code of a failure; one that is a library's own gets the code that fits its status.
@@ -436,14 +473,15 @@ fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
 /// Who sent a request: the peer, or whom a front proxy that we trust speaks for. Of the addresses in X-Forwarded-For the
 /// last one that is not itself a trusted proxy counts; whoever sent the request may have written those before it.
 fn client(req: &ServiceRequest, trusted: &[IpAddr]) -> Client {
-    let peer = req.peer_addr().map(|address| address.ip());
+    let peer = req.peer_addr().map(|address| address.ip().to_canonical());
     let forwarded = req.headers().get_all(X_FORWARDED_FOR).filter_map(|value| value.to_str().ok());
     let forwarded: Vec<&str> = forwarded.flat_map(|value| value.split(',')).map(str::trim).collect();
     let is_trusted = peer.is_none_or(|peer| trusted.contains(&peer));
     if !is_trusted || forwarded.is_empty() {
         return Client { address: peer, is_local: peer.is_none_or(|peer| peer.is_loopback()) && forwarded.is_empty() };
     }
-    let address = forwarded.iter().rev().map_while(|text| text.parse::<IpAddr>().ok()).find(|ip| !trusted.contains(ip));
+    let mut last = forwarded.iter().rev().map_while(|text| text.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical());
+    let address = last.find(|ip| !trusted.contains(ip));
     Client { address: address.or(peer), is_local: false }
 }
 
@@ -463,3 +501,28 @@ const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-or
 /// What our routes, the proxy and CORS know.
 const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    /// PQ-13: also where one socket serves both families of addresses.
+    #[test]
+    fn an_address_is_the_same_in_either_family() {
+        for (peer, forwarded, address) in [
+            ("[::ffff:127.0.0.1]:1", "203.0.113.9", "203.0.113.9"),
+            ("[::ffff:127.0.0.1]:1", "::ffff:203.0.113.9", "203.0.113.9"),
+            ("127.0.0.1:1", "203.0.113.9, ::ffff:127.0.0.1", "203.0.113.9"),
+            ("[::ffff:192.0.2.1]:1", "203.0.113.9", "192.0.2.1"),
+            ("[2001:db8::1]:1", "203.0.113.9", "2001:db8::1"),
+        ] {
+            let request = TestRequest::default().peer_addr(peer.parse().expect(peer));
+            let request = request.insert_header((X_FORWARDED_FOR, forwarded)).to_srv_request();
+            let client = client(&request, &["127.0.0.1".parse().expect("an address")]);
+            let expected = Client { address: address.parse().ok(), is_local: false };
+            assert_eq!(client, expected, "{peer} {forwarded}");
+        }
+    }
+}

@@ -108,8 +108,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn follow(&mut self, bytes: &mut [u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() {
+            let is_idle = self.is_idle();
             match &mut self.phase {
-                Phase::Head(_) if !self.flow.is_idle.get() => {
+                Phase::Head(_) if !is_idle => {
                     self.is_queued = true;
                     return at;
                 }
@@ -294,7 +295,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Connection<S> {
                     this.go_on();
                     continue;
                 }
-                Phase::Head(_) if this.is_queued => return this.poll_patience(cx),
+                Phase::Head(_) if this.is_queued && this.flow.must_close() => return this.poll_patience(cx),
+                Phase::Head(_) if this.is_queued => {
+                    // It waits for its turn. Whoever sent it may leave meanwhile, and take the call before it with them.
+                    if this.held.len() >= MOST_UNREAD {
+                        return this.poll_patience(cx);
+                    }
+                    let mut space = [0; 1024];
+                    let mut more = ReadBuf::new(&mut space);
+                    if Pin::new(&mut this.stream).poll_read(cx, &mut more)?.is_pending() {
+                        return this.poll_patience(cx);
+                    }
+                    if more.filled().is_empty() {
+                        this.is_over = true;
+                    }
+                    this.held.extend_from_slice(more.filled());
+                    continue;
+                }
                 Phase::Broken => return this.poll_patience(cx),
                 _ if this.flow.is_full() => return this.poll_patience(cx),
                 _ => this.invite(cx)?,
@@ -329,6 +346,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Connection<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.flow.is_out_of_reach() {
+            // What did not reach the gateway is refused by what is behind, without a word and without a line in the log.
+            this.flow.is_idle.set(true);
+            this.refuse(Code::BadRequest);
+            return this.poll_refusal(cx).map_ok(|()| buf.len());
+        }
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);
         if written.is_ready() {
             this.blocked = None;
@@ -389,6 +412,9 @@ pub(super) struct Flow {
     /// Whether no head has been handed on yet, and whether the last one's answer has ended.
     is_new: Cell<bool>,
     is_idle: Cell<bool>,
+    /// Whether the last head has reached the gateway, and whether nothing more is to come after its answer.
+    has_reached: Cell<bool>,
+    closes: Cell<bool>,
     /// Of its body: how many bytes were read and not taken, whether somebody wants them, whether they are none.
     unread: Cell<usize>,
     is_wanted: Cell<bool>,
@@ -414,6 +440,8 @@ impl Flow {
             longest,
             is_new: Cell::new(true),
             is_idle: Cell::new(true),
+            has_reached: Cell::new(true),
+            closes: Cell::new(false),
             unread: Cell::new(0),
             is_wanted: Cell::new(true),
             is_broken: Cell::new(false),
@@ -422,27 +450,44 @@ impl Flow {
         }
     }
 
+    /// The request has reached the gateway, which will answer it.
+    pub(super) fn reach(&self) {
+        self.has_reached.set(true);
+    }
+
+    fn is_out_of_reach(&self) -> bool {
+        !self.has_reached.get()
+    }
+
+    /// The answer to this request is the last one.
+    pub(super) fn close(&self) {
+        self.closes.set(true);
+    }
+
     /// The body of the request that has just reached the gateway.
     pub(super) fn body(self: &Rc<Self>, payload: Payload) -> Payload {
         let body = Incoming { payload, flow: Rc::clone(self), left: self.longest, timer: None, has_ended: false };
         Payload::Stream { payload: Box::pin(body) }
     }
 
-    /// Whether nobody can tell where the next request begins, once this one is answered: its body was not read to its
-    /// end, or may never come.
+    /// Whether the connection ends once this request is answered: somebody wants it, or nobody can tell where the next one
+    /// begins, since the body was not read to its end or may never come.
     pub(super) fn must_close(&self) -> bool {
-        !self.is_wanted.get() || self.expects.get() != Expects::Nothing
+        self.closes.get() || !self.is_wanted.get() || self.expects.get() != Expects::Nothing
     }
 
     /// A head is handed on.
     fn pass(&self, expects: bool) {
         self.is_new.set(false);
         self.is_idle.set(false);
+        self.has_reached.set(false);
         self.unread.set(0);
         self.expects.set(if expects { Expects::AnAnswer } else { Expects::Nothing });
     }
 
     fn read(&self, length: usize) {
+        // Who sends it waits no more to be told so.
+        self.expects.set(Expects::Nothing);
         self.unread.set(self.unread.get() + length);
     }
 
@@ -472,20 +517,18 @@ impl Flow {
 /// An answer's body, whose end is the end of its request.
 pub(super) struct Answer<B> {
     body: B,
-    flow: Option<Rc<Flow>>,
+    flow: Rc<Flow>,
 }
 
 impl<B> Answer<B> {
-    pub(super) fn new(body: B, flow: Option<Rc<Flow>>) -> Self {
+    pub(super) fn new(body: B, flow: Rc<Flow>) -> Self {
         Self { body, flow }
     }
 }
 
 impl<B> Drop for Answer<B> {
     fn drop(&mut self) {
-        if let Some(flow) = &self.flow {
-            flow.is_idle.set(true);
-        }
+        self.flow.is_idle.set(true);
     }
 }
 

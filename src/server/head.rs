@@ -67,8 +67,8 @@ impl Head {
                 (Line::First, []) => Line::Request,
                 (Line::Request, []) => return Err(Code::BadRequest),
                 (Line::First | Line::Request, _) => {
-                    // It is never sent (RFC 9112 section 3.2); cut off, the rest would pass for the target.
-                    if memchr(b'#', line).is_some() {
+                    // A fragment is never sent (RFC 9112 section 3.2); cut off, the rest would pass for the target.
+                    if line.iter().any(|byte| *byte == b'#' || !(b' '..=b'~').contains(byte)) {
                         return Err(Code::BadRequestTarget);
                     }
                     self.is_old = line.ends_with(b"HTTP/1.0");

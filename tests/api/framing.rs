@@ -8,6 +8,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use datahub::DataHub;
+use datahub::behaviour::Answer;
 use serde::Deserialize;
 
 use crate::browser::{Browser, FETCH};
@@ -57,6 +58,11 @@ impl World {
     /// A good request, to stand behind another one.
     fn next(&self) -> Vec<u8> {
         self.bytes("GET {api}/next HTTP/1.1\r\nHost: localhost:8000\r\n{session}\r\n")
+    }
+
+    fn lines_about_a_bad_request(&self) -> usize {
+        let is_one = |line: &serde_json::Value| line["target"] == "access" && line["code"] == "bad_request";
+        self.gateway.log().iter().filter(|line| is_one(line)).count()
     }
 
     fn open(&self) -> TcpStream {
@@ -160,6 +166,9 @@ fn answer(read: &[u8]) -> Option<(u16, usize)> {
     if status < 200 {
         return Some((status, end));
     }
+    // Whoever refuses a request, it has an id and a body that says why (PR-05).
+    assert!(head.contains("\r\nx-request-id: ") && head.contains("\r\nx-content-type-options: nosniff\r\n"), "{head}");
+    assert!(status < 400 || status == 404 || head.contains("\r\ncontent-type: application/problem+json\r\n"), "{head}");
     let field = |name: &str| head.split("\r\n").find_map(|line| line.strip_prefix(name)).map(str::trim);
     let length = match field("content-length:") {
         Some(length) => end + length.parse::<usize>().expect("a number"),
@@ -212,6 +221,41 @@ fn other_protocols_are_refused() {
     }
 }
 
+/// FR-05: to an older client a body ends with its connection, and chunks mean nothing.
+#[test]
+fn an_older_client_gets_no_chunks() {
+    let world = World::new("");
+    let trace = "GET {api}/projects/230/jobs/9/trace HTTP/1.1\r\nHost: localhost:8000\r\n{session}\r\n";
+    let newer = world.send(&world.bytes(trace), 1);
+    assert_eq!(newer, Outcome { statuses: vec![200], end: End::Open });
+    let older = trace.replace("HTTP/1.1", "HTTP/1.0").replace("Host:", "Connection: keep-alive\r\nHost:");
+    let mut stream = world.open();
+    stream.write_all(&world.bytes(&older)).expect("it takes a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an end");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    assert!(!head.contains("keep-alive") && !head.contains("transfer-encoding"), "{head}");
+    assert!(body.lines().count() > 5 && body.lines().all(|line| line.len() > 2), "{body}");
+}
+
+/// FR-07: what the parser behind us refuses has its line in the log, too.
+#[test]
+fn a_request_that_gets_nowhere_is_logged() {
+    let world = World::new("");
+    let get = "GET {api}/user HTTP/1.1\r\nHost: localhost:8000\r\n{session}\r\n";
+    world.takes("the twin", &world.bytes(get), 200);
+    for (case, from, to) in [
+        ("another version", "HTTP/1.1", "HTTP/1.2"),
+        ("no host", "Host: localhost:8000\r\n", ""),
+        ("a space before the colon", "Host:", "Host :"),
+        ("a backtick in the target", "/user", "/us`er"),
+    ] {
+        let before = world.lines_about_a_bad_request();
+        world.refuses(case, &world.bytes(&get.replacen(from, to, 1)), 400);
+        wait_until(|| world.lines_about_a_bad_request() == before + 1);
+    }
+}
+
 /// FR-06, FR-11: not one byte after it is tunnelled, or taken for a body.
 #[test]
 fn an_upgrade_is_refused_and_the_connection_closed() {
@@ -222,6 +266,7 @@ fn an_upgrade_is_refused_and_the_connection_closed() {
     let twin = h2c.replace("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n", "");
     world.takes("HTTP2-Settings alone", &world.bytes(&twin), 200);
     world.refuses("h2c", &[&world.bytes(h2c)[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"].concat(), 501);
+    world.refuses("h2c, and nonsense", &[&world.bytes(h2c)[..], b"nonsense\nX\r\n\r\n"].concat(), 501);
 }
 
 /// FR-07.
@@ -355,6 +400,9 @@ fn expectations_and_trailers_end_here() {
     assert_eq!(read(&mut stream, 1), Outcome { statuses: vec![201], end: End::Open });
     assert_eq!(world.hub.requests()[0].header("expect"), None);
 
+    // Whoever does not wait to be told is not told.
+    world.takes("an expectation and the body", &[&go_on[..], b"hello"].concat(), 201);
+
     let nobody = world.bytes(&format!("{target}{FETCH}{expect}"));
     world.refuses("nobody is told to go on", &nobody, 401);
 
@@ -473,6 +521,23 @@ fn nothing_may_come_in_for_ever() {
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("longer than nothing");
         assert_eq!(read(&mut stream, 1), Outcome { statuses: vec![404], end: End::Open });
         std::thread::sleep(Duration::from_millis(800));
+    }
+}
+
+/// DS-04: a client that leaves takes its call with it, even if more than one request of it has come.
+#[test]
+fn who_leaves_is_noticed() {
+    for more in [&b""[..], b"G", b"GET /another HTTP/1.1\r\n"] {
+        let world = World::new("limits.in_flight = 1");
+        world.hub.set(|behaviour| behaviour.api.answer = Answer::Hang);
+        let mut stream = world.open();
+        stream.write_all(&[&world.next(), more].concat()).expect("it takes a request");
+        wait_until(|| !world.hub.requests().is_empty());
+        drop(stream);
+        world.hub.set(|behaviour| behaviour.api.answer = Answer::Normal);
+        let begun = Instant::now();
+        assert_eq!(world.send(&world.next(), 1).statuses, [404], "{more:?}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{more:?}: the DataHUB still works for nobody");
     }
 }
 

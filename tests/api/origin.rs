@@ -1,7 +1,7 @@
 //! Whose script may call.
 
 use crate::browser::{Browser, FETCH, NAVIGATION};
-use crate::gateway::{BASE, Setup, datahub};
+use crate::gateway::{BASE, Folder, Setup, datahub};
 
 const GUARDED: [(&str, &str); 6] = [
     ("GET", "/auth/session"),
@@ -54,6 +54,43 @@ fn every_guarded_route_wants_proof_that_our_own_script_is_calling() {
                 b"",
             );
             assert_ne!(answer.status, 403, "{method} {path}: {}", answer.text());
+        }
+    }
+}
+
+/// CS-01, CS-02, PR-05: whichever way a path is written, and wherever the app's files are.
+#[test]
+fn an_app_at_the_root_opens_nothing_but_its_files() {
+    let hub = datahub();
+    let folder = Folder::default();
+    folder.file("index.html", "the app");
+    let place = folder.path().to_str().expect("a plain path");
+    let fields = "Sec-Fetch-Site: same-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
+    for url in ["/", "/arcmanager/", "/arcmanager/app/"] {
+        let gateway = Setup::new(&[("a", &hub)]).and(&format!("app.url = \"{url}\"\napp.dir = {place:?}")).start();
+        let browser = Browser::default();
+        let file = browser.send(&gateway, "GET", url, fields, b"");
+        assert_eq!((file.status, file.text().as_str()), (200, "the app"), "{url}");
+        assert!(file.header("content-security-policy").expect("one").starts_with("default-src 'self'"), "{url}");
+        let posted = browser.send(&gateway, "POST", &format!("{url}index.html"), FETCH, b"");
+        assert_eq!((posted.status, posted.code().as_str()), (405, "method_not_allowed"), "{url}");
+        assert_eq!(posted.header("allow").as_deref(), Some("GET, HEAD"), "{url}");
+        for path in [
+            "/arcmanager/api/v1/auth/session",
+            "/arcmanager/%61pi/v1/auth/session",
+            "/arcmanager/api/%761/auth/session",
+            "/arcmanager/api/v1/%61uth/session",
+            "/arcmanager/api/v1/auth/sessio%6e",
+            "/arcmanager/%61pi/v1/datahubs/a/api/v4/user",
+            "/arcmanager/api/v1",
+        ] {
+            let refused = browser.send(&gateway, "GET", path, fields, b"");
+            assert_eq!(refused.code(), "cross_site_request", "{url}, {path}");
+            for answer in [refused, browser.send(&gateway, "GET", path, FETCH, b"")] {
+                let policy = answer.header("content-security-policy").expect("one");
+                assert!(policy.contains("sandbox"), "{url}, {path}: {policy}");
+                assert_eq!(answer.header("cache-control").as_deref(), Some("no-store"), "{url}, {path}");
+            }
         }
     }
 }
@@ -134,6 +171,8 @@ fn a_download_is_an_attachment_and_nothing_else() {
     assert!(answer.header("content-disposition").expect("one").starts_with("attachment"));
     assert!(answer.header("content-security-policy").expect("one").contains("sandbox"));
     assert_eq!(answer.header("x-content-type-options").as_deref(), Some("nosniff"));
+    let refused = browser.send(&gateway, "GET", &format!("{BASE}/datahubs/a/oauth/token"), link, b"");
+    assert_eq!((refused.status, refused.header("content-disposition").as_deref()), (404, Some("attachment")));
     for (method, target) in [("POST", file.as_str()), ("GET", &format!("{BASE}/auth/session"))] {
         assert_eq!(browser.send(&gateway, method, target, link, b"").code(), "cross_site_request", "{method} {target}");
     }
