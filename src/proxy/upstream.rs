@@ -9,6 +9,7 @@ pub mod answer;
 pub mod connection;
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,7 +33,8 @@ pub struct Upstream {
     address: Address,
     deadlines: Deadlines,
     gate: Arc<Gate>,
-    idle: RefCell<Vec<Idle>>,
+    /// The last one used is the next one taken.
+    idle: RefCell<VecDeque<Idle>>,
 }
 
 /// How long each step may take. There is no limit on the whole: a gigabyte takes what it takes.
@@ -95,7 +97,7 @@ impl Upstream {
     /// A kept connection on which nothing has happened since: closed ones, and those that said something unasked, go.
     fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { mut connection, since }) = idle.pop() {
+        while let Some(Idle { mut connection, since }) = idle.pop_back() {
             if since.elapsed() < LONGEST_IDLE && connection.is_quiet() {
                 return Some(connection);
             }
@@ -105,8 +107,11 @@ impl Upstream {
 
     fn keep(&self, connection: Connection) {
         let mut idle = self.idle.borrow_mut();
+        while idle.front().is_some_and(|oldest| oldest.since.elapsed() >= LONGEST_IDLE) {
+            idle.pop_front();
+        }
         if idle.len() < MOST_IDLE {
-            idle.push(Idle { connection, since: Instant::now() });
+            idle.push_back(Idle { connection, since: Instant::now() });
         }
     }
 }

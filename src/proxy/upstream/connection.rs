@@ -21,6 +21,8 @@ pub struct Connection {
     stream: Stream,
     /// Bytes that were read and not used yet.
     pub(super) read: BytesMut,
+    /// Whether anything has come back since the last request was sent.
+    has_begun: bool,
 }
 
 impl std::fmt::Debug for Connection {
@@ -41,7 +43,7 @@ pub(super) struct Exchanged {
 impl Connection {
     /// A connection on which nothing has been said.
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, read: BytesMut::new() }
+        Self { stream, read: BytesMut::new(), has_begun: false }
     }
 
     /// Sends a request and reads the head of its final answer.
@@ -53,51 +55,74 @@ impl Connection {
         is_head: bool,
         deadlines: &Deadlines,
     ) -> Result<Exchanged, SendError> {
+        self.has_begun = false;
         // A DataHUB that takes no more may have said why before it closed the connection (RFC 9112 section 9.6), so that
         // it is the answer's head that tells how this went, and not the error of a write.
-        let (is_taken, unsent) = match body {
+        let Sent { is_whole, early, unsent } = match body {
             Body::Held(body) => {
-                let message = [head, &body].concat();
-                (within(deadlines.idle, self.stream.write_all(&message)).await?.is_ok(), None)
+                let both;
+                let message = if body.is_empty() {
+                    head
+                } else {
+                    both = [head, &body].concat();
+                    &both
+                };
+                let is_whole = within(deadlines.idle, self.write(message)).await?.is_ok();
+                Sent { is_whole, early: None, unsent: None }
             }
-            Body::Streamed(payload) => match within(deadlines.idle, self.stream.write_all(head)).await? {
-                Ok(()) => (true, self.send_body(payload, framing, deadlines).await?),
-                Err(_) => (false, Some(payload)),
+            Body::Streamed(payload) => match within(deadlines.idle, self.write(head)).await? {
+                Ok(()) => self.send_body(payload, framing, deadlines).await?,
+                Err(_) => Sent { is_whole: false, early: None, unsent: Some(payload) },
             },
         };
-        let (head, is_persistent) = within(deadlines.first_byte, self.read_head()).await??;
+        let (head, is_persistent) = match early {
+            Some(answer) => answer,
+            None => within(deadlines.first_byte, std::future::poll_fn(|cx| self.poll_head(cx))).await??,
+        };
         let length = Length::of(&head, is_head)?;
-        let is_reusable = is_taken && unsent.is_none() && is_persistent && !matches!(length, Length::UntilClose);
+        let is_reusable = is_whole && is_persistent && !matches!(length, Length::UntilClose);
         Ok(Exchanged { head, length, is_reusable, unsent })
     }
 
-    /// Sends the body until it has ended, or until an answer comes or nothing more is taken before that; returns what is
-    /// left of it then.
+    /// Through TLS what was written is on its way only once it has been flushed.
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
+    }
+
+    /// Sends the body until it has ended, or until an answer comes or nothing more is taken before that.
     async fn send_body(
         &mut self,
         mut payload: Payload,
         framing: Framing,
         deadlines: &Deadlines,
-    ) -> Result<Option<Payload>, SendError> {
+    ) -> Result<Sent, SendError> {
         let mut pending = Pending::default();
         let mut has_ended = false;
+        let mut is_flushed = true;
         loop {
             // The browser has its own time for the next bytes of its body, and no longer.
-            let limit = if pending.is_empty() && !has_ended { Duration::MAX } else { deadlines.idle };
+            let is_waiting = pending.is_empty() && is_flushed && !has_ended;
+            let limit = if is_waiting { Duration::MAX } else { deadlines.idle };
             let step = std::future::poll_fn(|cx| {
-                if self.has_answer(cx) {
-                    return Poll::Ready(Ok(Step::Over));
+                if let Poll::Ready(answer) = self.poll_head(cx) {
+                    return Poll::Ready(Ok(Step::Answered(answer?)));
                 }
                 if !pending.is_empty() {
+                    is_flushed = false;
                     let written = std::task::ready!(pending.poll_write(Pin::new(&mut self.stream), cx));
                     return Poll::Ready(Ok(match written {
-                        Ok(0) | Err(_) => Step::Over,
+                        Ok(0) | Err(_) => Step::NotTaken,
                         Ok(_) => Step::Progress,
                     }));
                 }
-                if has_ended {
+                if !is_flushed {
                     let flushed = std::task::ready!(Pin::new(&mut self.stream).poll_flush(cx));
-                    return Poll::Ready(Ok(if flushed.is_ok() { Step::Done } else { Step::Over }));
+                    is_flushed = true;
+                    return Poll::Ready(Ok(if flushed.is_ok() { Step::Progress } else { Step::NotTaken }));
+                }
+                if has_ended {
+                    return Poll::Ready(Ok(Step::Done));
                 }
                 match std::task::ready!(Pin::new(&mut payload).poll_next(cx)) {
                     Some(Ok(piece)) => {
@@ -116,39 +141,38 @@ impl Connection {
             });
             match timeout(limit, step).await.map_err(|_| SendError::Stalled)?? {
                 Step::Progress => {}
-                Step::Done => return Ok(None),
-                Step::Over => return Ok(Some(payload)),
+                Step::Done => return Ok(Sent { is_whole: true, early: None, unsent: None }),
+                Step::Answered(answer) => {
+                    return Ok(Sent { is_whole: false, early: Some(answer), unsent: Some(payload) });
+                }
+                Step::NotTaken => return Ok(Sent { is_whole: false, early: None, unsent: Some(payload) }),
             }
         }
     }
 
-    /// Whether something has come from the DataHUB.
-    fn has_answer(&mut self, cx: &mut Context<'_>) -> bool {
-        !self.read.is_empty() || matches!(self.poll_read(cx), Poll::Ready(Ok(count)) if count > 0)
-    }
-
     /// The head of the final answer, and whether the connection may persist after it.
-    async fn read_head(&mut self) -> Result<(Head, bool), SendError> {
-        let mut has_begun = false;
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Head, bool), SendError>> {
         loop {
-            has_begun |= !self.read.is_empty();
-            if let Some((head, is_persistent)) = Head::parse(&mut self.read)? {
+            self.has_begun |= !self.read.is_empty();
+            if !self.read.is_empty()
+                && let Some((head, is_persistent)) = Head::parse(&mut self.read)?
+            {
                 match head.status {
-                    101 => return Err(SendError::Invalid("an upgrade nobody asked for")),
+                    101 => return Poll::Ready(Err(SendError::Invalid("an upgrade nobody asked for"))),
                     100..200 => continue,
-                    _ => return Ok((head, is_persistent)),
+                    _ => return Poll::Ready(Ok((head, is_persistent))),
                 }
             }
             if self.read.len() > LONGEST_HEAD {
-                return Err(SendError::Invalid("a head that is too long"));
+                return Poll::Ready(Err(SendError::Invalid("a head that is too long")));
             }
-            match std::future::poll_fn(|cx| self.poll_read(cx)).await {
-                Ok(0) if has_begun => return Err(SendError::Invalid("a head that breaks off")),
-                Ok(0) => return Err(SendError::Closed),
-                Ok(_) => {}
-                Err(error) if has_begun => return Err(SendError::Lost(error)),
-                Err(error) => return Err(SendError::lost(error)),
-            }
+            return Poll::Ready(Err(match std::task::ready!(self.poll_read(cx)) {
+                Ok(0) if self.has_begun => SendError::Invalid("a head that breaks off"),
+                Ok(0) => SendError::Closed,
+                Ok(_) => continue,
+                Err(error) if self.has_begun => SendError::Lost(error),
+                Err(error) => SendError::lost(error),
+            }));
         }
     }
 
@@ -169,8 +193,18 @@ impl Connection {
 enum Step {
     Progress,
     Done,
-    /// Nothing more is to be sent: there is an answer, or nobody who reads.
-    Over,
+    /// Before the body's end: nothing more of it is wanted.
+    Answered((Head, bool)),
+    /// The DataHUB takes no more; there may be an answer that says why.
+    NotTaken,
+}
+
+/// How far a request has got.
+struct Sent {
+    is_whole: bool,
+    /// The head of an answer that came before the request's end.
+    early: Option<(Head, bool)>,
+    unsent: Option<Payload>,
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, SendError> {
@@ -380,5 +414,42 @@ mod tests {
         let script = Builder::new().write(b"head").write_error(closed()).build();
         let none = exchanged(script, streamed().await).await;
         assert!(matches!(none, Err(SendError::Closed)));
+    }
+
+    /// PR-09: an interim answer is not the answer, whenever it comes.
+    #[test]
+    fn a_body_goes_on_after_an_interim_answer() {
+        actix_web::rt::System::new().block_on(async {
+            for interim in ["100 Continue", "102 Processing", "103 Early Hints\r\nLink: </a>"] {
+                let interim = format!("HTTP/1.1 {interim}\r\n\r\n");
+                let mut script = Builder::new();
+                script.write(b"head").read(interim.as_bytes()).write(b"body").wait(Duration::from_millis(1));
+                let script = script.read(interim.as_bytes()).read(b"HTTP/1.1 204 No Content\r\n\r\n").build();
+                let answer = exchanged(script, streamed().await).await.expect("there is an answer");
+                assert_eq!((answer.head.status, answer.is_reusable), (204, true), "{interim}");
+            }
+        });
+    }
+
+    /// What a layer such as TLS keeps back until it is flushed goes up, too.
+    #[test]
+    fn nothing_is_kept_back() {
+        actix_web::rt::System::new().block_on(async {
+            for body in [streamed().await, Body::Held(Bytes::from_static(b"body"))] {
+                let (ours, mut theirs) = tokio::io::duplex(64);
+                let deadlines = Deadlines { first_byte: Duration::from_secs(5), ..DEADLINES };
+                let mut connection = Connection::new(Box::new(tokio::io::BufWriter::new(ours)));
+                let hub = async {
+                    let mut request = [0; 8];
+                    theirs.read_exact(&mut request).await.expect("a request");
+                    theirs.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("somebody reads it");
+                    request
+                };
+                let call = connection.exchange(b"head", body, Framing::Length(4), false, &deadlines);
+                let (answer, request) =
+                    timeout(Duration::from_secs(9), async { tokio::join!(call, hub) }).await.expect("in time");
+                assert_eq!((answer.expect("an answer").head.status, &request), (204, b"headbody"));
+            }
+        });
     }
 }
