@@ -3,6 +3,7 @@
 //! The recipe, top to bottom: which DataHUB, whose session, which target, fresh tokens, up, down. Whoever reads
 //! [`forward`] has read it all; each step has a room of its own.
 
+pub mod body;
 pub mod framing;
 pub mod gate;
 pub mod graphql;
@@ -24,8 +25,9 @@ use crate::datahub::{DataHub, DataHubId, DataHubs};
 use crate::error::{ApiError, Code};
 use crate::log::{self, Event};
 use crate::origin::Admission;
+use crate::proxy::body::Body;
 use crate::proxy::gate::Gate;
-use crate::proxy::request::{Body, Framing};
+use crate::proxy::request::Framing;
 use crate::proxy::response::Addresses;
 use crate::proxy::target::{Policy, Target};
 use crate::proxy::upstream::{Deadlines, Outgoing, Upstream};

@@ -14,7 +14,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::error::{ApiError, Code};
-use crate::proxy::request::{Body, Framing};
+use crate::proxy::body::Body;
+use crate::proxy::request::Framing;
 
 /// The body of a call to `/api/graphql`, if it is one that we forward.
 ///

@@ -12,7 +12,8 @@ use actix_web::web::Bytes;
 use crate::datahub::DataHub;
 use crate::datahub::token::AccessToken;
 use crate::log::Call;
-use crate::proxy::request::{self, Body, Framing};
+use crate::proxy::body::Body;
+use crate::proxy::request::{self, Framing};
 use crate::proxy::upstream::answer::Answer;
 use crate::proxy::upstream::{Outgoing, Upstream};
 

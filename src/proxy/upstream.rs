@@ -22,8 +22,9 @@ use tokio::time::timeout;
 
 use crate::datahub::transport::Address;
 use crate::error::{ApiError, Code};
+use crate::proxy::body::Body;
 use crate::proxy::gate::{Closed, Gate, Place};
-use crate::proxy::request::{Body, Framing};
+use crate::proxy::request::Framing;
 use crate::proxy::upstream::answer::Answer;
 use crate::proxy::upstream::connection::Connection;
 

@@ -12,8 +12,9 @@ use tokio::time::timeout;
 
 use crate::datahub::transport::Stream;
 use crate::log;
+use crate::proxy::body::Body;
 use crate::proxy::framing::Chunks;
-use crate::proxy::request::{Body, Framing};
+use crate::proxy::request::Framing;
 use crate::proxy::upstream::{Deadlines, SendError};
 
 /// A connection to a DataHUB, on which one call a time runs.
