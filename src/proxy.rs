@@ -136,13 +136,13 @@ pub async fn forward(req: HttpRequest, body: Payload, proxy: Data<Proxy>) -> Res
         return round.again(if is_stale { Need::Stale } else { Need::None }).await;
     }
 
+    let head = request::head(&req, target, framing, datahub, &session.tokens.access, &call, &shared.public)?;
     let body = if target.is_graphql() {
         graphql::inspected(req.method(), req.headers(), body, framing).await
     } else {
         Body::inspected(body, framing, req.headers()).await
     };
     let body = body.inspect_err(|error| refused(error, datahub))?;
-    let head = request::head(&req, target, framing, datahub, &session.tokens.access, &call, &shared.public);
     let sent = Instant::now();
     let upstream = &proxy.upstreams[&datahub.id];
     let mut answer = upstream.send(Outgoing::new(req.method(), head, body, framing)).await?;

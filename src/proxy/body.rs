@@ -3,12 +3,16 @@
 //! GitLab takes credentials from parameters too, and some of them before the bearer. What is in a long body or in one without
 //! a length passes unseen; whoever sends it acts with a token that is the person's own.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
+use std::fmt;
 
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt;
 use multer::Multipart;
+use serde::de::{self, IgnoredAny, MapAccess};
+use serde::{Deserialize, Deserializer};
 use url::form_urlencoded;
 
 use crate::error::{ApiError, Code};
@@ -29,7 +33,7 @@ impl Body {
     ///
     /// # Errors
     /// `credential_parameter` for a top-level name that GitLab would take for a credential; `bad_request` for a body that
-    /// breaks off, or whose parts cannot be told apart.
+    /// breaks off, or is not plainly what its Content-Type says.
     pub async fn inspected(payload: Payload, framing: Framing, headers: &HeaderMap) -> Result<Self, ApiError> {
         let length = match framing {
             Framing::None | Framing::Length(0) => return Ok(Self::Held(Bytes::new())),
@@ -66,68 +70,118 @@ impl Body {
     }
 }
 
-/// Bodies whose parameters GitLab reads.
+/// Bodies whose parameters GitLab reads, told apart as Rack and Grape do (`lib/rack/media_type.rb`: up to a `;` or `,`).
 enum Kind {
     Form,
+    /// With the whole Content-Type, which holds the boundary.
     Multipart(String),
     Json,
+    /// No Content-Type: Rack takes it for a form, Grape for JSON.
+    Unnamed,
 }
 
 impl Kind {
     fn of(headers: &HeaderMap) -> Option<Self> {
-        let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
-        let essence = value.split(';').next()?.trim().to_ascii_lowercase();
+        let value = headers.get(CONTENT_TYPE).map_or_else(String::new, |value| lossy(value.as_bytes()));
+        let essence = value.split([';', ',']).next().unwrap_or(&value).trim().to_ascii_lowercase();
         match essence.as_str() {
+            "" => Some(Self::Unnamed),
             "application/x-www-form-urlencoded" => Some(Self::Form),
-            "multipart/form-data" => Some(Self::Multipart(multer::parse_boundary(value).unwrap_or_default())),
-            "application/json" => Some(Self::Json),
-            other if other.ends_with("+json") => Some(Self::Json),
+            "multipart/form-data" | "multipart/mixed" | "multipart/related" => Some(Self::Multipart(value)),
+            essence if essence.contains("json") => Some(Self::Json),
             _ => None,
         }
     }
 
-    async fn names_credential(&self, body: &Bytes) -> Result<bool, ApiError> {
+    async fn names_credential(&self, body: &Bytes) -> Result<bool, Unreadable> {
         match self {
-            Self::Form => Ok(body
-                .split(|byte| matches!(byte, b'&' | b';'))
-                .flat_map(form_urlencoded::parse)
-                .any(|(name, _)| is_credential(&name))),
-            Self::Multipart(boundary) => Self::part_names_credential(boundary, body).await,
-            Self::Json => Ok(serde_json::from_slice::<Names>(body).is_ok_and(|names| names.0)),
+            Self::Form => Ok(form_names_credential(body)),
+            Self::Multipart(kind) => part_names_credential(kind, body).await,
+            Self::Json => json_names_credential(body),
+            Self::Unnamed => Ok(form_names_credential(body) || json_names_credential(body).unwrap_or(false)),
         }
     }
+}
 
-    /// Of parts that nobody can tell apart, or without a name, GitLab may make something else than we.
-    async fn part_names_credential(boundary: &str, body: &Bytes) -> Result<bool, ApiError> {
-        let body = futures_util::stream::iter([Ok::<_, Infallible>(body.clone())]);
-        let mut parts = Multipart::new(body, boundary);
-        while let Some(part) = parts.next_field().await.map_err(|error| ApiError::because(Code::BadRequest, error))? {
-            if is_credential(part.name().ok_or(Code::BadRequest)?) {
-                return Ok(true);
-            }
+fn form_names_credential(body: &[u8]) -> bool {
+    let pieces = body.split(|byte| matches!(byte, b'&' | b';'));
+    pieces.flat_map(form_urlencoded::parse).any(|(name, _)| is_credential(&name))
+}
+
+/// JSON that we cannot read GitLab might: some parsers take comments, a byte order mark, or numbers that are none.
+fn json_names_credential(body: &[u8]) -> Result<bool, Unreadable> {
+    serde_json::from_slice::<IgnoredAny>(body).map_err(|_| Unreadable)?;
+    Ok(serde_json::from_slice::<Names>(body).is_ok_and(|names| names.0))
+}
+
+/// Of parts that cannot be told apart, or that have no name or two, GitLab may make something else than we.
+async fn part_names_credential(kind: &str, body: &Bytes) -> Result<bool, Unreadable> {
+    let boundary = multer::parse_boundary(kind).map_err(|_| Unreadable)?;
+    if kind.to_ascii_lowercase().matches("boundary=").count() != 1 {
+        return Err(Unreadable);
+    }
+    let body = futures_util::stream::iter([Ok::<_, Infallible>(body.clone())]);
+    let mut parts = Multipart::new(body, boundary);
+    while let Some(part) = parts.next_field().await.map_err(|_| Unreadable)? {
+        let mut dispositions = part.headers().get_all("content-disposition").iter();
+        let (Some(disposition), None) = (dispositions.next(), dispositions.next()) else { return Err(Unreadable) };
+        if is_credential(only_name(&lossy(disposition.as_bytes())).ok_or(Unreadable)?) {
+            return Ok(true);
         }
-        Ok(false)
+    }
+    Ok(false)
+}
+
+/// The name in a part's Content-Disposition, if every way to read it finds the same one: there are no two, even within
+/// quotes, and nothing in it is escaped.
+fn only_name(disposition: &str) -> Option<&str> {
+    let mut values = disposition.match_indices(';').filter_map(|(at, _)| {
+        let rest = disposition[at + 1..].trim_start();
+        let after = rest.get(..4).filter(|word| word.eq_ignore_ascii_case("name")).map(|_| rest[4..].trim_start())?;
+        after.strip_prefix('=').or(after.starts_with('*').then_some(""))
+    });
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let value = value.trim_start();
+    let name = match value.strip_prefix('"') {
+        Some(quoted) => quoted.split_once('"')?.0,
+        None => value.split([';', ' ', '\t']).next()?,
+    };
+    (!name.is_empty() && !name.contains('\\')).then_some(name)
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A body that is not plainly what its Content-Type says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the body is not what its Content-Type says")]
+pub struct Unreadable;
+
+impl From<Unreadable> for ApiError {
+    fn from(error: Unreadable) -> Self {
+        Self::because(Code::BadRequest, error)
     }
 }
 
 /// Whether a JSON object has a credential among its own names; nothing else of it is kept.
 struct Names(bool);
 
-impl<'de> serde::Deserialize<'de> for Names {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
+        impl<'de> de::Visitor<'de> for Visitor {
             type Value = Names;
 
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
                 let mut found = false;
-                while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+                while let Some(name) = map.next_key::<Cow<'de, str>>()? {
                     found |= is_credential(&name);
-                    map.next_value::<serde::de::IgnoredAny>()?;
+                    map.next_value::<IgnoredAny>()?;
                 }
                 Ok(Names(found))
             }

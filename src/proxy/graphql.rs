@@ -57,6 +57,9 @@ pub enum GraphqlError {
     /// Not one object of `query`, `variables`, `operationName` and `extensions`: a batch, say.
     #[error("the body is not one GraphQL call")]
     NotOneCall,
+    /// None, or several to choose from.
+    #[error("the query is not one operation")]
+    NotOneOperation,
     /// Not GraphQL, too deep, or no operation of a client's: a subscription, a schema.
     #[error("the query is not a GraphQL query or mutation")]
     NotGraphql,
@@ -96,13 +99,16 @@ fn check(body: &Bytes) -> Result<(), GraphqlError> {
     if tree.errors().next().is_some() {
         return Err(GraphqlError::NotGraphql);
     }
-    let mut changes = false;
+    let (mut changes, mut operations) = (false, 0);
     for definition in tree.document().definitions() {
         match definition {
             Definition::FragmentDefinition(_) => {}
             Definition::OperationDefinition(operation) => match operation.operation_type() {
                 Some(kind) if kind.subscription_token().is_some() => return Err(GraphqlError::NotGraphql),
-                kind => changes |= kind.is_some_and(|kind| kind.mutation_token().is_some()),
+                kind => {
+                    operations += 1;
+                    changes |= kind.is_some_and(|kind| kind.mutation_token().is_some());
+                }
             },
             _ => return Err(GraphqlError::NotGraphql),
         }
@@ -118,12 +124,13 @@ fn check(body: &Bytes) -> Result<(), GraphqlError> {
             return Err(GraphqlError::Credential);
         }
     }
-    Ok(())
+    if operations == 1 { Ok(()) } else { Err(GraphqlError::NotOneOperation) }
 }
 
-/// `projectAccessTokens` is project, access and tokens.
+/// `projectAccessTokens` is project, access and tokens, and so is `project_access_tokens`.
 fn words(name: &str) -> impl Iterator<Item = String> {
-    let starts = name.char_indices().filter(|(at, letter)| *at == 0 || letter.is_ascii_uppercase()).map(|(at, _)| at);
+    let begins = |(at, letter): &(usize, char)| *at == 0 || *letter == '_' || letter.is_ascii_uppercase();
+    let starts = name.char_indices().filter(begins).map(|(at, _)| at);
     let ends = starts.clone().skip(1).chain([name.len()]);
     starts.zip(ends).map(|(start, end)| name[start..end].trim_matches('_').to_ascii_lowercase())
 }
@@ -182,6 +189,7 @@ mod tests {
             "mutation { createNote(input: {}) { errors } sshKeyCreate(input: {}) { errors } }",
             "mutation\u{feff}#x\n{httpIntegrationCreate(input:{}){integration{token}}}",
             "{ project(fullPath: \"a\") { ciVariables { nodes { value } } } }",
+            "mutation { personal_access_token_create(input: {}) { errors } }",
             "{ project(fullPath: \"a\") { pipelineTriggers { nodes { token } } } }",
         ] {
             assert_eq!(checked(query), Err(GraphqlError::Credential), "{query}");
@@ -198,6 +206,9 @@ mod tests {
             assert_eq!(checked(query), Err(GraphqlError::NotGraphql), "{query}");
         }
         assert_eq!(checked(&deep(20)), Ok(()));
+        for query in ["query A { a } query B { b }", "query A { a } mutation B { b }", "fragment F on A { a }"] {
+            assert_eq!(checked(query), Err(GraphqlError::NotOneOperation), "{query}");
+        }
         for body in [
             r#"[{"query":"{a}"}]"#,
             r#"{"_json":[{"query":"{a}"}]}"#,

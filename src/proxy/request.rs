@@ -13,10 +13,14 @@ use actix_web::web::BytesMut;
 
 use crate::datahub::DataHub;
 use crate::datahub::token::AccessToken;
+use crate::error::{ApiError, Code};
 use crate::log::Call;
 use crate::proxy::target::Target;
 
 /// The head of an outbound request, as it goes over the wire. `public` is the gateway's own address.
+///
+/// # Errors
+/// `bad_request` if something is said twice that may be said once: we and GitLab might go by another one each.
 pub fn head(
     req: &HttpRequest,
     target: Target<'_>,
@@ -25,7 +29,7 @@ pub fn head(
     token: &AccessToken,
     call: &Call,
     public: &str,
-) -> BytesMut {
+) -> Result<BytesMut, ApiError> {
     let headers = req.headers();
     let proto = public.split(':').next().unwrap_or(public);
     let mut head = BytesMut::with_capacity(1024);
@@ -34,8 +38,11 @@ pub fn head(
     put(&[req.method().as_str().as_bytes(), b" ", root.as_bytes(), target.as_str().as_bytes(), b" HTTP/1.1\r\n"]);
     put(&[b"Host: ", datahub.address.host_header().as_bytes(), b"\r\n"]);
     put(&[b"Authorization: ", token.bearer().as_bytes(), b"\r\n"]);
-    for name in &FORWARDED {
-        for value in headers.get_all(name) {
+    for (name, is_list) in &FORWARDED {
+        for (at, value) in headers.get_all(name).enumerate() {
+            if at > 0 && !is_list {
+                return Err(Code::BadRequest.into());
+            }
             put(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
     }
@@ -52,7 +59,7 @@ pub fn head(
         Some(value) => put(&[b"traceparent: ", value.as_bytes(), b"\r\n\r\n"]),
         None => put(&[b"traceparent: 00-", call.id.as_bytes(), b"-", &call.id.as_bytes()[16..], b"-00\r\n\r\n"]),
     }
-    head
+    Ok(head)
 }
 
 /// The head of a request of our own: whose is `token`? Answered to any token that the DataHUB accepts (GitLab
@@ -108,29 +115,30 @@ impl Framing {
     }
 }
 
-/// W3C Trace Context section 3.2: version 00, in lower-case hex.
+/// W3C Trace Context section 3.2: version 00, in lower-case hex, neither id nothing but zeros.
 fn is_traceparent(value: &[u8]) -> bool {
     value.len() == 55
         && value.starts_with(b"00-")
+        && [3..35, 36..52].into_iter().all(|id| value[id].iter().any(|byte| *byte != b'0'))
         && value.iter().enumerate().all(|(at, byte)| match at {
             2 | 35 | 52 => *byte == b'-',
             _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
         })
 }
 
-/// What a browser may tell a DataHUB.
-const FORWARDED: [HeaderName; 11] = [
-    ACCEPT,
-    ACCEPT_ENCODING,
-    ACCEPT_LANGUAGE,
-    CONTENT_TYPE,
-    IF_MATCH,
-    IF_MODIFIED_SINCE,
-    IF_NONE_MATCH,
-    IF_RANGE,
-    IF_UNMODIFIED_SINCE,
-    RANGE,
-    USER_AGENT,
+/// What a browser may tell a DataHUB, and whether that may be said in several fields (RFC 9110 section 5.3).
+const FORWARDED: [(HeaderName, bool); 11] = [
+    (ACCEPT, true),
+    (ACCEPT_ENCODING, true),
+    (ACCEPT_LANGUAGE, true),
+    (CONTENT_TYPE, false),
+    (IF_MATCH, true),
+    (IF_MODIFIED_SINCE, false),
+    (IF_NONE_MATCH, true),
+    (IF_RANGE, false),
+    (IF_UNMODIFIED_SINCE, false),
+    (RANGE, false),
+    (USER_AGENT, false),
 ];
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");

@@ -56,10 +56,9 @@ pub fn is_forwarded(method: &Method) -> bool {
         .contains(method)
 }
 
-/// Whether a decoded parameter name, its brackets cut off, is one that GitLab takes as a credential or an override
+/// Whether a decoded parameter name is one that GitLab takes as a credential or an override
 /// (`lib/gitlab/auth/auth_finders.rb`, `config/initializers/doorkeeper.rb`).
 pub fn is_credential(name: &str) -> bool {
-    let name = name.split('[').next().unwrap_or(name);
     [
         "access_token",
         "authenticity_token",
@@ -74,7 +73,15 @@ pub fn is_credential(name: &str) -> bool {
         "sudo",
         "_method",
     ]
-    .contains(&name)
+    .contains(&plain(name))
+}
+
+/// A parameter's name as Rack 2 reads it (`lib/rack/query_parser.rb`): brackets before it do not count, nor does what follows
+/// the next one.
+fn plain(name: &str) -> &str {
+    let is_bracket = |letter| matches!(letter, '[' | ']');
+    let name = name.trim_start_matches(|letter: char| is_bracket(letter) || letter.is_whitespace());
+    name.split(is_bracket).next().unwrap_or(name)
 }
 
 /// Why a target is not forwarded.
@@ -165,7 +172,7 @@ fn has_credential(query: &str) -> bool {
     query
         .split(['&', ';'])
         .flat_map(|piece| form_urlencoded::parse(piece.as_bytes()))
-        .any(|(name, _)| is_credential(&name) || name.split('[').next() == Some("token"))
+        .any(|(name, _)| is_credential(&name) || plain(&name) == "token")
 }
 
 /// Whether a piece between slashes or backslashes is `.` or `..`, parameters (`;…`) aside, or holds a control character.
@@ -201,12 +208,15 @@ fn decoded(bytes: &[u8]) -> Cow<'_, [u8]> {
 const GRAPHQL: &str = "/api/graphql";
 
 /// Below `/api/v4/`: what makes credentials or takes accounts over. `*` is any one segment; what lies below counts too.
-const CREDENTIALS: [&str; 32] = [
+const CREDENTIALS: [&str; 39] = [
+    "ai/duo_workflows/direct_access",
     "applications",
+    "code_suggestions/direct_access",
     "deploy_keys",
     "deploy_tokens",
     "groups/*/access_tokens",
     "groups/*/deploy_tokens",
+    "groups/*/manage",
     "groups/*/runners",
     "groups/*/service_accounts",
     "groups/*/ssh_certificates",
@@ -217,6 +227,9 @@ const CREDENTIALS: [&str; 32] = [
     "projects/*/deploy_keys",
     "projects/*/deploy_tokens",
     "projects/*/error_tracking/client_keys",
+    "projects/*/feature_flags_client/reset_token",
+    "projects/*/pipeline_schedules/*",
+    "projects/*/pipelines/*/variables",
     "projects/*/runners",
     "projects/*/secure_files",
     "projects/*/service_accounts",
@@ -229,6 +242,7 @@ const CREDENTIALS: [&str; 32] = [
     "user/keys",
     "user/personal_access_tokens",
     "user/runners",
+    "user/support_pin",
     "users/*/emails",
     "users/*/gpg_keys",
     "users/*/impersonation_tokens",
@@ -325,6 +339,12 @@ mod tests {
             "a&_method=DELETE",
             "token=x",
             "%74oken%5b%5d=x",
+            "[private_token]=x",
+            "a=1&%5Bsudo%5D=x",
+            "]sudo=x",
+            "[[access_token=x",
+            "sudo]=x",
+            "a=1;%20sudo=x",
         ] {
             let raw = format!("/api/v4/user?{query}");
             assert_eq!(parse(&raw), Err(TargetError::Credential), "{query}");
