@@ -157,7 +157,7 @@ pub async fn forward(req: HttpRequest, body: Payload, proxy: Data<Proxy>) -> Res
 
     let here = format!("{}{}{}", shared.public, shared.prefix, datahub.id);
     let is_download = req.extensions().get() == Some(&Admission::Download);
-    let addresses = Addresses { datahub, here: &here, policy: &shared.settings.policy };
+    let addresses = Addresses { there: &datahub.address, here: &here, policy: &shared.settings.policy };
     response::inbound(answer, &addresses, is_download).map(HttpResponse::map_into_boxed_body)
 }
 

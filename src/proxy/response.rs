@@ -11,7 +11,7 @@ use actix_web::http::header::{
     LOCATION, VARY,
 };
 
-use crate::datahub::DataHub;
+use crate::datahub::transport::Address;
 use crate::error::{ApiError, Code};
 use crate::proxy::target::{Policy, Target};
 use crate::proxy::upstream::answer::{Answer, AnswerBody};
@@ -19,9 +19,9 @@ use crate::proxy::upstream::connection::Head;
 
 /// How a DataHUB's addresses read in a browser.
 pub struct Addresses<'a> {
-    /// Whose they are.
-    pub datahub: &'a DataHub,
-    /// The gateway's own URL of the DataHUB.
+    /// The DataHUB's own.
+    pub there: &'a Address,
+    /// The gateway's URL for it.
     pub here: &'a str,
     /// What the gateway would forward.
     pub policy: &'a Policy,
@@ -45,7 +45,7 @@ pub fn inbound(
 
     let headers = response.headers_mut();
     copy(&head, headers)?;
-    addresses.rewrite(headers)?;
+    addresses.rewrite(status, headers)?;
     neutralise(headers, has_body, is_download);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     headers.insert(VARY, HeaderValue::from_static("Cookie, Accept-Encoding"));
@@ -56,9 +56,13 @@ pub fn inbound(
     Ok(response)
 }
 
-/// Copies what the allow-list names, byte for byte.
+/// Copies what the allow-list names, byte for byte, but for what `Connection` says is of that connection only.
 fn copy(head: &Head, headers: &mut HeaderMap) -> Result<(), ApiError> {
+    let of_connection: Vec<&[u8]> = head.options().collect();
     for (name, value) in head.fields() {
+        if of_connection.iter().any(|option| option.eq_ignore_ascii_case(name)) {
+            continue;
+        }
         let Ok(name) = HeaderName::from_bytes(name) else { continue };
         let name = match name.as_str() {
             "x-request-id" => UPSTREAM_REQUEST_ID,
@@ -101,16 +105,14 @@ fn passes(name: &str) -> bool {
 
 impl Addresses<'_> {
     /// Points Location and Link at the gateway where they lead to the DataHUB's API.
-    fn rewrite(&self, headers: &mut HeaderMap) -> Result<(), ApiError> {
-        if let Some(location) = headers.get(LOCATION) {
-            let text = location.to_str().map_err(|_| Code::DatahubInvalidResponse)?;
-            let to = match self.at_gateway(text) {
-                Some(to) => to,
-                // Storage elsewhere: the browser may go there, without our cookies and without the token.
-                None if self.is_elsewhere(text) => text.to_owned(),
-                None => return Err(Code::DatahubInvalidResponse.into()),
-            };
-            headers.insert(LOCATION, HeaderValue::from_str(&to).map_err(|_| Code::DatahubInvalidResponse)?);
+    fn rewrite(&self, status: StatusCode, headers: &mut HeaderMap) -> Result<(), ApiError> {
+        if let Some(location) = headers.remove(LOCATION).next() {
+            if let Some(to) = location.to_str().ok().and_then(|location| self.located(location)) {
+                headers.insert(LOCATION, to);
+            } else if status.is_redirection() {
+                // Not so a 201: what has been made is made, wherever it is.
+                return Err(Code::DatahubInvalidResponse.into());
+            }
         }
         let links: Vec<HeaderValue> = headers.get_all(LINK).filter_map(|link| self.relinked(link)).collect();
         headers.remove(LINK);
@@ -120,16 +122,29 @@ impl Addresses<'_> {
         Ok(())
     }
 
-    /// A Link field (RFC 8288 section 3) with the links into the API rewritten and the others left out.
+    /// Where a browser may go: into the API, or to storage elsewhere, without our cookies and without the token.
+    fn located(&self, location: &str) -> Option<HeaderValue> {
+        match self.at_gateway(location) {
+            Some(to) => HeaderValue::from_str(&to).ok(),
+            None if self.is_elsewhere(location) => HeaderValue::from_str(location).ok(),
+            None => None,
+        }
+    }
+
+    /// A Link field (RFC 8288 section 3) with the links to other pages of the API rewritten and all others left out.
     fn relinked(&self, field: &HeaderValue) -> Option<HeaderValue> {
         let mut rest = field.to_str().ok()?;
         let mut links = Vec::new();
         while let Some((url, after)) =
             rest.trim_start_matches([',', ' ', '\t']).strip_prefix('<').and_then(|rest| rest.split_once('>'))
         {
-            let end = after.find(", <").or_else(|| after.find(",<")).unwrap_or(after.len());
-            let (parameters, next) = after.split_at(end);
-            if let Some(to) = self.at_gateway(url) {
+            let mut is_quoted = false;
+            let end = after.find(|letter| {
+                is_quoted ^= letter == '"';
+                letter == ',' && !is_quoted
+            });
+            let (parameters, next) = after.split_at(end.unwrap_or(after.len()));
+            if let (true, Some(to)) = (is_to_a_page(parameters), self.at_gateway(url)) {
                 links.push(format!("<{to}>{}", parameters.trim_end()));
             }
             rest = next;
@@ -141,7 +156,7 @@ impl Addresses<'_> {
     fn at_gateway(&self, url: &str) -> Option<String> {
         let target = match self.below(url) {
             Some(target) => target,
-            None if url.starts_with('/') && !url.starts_with("//") => url.strip_prefix(self.datahub.address.root())?,
+            None if url.starts_with('/') && !url.starts_with("//") => url.strip_prefix(self.there.root())?,
             None => return None,
         };
         Target::parse(target, self.policy).ok().map(|target| format!("{}{}", self.here, target.as_str()))
@@ -152,14 +167,18 @@ impl Addresses<'_> {
         fn schemeless(url: &str) -> Option<&str> {
             url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))
         }
-        let place = schemeless(self.datahub.address.as_str())?;
+        let place = schemeless(self.there.as_str())?;
         schemeless(url)?.strip_prefix(place).filter(|rest| rest.starts_with('/'))
     }
 
+    /// Neither at the DataHUB nor at the gateway: to lead a browser to another call is not the DataHUB's to do.
     fn is_elsewhere(&self, url: &str) -> bool {
         url.starts_with("https://")
-            && url::Url::parse(url).is_ok_and(|parsed| !self.datahub.address.is_origin_of(&parsed))
             && self.below(url).is_none()
+            && url::Url::parse(url).is_ok_and(|parsed| {
+                let is_here = url::Url::parse(self.here).is_ok_and(|here| here.origin() == parsed.origin());
+                !is_here && !self.there.is_origin_of(&parsed)
+            })
     }
 }
 
@@ -168,7 +187,7 @@ fn neutralise(headers: &mut HeaderMap, has_body: bool, is_download: bool) {
     let is_inert = match headers.get(CONTENT_TYPE) {
         Some(value) => value.to_str().is_ok_and(|value| {
             let essence = value.split(';').next().unwrap_or(value).trim().to_ascii_lowercase();
-            INERT.contains(&&*essence) || essence.ends_with("+json")
+            INERT.contains(&&*essence) || is_json(&essence)
         }),
         None => !has_body,
     };
@@ -184,6 +203,25 @@ fn neutralise(headers: &mut HeaderMap, has_body: bool, is_download: bool) {
     let attachment = HeaderValue::from_bytes(&[b"attachment", parameters.as_slice()].concat());
     headers.insert(CONTENT_DISPOSITION, attachment.unwrap_or(HeaderValue::from_static("attachment")));
 }
+
+/// `application/problem+json` and its like, and nothing that only ends so.
+fn is_json(essence: &str) -> bool {
+    let name = essence.strip_prefix("application/").and_then(|rest| rest.strip_suffix("+json"));
+    name.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)))
+}
+
+/// Whether a link leads to another page, and not to something that a browser would load by itself.
+fn is_to_a_page(parameters: &str) -> bool {
+    let mut rels = parameters.split(';').filter_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("rel").then(|| value.trim().trim_matches('"'))
+    });
+    let (Some(rel), None) = (rels.next(), rels.next()) else { return false };
+    rel.split(' ').all(|rel| PAGES.contains(&rel))
+}
+
+/// How GitLab's links to other pages are related (`lib/gitlab/pagination/offset_header_builder.rb`).
+const PAGES: [&str; 4] = ["first", "prev", "next", "last"];
 
 /// Types that no browser runs, given `nosniff`.
 const INERT: [&str; 14] = [
@@ -207,3 +245,46 @@ const INERT: [&str; 14] = [
 const ONCE: [HeaderName; 3] = [CONTENT_TYPE, LOCATION, CONTENT_DISPOSITION];
 
 const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-request-id");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datahub::transport::trust;
+
+    /// PR-03: storage may be anywhere but here.
+    #[test]
+    fn a_redirect_leads_into_the_api_or_elsewhere_and_never_to_ourselves() {
+        let url = url::Url::parse("https://hub.example/gitlab").expect("a URL");
+        let there =
+            Address::new(url, None, trust(None).expect("the system's roots, or Mozilla's")).expect("an address");
+        let here = "https://gateway.example/datahubs/a";
+        let addresses = Addresses { there: &there, here, policy: &Policy::default() };
+        let located = |location: &str| addresses.located(location).and_then(|to| to.to_str().ok().map(str::to_owned));
+        let passed = |location: &str| Some(location.to_owned());
+        for location in ["https://hub.example/gitlab/api/v4/a%2Fb?c=d&", "/gitlab/api/v4/a%2Fb?c=d&"] {
+            assert_eq!(located(location), passed("https://gateway.example/datahubs/a/api/v4/a%2Fb?c=d&"), "{location}");
+        }
+        for location in
+            ["https://s3.example/a?X-Amz-Signature=b", "https://gateway.example:8443/", "https://x.gateway.example/"]
+        {
+            assert_eq!(located(location), passed(location));
+        }
+        for location in [
+            "https://gateway.example/auth/logout",
+            "https://gateway.example:443/auth/logout",
+            "https://a:b@GATEWAY.example/auth/logout",
+            "https:///gateway.example/auth/logout",
+            "https://hub.example/users/sign_in",
+            "https://hub.example:443/gitlab/oauth/token",
+            "https://",
+            "//s3.example/a",
+            "https:\\\\gateway.example",
+            "http://s3.example/a",
+            "javascript:alert(1)",
+            "data:text/html,a",
+            "",
+        ] {
+            assert_eq!(located(location), None, "{location}");
+        }
+    }
+}

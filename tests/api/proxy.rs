@@ -263,13 +263,15 @@ fn what_comes_down_cannot_act_on_our_origin() {
         ("Set-Cookie", "__Host-Http-session-a=evil; Path=/"),
         ("Server", "nginx"),
         ("X-Runtime", "1"),
+        ("Connection", "keep-alive, X-Gitlab-Of-Connection"),
+        ("X-Gitlab-Of-Connection", "x"),
     ];
     hub.set(|behaviour| {
         behaviour.extra_headers = hostile.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     });
     let answer = call(&browser, &gateway, "GET", "/api/v4/projects?per_page=1", "", b"");
-    for (name, _) in hostile {
-        assert!(answer.headers(name).is_empty(), "{name} came down");
+    for (name, value) in hostile {
+        assert!(!answer.headers(name).contains(&value.to_owned()), "{name} came down");
     }
     for (name, value) in [
         ("cache-control", "private, no-store"),
@@ -400,6 +402,43 @@ fn links_into_the_api_lead_through_the_gateway_and_paging_goes_on() {
         hub.set(|behaviour| behaviour.api.answer = Manner::Redirect(location.to_owned()));
         assert_eq!(call(&browser, &gateway, "GET", "/api/v4/user", "", b"").status, status, "{location}");
     }
+    // What has been made is made.
+    let made = "HTTP/1.1 201 Created\r\nLocation: /users/sign_in\r\nContent-Length: 0\r\n\r\n";
+    hub.set(|behaviour| behaviour.api.answer = Manner::Raw(made.as_bytes().to_vec()));
+    let answer = call(&browser, &gateway, "POST", "/api/v4/projects", "", b"x");
+    assert_eq!((answer.status, answer.header("location")), (201, None));
+}
+
+/// PR-02, PR-03: pages are linked, and nothing that a browser would load by itself.
+#[test]
+fn of_links_only_those_to_other_pages_come_down() {
+    let (hub, gateway, browser) = logged_in("");
+    let page = format!("<{}/api/v4/projects?page=2>", hub.url());
+    let here = format!("<http://localhost:8000{BASE}/datahubs/a/api/v4/projects?page=2>");
+    for (link, expected) in [
+        (format!("{page}; rel=\"next\""), Some(format!("{here}; rel=\"next\""))),
+        (
+            format!("{page}; rel=\"prev\", {page};rel=last; title=\"a, b\""),
+            Some(format!("{here}; rel=\"prev\", {here};rel=last; title=\"a, b\"")),
+        ),
+        (
+            format!("{page}; rel=\"next\",<https://evil.test/>; rel=\"next\", {page}; rel=\"last\""),
+            Some(format!("{here}; rel=\"next\", {here}; rel=\"last\"")),
+        ),
+        (format!("{page}; rel=preload; as=script, {page}; rel=\"first\""), Some(format!("{here}; rel=\"first\""))),
+        (format!("{page}; rel=\"preload\""), None),
+        (format!("{page}; rel=\"next modulepreload\""), None),
+        (format!("{page}; rel=\"next\"; rel=\"preload\""), None),
+        (page.clone(), None),
+        (format!("<{}/users/sign_in>; rel=\"next\"", hub.url()), None),
+        ("<https://evil.test/api/v4/projects>; rel=\"next\"".to_owned(), None),
+        ("<//evil.test/api/v4/projects>; rel=\"next\"".to_owned(), None),
+        ("nonsense".to_owned(), None),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\nLink: {link}\r\nContent-Length: 0\r\n\r\n");
+        hub.set(|behaviour| behaviour.api.answer = Manner::Raw(answer.into_bytes()));
+        assert_eq!(call(&browser, &gateway, "GET", "/api/v4/projects", "", b"").header("link"), expected, "{link}");
+    }
 }
 
 #[test]
@@ -466,6 +505,10 @@ fn what_a_browser_might_run_is_an_attachment() {
         ("Content-Type: text/css\r\n", true),
         ("Content-Type: multipart/x-mixed-replace; boundary=a\r\n", true),
         ("Content-Type: application/json, text/html\r\n", true),
+        ("Content-Type: text/html +json\r\n", true),
+        ("Content-Type: text/html(+json\r\n", true),
+        ("Content-Type: text/html, a/b+json\r\n", true),
+        ("Content-Type: application/xhtml+xml +json\r\n", true),
         ("Content-Type:\r\n", true),
         ("", true),
         ("Content-Type: application/json\r\n", false),

@@ -284,13 +284,16 @@ impl Head {
             })
             .collect();
         let head = Self { status, raw: read.split_to(length).freeze(), fields };
-        let mut options = head.values("connection").flat_map(|value| value.split(|byte| *byte == b','));
-        let is_persistent = is_http_1_1 && !options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
-        drop(options);
+        let is_persistent = is_http_1_1 && !head.options().any(|option| option.eq_ignore_ascii_case(b"close"));
         if !is_http_1_1 && head.values("transfer-encoding").next().is_some() {
             return Err(SendError::Invalid("a transfer coding in HTTP/1.0"));
         }
         Ok(Some((head, is_persistent)))
+    }
+
+    /// What `Connection` says: `close`, and names of fields that are for this connection only (RFC 9110 section 7.6.1).
+    pub fn options(&self) -> impl Iterator<Item = &[u8]> {
+        self.values("connection").flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
     }
 
     /// Names and values, in order.
