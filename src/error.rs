@@ -126,6 +126,7 @@ pub enum Code {
     HeadTooLarge,
     RequestTimeout,
     SessionExpired,
+    SessionSuperseded,
     TargetTooLong,
     UnknownDatahub,
     UpgradeRefused,
@@ -229,6 +230,12 @@ impl Code {
             ),
             Self::RequestTimeout => (408, "request_timeout", "Request timeout", "The request did not arrive in time."),
             Self::SessionExpired => (401, "session_expired", "Session expired", "The session has ended. Log in again."),
+            Self::SessionSuperseded => (
+                307,
+                "session_superseded",
+                "Session superseded",
+                "The call was not made: the session has newer tokens, or may have. Send it again with the cookies of now.",
+            ),
             Self::TargetTooLong => (
                 414,
                 "target_too_long",

@@ -7,8 +7,7 @@
 use std::time::Duration;
 
 use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
-use actix_web::http::header::{CONNECTION, HeaderValue, LOCATION, SET_COOKIE};
+use actix_web::http::header::{HeaderValue, LOCATION, SET_COOKIE};
 use actix_web::web::Payload;
 use futures_util::StreamExt;
 use url::form_urlencoded;
@@ -81,15 +80,15 @@ impl<'a> Counted<'a> {
             None => format!("?{PARAMETER}={count}"),
             Some(query) => format!("?{query}&{PARAMETER}={count}"),
         };
-        let mut response = HttpResponse::build(StatusCode::TEMPORARY_REDIRECT);
-        response.insert_header((LOCATION, location));
+        let superseded = ApiError::from(Code::SessionSuperseded);
+        let superseded = if closes { superseded.closing() } else { superseded };
+        let mut response = HttpResponse::from_error(superseded);
+        let headers = response.headers_mut();
+        headers.insert(LOCATION, HeaderValue::from_str(&location).expect("a request's target is ASCII"));
         for cookie in cookies {
-            response.append_header((SET_COOKIE, cookie));
+            headers.append(SET_COOKIE, cookie);
         }
-        if closes {
-            response.force_close().insert_header((CONNECTION, "close"));
-        }
-        Ok(response.finish())
+        Ok(response)
     }
 
     /// Counts how a call that the browser has sent again came out.

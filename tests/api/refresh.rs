@@ -38,6 +38,7 @@ fn a_call_with_a_stale_token_is_sent_again_by_the_browser_with_a_new_cookie() {
         let (old, sid) = (browser.cookie(SESSION), browser.cookie("__Host-Http-sid-a"));
         let answer = browser.fetch(&gateway, "GET", path);
         assert_eq!((answer.status, answer.location().as_str()), (307, again), "{path}");
+        assert_eq!(answer.code(), "session_superseded");
         assert_eq!(answer.header("cache-control").as_deref(), Some("no-store"));
         assert_eq!(answer.headers("set-cookie").len(), 1, "the session and nothing else");
         assert!(browser.cookie(SESSION) != old && browser.cookie("__Host-Http-sid-a") == sid);
