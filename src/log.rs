@@ -268,10 +268,17 @@ impl<F: Future> Future for Scope<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let outer = CURRENT.replace(Some(Rc::clone(&self.call)));
-        let polled = self.work.as_mut().poll(cx);
-        CURRENT.replace(outer);
-        polled
+        let _outer = Outer(CURRENT.replace(Some(Rc::clone(&self.call))));
+        self.work.as_mut().poll(cx)
+    }
+}
+
+/// Whose turn it is again afterwards, even if `work` panics.
+struct Outer(Option<Rc<Call>>);
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        CURRENT.replace(self.0.take());
     }
 }
 
@@ -412,4 +419,23 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_leaves_its_id_to_nobody() {
+        let call = Call::begin(Method::GET, Client { address: None, is_local: false });
+        for is_bad in [false, true] {
+            let mut work = call.scope(async { assert!(current().is_some() && !is_bad, "this panic is expected") });
+            let poll = || Pin::new(&mut work).poll(&mut Context::from_waker(Waker::noop()));
+            assert_eq!(catch_unwind(AssertUnwindSafe(poll)).is_err(), is_bad);
+            assert!(current().is_none());
+        }
+    }
 }
