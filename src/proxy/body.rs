@@ -1,7 +1,7 @@
 //! A body on its way up: short ones that hold parameters are held and looked through, all others pass as they come.
 //!
-//! GitLab takes credentials from parameters too, and some of them before the bearer. What is in a long body or in one without
-//! a length passes unseen; whoever sends it acts with a token that is the person's own.
+//! GitLab takes credentials from parameters too, and some of them before the bearer. What is in a long body, or in one without
+//! a length or a Content-Type, passes unseen; whoever sends it acts with a token that is the person's own.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -18,7 +18,7 @@ use url::form_urlencoded;
 use crate::error::{ApiError, Code};
 use crate::log;
 use crate::proxy::request::Framing;
-use crate::proxy::target::is_credential;
+use crate::proxy::target::{is_credential, mentions_credential};
 
 /// An outbound body.
 pub enum Body {
@@ -76,16 +76,13 @@ enum Kind {
     /// With the whole Content-Type, which holds the boundary.
     Multipart(String),
     Json,
-    /// No Content-Type: Rack takes it for a form, Grape for JSON.
-    Unnamed,
 }
 
 impl Kind {
     fn of(headers: &HeaderMap) -> Option<Self> {
-        let value = headers.get(CONTENT_TYPE).map_or_else(String::new, |value| lossy(value.as_bytes()));
+        let value = lossy(headers.get(CONTENT_TYPE)?.as_bytes());
         let essence = value.split([';', ',']).next().unwrap_or(&value).trim().to_ascii_lowercase();
         match essence.as_str() {
-            "" => Some(Self::Unnamed),
             "application/x-www-form-urlencoded" => Some(Self::Form),
             "multipart/form-data" | "multipart/mixed" | "multipart/related" => Some(Self::Multipart(value)),
             essence if essence.contains("json") => Some(Self::Json),
@@ -98,7 +95,6 @@ impl Kind {
             Self::Form => Ok(form_names_credential(body)),
             Self::Multipart(kind) => part_names_credential(kind, body).await,
             Self::Json => json_names_credential(body),
-            Self::Unnamed => Ok(form_names_credential(body) || json_names_credential(body).unwrap_or(false)),
         }
     }
 }
@@ -108,10 +104,14 @@ fn form_names_credential(body: &[u8]) -> bool {
     pieces.flat_map(form_urlencoded::parse).any(|(name, _)| is_credential(&name))
 }
 
-/// JSON that we cannot read GitLab might: some parsers take comments, a byte order mark, or numbers that are none.
+/// What is no JSON to us may be some to GitLab: there are parsers that take comments, a byte order mark, or numbers that are
+/// none. So nothing of that kind may pass that names a credential anywhere, or hides what it names.
 fn json_names_credential(body: &[u8]) -> Result<bool, Unreadable> {
-    serde_json::from_slice::<IgnoredAny>(body).map_err(|_| Unreadable)?;
-    Ok(serde_json::from_slice::<Names>(body).is_ok_and(|names| names.0))
+    match serde_json::from_slice::<IgnoredAny>(body) {
+        Ok(_) => Ok(serde_json::from_slice::<Names>(body).is_ok_and(|names| names.0)),
+        Err(_) if body.contains(&b'\\') => Err(Unreadable),
+        Err(_) => Ok(mentions_credential(body)),
+    }
 }
 
 /// Of parts that cannot be told apart, or that have no name or two, GitLab may make something else than we.

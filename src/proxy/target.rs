@@ -56,24 +56,14 @@ pub fn is_forwarded(method: &Method) -> bool {
         .contains(method)
 }
 
-/// Whether a decoded parameter name is one that GitLab takes as a credential or an override
-/// (`lib/gitlab/auth/auth_finders.rb`, `config/initializers/doorkeeper.rb`).
+/// Whether a decoded parameter name is one that GitLab takes as a credential or an override.
 pub fn is_credential(name: &str) -> bool {
-    [
-        "access_token",
-        "authenticity_token",
-        "bearer_token",
-        "feed_token",
-        "job_token",
-        "oauth_token",
-        "personal_access_token",
-        "private_token",
-        "rss_token",
-        "secret_token",
-        "sudo",
-        "_method",
-    ]
-    .contains(&plain(name))
+    CREDENTIAL_NAMES.contains(&plain(name))
+}
+
+/// Whether the name of such a parameter is anywhere in `text`.
+pub fn mentions_credential(text: &[u8]) -> bool {
+    CREDENTIAL_NAMES.iter().any(|name| memchr::memmem::find(text, name.as_bytes()).is_some())
 }
 
 /// A parameter's name as Rack 2 reads it (`lib/rack/query_parser.rb`): brackets before it do not count, nor does what follows
@@ -203,6 +193,22 @@ fn decoded(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
     Cow::Owned(out)
 }
+
+/// What authenticates or overrides (GitLab `lib/gitlab/auth/auth_finders.rb`, `config/initializers/doorkeeper.rb`).
+const CREDENTIAL_NAMES: [&str; 12] = [
+    "access_token",
+    "authenticity_token",
+    "bearer_token",
+    "feed_token",
+    "job_token",
+    "oauth_token",
+    "personal_access_token",
+    "private_token",
+    "rss_token",
+    "secret_token",
+    "sudo",
+    "_method",
+];
 
 /// GitLab's GraphQL endpoint, in the only spelling that is forwarded.
 const GRAPHQL: &str = "/api/graphql";

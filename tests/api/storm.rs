@@ -339,7 +339,8 @@ impl Sea<'_> {
             let is_cut = dice(100) < self.weather.cuts;
             let mut line = connection.take().unwrap_or_else(|| Connection::open(&self.address));
             line.write(head.as_bytes());
-            let body = vec![b'x'; length.min(64 << 10)];
+            // A number, as JSON goes.
+            let body = vec![b'1'; length.min(64 << 10)];
             let pieces = length.div_ceil(64 << 10);
             for at in 0..pieces {
                 if is_cut && at * 2 > pieces {
