@@ -3,14 +3,12 @@
 //! GitLab takes credentials from parameters too, and some of them before the bearer. What is in a long body, or in one without
 //! a length or a Content-Type, passes unseen; whoever sends it acts with a token that is the person's own.
 
-use std::borrow::Cow;
-use std::convert::Infallible;
 use std::fmt;
 
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt;
-use multer::Multipart;
+use memchr::memmem;
 use serde::de::{self, IgnoredAny, MapAccess};
 use serde::{Deserialize, Deserializer};
 use url::form_urlencoded;
@@ -42,7 +40,7 @@ impl Body {
         };
         let Some(kind) = Kind::of(headers) else { return Ok(Self::Streamed(payload)) };
         let body = Self::hold(payload, length).await?;
-        if kind.names_credential(&body).await? { Err(Code::CredentialParameter.into()) } else { Ok(Self::Held(body)) }
+        if kind.names_credential(&body)? { Err(Code::CredentialParameter.into()) } else { Ok(Self::Held(body)) }
     }
 
     /// The same body once more, if it is still there.
@@ -73,7 +71,7 @@ impl Body {
 /// Bodies whose parameters GitLab reads, told apart as Rack and Grape do (`lib/rack/media_type.rb`: up to a `;` or `,`).
 enum Kind {
     Form,
-    /// With the whole Content-Type, which holds the boundary.
+    /// With its Content-Type, which holds the boundary.
     Multipart(String),
     Json,
 }
@@ -85,15 +83,16 @@ impl Kind {
         match essence.as_str() {
             "application/x-www-form-urlencoded" => Some(Self::Form),
             "multipart/form-data" | "multipart/mixed" | "multipart/related" => Some(Self::Multipart(value)),
-            essence if essence.contains("json") => Some(Self::Json),
+            "application/json" | "application/jsonrequest" | "text/x-json" => Some(Self::Json),
+            essence if essence.ends_with("+json") => Some(Self::Json),
             _ => None,
         }
     }
 
-    async fn names_credential(&self, body: &Bytes) -> Result<bool, Unreadable> {
+    fn names_credential(&self, body: &[u8]) -> Result<bool, Unreadable> {
         match self {
             Self::Form => Ok(form_names_credential(body)),
-            Self::Multipart(kind) => part_names_credential(kind, body).await,
+            Self::Multipart(kind) => part_names_credential(kind, body).ok_or(Unreadable),
             Self::Json => json_names_credential(body),
         }
     }
@@ -107,44 +106,81 @@ fn form_names_credential(body: &[u8]) -> bool {
 /// What is no JSON to us may be some to GitLab: there are parsers that take comments, a byte order mark, or numbers that are
 /// none. So nothing of that kind may pass that names a credential anywhere, or hides what it names.
 fn json_names_credential(body: &[u8]) -> Result<bool, Unreadable> {
+    let is_object = body.trim_ascii_start().starts_with(b"{");
     match serde_json::from_slice::<IgnoredAny>(body) {
-        Ok(_) => Ok(serde_json::from_slice::<Names>(body).is_ok_and(|names| names.0)),
+        Ok(_) if is_object => serde_json::from_slice::<Names>(body).map(|names| names.0).map_err(|_| Unreadable),
+        Ok(_) => Ok(false),
         Err(_) if body.contains(&b'\\') => Err(Unreadable),
         Err(_) => Ok(mentions_credential(body)),
     }
 }
 
-/// Of parts that cannot be told apart, or that have no name or two, GitLab may make something else than we.
-async fn part_names_credential(kind: &str, body: &Bytes) -> Result<bool, Unreadable> {
-    let boundary = multer::parse_boundary(kind).map_err(|_| Unreadable)?;
-    if kind.to_ascii_lowercase().matches("boundary=").count() != 1 {
-        return Err(Unreadable);
+/// Multipart bodies (RFC 7578) as browsers and the usual clients write them, and no others: whoever reads more leniently than
+/// we, as Rack does (`lib/rack/multipart/parser.rb`), must find the same parts and the same names.
+fn part_names_credential(kind: &str, body: &[u8]) -> Option<bool> {
+    let boundary = boundary(kind)?;
+    // Rack's ends at a comma.
+    let short = boundary.split([',', ';']).next().filter(|short| *short != boundary);
+    if short.is_some_and(|short| memmem::find(body, format!("--{short}\r\n").as_bytes()).is_some()) {
+        return None;
     }
-    let body = futures_util::stream::iter([Ok::<_, Infallible>(body.clone())]);
-    let mut parts = Multipart::new(body, boundary);
-    while let Some(part) = parts.next_field().await.map_err(|_| Unreadable)? {
-        let mut dispositions = part.headers().get_all("content-disposition").iter();
-        let (Some(disposition), None) = (dispositions.next(), dispositions.next()) else { return Err(Unreadable) };
-        if is_credential(only_name(&lossy(disposition.as_bytes())).ok_or(Unreadable)?) {
-            return Ok(true);
-        }
+    let delimiter = format!("\r\n--{boundary}");
+    let mut rest = body.strip_prefix(&delimiter.as_bytes()[2..])?;
+    let mut found = false;
+    while !matches!(rest, b"--" | b"--\r\n") {
+        let part = rest.strip_prefix(b"\r\n")?;
+        let head = &part[..memmem::find(part, b"\r\n\r\n")?];
+        found |= head_names_credential(head)?;
+        let content = &part[head.len() + 2..];
+        rest = &content[memmem::find(content, delimiter.as_bytes())? + delimiter.len()..];
     }
-    Ok(false)
+    Some(found)
 }
 
-/// The name in a part's Content-Disposition, if every way to read it finds the same one: there are no two, even within
-/// quotes, and nothing in it is escaped.
-fn only_name(disposition: &str) -> Option<&str> {
-    let mut values = disposition.match_indices(';').filter_map(|(at, _)| {
-        let rest = disposition[at + 1..].trim_start();
-        let after = rest.get(..4).filter(|word| word.eq_ignore_ascii_case("name")).map(|_| rest[4..].trim_start())?;
-        after.strip_prefix('=').or(after.starts_with('*').then_some(""))
-    });
-    let (Some(value), None) = (values.next(), values.next()) else { return None };
-    let value = value.trim_start();
+/// The boundary, if there is one and no more.
+fn boundary(kind: &str) -> Option<&str> {
+    let lower = kind.to_ascii_lowercase();
+    let mut places = lower.match_indices("boundary=");
+    let (Some((at, word)), None) = (places.next(), places.next()) else { return None };
+    let value = kind[at + word.len()..].trim_end();
+    let value = match value.strip_prefix('"') {
+        Some(quoted) => quoted.strip_suffix('"')?,
+        None => value,
+    };
+    let is_plain = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\;".contains(&byte));
+    (kind[..at].ends_with([';', ' ']) && is_plain).then_some(value)
+}
+
+/// Whether a part is named like a credential, whichever of the names in its head counts.
+fn head_names_credential(head: &[u8]) -> Option<bool> {
+    let head = lossy(head);
+    let lower = head.to_ascii_lowercase();
+    let is_plain = head.split("\r\n").all(|line| !line.contains(['\r', '\n']));
+    if !is_plain || lower.matches("content-disposition").count() != 1 || lower.contains("content-id") {
+        return None;
+    }
+    let dispositions = head.split("\r\n").filter_map(|line| line.split_once(':'));
+    let mut dispositions = dispositions.filter(|(name, _)| name.eq_ignore_ascii_case("content-disposition"));
+    let parameters = dispositions.next()?.1.trim_start().strip_prefix("form-data;")?.trim_start();
+    if !parameters.starts_with("name=") {
+        return None;
+    }
+    let starts = [0].into_iter().chain(parameters.match_indices(';').map(|(at, _)| at + 1));
+    let mut found = false;
+    for parameter in starts.map(|at| parameters[at..].trim_start()) {
+        let value = parameter.get(..4).filter(|word| word.eq_ignore_ascii_case("name")).map(|_| &parameter[4..]);
+        if let Some(value) = value.filter(|value| value.trim_start().starts_with(['=', '*'])) {
+            found |= is_credential(part_name(value.strip_prefix('=')?)?);
+        }
+    }
+    Some(found)
+}
+
+/// The name in a value that begins so, if nothing in it is escaped; without quotes, up to what no token holds.
+fn part_name(value: &str) -> Option<&str> {
     let name = match value.strip_prefix('"') {
         Some(quoted) => quoted.split_once('"')?.0,
-        None => value.split([';', ' ', '\t']).next()?,
+        None => value.split(|letter| "()<>@,;:\\\"/[]?= \t".contains(letter)).next()?,
     };
     (!name.is_empty() && !name.contains('\\')).then_some(name)
 }
@@ -179,7 +215,7 @@ impl<'de> Deserialize<'de> for Names {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
                 let mut found = false;
-                while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+                while let Some(Name(name)) = map.next_key()? {
                     found |= is_credential(&name);
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -187,6 +223,27 @@ impl<'de> Deserialize<'de> for Names {
             }
         }
         deserializer.deserialize_map(Visitor)
+    }
+}
+
+/// A name in JSON, even one that is no text: another parser may take it, and what stands beside it.
+struct Name(String);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Name;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Name, E> {
+                Ok(Name(lossy(bytes)))
+            }
+        }
+        deserializer.deserialize_bytes(Visitor)
     }
 }
 

@@ -544,6 +544,8 @@ fn credentials_in_short_bodies_are_refused_and_everything_else_passes() {
         ("Content-Type: application/json\r\n", "Content-Type: application/x-www-form-urlencoded; charset=utf-8\r\n");
     let parts = "Content-Type: multipart/form-data; boundary=X\r\n";
     let part = |name: &str| format!("--X\r\nContent-Disposition: form-data; {name}\r\n\r\nroot\r\n--X--\r\n");
+    let comma =
+        |name: &str, inner: &str| part(name).replace("--X", "--X,Y").replace("root", &format!("root\r\n{inner}"));
     for (kind, body, code) in [
         (json, r#"{"private_token":"x"}"#, "credential_parameter"),
         (json, r#"{"a":{"b":[1]},"sudo":1}"#, "credential_parameter"),
@@ -563,6 +565,8 @@ fn credentials_in_short_bodies_are_refused_and_everything_else_passes() {
         (json, "{\"su\\do\":1}", "bad_request"),
         (json, "/**/{\"\\u0073udo\":1}", "bad_request"),
         (json, "no JSON at all", ""),
+        (json, "{\"\\ud800\":1,\"sudo\":1}", "credential_parameter"),
+        (json, "{\"\\ud800\":1}", ""),
         ("Content-Type: application/json, text/plain\r\n", r#"{"sudo":1}"#, "credential_parameter"),
         ("Content-Type: application/vnd.api+json\r\n", r#"{"sudo":1}"#, "credential_parameter"),
         ("Content-Type: text/x-json\r\n", r#"{"sudo":1}"#, "credential_parameter"),
@@ -583,20 +587,33 @@ fn credentials_in_short_bodies_are_refused_and_everything_else_passes() {
         ),
         (parts, &part("name=file; filename=\"na\u{ef}ve.pdf\""), ""),
         (parts, &part("name=\"sudo\""), "credential_parameter"),
-        (parts, &part("filename=\"a\"; name=\"private_token[]\""), "credential_parameter"),
+        (parts, &part("name=\"private_token[]\"; filename=\"a\""), "credential_parameter"),
         (parts, &part("name=sudo"), "credential_parameter"),
-        (parts, &part("NAME = \"sudo\""), "credential_parameter"),
         (parts, &part("name=\"[sudo]\""), "credential_parameter"),
+        (parts, &part("name=\"a\"; name=\"sudo\""), "credential_parameter"),
+        (parts, &part("name=\"a\"; filename=\"x; name=sudo\""), "credential_parameter"),
+        (parts, &part("name=\"a\"; filename=\"x; name=y\""), ""),
+        (parts, &part("NAME = \"sudo\""), "bad_request"),
+        (parts, &part("filename=\"a\"; name=\"b\""), "bad_request"),
         (parts, &part("name=\"su\\do\""), "bad_request"),
-        (parts, &part("name=\"a\"; name=\"sudo\""), "bad_request"),
-        (parts, &part("name=\"a\"; filename=\"x; name=sudo\""), "bad_request"),
+        (parts, &part("name=sudo/x"), "credential_parameter"),
         (parts, &part("name=\"\"; filename=\"sudo\""), "bad_request"),
         (parts, &part("name*=utf-8''sudo"), "bad_request"),
+        (parts, &part("name=\"a\"; name *=utf-8''sudo"), "bad_request"),
         (parts, &part("filename=\"a\""), "bad_request"),
+        (parts, &part("name=\"a\"\r\nContent-ID: sudo"), "bad_request"),
+        (parts, &part("name=\"a\"\r\nX-Content-Disposition: form-data; name=\"sudo\""), "bad_request"),
+        (parts, &part("name=\"a\"\n\nContent-Disposition: form-data; name=\"sudo\""), "bad_request"),
+        (parts, &format!("--X--\r\n{}", part("name=\"sudo\"")), "bad_request"),
+        (parts, &format!("preamble\r\n{}", part("name=\"a\"")), "bad_request"),
+        (parts, &format!("{}epilogue", part("name=\"a\"")), "bad_request"),
+        (parts, "--X--\r\n", ""),
         (parts, "--X\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nbroken off", "bad_request"),
         ("Content-Type: multipart/form-data\r\n", &part("name=\"a\""), "bad_request"),
         ("Content-Type: multipart/form-data; boundary=X; boundary=Y\r\n", &part("name=\"a\""), "bad_request"),
-        ("Content-Type: multipart/mixed; boundary=X\r\n", &part("name=\"a\""), "bad_request"),
+        ("Content-Type: multipart/form-data; boundary=\"X,Y\"\r\n", &comma("name=\"a\"", ""), ""),
+        ("Content-Type: multipart/form-data; boundary=\"X,Y\"\r\n", &comma("name=\"a\"", "--X\r\n"), "bad_request"),
+        ("Content-Type: multipart/mixed; boundary=X\r\n", &part("name=\"sudo\""), "credential_parameter"),
     ] {
         hub.clear();
         let answer = call(&browser, &gateway, "POST", "/api/v4/projects/230/issues", kind, body.as_bytes());
