@@ -242,15 +242,16 @@ fn finish<B: MessageBody>(mut response: ServiceResponse<B>, flow: Rc<Flow>) -> S
     // Chunks came with HTTP/1.1: to an older client the end of the connection is the end of the body (RFC 9112 section 6.1).
     let is_endless =
         request.version() < Version::HTTP_11 && matches!(response.response().body().size(), BodySize::Stream);
-    let is_last = request.head().connection_type() == ConnectionType::Close;
+    // An `upgrade` alone is to actix-http the end of the connection, of which it says nothing.
+    let is_last = request.head().connection_type() != ConnectionType::KeepAlive;
     let head = response.response_mut().head_mut();
     head.no_chunking(is_endless);
-    if is_endless || flow.must_close() {
+    if is_last || is_endless || flow.must_close() {
         head.set_connection_type(ConnectionType::Close);
     }
     // Heads are used again, so that an HTTP/1.0 of before would stand for a close.
     head.version = Version::HTTP_11;
-    if is_last || head.connection_type() == ConnectionType::Close {
+    if head.connection_type() == ConnectionType::Close {
         flow.close();
     }
     response.map_body(|_, body| Answer::new(body, flow))

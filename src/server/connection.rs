@@ -120,7 +120,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                             // Ours to answer: what is behind must not know it.
                             bytes[at + expect.at] = b'-';
                         }
-                        self.flow.pass(whole.expect.is_some_and(|expect| expect.is_continue));
+                        let has_body = !matches!(whole.framing, Framing::None | Framing::Length(0));
+                        self.flow.pass(has_body && whole.expect.is_some_and(|expect| expect.is_continue));
                         self.begun = None;
                         self.is_busy = true;
                         at += whole.length;
@@ -151,6 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         at += skipped + length;
                     }
                     Ok(Piece::End(skipped)) => {
+                        self.flow.read(0);
                         at += skipped;
                         self.phase = Phase::default();
                     }
@@ -219,20 +221,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             } else if self.begun.is_some() {
                 self.held.clear();
                 self.refuse(Code::RequestTimeout);
-                return self.poll_refusal(cx);
+                self.write_refusal(cx);
+                return Poll::Ready(Ok(()));
             } else {
                 return Poll::Ready(Ok(()));
             }
         }
     }
 
-    /// Writes the answer to a head that is none, once those before it have theirs; then the connection is over.
-    fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let is_idle = self.is_idle();
-        let Phase::Refused(answer) = &mut self.phase else { return Poll::Ready(Ok(())) };
-        if !is_idle {
-            return self.poll_patience(cx);
-        }
+    /// Writes the answer to a head that is none; then the connection is over. Those before it have theirs: no head is read
+    /// before that.
+    fn write_refusal(&mut self, cx: &mut Context<'_>) {
+        let Phase::Refused(answer) = &mut self.phase else { return };
         while !answer.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, answer) {
                 Poll::Ready(Ok(written)) if written > 0 => answer.advance(written),
@@ -240,7 +240,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 _ => break,
             }
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Says that a body may come, if somebody waits for it and the browser for them.
@@ -289,16 +288,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Connection<S> {
                 return Poll::Ready(Ok(()));
             }
             match this.phase {
-                Phase::Refused(_) => return this.poll_refusal(cx),
+                Phase::Refused(_) => {
+                    this.write_refusal(cx);
+                    return Poll::Ready(Ok(()));
+                }
                 Phase::Head(_) if this.is_queued && this.is_idle() && !this.flow.must_close() => {
                     this.is_queued = false;
                     this.go_on();
                     continue;
                 }
-                Phase::Head(_) if this.is_queued && this.flow.must_close() => return this.poll_patience(cx),
                 Phase::Head(_) if this.is_queued => {
                     // It waits for its turn. Whoever sent it may leave meanwhile, and take the call before it with them.
-                    if this.held.len() >= MOST_UNREAD {
+                    if this.flow.must_close() || this.held.len() >= MOST_UNREAD {
                         return this.poll_patience(cx);
                     }
                     let mut space = [0; 1024];
@@ -347,10 +348,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.flow.is_out_of_reach() {
-            // What did not reach the gateway is refused by what is behind, without a word and without a line in the log.
-            this.flow.is_idle.set(true);
-            this.refuse(Code::BadRequest);
-            return this.poll_refusal(cx).map_ok(|()| buf.len());
+            // What did not reach the gateway is refused by what is behind, without a word and without a line in the log, and
+            // nobody is listened to afterwards.
+            if !matches!(this.phase, Phase::Refused(_)) {
+                this.flow.is_idle.set(true);
+                this.refuse(Code::BadRequest);
+            }
+            this.write_refusal(cx);
+            return Pin::new(this).poll_shutdown(cx).map_ok(|()| buf.len());
         }
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);
         if written.is_ready() {
@@ -367,9 +372,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
         if this.flow.is_idle.get() && mem::take(&mut this.is_busy) {
             this.quiet = Instant::now();
-            let has_more = this.is_queued || matches!(this.phase, Phase::Refused(_));
-            if has_more || this.poll_patience(cx).is_ready() {
-                this.is_over |= !has_more;
+            if this.is_queued || this.poll_patience(cx).is_ready() {
+                this.is_over |= !this.is_queued;
                 cx.waker().wake_by_ref();
             }
         }

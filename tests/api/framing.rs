@@ -254,6 +254,14 @@ fn a_request_that_gets_nowhere_is_logged() {
         world.refuses(case, &world.bytes(&get.replacen(from, to, 1)), 400);
         wait_until(|| world.lines_about_a_bad_request() == before + 1);
     }
+    // Whoever still sends hears the answer before the connection ends, and so does whoever asked before.
+    let long = format!("Content-Length: 400000\r\n\r\n{}", "x".repeat(400_000));
+    let bad = world.bytes(&get.replacen("GET", "PUT", 1).replacen("Host: localhost:8000\r\n", "", 1));
+    let bad = [&bad[..bad.len() - 2], long.as_bytes()].concat();
+    for _ in 0..20 {
+        let outcome = world.send(&[&world.next(), &bad[..]].concat(), 3);
+        assert_eq!(outcome, Outcome { statuses: vec![404, 400], end: End::Closed });
+    }
 }
 
 /// FR-06, FR-11: not one byte after it is tunnelled, or taken for a body.
@@ -266,6 +274,13 @@ fn an_upgrade_is_refused_and_the_connection_closed() {
     let twin = h2c.replace("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n", "");
     world.takes("HTTP2-Settings alone", &world.bytes(&twin), 200);
     world.refuses("h2c", &[&world.bytes(h2c)[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"].concat(), 501);
+    // Without something to upgrade to there is nothing to refuse, but the connection ends.
+    let alone = world.bytes(&h2c.replace("Upgrade, HTTP2-Settings\r\nUpgrade: h2c", "upgrade"));
+    world.hub.clear();
+    assert_eq!(world.send(&alone, 1), Outcome { statuses: vec![200], end: End::Closed });
+    let outcome = world.send(&[alone, world.next()].concat(), 2);
+    assert_eq!(outcome, Outcome { statuses: vec![200], end: End::Closed });
+    assert!(world.hub.requests().iter().all(|request| request.path() == "/api/v4/user"));
     world.refuses("h2c, and nonsense", &[&world.bytes(h2c)[..], b"nonsense\nX\r\n\r\n"].concat(), 501);
 }
 
@@ -402,6 +417,9 @@ fn expectations_and_trailers_end_here() {
 
     // Whoever does not wait to be told is not told.
     world.takes("an expectation and the body", &[&go_on[..], b"hello"].concat(), 201);
+
+    let nothing = "GET {api}/user HTTP/1.1\r\nHost: localhost:8000\r\nExpect: 100-continue\r\n{session}\r\n";
+    world.takes("an expectation of nothing", &world.bytes(nothing), 200);
 
     let nobody = world.bytes(&format!("{target}{FETCH}{expect}"));
     world.refuses("nobody is told to go on", &nobody, 401);
