@@ -4,6 +4,7 @@
 //! own script sent it. On its way back every answer gets the hardening headers, and every failure its body.
 
 mod connection;
+mod flow;
 mod head;
 
 use std::fmt::Debug;
@@ -35,7 +36,8 @@ use futures_util::future::Either;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use self::connection::{Answer, Connection, Flow, LINGER};
+use self::connection::{Connection, LINGER};
+use self::flow::{Answer, Flow};
 
 use crate::admin::{self, Draining};
 use crate::auth::pending::PendingLogins;

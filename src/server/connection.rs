@@ -6,27 +6,23 @@
 //! - *Answers* must find somebody who reads them. `Expect: 100-continue` is answered once somebody wants the body.
 //! - *Idle* connections end with the process.
 //!
-//! For actix-http all of this is a stream of bytes; [`Flow`] is what the two sides of it know of each other.
+//! For actix-http all of this is a stream of bytes; [`Flow`] is what both ends know of each other.
 
-use std::cell::{Cell, RefCell};
 use std::io;
 use std::mem;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use actix_web::body::{BodySize, MessageBody};
-use actix_web::dev::Payload;
-use actix_web::error::PayloadError;
 use actix_web::web::{Buf, Bytes, BytesMut};
-use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::Door;
+use super::flow::{Flow, MOST_UNREAD};
 use super::head::Head;
 use crate::admin;
 use crate::error::Code;
@@ -189,7 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Whether every request has been answered, and every answer taken.
     fn is_idle(&self) -> bool {
-        self.flow.is_idle.get() && self.blocked.is_none()
+        self.flow.is_idle() && self.blocked.is_none()
     }
 
     /// Ready once there has been enough waiting: for a byte, or for whoever reads an answer.
@@ -198,7 +194,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let patience = self.door.config.patience;
             let deadline = if let Some(since) = self.blocked {
                 since + patience.answer
-            } else if !self.flow.is_idle.get() {
+            } else if !self.flow.is_idle() {
                 return Poll::Pending;
             } else if self.flow.must_close() || !matches!(self.phase, Phase::Head(_)) {
                 return Poll::Ready(Ok(()));
@@ -207,7 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             } else if self.process_ends.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             } else {
-                self.quiet + if self.flow.is_new.get() { patience.head } else { KEEP_ALIVE }
+                self.quiet + if self.flow.is_new() { patience.head } else { KEEP_ALIVE }
             };
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
             if timer.deadline() > deadline {
@@ -244,8 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Says that a body may come, if somebody waits for it and the browser for them.
     fn invite(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.flow.expects.get() == Expects::ItNow {
-            self.flow.expects.set(Expects::Nothing);
+        if self.flow.is_to_invite() {
             match Pin::new(&mut self.stream).poll_write(cx, GO_ON)? {
                 Poll::Ready(written) if written == GO_ON.len() => {}
                 _ => return Err(io::ErrorKind::WriteZero.into()),
@@ -351,7 +346,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
             // What did not reach the gateway is refused by what is behind, without a word and without a line in the log, and
             // nobody is listened to afterwards.
             if !matches!(this.phase, Phase::Refused(_)) {
-                this.flow.is_idle.set(true);
+                this.flow.rest();
                 this.refuse(Code::BadRequest);
             }
             this.write_refusal(cx);
@@ -370,7 +365,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
-        if this.flow.is_idle.get() && mem::take(&mut this.is_busy) {
+        if this.flow.is_idle() && mem::take(&mut this.is_busy) {
             this.quiet = Instant::now();
             if this.is_queued || this.poll_patience(cx).is_ready() {
                 this.is_over |= !this.is_queued;
@@ -406,208 +401,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     }
 }
 
-/// What a connection and the request on it know of each other.
-#[derive(Debug)]
-pub(super) struct Flow {
-    /// How long a body may take for its next bytes.
-    patience: Duration,
-    /// How many bytes it may have.
-    longest: u64,
-    /// Whether no head has been handed on yet, and whether the last one's answer has ended.
-    is_new: Cell<bool>,
-    is_idle: Cell<bool>,
-    /// Whether the last head has reached the gateway, and whether nothing more is to come after its answer.
-    has_reached: Cell<bool>,
-    closes: Cell<bool>,
-    /// Of its body: how many bytes were read and not taken, whether somebody wants them, whether they are none.
-    unread: Cell<usize>,
-    is_wanted: Cell<bool>,
-    is_broken: Cell<bool>,
-    expects: Cell<Expects>,
-    /// The task in which all of this happens.
-    task: RefCell<Option<Waker>>,
-}
-
-/// Whether the last request waits to be told that its body may come (RFC 9110 section 10.1.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Expects {
-    Nothing,
-    AnAnswer,
-    /// It does, and somebody wants the body.
-    ItNow,
-}
-
-impl Flow {
-    fn new(patience: Duration, longest: u64) -> Self {
-        Self {
-            patience,
-            longest,
-            is_new: Cell::new(true),
-            is_idle: Cell::new(true),
-            has_reached: Cell::new(true),
-            closes: Cell::new(false),
-            unread: Cell::new(0),
-            is_wanted: Cell::new(true),
-            is_broken: Cell::new(false),
-            expects: Cell::new(Expects::Nothing),
-            task: RefCell::new(None),
-        }
-    }
-
-    /// The request has reached the gateway, which will answer it.
-    pub(super) fn reach(&self) {
-        self.has_reached.set(true);
-    }
-
-    fn is_out_of_reach(&self) -> bool {
-        !self.has_reached.get()
-    }
-
-    /// The answer to this request is the last one.
-    pub(super) fn close(&self) {
-        self.closes.set(true);
-    }
-
-    /// The body of the request that has just reached the gateway.
-    pub(super) fn body(self: &Rc<Self>, payload: Payload) -> Payload {
-        let body = Incoming { payload, flow: Rc::clone(self), left: self.longest, timer: None, has_ended: false };
-        Payload::Stream { payload: Box::pin(body) }
-    }
-
-    /// Whether the connection ends once this request is answered: somebody wants it, or nobody can tell where the next one
-    /// begins, since the body was not read to its end or may never come.
-    pub(super) fn must_close(&self) -> bool {
-        self.closes.get() || !self.is_wanted.get() || self.expects.get() != Expects::Nothing
-    }
-
-    /// A head is handed on.
-    fn pass(&self, expects: bool) {
-        self.is_new.set(false);
-        self.is_idle.set(false);
-        self.has_reached.set(false);
-        self.unread.set(0);
-        self.expects.set(if expects { Expects::AnAnswer } else { Expects::Nothing });
-    }
-
-    fn read(&self, length: usize) {
-        // Who sends it waits no more to be told so.
-        self.expects.set(Expects::Nothing);
-        self.unread.set(self.unread.get() + length);
-    }
-
-    fn spoil(&self) {
-        self.is_broken.set(true);
-        self.wake();
-    }
-
-    fn is_full(&self) -> bool {
-        self.is_wanted.get() && self.unread.get() >= MOST_UNREAD
-    }
-
-    fn keep(&self, waker: &Waker) {
-        let mut task = self.task.borrow_mut();
-        if !task.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
-            *task = Some(waker.clone());
-        }
-    }
-
-    fn wake(&self) {
-        if let Some(task) = &*self.task.borrow() {
-            task.wake_by_ref();
-        }
-    }
-}
-
-/// An answer's body, whose end is the end of its request.
-pub(super) struct Answer<B> {
-    body: B,
-    flow: Rc<Flow>,
-}
-
-impl<B> Answer<B> {
-    pub(super) fn new(body: B, flow: Rc<Flow>) -> Self {
-        Self { body, flow }
-    }
-}
-
-impl<B> Drop for Answer<B> {
-    fn drop(&mut self) {
-        self.flow.is_idle.set(true);
-    }
-}
-
-impl<B: MessageBody + Unpin> MessageBody for Answer<B> {
-    type Error = B::Error;
-
-    fn size(&self) -> BodySize {
-        self.body.size()
-    }
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, B::Error>>> {
-        Pin::new(&mut self.body).poll_next(cx)
-    }
-}
-
-/// A request's body, on its way to whoever takes it. Its next bytes must come in time and not be too many, or it ends in an
-/// error.
-struct Incoming {
-    payload: Payload,
-    flow: Rc<Flow>,
-    /// How many bytes may still come.
-    left: u64,
-    timer: Option<Pin<Box<Sleep>>>,
-    has_ended: bool,
-}
-
-impl Stream for Incoming {
-    type Item = Result<Bytes, PayloadError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { payload, flow, left, timer, has_ended } = &mut *self;
-        if flow.expects.get() == Expects::AnAnswer {
-            flow.expects.set(Expects::ItNow);
-            flow.wake();
-        }
-        if flow.is_broken.get() {
-            return Poll::Ready(Some(Err(PayloadError::EncodingCorrupted)));
-        }
-        let Poll::Ready(item) = Pin::new(payload).poll_next(cx) else {
-            let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(flow.patience)));
-            return timer.as_mut().poll(cx).map(|()| Some(Err(PayloadError::Io(io::ErrorKind::TimedOut.into()))));
-        };
-        if let Some(timer) = timer {
-            timer.as_mut().reset(Instant::now() + flow.patience);
-        }
-        match &item {
-            Some(Ok(piece)) => {
-                let was_full = flow.is_full();
-                flow.unread.set(flow.unread.get().saturating_sub(piece.len()));
-                if was_full {
-                    flow.wake();
-                }
-                match left.checked_sub(piece.len() as u64) {
-                    Some(rest) => *left = rest,
-                    None => return Poll::Ready(Some(Err(PayloadError::Overflow))),
-                }
-            }
-            Some(Err(_)) => {}
-            None => *has_ended = true,
-        }
-        Poll::Ready(item)
-    }
-}
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        if !self.has_ended {
-            self.flow.is_wanted.set(false);
-            self.flow.wake();
-        }
-    }
-}
-
-/// How much of a body is read before somebody takes it, in bytes.
-const MOST_UNREAD: usize = 32 * 1024;
 /// How long an idle connection is kept: longer than front proxies keep theirs (nginx: 60 s), so that it is they who close.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long we listen to whoever has not heard yet that we are done.
