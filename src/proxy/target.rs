@@ -120,18 +120,19 @@ impl Policy {
         let segments: Vec<_> = path.split('/').map(|segment| decoded(segment.as_bytes())).collect();
         let mut segments = segments.iter().map(|segment| &**segment).skip(1);
         let is_api = segments.next() == Some(b"api") && segments.next() == Some(b"v4");
-        let segments: Vec<&[u8]> = segments.filter(|segment| !segment.is_empty()).collect();
+        let names = segments.filter(|segment| !segment.is_empty());
+        let names: Vec<&[u8]> = names.map(|name| &name[..memchr::memchr(b'.', name).unwrap_or(name.len())]).collect();
+        let first = names.first().copied().unwrap_or_default();
         let is_below = |pattern: &str| {
-            let mut wanted = pattern.split('/');
-            let mut given = segments.iter();
-            wanted.all(|wanted| {
-                given.next().is_some_and(|segment| {
-                    let name = segment.split(|byte| *byte == b'.').next().unwrap_or(segment);
-                    wanted == "*" || name.eq_ignore_ascii_case(wanted.as_bytes())
+            // Most patterns begin with another word and are done with here.
+            let may_be = pattern.as_bytes().get(..first.len()).is_some_and(|start| start.eq_ignore_ascii_case(first));
+            let mut given = names.iter();
+            may_be
+                && pattern.split('/').all(|wanted| {
+                    given.next().is_some_and(|name| wanted == "*" || name.eq_ignore_ascii_case(wanted.as_bytes()))
                 })
-            })
         };
-        if !is_api || segments.is_empty() || NOT_FOR_PEOPLE.iter().any(|pattern| is_below(pattern)) {
+        if !is_api || names.is_empty() || NOT_FOR_PEOPLE.iter().any(|pattern| is_below(pattern)) {
             return Err(TargetError::NotForwarded);
         }
         let is_credential =
