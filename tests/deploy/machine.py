@@ -159,7 +159,7 @@ class Browser:
     def log_in(self, datahub, user="testuser"):
         """Clicks through: the gateway, the DataHUB's sign-in page, the gateway again."""
         asked = self.send("GET", f"{BASE}/auth/login?datahub={datahub}")
-        assert asked.status == 302, (asked.status, asked.body)
+        assert asked.status == 302, (asked.status, asked.headers["Location"], asked.body)
         there = urllib.parse.urlsplit(asked.headers["Location"])
         hub = Browser(f"{there.scheme}://{there.netloc}")
         form = [("Content-Type", "application/x-www-form-urlencoded")]
