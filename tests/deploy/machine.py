@@ -84,6 +84,12 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def end_listening(listener):
+    """Ends the `accept` that a thread is in, too: it would go on listening without the descriptor."""
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
 def accepts(port):
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
@@ -99,7 +105,7 @@ def start_datahub(machine, name, *more):
         name, DATAHUB, f"--listen=127.0.0.1:{port}", f"--client-id={CLIENT_ID}", f"--name={name}", *more,
         env={"DATAHUB_CLIENT_SECRET": CLIENT_SECRET},
     )
-    wait_until(lambda: accepts(port), f"{name} listens")
+    wait_until(lambda: "is up at" in machine.log(name), f"{name} listens")
     return port
 
 
@@ -206,7 +212,7 @@ class Recorder:
         return [value.strip() for field, value in fields if field.lower() == name.lower()]
 
     def close(self):
-        self.listener.close()
+        end_listening(self.listener)
 
 
 def pump(source, sink, note):

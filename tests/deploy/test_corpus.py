@@ -12,7 +12,9 @@ import time
 import unittest
 
 from fronts import start_haproxy, start_nginx
-from machine import BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, Browser, Machine, free_port, start_datahub, wait_until
+from machine import (
+    BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, Browser, Machine, end_listening, free_port, start_datahub, wait_until,
+)
 
 MIB = 1024 * 1024
 JSON = ("Content-Type", "application/json")
@@ -66,7 +68,7 @@ class Witness:
             return b"".join(iter(lambda: hub.recv(65536), b""))
 
     def close(self):
-        self.listener.close()
+        end_listening(self.listener)
 
 
 def read_request(stream):
