@@ -260,7 +260,7 @@ fn finish<B: MessageBody>(mut response: ServiceResponse<B>, flow: Rc<Flow>) -> S
 }
 
 fn has_body(req: &ServiceRequest) -> bool {
-    !matches!(Framing::of(req.method(), req.headers()), Framing::None | Framing::Length(0))
+    Framing::of(req.method(), req.headers()).length() != Some(0)
 }
 
 /// What every request passes on its way in and every answer on its way out.

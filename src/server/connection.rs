@@ -116,7 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                             // Ours to answer: what is behind must not know it.
                             bytes[at + expect.at] = b'-';
                         }
-                        let has_body = !matches!(whole.framing, Framing::None | Framing::Length(0));
+                        let has_body = whole.framing.length() != Some(0);
                         self.flow.pass(has_body && whole.expect.is_some_and(|expect| expect.is_continue));
                         self.begun = None;
                         self.is_busy = true;
