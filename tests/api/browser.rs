@@ -224,7 +224,10 @@ impl Connection {
         let mut buffer = vec![0; 64 * 1024];
         while left > 0 {
             let most = left.min(buffer.len());
-            let count = self.0.read(&mut buffer[..most])?;
+            let count = match self.0.read(&mut buffer[..most]) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
             if count == 0 {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
