@@ -1,9 +1,11 @@
 //! Listeners, routes and middleware, in the order a request meets them.
 //!
-//! A connection is guarded by [`connection`], below HTTP. Every request gets an id and a line in the log, whatever becomes of it; then it is measured; then it must show that our
-//! own script sent it. On its way back every answer gets the hardening headers, and every failure its body.
+//! A connection is guarded by [`connection`], below HTTP. Every request gets an id and a line in the log, whatever becomes of
+//! it; then the [`door`] asks whether our own script sent it. On its way back every answer gets the hardening headers, and
+//! every failure its body.
 
 mod connection;
+mod door;
 mod flow;
 mod head;
 
@@ -11,8 +13,9 @@ use std::fmt::Debug;
 use std::fs;
 use std::future::ready;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,23 +25,21 @@ use actix_files::Files;
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, KeepAlive, Request};
 use actix_server::Server;
-use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_service, map_config};
-use actix_web::body::{BodySize, BoxBody, EitherBody, MessageBody};
-use actix_web::dev::{AppConfig, Path as Matched, ServiceRequest, ServiceResponse, Url};
-use actix_web::http::header::{
-    self, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
-};
+use actix_service::{IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, fn_service, map_config};
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
+use actix_web::error::InternalError;
 use actix_web::http::{ConnectionType, Version};
-use actix_web::http::{Method, StatusCode};
-use actix_web::web::{self, Bytes, Data};
-use actix_web::{App, Error, HttpMessage, HttpResponse, HttpServer, ResponseError};
+use actix_web::web::{self, Data};
+use actix_web::{App, Error, HttpMessage, HttpResponse, HttpServer};
+use futures_util::FutureExt;
 use futures_util::future::Either;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use self::connection::{Connection, LINGER};
+use self::door::Door;
 use self::flow::{Answer, Flow};
-
 use crate::admin::{self, Draining};
 use crate::auth::pending::PendingLogins;
 use crate::auth::rate::Limiter;
@@ -46,9 +47,6 @@ use crate::auth::{self, Auth};
 use crate::config::Config;
 use crate::datahub::transport::Endpoint;
 use crate::error::{ApiError, Code};
-use crate::log::{self, Call, Client, Counted, Event, chain};
-use crate::origin::Admission;
-use crate::proxy::request::Framing;
 use crate::proxy::{self, Proxy};
 use crate::session::refresh::{Refresher, Tasks};
 
@@ -127,20 +125,7 @@ pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>, draining: &Draining) 
         let app = App::new()
             .app_data(auth.clone())
             .app_data(Data::new(Proxy::new(Arc::clone(&shared))))
-            .wrap_fn(move |mut req, next| {
-                let door = Rc::clone(&door);
-                let flow = follow(&mut req);
-                let call = Call::begin(req.method().clone(), client(&req, &door.config.server.trusted_proxies));
-                let work = match door.admit(&req) {
-                    Ok(None) => Either::Left(actix_web::dev::Service::call(next, req)),
-                    Ok(Some(answer)) => Either::Right(ready(Ok(req.into_response(answer)))),
-                    Err(error) => Either::Right(ready(Ok(req.error_response(error)))),
-                };
-                async move {
-                    let response = call.scope(work).await?;
-                    Ok(finish(door.leave(response, &call), flow))
-                }
-            })
+            .wrap_fn(move |req, next| pass(&door, req, next))
             .service(
                 web::scope(&base_path)
                     .configure(|routes| auth::routes(routes, &auth))
@@ -227,11 +212,39 @@ where
     .and_then(http)
 }
 
+/// Takes a request through the door to whoever is behind it, and the answer back.
+fn pass<S>(
+    door: &Rc<Door>,
+    mut req: ServiceRequest,
+    next: &S,
+) -> impl Future<Output = Result<ServiceResponse<Answer<impl MessageBody + use<S>>>, Error>> + use<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<BoxBody>, Error = Error>,
+{
+    let door = Rc::clone(door);
+    let flow = follow(&mut req);
+    let call = door.begin(&req);
+    let work = match door.admit(&req) {
+        Ok(None) => Either::Left(next.call(req)),
+        Ok(Some(answer)) => Either::Right(ready(Ok(req.into_response(answer)))),
+        Err(error) => Either::Right(ready(Ok(req.error_response(error)))),
+    };
+    async move {
+        let Ok(response) = AssertUnwindSafe(call.scope(work)).catch_unwind().await else {
+            // The request is gone with whoever held it, so that this answer passes none of the layers.
+            flow.close();
+            let answer = door.failure(Code::Internal, &call).map_body(|_, body| Answer::new(body, flow));
+            return Err(InternalError::from_response("a panic", answer.map_into_boxed_body()).into());
+        };
+        Ok(finish(door.leave(response?, &call), flow))
+    }
+}
+
 /// What its connection and a request know of each other, from here to the end of the answer.
 fn follow(req: &mut ServiceRequest) -> Rc<Flow> {
     let flow = Rc::clone(req.conn_data::<Rc<Flow>>().expect("`http` gives every connection one"));
     flow.reach();
-    if has_body(req) {
+    if door::has_body(req) {
         let body = flow.body(req.take_payload());
         req.set_payload(body);
     }
@@ -259,273 +272,88 @@ fn finish<B: MessageBody>(mut response: ServiceResponse<B>, flow: Rc<Flow>) -> S
     response.map_body(|_, body| Answer::new(body, flow))
 }
 
-fn has_body(req: &ServiceRequest) -> bool {
-    Framing::of(req.method(), req.headers()).length() != Some(0)
-}
-
-/// What every request passes on its way in and every answer on its way out.
-struct Door {
-    config: Arc<Config>,
-    draining: Draining,
-}
-
-impl Door {
-    /// Answers what is no request: the whole answer, after which the connection is closed. Its line is in the log, too.
-    fn refusal(&self, code: Code, peer: Option<IpAddr>) -> Bytes {
-        let none = Method::from_bytes(b"-").expect("a token");
-        let call = Call::begin(none, Client { address: peer, is_local: false });
-        let status = ApiError::from(code).status_code();
-        call.answered(None, status.as_u16(), Some(code));
-        let problem = ApiError::from(code).problem(&call.id);
-        let mut headers = HeaderMap::new();
-        harden(&mut headers, false, self.config.server.public_url.starts_with("https:"));
-        headers.insert(X_REQUEST_ID, call.id_header());
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(problem.len()));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        let mut answer = format!("HTTP/1.1 {status}\r\n").into_bytes();
-        for (name, value) in &headers {
-            answer.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
-        }
-        answer.extend_from_slice(b"\r\n");
-        answer.extend_from_slice(problem.as_bytes());
-        answer.into()
-    }
-
-    /// Lets a request in, or answers it here.
-    fn admit(&self, req: &ServiceRequest) -> Result<Option<HttpResponse>, ApiError> {
-        // Who asks for such things is not to be trusted with where the next request begins.
-        self.check(req).map_err(|code| ApiError::from(code).closing())?;
-        let (origins, path) = (&self.config.app.origins, routed(req.match_info()));
-        if req.method() == Method::OPTIONS
-            && let Some(origin) = origins.dev_origin(req.headers())
-            && req.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
-        {
-            return Ok(Some(preflight(origin)));
-        }
-        if self.is_file(path) && ![Method::GET, Method::HEAD].contains(req.method()) {
-            return Err(ApiError::method_not_allowed("GET, HEAD"));
-        }
-        if self.is_open(path) {
-            if origins.dev_origin(req.headers()).is_some() {
-                req.extensions_mut().insert(Admission::Dev);
-            }
-            return Ok(None);
-        }
-        let is_proxied = self.below_base(path).is_some_and(|path| path.starts_with("/datahubs/"));
-        match origins.admit(req.method(), req.headers(), is_proxied) {
-            Ok(Admission::Script) => {}
-            Ok(admission) => {
-                req.extensions_mut().insert(admission);
-            }
-            Err(error) => {
-                log::event(Event::CrossSiteRefused, "");
-                return Err(error.into());
-            }
-        }
-        Ok(None)
-    }
-
-    /// Whether it is one that we take, whatever it asks for.
-    fn check(&self, req: &ServiceRequest) -> Result<(), Code> {
-        if !METHODS.contains(req.method()) {
-            return Err(Code::MethodNotImplemented);
-        }
-        if req.uri().authority().is_some() || !req.uri().path().starts_with('/') {
-            return Err(Code::BadRequestTarget);
-        }
-        if !self.config.app.origins.are_addressed(req.headers()) {
-            return Err(Code::WrongHost);
-        }
-        if req.headers().contains_key(header::UPGRADE) {
-            return Err(Code::UpgradeRefused);
-        }
-        // It means nothing there, and a proxy in front may not expect it (RFC 9110 section 9.3.1).
-        if req.method().is_safe() && has_body(req) {
-            return Err(Code::BadRequest);
-        }
-        Ok(())
-    }
-
-    /// The routes that people and other sites may open: exact paths, and the app's files.
-    fn is_open(&self, path: &str) -> bool {
-        match self.below_base(path) {
-            Some(path) => matches!(path, "/datahubs" | "/auth/login" | "/auth/callback"),
-            None => self.is_file(path),
-        }
-    }
-
-    /// Whether the app's files are asked; what is below our own routes never is one, even if the app is at `/`.
-    fn is_file(&self, path: &str) -> bool {
-        let files = self.config.app.files.as_ref();
-        self.below_base(path).is_none() && files.is_some_and(|(place, _)| below(place, path).is_some())
-    }
-
-    fn below_base<'a>(&self, path: &'a str) -> Option<&'a str> {
-        below(&self.config.server.base_path, path)
-    }
-
-    /// Gives an answer what every answer has.
-    fn leave(&self, response: ServiceResponse<BoxBody>, call: &Rc<Call>) -> ServiceResponse<impl MessageBody + use<>> {
-        let admission = response.request().extensions().get::<Admission>().copied();
-        let is_dev = admission == Some(Admission::Dev);
-        let is_file = self.is_file(routed(response.request().match_info())) && !response.status().is_client_error();
-        let code = response.response().error().map(|error| code_of(error, response.status(), call));
-        call.answered(response.request().match_pattern(), response.status().as_u16(), code);
-
-        let dev_origin = response.request().headers().get(header::ORIGIN).filter(|_| is_dev).cloned();
-        let mut response = match code {
-            None => response.map_body(|_, body| EitherBody::left(body)),
-            Some(code) => {
-                let problem = ApiError::from(code).problem(&call.id);
-                response.map_body(|_, _| EitherBody::right(problem))
-            }
-        };
-        let is_public_tls = self.config.server.public_url.starts_with("https:");
-        let headers = response.headers_mut();
-        harden(headers, is_file, is_public_tls);
-        headers.insert(X_REQUEST_ID, call.id_header());
-        if code.is_some() {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        }
-        if admission == Some(Admission::Download) && !headers.contains_key(header::CONTENT_DISPOSITION) {
-            headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
-        }
-        if let Some(origin) = dev_origin {
-            allow(headers, origin);
-        }
-        if self.draining.has_begun() {
-            response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
-        }
-        let call = Rc::clone(call);
-        response.map_body(|_, body| Counted::new(body, call))
-    }
-}
-
-/// The path that the router goes by: a decoded copy. Whoever judges another reading of it judges another route.
-fn routed(info: &Matched<Url>) -> &str {
-    info.as_str()
-}
-
-/// What follows `place` in a path that is there or below.
-fn below<'a>(place: &str, path: &'a str) -> Option<&'a str> {
-    path.strip_prefix(place).filter(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-/// The code of a failure; one that is a library's own gets the code that fits its status.
-fn code_of(error: &actix_web::Error, status: StatusCode, call: &Rc<Call>) -> Code {
-    match error.as_error::<ApiError>() {
-        Some(error) => {
-            if let (true, Some(source)) = (status.is_server_error(), std::error::Error::source(error)) {
-                let reason = chain(source);
-                ::log::warn!(request_id = call.id.as_str(), code = error.code().as_str(), reason; "a call failed");
-            }
-            error.code()
-        }
-        None => match status {
-            StatusCode::NOT_FOUND => Code::NotFound,
-            StatusCode::METHOD_NOT_ALLOWED => Code::MethodNotAllowed,
-            StatusCode::PAYLOAD_TOO_LARGE => Code::BodyTooLarge,
-            status if status.is_client_error() => Code::BadRequest,
-            _ => Code::Internal,
-        },
-    }
-}
-
-/// The headers that keep an answer from acting on our origin and out of every cache; the app's own files may run, and be
-/// kept.
-fn harden(headers: &mut HeaderMap, is_file: bool, is_public_tls: bool) {
-    let policy = if is_file { APP_POLICY } else { API_POLICY };
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
-    headers.insert(CROSS_ORIGIN_OPENER_POLICY, HeaderValue::from_static("same-origin"));
-    for (name, value) in [(header::CACHE_CONTROL, "no-store"), (header::VARY, "Cookie")] {
-        if !is_file && !headers.contains_key(&name) {
-            headers.insert(name, HeaderValue::from_static(value));
-        }
-    }
-    if is_public_tls {
-        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
-    }
-}
-
-/// Lets a development origin's script send what it asks about (Fetch, CORS protocol).
-fn preflight(origin: &str) -> HttpResponse {
-    let mut response = HttpResponse::NoContent().finish();
-    let headers = response.headers_mut();
-    allow(headers, HeaderValue::from_str(origin).expect("an origin is ASCII"));
-    let (methods, names) =
-        ("GET, HEAD, POST, PUT, PATCH, DELETE", "content-type, x-csrf, range, if-match, if-none-match");
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(names));
-    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-    response
-}
-
-/// Lets a development origin's script read an answer.
-fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
-    headers.append(header::VARY, HeaderValue::from_static("Origin"));
-}
-
-/// Who sent a request: the peer, or whom a front proxy that we trust speaks for. Of the addresses in X-Forwarded-For the
-/// last one that is not itself a trusted proxy counts; whoever sent the request may have written those before it.
-fn client(req: &ServiceRequest, trusted: &[IpAddr]) -> Client {
-    let peer = req.peer_addr().map(|address| address.ip().to_canonical());
-    let forwarded = req.headers().get_all(X_FORWARDED_FOR).filter_map(|value| value.to_str().ok());
-    let forwarded: Vec<&str> = forwarded.flat_map(|value| value.split(',')).map(str::trim).collect();
-    let is_trusted = peer.is_none_or(|peer| trusted.contains(&peer));
-    if !is_trusted || forwarded.is_empty() {
-        return Client { address: peer, is_local: peer.is_none_or(|peer| peer.is_loopback()) && forwarded.is_empty() };
-    }
-    let mut last = forwarded.iter().rev().map_while(|text| text.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical());
-    let address = last.find(|ip| !trusted.contains(ip));
-    Client { address: address.or(peer), is_local: false }
-}
-
-const API_POLICY: &str = "default-src 'none'; sandbox; frame-ancestors 'none'; base-uri 'none'";
-const APP_POLICY: &str = "default-src 'self'; img-src 'self' data: https:; style-src 'self' 'unsafe-inline'; \
-    object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
-const EXPOSED: &str = "Link, X-Total, X-Total-Pages, X-Page, X-Per-Page, X-Next-Page, X-Prev-Page, X-Gitlab-Blob-Id, \
-    X-Gitlab-Commit-Id, X-Gitlab-Content-Sha256, X-Gitlab-Encoding, X-Gitlab-File-Name, X-Gitlab-File-Path, \
-    X-Gitlab-Last-Commit-Id, X-Gitlab-Ref, X-Gitlab-Size, ETag, Retry-After, RateLimit-Limit, RateLimit-Remaining, \
-    RateLimit-Reset, Content-Disposition, X-Request-Id, X-Upstream-Request-Id";
-
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
-const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
-
-/// What our routes, the proxy and CORS know.
-const METHODS: [Method; 7] =
-    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
-
 #[cfg(test)]
 mod tests {
-    use actix_web::test::TestRequest;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
 
     use super::*;
 
-    /// PQ-13: also where one socket serves both families of addresses.
+    /// EL-05.
     #[test]
-    fn an_address_is_the_same_in_either_family() {
-        for (peer, forwarded, address) in [
-            ("[::ffff:127.0.0.1]:1", "203.0.113.9", "203.0.113.9"),
-            ("[::ffff:127.0.0.1]:1", "::ffff:203.0.113.9", "203.0.113.9"),
-            ("127.0.0.1:1", "203.0.113.9, ::ffff:127.0.0.1", "203.0.113.9"),
-            ("[::ffff:192.0.2.1]:1", "203.0.113.9", "192.0.2.1"),
-            ("[2001:db8::1]:1", "203.0.113.9", "2001:db8::1"),
-        ] {
-            let request = TestRequest::default().peer_addr(peer.parse().expect(peer));
-            let request = request.insert_header((X_FORWARDED_FOR, forwarded)).to_srv_request();
-            let client = client(&request, &["127.0.0.1".parse().expect("an address")]);
-            let expected = Client { address: address.parse().ok(), is_local: false };
-            assert_eq!(client, expected, "{peer} {forwarded}");
-        }
+    fn a_panic_is_a_500_for_one_request_and_the_worker_goes_on() {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = socket.local_addr().expect("it is bound");
+        let config = Arc::new(config(&format!("http://{address}")));
+        let door = move || Rc::new(Door { config: Arc::clone(&config), draining: Draining::default() });
+        let app = |door: Rc<Door>| {
+            App::new()
+                .wrap_fn(move |req, next| pass(&door, req, next))
+                .route("/good", web::get().to(async || "good"))
+                .route("/bad", web::get().to(async || -> &str { panic!("this panic is expected") }))
+        };
+        actix_web::rt::System::new().block_on(async {
+            let server = Server::build().workers(1).disable_signals().listen("", socket, move || {
+                let door = door();
+                http(app(Rc::clone(&door)).into_factory(), door, |stream: &tokio::net::TcpStream| {
+                    stream.peer_addr().ok()
+                })
+            });
+            let server = server.expect("it listens").run();
+            let handle = server.handle();
+            let client = actix_web::rt::task::spawn_blocking(move || {
+                let ask = |mut stream: &TcpStream, path: &str, end: &str| {
+                    let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nX-CSRF: 1\r\n\r\n");
+                    stream.write_all(head.as_bytes()).expect("it listens");
+                    let (mut answer, mut buffer) = (String::new(), [0; 4096]);
+                    while !answer.ends_with(end) {
+                        let count = stream.read(&mut buffer).expect("it answers");
+                        assert_ne!(count, 0, "it ends: {answer}");
+                        answer.push_str(std::str::from_utf8(&buffer[..count]).expect("ASCII"));
+                    }
+                    answer
+                };
+                let open = || TcpStream::connect(address).expect("it listens");
+                let (neighbour, unlucky) = (open(), open());
+                assert!(ask(&neighbour, "/good", "good").starts_with("HTTP/1.1 200 "));
+                assert!(ask(&unlucky, "/good", "good").starts_with("HTTP/1.1 200 "));
+                let answer = ask(&unlucky, "/bad", "}").to_ascii_lowercase();
+                for part in [
+                    "http/1.1 500 ",
+                    "\r\ncontent-type: application/problem+json\r\n",
+                    "\r\nx-content-type-options: nosniff\r\n",
+                    "\r\ncache-control: no-store\r\n",
+                    "\r\nconnection: close\r\n",
+                    "\"code\":\"internal\"",
+                ] {
+                    assert_eq!(answer.matches(part).count(), 1, "{part}: {answer}");
+                }
+                let id = answer.split("x-request-id: ").nth(1).and_then(|rest| rest.get(..32)).expect("an id");
+                assert!(answer.contains(&format!("\"request_id\":\"{id}\"")), "{answer}");
+                assert_eq!((&unlucky).read(&mut [0]).expect("it is closed in peace"), 0);
+                assert!(ask(&neighbour, "/good", "good").starts_with("HTTP/1.1 200 "));
+                assert!(ask(&open(), "/good", "good").starts_with("HTTP/1.1 200 "));
+            });
+            let (_, client) = tokio::join!(server, async {
+                let client = client.await;
+                handle.stop(false).await;
+                client
+            });
+            client.expect("no panic");
+        });
+    }
+
+    fn config(public_url: &str) -> Config {
+        let file = std::env::temp_dir().join(format!("gateway-{}-{}.toml", std::process::id(), line!()));
+        let key = crate::seal::Key::generate();
+        let settings = format!(
+            "server.public_url = {public_url:?}\nsession.keys = [{:?}]\n[datahubs.a]\nurl = \"http://127.0.0.1:9\"\n\
+             client_id = \"a\"\nclient_secret = \"no secret at all\"\n",
+            *key
+        );
+        fs::write(&file, settings).expect("a folder for files");
+        let config = Config::load(std::slice::from_ref(&file)).expect("a good configuration");
+        fs::remove_file(&file).expect("it was there");
+        config
     }
 }

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::Door;
+use super::door::Door;
 use super::flow::{Flow, MOST_UNREAD};
 use super::head::Head;
 use crate::admin;
