@@ -4,32 +4,33 @@
 //! named by their route's pattern and by an id that the answer carries too. Whatever is logged while a request is worked
 //! on carries that id by itself.
 
+mod line;
+
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::fmt::Write as _;
-use std::io::{self, Write};
 use std::net::IpAddr;
+use std::panic::{self, PanicHookInfo};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::str::FromStr;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::Method;
 use actix_web::http::header::HeaderValue;
 use actix_web::web::Bytes;
 use env_logger::{Builder, Env, Target};
-use log::kv::{self, Key, Value, VisitSource, VisitValue};
-use log::{Level, LevelFilter, Record};
+use log::{Level, LevelFilter};
 
 use crate::error::Code;
+use crate::metrics;
 
 /// Starts the log. `RUST_LOG` wins over `level`.
 pub fn start(format: Format, level: LevelFilter) {
     let write = match format {
-        Format::Json => write_json,
-        Format::Text => write_text,
+        Format::Json => line::write_json,
+        Format::Text => line::write_text,
     };
     Builder::new()
         .filter_level(level)
@@ -39,6 +40,15 @@ pub fn start(format: Format, level: LevelFilter) {
         .target(Target::Stdout)
         .format(move |out, record| write(out, record))
         .init();
+    panic::set_hook(Box::new(panicked));
+}
+
+/// A panic's line: where it happened and what our source says about it, never what a value at hand adds to that.
+fn panicked(panic: &PanicHookInfo<'_>) {
+    metrics::panicked();
+    let at = panic.location().map(ToString::to_string);
+    let reason = panic.payload().downcast_ref::<&'static str>();
+    log::error!(at, reason; "a defect of the gateway: one call failed, the others go on; please report it");
 }
 
 impl FromStr for Format {
@@ -315,100 +325,6 @@ fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-fn write_json(out: &mut dyn Write, record: &Record<'_>) -> io::Result<()> {
-    let mut line = String::with_capacity(512);
-    line.push_str("{\"time\":\"");
-    line.push_str(&humantime::format_rfc3339_millis(SystemTime::now()).to_string());
-    line.push_str("\",\"level\":\"");
-    line.push_str(record.level().as_str());
-    line.push('"');
-    let mut fields = JsonFields { line: &mut line, has_request_id: false };
-    fields.put("target", record.target());
-    fields.put("message", record.args().to_string());
-    let visited = record.key_values().visit(&mut fields);
-    if let (false, Some(call)) = (fields.has_request_id, current()) {
-        fields.put("request_id", &call.id);
-    }
-    visited.map_err(io::Error::other)?;
-    line.push_str("}\n");
-    out.write_all(line.as_bytes())
-}
-
-fn write_text(out: &mut dyn Write, record: &Record<'_>) -> io::Result<()> {
-    let mut line = format!("{:5} {}", record.level(), record.args());
-    let visited = record.key_values().visit(&mut TextFields(&mut line));
-    visited.map_err(io::Error::other)?;
-    // A line is a line, whatever a library puts into its message.
-    let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    writeln!(out, "{line}")
-}
-
-struct JsonFields<'a> {
-    line: &'a mut String,
-    has_request_id: bool,
-}
-
-impl JsonFields<'_> {
-    fn put(&mut self, name: &str, value: impl serde::Serialize) {
-        self.line.push(',');
-        self.line.push_str(&serde_json::to_string(name).expect("a string always serialises"));
-        self.line.push(':');
-        self.line.push_str(&serde_json::to_string(&value).expect("a plain value always serialises"));
-    }
-}
-
-impl<'kvs> VisitSource<'kvs> for JsonFields<'_> {
-    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-        self.has_request_id |= key.as_str() == "request_id";
-        let mut plain = Plain(serde_json::Value::Null);
-        value.visit(&mut plain)?;
-        self.put(key.as_str(), plain.0);
-        Ok(())
-    }
-}
-
-/// A field's value, as JSON has it.
-struct Plain(serde_json::Value);
-
-impl VisitValue<'_> for Plain {
-    fn visit_any(&mut self, value: Value<'_>) -> Result<(), kv::Error> {
-        self.0 = value.to_string().into();
-        Ok(())
-    }
-
-    fn visit_null(&mut self) -> Result<(), kv::Error> {
-        Ok(())
-    }
-
-    fn visit_u64(&mut self, value: u64) -> Result<(), kv::Error> {
-        self.0 = value.into();
-        Ok(())
-    }
-
-    fn visit_f64(&mut self, value: f64) -> Result<(), kv::Error> {
-        self.0 = value.into();
-        Ok(())
-    }
-
-    fn visit_error(&mut self, error: &(dyn std::error::Error + 'static)) -> Result<(), kv::Error> {
-        self.0 = chain(error).into();
-        Ok(())
-    }
-}
-
-struct TextFields<'a>(&'a mut String);
-
-impl<'kvs> VisitSource<'kvs> for TextFields<'_> {
-    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-        let mut plain = Plain(serde_json::Value::Null);
-        value.visit(&mut plain)?;
-        if key.as_str() != "request_id" && !plain.0.is_null() && plain.0 != "" {
-            let _ = write!(self.0, " {key}={}", plain.0);
-        }
-        Ok(())
-    }
-}
-
 /// An error and what caused it.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -436,6 +352,37 @@ mod tests {
             let poll = || Pin::new(&mut work).poll(&mut Context::from_waker(Waker::noop()));
             assert_eq!(catch_unwind(AssertUnwindSafe(poll)).is_err(), is_bad);
             assert!(current().is_none());
+        }
+    }
+
+    /// EL-02. The log is the process's own, so that this test runs itself once more as another process.
+    #[test]
+    fn a_panic_has_its_line_and_no_value_is_in_it() {
+        const NAME: &str = "log::tests::a_panic_has_its_line_and_no_value_is_in_it";
+        if std::env::var_os("PANIC_OF_A_TEST").is_some() {
+            start(Format::Json, LevelFilter::Trace);
+            let call = Call::begin(Method::GET, Client { address: None, is_local: false });
+            let mut work = call.scope(async {
+                let token = "glpat-canary".to_owned();
+                let _ = catch_unwind(|| panic!("what is at hand: {token}"));
+                panic!("plain words");
+            });
+            let poll = || Pin::new(&mut work).poll(&mut Context::from_waker(Waker::noop()));
+            assert!(catch_unwind(AssertUnwindSafe(poll)).is_err());
+            return;
+        }
+        let mut again = std::process::Command::new(std::env::current_exe().expect("a test binary"));
+        let output =
+            again.args(["--exact", NAME, "--nocapture"]).env("PANIC_OF_A_TEST", "1").output().expect("it runs");
+        let told = String::from_utf8([output.stdout, output.stderr].concat()).expect("UTF-8");
+        assert!(output.status.success() && !told.contains("canary"), "{told}");
+        let lines: Vec<serde_json::Value> = told.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let panics: Vec<_> = lines.iter().filter(|line| line["level"] == "ERROR").collect();
+        assert_eq!(panics.len(), 2, "{told}");
+        assert!(panics[0]["reason"].is_null() && panics[1]["reason"] == "plain words", "{told}");
+        for line in panics {
+            assert!(line["at"].as_str().is_some_and(|at| at.starts_with("src/log.rs:")), "{told}");
+            assert_eq!(line["request_id"].as_str().map(str::len), Some(32), "{told}");
         }
     }
 }

@@ -55,6 +55,11 @@ pub fn datahub(datahub: &str, answers: bool) {
     METRICS.1.datahub_up.get_or_create(&DataHubLabel { datahub: datahub.to_string() }).set(answers.into());
 }
 
+/// The gateway met a defect of its own.
+pub fn panicked() {
+    METRICS.1.panics.inc();
+}
+
 /// Everything, as text for Prometheus.
 pub fn text() -> String {
     let mut text = String::new();
@@ -75,6 +80,7 @@ struct Metrics {
     replays: Family<ReplayLabel, Counter>,
     logins: Family<ResultLabel, Counter>,
     datahub_up: Family<DataHubLabel, Gauge>,
+    panics: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -107,7 +113,8 @@ struct ReplayLabel {
 static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     let mut registry = Registry::with_prefix("gateway");
     let metrics = Metrics::default();
-    let Metrics { seals, unseal_failures, key_info, reloads, refreshes, replays, logins, datahub_up } = metrics.clone();
+    let Metrics { seals, unseal_failures, key_info, reloads, refreshes, replays, logins, datahub_up, panics } =
+        metrics.clone();
     registry.register("seals", "Cookies sealed, by key", seals);
     registry.register("unseal_failures", "Cookies of ours that did not unseal", unseal_failures);
     registry.register("key_info", "The keys on the ring; the one of role seal seals", key_info);
@@ -116,5 +123,6 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     registry.register("replay", "Calls that browsers were told to send again, by result and how often", replays);
     registry.register("logins", "Logins that ended, by result", logins);
     registry.register("datahub_up", "Whether a DataHUB answers calls", datahub_up);
+    registry.register("panics", "Defects of the gateway that it met", panics);
     (registry, metrics)
 });
