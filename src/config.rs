@@ -3,26 +3,21 @@
 //! Each value is parsed once, into the type of the room that uses it. A fault names its key and never its value: the
 //! value may be a secret.
 
+mod datahubs;
 mod section;
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use config::{Environment, File, FileFormat, Map, Source};
-use openidconnect::{ClientId, ClientSecret, IssuerUrl, RedirectUrl};
 use url::{Host, Url};
 
 use crate::auth::rate::Rate;
 pub use crate::config::section::Faults;
 use crate::config::section::Section;
-use crate::datahub::back_channel::BackChannel;
-use crate::datahub::discovery::Discovery;
-use crate::datahub::oidc::Provider;
-use crate::datahub::transport::{self, Address, Endpoint};
-use crate::datahub::{DataHub, DataHubId, DataHubs};
+use crate::datahub::DataHubs;
+use crate::datahub::transport::Endpoint;
 use crate::log::Format;
 use crate::origin::TrustedOrigins;
 use crate::proxy;
@@ -157,7 +152,7 @@ impl Config {
         let policy = policy(root.section("proxy"));
         let back_channel = timeouts.as_ref().map(|(_, _, back_channel)| *back_channel);
         let mut cut_offs = CutOffs::default();
-        let datahubs = datahubs(root.section("datahubs"), server.as_ref(), back_channel, &mut cut_offs);
+        let datahubs = datahubs::read(root.section("datahubs"), server.as_ref(), back_channel, &mut cut_offs);
 
         let (keyring, keys_file, all, session) = session?;
         cut_offs.all = all;
@@ -372,143 +367,6 @@ fn log(mut section: Section<'_>) -> Option<(Format, log::LevelFilter)> {
     Some((format?, level?))
 }
 
-fn datahubs(
-    mut section: Section<'_>,
-    server: Option<&Server>,
-    back_channel: Option<Duration>,
-    cut_offs: &mut CutOffs,
-) -> Option<DataHubs> {
-    let ids = section.keys();
-    if ids.is_empty() {
-        return section.fault("datahubs", "must hold a section for one DataHUB at least");
-    }
-    let datahubs: Vec<_> = ids
-        .iter()
-        .map(|id| {
-            let mut own = section.section(id);
-            match id.parse::<DataHubId>() {
-                Ok(id) => {
-                    cut_off(&mut own, &id, cut_offs);
-                    datahub(id, own, server, back_channel)
-                }
-                Err(error) => section.fault(id, error),
-            }
-        })
-        .collect();
-    let datahubs: Vec<_> = datahubs.into_iter().collect::<Option<_>>()?;
-    let mut names = BTreeSet::new();
-    for datahub in &datahubs {
-        for name in std::iter::once(datahub.id.as_str()).chain(datahub.aliases.iter().map(String::as_str)) {
-            if !names.insert(name) {
-                section.fault::<()>(datahub.id.as_str(), "has an id or alias that another DataHUB has too");
-            }
-        }
-    }
-    Some(DataHubs::new(datahubs))
-}
-
-/// Who must have logged in later at this DataHUB.
-fn cut_off(section: &mut Section<'_>, id: &DataHubId, cut_offs: &mut CutOffs) {
-    cut_offs.datahubs.extend(not_before(section, "not_before").map(|time| (id.clone(), time)));
-    let mut users = section.section("not_before_users");
-    let times = users.keys().into_iter().filter_map(|user| Some((user.clone(), not_before(&mut users, &user)?)));
-    cut_offs.users.insert(id.clone(), times.collect());
-    users.finish();
-}
-
-fn datahub(
-    id: DataHubId,
-    mut section: Section<'_>,
-    server: Option<&Server>,
-    back_channel: Option<Duration>,
-) -> Option<Arc<DataHub>> {
-    let url: Option<Url> = section.required("url");
-    let is_insecure_allowed = section.optional("insecure_http").unwrap_or(false);
-    let issuer: Option<Url> = section.optional("issuer");
-    for (key, url) in [("url", &url), ("issuer", &issuer)] {
-        if url.as_ref().is_none_or(|url| url.scheme() != "http" || is_loopback(url)) {
-            continue;
-        }
-        if is_insecure_allowed {
-            section.warn(key, "is http: tokens go to this DataHUB unencrypted");
-        } else {
-            section.fault::<()>(key, "must be https, or insecure_http must be true");
-        }
-    }
-    let client_id: Option<String> = section.required("client_id");
-    let client_secret = client_secret(&mut section);
-    let connect: Option<Endpoint> = section.optional("connect");
-    let trust = ca_file(&mut section);
-    let name: Option<String> = section.optional("name");
-    let description: Option<String> = section.optional("description");
-    let aliases = section.list("aliases");
-    let scopes: Option<Vec<String>> = section.list("scopes");
-    let redirect_uri: Option<String> = section.optional("redirect_uri");
-    let redirect_uri = redirect_uri
-        .or_else(|| {
-            server.map(|server| format!("{}{}/auth/callback?datahub={id}", server.public_url, server.base_path))
-        })
-        .and_then(|uri| RedirectUrl::new(uri).map_err(|_| section.fault::<()>("redirect_uri", "must be a URL")).ok());
-    let address = |key, url, connect| {
-        // Where `ca_file` has a fault, the address is looked at all the same.
-        let trust = trust.clone().or_else(|| transport::trust(None).ok())?;
-        Address::new(url, connect, trust).map_err(|error| section.fault::<()>(key, error)).ok()
-    };
-    let place = url.and_then(|url| address("url", url, connect));
-    let issuer_place = issuer.and_then(|url| address("issuer", url, None));
-    section.finish();
-
-    let address = trust.and(place)?;
-    let issuer = issuer_place.as_ref().unwrap_or(&address).as_str().to_owned();
-    let issuer = IssuerUrl::new(issuer).expect("a URL without the slash at its end is still one");
-    let addresses = std::iter::once(address.clone()).chain(issuer_place).collect();
-    let back_channel = BackChannel::new(addresses, back_channel?);
-    let scopes = scopes?;
-    let scopes = if scopes.is_empty() { DEFAULT_SCOPES.map(str::to_owned).to_vec() } else { scopes };
-    let provider = Provider::new(
-        ClientId::new(client_id?),
-        client_secret?,
-        redirect_uri?,
-        scopes,
-        Discovery::new(issuer),
-        back_channel,
-    );
-    Some(Arc::new(DataHub {
-        name: name.unwrap_or_else(|| id.to_string()),
-        description: description.unwrap_or_default(),
-        aliases: aliases?,
-        address,
-        provider,
-        id,
-    }))
-}
-
-fn client_secret(section: &mut Section<'_>) -> Option<ClientSecret> {
-    let text: Option<String> = section.optional("client_secret");
-    let file: Option<PathBuf> = section.optional("client_secret_file");
-    let secret = match (text, file) {
-        (Some(text), None) => text,
-        (None, Some(path)) => secret_file(&path, "client_secret_file", section)?.trim().to_owned(),
-        (None, None) => return section.fault("client_secret", "or client_secret_file is missing"),
-        (Some(_), Some(_)) => return section.fault("client_secret", "and client_secret_file must not both be set"),
-    };
-    if secret.len() < 16 {
-        return section.fault("client_secret", "is too short to be a secret");
-    }
-    Some(ClientSecret::new(secret))
-}
-
-fn ca_file(section: &mut Section<'_>) -> Option<Arc<rustls::ClientConfig>> {
-    let pem = match section.optional::<PathBuf>("ca_file") {
-        Some(path) => match std::fs::read(&path) {
-            Ok(pem) => Some(pem),
-            Err(error) => return section.fault("ca_file", format!("cannot be read: {error}")),
-        },
-        None => None,
-    };
-    transport::trust(pem.as_deref()).map_err(|error| section.fault::<()>("ca_file", error)).ok()
-}
-
 /// The text of a file that should be nobody else's to read.
 fn secret_file(path: &Path, key: &str, section: &Section<'_>) -> Option<String> {
     use std::os::unix::fs::PermissionsExt;
@@ -539,4 +397,3 @@ fn cores() -> usize {
 }
 
 const DEFAULTS: &str = include_str!("../config/default.toml");
-const DEFAULT_SCOPES: [&str; 3] = ["openid", "profile", "api"];
