@@ -202,7 +202,13 @@ impl Call {
         self.code.set(code);
     }
 
-    /// Runs `work` so that whatever it logs carries this request's id.
+    /// Does `work`; whatever it logs carries this request's id.
+    pub fn within<T>(self: &Rc<Self>, work: impl FnOnce() -> T) -> T {
+        let _outer = Outer(CURRENT.replace(Some(Rc::clone(self))));
+        work()
+    }
+
+    /// Runs `work`; whatever it logs carries this request's id.
     pub fn scope<F>(self: &Rc<Self>, work: F) -> Scope<F> {
         Scope { call: Rc::clone(self), work: Box::pin(work) }
     }
@@ -278,8 +284,8 @@ impl<F: Future> Future for Scope<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let _outer = Outer(CURRENT.replace(Some(Rc::clone(&self.call))));
-        self.work.as_mut().poll(cx)
+        let Self { call, work } = &mut *self;
+        call.within(|| work.as_mut().poll(cx))
     }
 }
 

@@ -15,7 +15,7 @@ use std::future::ready;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,8 +32,8 @@ use actix_web::error::InternalError;
 use actix_web::http::{ConnectionType, Version};
 use actix_web::web::{self, Data};
 use actix_web::{App, Error, HttpMessage, HttpResponse, HttpServer};
-use futures_util::FutureExt;
 use futures_util::future::Either;
+use futures_util::{FutureExt, TryFutureExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -224,19 +224,27 @@ where
     let door = Rc::clone(door);
     let flow = follow(&mut req);
     let call = door.begin(&req);
-    let work = match door.admit(&req) {
-        Ok(None) => Either::Left(next.call(req)),
-        Ok(Some(answer)) => Either::Right(ready(Ok(req.into_response(answer)))),
-        Err(error) => Either::Right(ready(Ok(req.error_response(error)))),
-    };
+    let begun = catch_unwind(AssertUnwindSafe(|| {
+        call.within(|| match door.admit(&req) {
+            Ok(None) => Either::Left(next.call(req)),
+            Ok(Some(answer)) => Either::Right(ready(Ok(req.into_response(answer)))),
+            Err(error) => Either::Right(ready(Ok(req.error_response(error)))),
+        })
+    }));
     async move {
-        let Ok(response) = AssertUnwindSafe(call.scope(work)).catch_unwind().await else {
+        let ended = match begun {
+            Ok(work) => {
+                let work = work.map_ok(|response| finish(door.leave(response, &call), Rc::clone(&flow)));
+                AssertUnwindSafe(call.scope(work)).catch_unwind().await
+            }
+            Err(panic) => Err(panic),
+        };
+        ended.unwrap_or_else(|_| {
             // The request is gone with whoever held it, so that this answer passes none of the layers.
             flow.close();
             let answer = door.failure(Code::Internal, &call).map_body(|_, body| Answer::new(body, flow));
-            return Err(InternalError::from_response("a panic", answer.map_into_boxed_body()).into());
-        };
-        Ok(finish(door.leave(response?, &call), flow))
+            Err(InternalError::from_response("a panic", answer.map_into_boxed_body()).into())
+        })
     }
 }
 
@@ -288,6 +296,10 @@ mod tests {
         let door = move || Rc::new(Door { config: Arc::clone(&config), draining: Draining::default() });
         let app = |door: Rc<Door>| {
             App::new()
+                .wrap_fn(|req, next| {
+                    assert_ne!(req.path(), "/worse", "this panic is expected");
+                    next.call(req)
+                })
                 .wrap_fn(move |req, next| pass(&door, req, next))
                 .route("/good", web::get().to(async || "good"))
                 .route("/bad", web::get().to(async || -> &str { panic!("this panic is expected") }))
@@ -314,25 +326,29 @@ mod tests {
                     answer
                 };
                 let open = || TcpStream::connect(address).expect("it listens");
-                let (neighbour, unlucky) = (open(), open());
+                let neighbour = open();
                 assert!(ask(&neighbour, "/good", "good").starts_with("HTTP/1.1 200 "));
-                assert!(ask(&unlucky, "/good", "good").starts_with("HTTP/1.1 200 "));
-                let answer = ask(&unlucky, "/bad", "}").to_ascii_lowercase();
-                for part in [
-                    "http/1.1 500 ",
-                    "\r\ncontent-type: application/problem+json\r\n",
-                    "\r\nx-content-type-options: nosniff\r\n",
-                    "\r\ncache-control: no-store\r\n",
-                    "\r\nconnection: close\r\n",
-                    "\"code\":\"internal\"",
-                ] {
-                    assert_eq!(answer.matches(part).count(), 1, "{part}: {answer}");
+                // While it is worked on, and before there is a future of it.
+                for bad in ["/bad", "/worse"] {
+                    let unlucky = open();
+                    assert!(ask(&unlucky, "/good", "good").starts_with("HTTP/1.1 200 "));
+                    let answer = ask(&unlucky, bad, "}").to_ascii_lowercase();
+                    for part in [
+                        "http/1.1 500 ",
+                        "\r\ncontent-type: application/problem+json\r\n",
+                        "\r\nx-content-type-options: nosniff\r\n",
+                        "\r\ncache-control: no-store\r\n",
+                        "\r\nconnection: close\r\n",
+                        "\"code\":\"internal\"",
+                    ] {
+                        assert_eq!(answer.matches(part).count(), 1, "{bad}, {part}: {answer}");
+                    }
+                    let id = answer.split("x-request-id: ").nth(1).and_then(|rest| rest.get(..32)).expect("an id");
+                    assert!(answer.contains(&format!("\"request_id\":\"{id}\"")), "{bad}: {answer}");
+                    assert_eq!((&unlucky).read(&mut [0]).expect("it is closed in peace"), 0, "{bad}");
+                    assert!(ask(&neighbour, "/good", "good").starts_with("HTTP/1.1 200 "), "{bad}");
+                    assert!(ask(&open(), "/good", "good").starts_with("HTTP/1.1 200 "), "{bad}");
                 }
-                let id = answer.split("x-request-id: ").nth(1).and_then(|rest| rest.get(..32)).expect("an id");
-                assert!(answer.contains(&format!("\"request_id\":\"{id}\"")), "{answer}");
-                assert_eq!((&unlucky).read(&mut [0]).expect("it is closed in peace"), 0);
-                assert!(ask(&neighbour, "/good", "good").starts_with("HTTP/1.1 200 "));
-                assert!(ask(&open(), "/good", "good").starts_with("HTTP/1.1 200 "));
             });
             let (_, client) = tokio::join!(server, async {
                 let client = client.await;

@@ -117,7 +117,7 @@ impl Door {
         let admission = response.request().extensions().get::<Admission>().copied();
         let is_dev = admission == Some(Admission::Dev);
         let is_file = self.is_file(routed(response.request().match_info())) && !response.status().is_client_error();
-        let code = response.response().error().map(|error| code_of(error, response.status(), call));
+        let code = response.response().error().map(|error| code_of(error, response.status()));
         call.answered(response.request().match_pattern(), response.status().as_u16(), code);
 
         let dev_origin = response.request().headers().get(header::ORIGIN).filter(|_| is_dev).cloned();
@@ -193,6 +193,11 @@ impl Door {
     }
 }
 
+/// Whether a request has a body, by its framing.
+pub(super) fn has_body(req: &ServiceRequest) -> bool {
+    Framing::of(req.method(), req.headers()).length() != Some(0)
+}
+
 /// The path that the router goes by: a decoded copy. Whoever judges another reading of it judges another route.
 fn routed(info: &Matched<Url>) -> &str {
     info.as_str()
@@ -204,12 +209,12 @@ fn below<'a>(place: &str, path: &'a str) -> Option<&'a str> {
 }
 
 /// The code of a failure; one that is a library's own gets the code that fits its status.
-fn code_of(error: &actix_web::Error, status: StatusCode, call: &Rc<Call>) -> Code {
+fn code_of(error: &actix_web::Error, status: StatusCode) -> Code {
     match error.as_error::<ApiError>() {
         Some(error) => {
             if let (true, Some(source)) = (status.is_server_error(), std::error::Error::source(error)) {
                 let reason = chain(source);
-                ::log::warn!(request_id = call.id.as_str(), code = error.code().as_str(), reason; "a call failed");
+                ::log::warn!(code = error.code().as_str(), reason; "a call failed");
             }
             error.code()
         }
@@ -275,11 +280,6 @@ const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-or
 /// What our routes, the proxy and CORS know.
 const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
-
-/// Whether a request has a body, by its framing.
-pub(super) fn has_body(req: &ServiceRequest) -> bool {
-    Framing::of(req.method(), req.headers()).length() != Some(0)
-}
 
 #[cfg(test)]
 mod tests {

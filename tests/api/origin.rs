@@ -12,7 +12,7 @@ const GUARDED: [(&str, &str); 6] = [
     ("GET", "/nothing/here"),
 ];
 
-/// CS-01, CS-02, CS-03, CS-05, PR-06.
+/// CS-01, CS-02, CS-03, CS-05, PR-06, EL-06.
 #[test]
 fn every_guarded_route_wants_proof_that_our_own_script_is_calling() {
     let hub = datahub();
@@ -44,6 +44,10 @@ fn every_guarded_route_wants_proof_that_our_own_script_is_calling() {
     }
     assert!(hub.requests().is_empty(), "nothing was forwarded, nothing revoked");
     gateway.wait_for_event("cross_site_refused");
+    for line in gateway.log().iter().filter(|line| line["event"] == "cross_site_refused") {
+        assert_eq!(line["request_id"].as_str().map(str::len), Some(32), "{line}");
+        assert_eq!(line["client"], "127.0.0.1", "{line}");
+    }
     for (method, path) in GUARDED {
         for fields in [FETCH, "X-CSRF: 1\r\n", "X-CSRF: 1\r\nOrigin: http://localhost:8000\r\n"] {
             let answer = browser.copy().send(
