@@ -19,9 +19,11 @@ TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
 RELEASE = os.path.join(TARGET, "release")
 LOADS, MEASURED = 0, 1
 
-# What is asked for at the DataHUB; the answer to the first has no Link field, the others have one with its own addresses.
+# What is asked for at the DataHUB. The answer has no Link field; one with the DataHUB's own addresses, which the gateway
+# rewrites; one with another's, which it drops.
 PAGE = "/api/v4/groups?per_page=20&page=1"
 LINKED = "/api/v4/projects?per_page=20&page=1"
+ELSEWHERE = "/api/v4/groups/7/projects?per_page=20&page=1"
 LINKED_BY_TLS = "/api/v4/users/7/projects?per_page=20&page=1"
 FILE = "/api/v4/projects/230/packages/generic/reads/1.0.0/%d.bin"
 
@@ -61,16 +63,17 @@ class Stage:
 class Load:
     """The load generator, and the DataHUB's two ports."""
 
-    def __init__(self, stage):
+    def __init__(self, stage, core=LOADS):
         self.plain, self.tls = free_port(), free_port()
         self.ca_file, key = certificate(stage)
         answers = {
+            ELSEWHERE: answer("https://git.example.org"),
             PAGE: answer(None),
             LINKED: answer(f"http://127.0.0.1:{self.plain}"),
             LINKED_BY_TLS: answer(f"https://localhost:{self.tls}"),
         }
         command = [os.path.join(stage.tools, "load")]
-        self.process = stage.start(command, core=LOADS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = stage.start(command, core=core, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._say({
             "plain": self.plain,
             "tls": {"port": self.tls, "certificates": self.ca_file, "key": key},
