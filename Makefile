@@ -40,7 +40,7 @@ bench: bench-tools bench-build ## speed and memory beside nginx and HAProxy, by 
 	tests/bench/memory.py
 
 bench-peers: bench-tools peer-tools bench-build ## the same beside Apache with mod_auth_openidc and Envoy with its OAuth2 filter
-	tests/bench/run.py --peers $(BENCH)
+	$(PYTHON) tests/bench/run.py --peers $(BENCH)
 
 bench-check: build check-tools ## instructions, allocations and system calls a call: no more than recorded, within 3 %
 	cargo build --locked --profile bench-check --bin arcmanager-gateway

@@ -18,6 +18,7 @@ import socket
 import statistics
 import time
 
+import peers
 import report
 from stage import FILE, LINKED, LINKED_BY_TLS, PAGE, RELEASE, Load, Stage, end, memory
 from targets import Hub, gateway, gateway_config, haproxy, new_key, nginx, start_gateway
@@ -55,7 +56,6 @@ class Bench:
         """Nginx first, whom the others are measured by."""
         found = [proxy(self.stage, self.load, with_tls) for proxy in (nginx, haproxy)]
         if self.with_peers and with_peers and not with_tls:
-            import peers
             found += peers.start(self.stage, self.load, self.hub)
         return found + self.gateways(with_tls=with_tls)
 

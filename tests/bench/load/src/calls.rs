@@ -180,4 +180,4 @@ fn seconds(number: f64) -> Duration {
 }
 
 /// Beyond the end of a slice, for what is still under way.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
