@@ -18,6 +18,7 @@ import socket
 import statistics
 import time
 
+import check
 import peers
 import report
 from stage import FILE, LINKED, LINKED_BY_TLS, PAGE, RELEASE, Load, Stage, end, memory
@@ -190,6 +191,17 @@ def scaling(bench, table):
         stop([one, *more])
 
 
+def counts(bench, table):
+    """What no noise touches; see `check.py`, which holds the same of another build."""
+    found = {name: check.count(path, bench.stage.tools) for name, path in bench.builds.items()}
+    for answer in check.ANSWERS:
+        cells = {}
+        for name, figures in found.items():
+            figures = figures[answer]
+            cells[name] = f"{figures['instructions']:,.0f} · {figures['allocations']:.1f} · {figures['syscalls']:.2f}"
+        table.add(f"instructions · allocations · system calls but `epoll_wait` of a call, {answer}", cells)
+
+
 def cost(line):
     """CPU seconds of one call."""
     return line["cpu_seconds"] / line["calls"]
@@ -200,7 +212,8 @@ def stop(targets):
         end(target.process)
 
 
-PARTS = {"calls": calls, "tls": tls, "latency": latency, "streams": streams, "memory": footprint, "start": start_up, "scaling": scaling}
+PARTS = {"calls": calls, "tls": tls, "latency": latency, "streams": streams, "memory": footprint, "start": start_up, "scaling": scaling,
+         "counts": counts}
 HELD = 10_000
 
 if __name__ == "__main__":
