@@ -81,7 +81,7 @@ def calls(bench, table):
         table.ratios(f"CPU a call, {what}, {connections} connection{'s'[:connections - 1]}", told, cost, "µs", 1e6)
     thrifty = nginx(bench.stage, bench.load, name="nginx that keeps 256", kept=256)
     told = bench.calls([thrifty, *targets[1:]], LINKED, 512)
-    table.ratios("the last but two beside an nginx that keeps 256 connections", told, cost, "µs", 1e6, reference="nginx")
+    table.ratios("CPU a call, `Link` fields, 512 connections, of an nginx that keeps 256", told, cost, "µs", 1e6, reference="nginx")
     stop([thrifty, *targets])
 
 
@@ -199,7 +199,7 @@ def counts(bench, table):
         for name, figures in found.items():
             figures = figures[answer]
             cells[name] = f"{figures['instructions']:,.0f} · {figures['allocations']:.1f} · {figures['syscalls']:.2f}"
-        table.add(f"instructions · allocations · system calls but `epoll_wait` of a call, {answer}", cells)
+        table.add(f"instructions · allocations · system calls, {answer}", cells)
 
 
 def cost(line):
