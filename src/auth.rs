@@ -19,9 +19,9 @@ use url::form_urlencoded;
 
 use crate::auth::pending::PendingLogins;
 use crate::auth::rate::Limiter;
+use crate::context::RequestContext;
 use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
-use crate::log::{self, Client};
 use crate::metrics;
 use crate::session::Sessions;
 use crate::session::refresh::Refresher;
@@ -78,18 +78,16 @@ impl Auth {
     ///
     /// # Errors
     /// `unknown_datahub` for a name that is none, `bad_request` for two of them.
-    fn named(&self, parameters: &Parameters) -> Result<Option<&Arc<DataHub>>, ApiError> {
+    fn named(&self, parameters: &Parameters, context: &RequestContext) -> Result<Option<&Arc<DataHub>>, ApiError> {
         let Some(name) = parameters.one("datahub")? else { return Ok(None) };
         let datahub = self.datahubs.by_name(name).ok_or(Code::UnknownDatahub)?;
-        if let Some(call) = log::current() {
-            call.datahub.replace(datahub.id.to_string());
-        }
+        context.set_datahub(datahub.id.as_str());
         Ok(Some(datahub))
     }
 
     /// The one that is named, or all of them.
-    fn chosen(&self, parameters: &Parameters) -> Result<Vec<&Arc<DataHub>>, ApiError> {
-        Ok(self.named(parameters)?.map_or_else(|| self.datahubs.iter().collect(), |datahub| vec![datahub]))
+    fn chosen(&self, parameters: &Parameters, context: &RequestContext) -> Result<Vec<&Arc<DataHub>>, ApiError> {
+        Ok(self.named(parameters, context)?.map_or_else(|| self.datahubs.iter().collect(), |datahub| vec![datahub]))
     }
 
     /// Back to the app, with a word about why the login failed, which is counted.
@@ -152,11 +150,6 @@ impl Parameters {
             _ => Err(Code::BadRequest.into()),
         }
     }
-}
-
-/// Who sent the request that is being worked on.
-fn client() -> Client {
-    log::current().map_or(Client { address: None, is_local: true }, |call| call.client)
 }
 
 fn see_other(location: &str) -> HttpResponse {

@@ -13,12 +13,12 @@ use std::time::{Duration, SystemTime};
 use config::{Environment, File, FileFormat, Map, Source};
 use url::{Host, Url};
 
+use crate::access_log::Format;
 use crate::auth::rate::Rate;
 pub use crate::config::section::Faults;
 use crate::config::section::Section;
 use crate::datahub::DataHubs;
 use crate::datahub::transport::Endpoint;
-use crate::log::Format;
 use crate::origin::TrustedOrigins;
 use crate::proxy;
 use crate::proxy::target::Policy;

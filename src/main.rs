@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
+use arcmanager_gateway::access_log::chain;
 use arcmanager_gateway::admin::Draining;
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::datahub::transport::Endpoint;
-use arcmanager_gateway::log::chain;
 use arcmanager_gateway::reload;
 use arcmanager_gateway::seal::Key;
 use arcmanager_gateway::server::{self, Socket};
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     };
     match command.unwrap_or(Command::Serve) {
         Command::Serve => {
-            arcmanager_gateway::log::start(config.log.0, config.log.1);
+            arcmanager_gateway::access_log::start(config.log.0, config.log.1);
             for warning in &config.warnings {
                 log::warn!("{warning}");
             }

@@ -18,12 +18,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use actix_web::web::{Data, Payload};
+use actix_web::web::{Data, Payload, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 
+use crate::access_log::Event;
+use crate::context::RequestContext;
 use crate::datahub::{DataHub, DataHubId, DataHubs};
 use crate::error::{ApiError, Code};
-use crate::log::{self, Event};
 use crate::origin::Admission;
 use crate::proxy::body::Body;
 use crate::proxy::gate::Gate;
@@ -109,26 +110,30 @@ pub struct Limits {
 ///
 /// # Errors
 /// [`ApiError`]; where nothing was sent upstream the code says so.
-pub async fn forward(req: HttpRequest, body: Payload, proxy: Data<Proxy>) -> Result<HttpResponse, ApiError> {
+pub async fn forward(
+    req: HttpRequest,
+    body: Payload,
+    proxy: Data<Proxy>,
+    context: ReqData<Rc<RequestContext>>,
+) -> Result<HttpResponse, ApiError> {
     let now = SystemTime::now();
     if !target::is_forwarded(req.method()) {
         return Err(Code::MethodNotImplemented.into());
     }
     let counted = replay::Counted::parse(proxy.raw_target(&req)?)?;
     let shared = &*proxy.shared;
-    let (datahub, raw) = proxy.datahub(counted.target)?;
-    let call = log::current().expect("every request is worked on within its `Call`");
-    call.replay.set(counted.replays);
-    let (sid, session) = shared.sessions.open(req.headers(), datahub, now)?;
+    let (datahub, raw) = proxy.datahub(counted.target, &context)?;
+    context.replay.set(counted.replays);
+    let (sid, session) = shared.sessions.open(req.headers(), datahub, &context, now)?;
     let target = Target::parse(raw, &shared.settings.policy)
         .map_err(ApiError::from)
-        .inspect_err(|error| refused(error, datahub))?;
+        .inspect_err(|error| refused(error, datahub, &context))?;
     let framing = Framing::of(req.method(), req.headers());
     if matches!(framing, Framing::Length(length) if length > shared.settings.limits.body) {
         return Err(Code::BodyTooLarge.into());
     }
 
-    let round = Round { proxy: &proxy, counted, datahub, sid: &sid, session: &session };
+    let round = Round { proxy: &proxy, context: &context, counted, datahub, sid: &sid, session: &session };
     let is_stale = session.is_stale_at(now, proxy.refresh_ahead(framing));
     if is_stale || shared.refresher.knows(datahub, &session.tokens) {
         // The body first: should it be too long, no refresh has been spent on a call that cannot be sent again.
@@ -136,18 +141,18 @@ pub async fn forward(req: HttpRequest, body: Payload, proxy: Data<Proxy>) -> Res
         return round.again(if is_stale { Need::Stale } else { Need::None }).await;
     }
 
-    let head = request::head(&req, target, framing, datahub, &session.tokens.access, &call, &shared.public)?;
+    let head = request::head(&req, target, framing, datahub, &session.tokens.access, &context, &shared.public)?;
     let body = if target.is_graphql() {
-        graphql::inspected(req.method(), req.headers(), body, framing).await
+        graphql::inspected(req.method(), req.headers(), body, framing, &context).await
     } else {
-        Body::inspected(body, framing, req.headers()).await
+        Body::inspected(body, framing, req.headers(), &context).await
     };
-    let body = body.inspect_err(|error| refused(error, datahub))?;
+    let body = body.inspect_err(|error| refused(error, datahub, &context))?;
     let sent = Instant::now();
     let upstream = &proxy.upstreams[&datahub.id];
-    let mut answer = upstream.send(Outgoing::new(req.method(), head, body, framing)).await?;
-    call.upstream.set(Some(sent.elapsed()));
-    if refusal::is_of_token(&mut answer, upstream, datahub, &session.tokens.access, &call).await {
+    let mut answer = upstream.send(Outgoing::new(req.method(), head, body, framing, &context)).await?;
+    context.upstream.set(Some(sent.elapsed()));
+    if refusal::is_of_token(&mut answer, upstream, datahub, &session.tokens.access, &context).await {
         if let Some(rest) = answer.unsent {
             replay::drain(rest, None).await?;
         }
@@ -164,6 +169,7 @@ pub async fn forward(req: HttpRequest, body: Payload, proxy: Data<Proxy>) -> Res
 /// A call that is not made now: the browser sends it again, with newer tokens or to look for some.
 struct Round<'a> {
     proxy: &'a Proxy,
+    context: &'a RequestContext,
     counted: Counted<'a>,
     datahub: &'a Arc<DataHub>,
     sid: &'a Sid,
@@ -172,14 +178,14 @@ struct Round<'a> {
 
 impl Round<'_> {
     async fn again(self, need: Need) -> Result<HttpResponse, ApiError> {
-        let Self { proxy, counted, datahub, sid, session } = self;
+        let Self { proxy, context, counted, datahub, sid, session } = self;
         let Shared { sessions, refresher, .. } = &*proxy.shared;
-        match refresher.fresh(datahub, session, need, counted.replays, sessions.limits()).await {
+        match refresher.fresh(datahub, session, need, counted.replays, sessions.limits(), context).await {
             // What was known is forgotten; but the body has been read.
             Ok(Fresh::AsIs) => counted.again(None, false),
             Ok(Fresh::Newer(tokens)) => {
                 let renewed = session.renewed(tokens, sessions.limits());
-                counted.again(Some(sessions.renewed(datahub, sid, &renewed, SystemTime::now())?), false)
+                counted.again(Some(sessions.renewed(datahub, sid, &renewed, context, SystemTime::now())?), false)
             }
             Ok(Fresh::Elsewhere { closes }) => counted.again(None, closes),
             Err(failure) => {
@@ -218,17 +224,15 @@ impl Proxy {
     }
 
     /// The DataHUB that a target names, and what follows its id.
-    fn datahub<'a>(&self, target: &'a str) -> Result<(&Arc<DataHub>, &'a str), ApiError> {
+    fn datahub<'a>(&self, target: &'a str, context: &RequestContext) -> Result<(&Arc<DataHub>, &'a str), ApiError> {
         let rest = target.strip_prefix(&self.shared.prefix).ok_or(Code::NotFound)?;
         let (id, raw) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let datahub = self.shared.datahubs.by_id(id).ok_or(Code::UnknownDatahub)?;
         if target.len() > self.shared.settings.limits.target {
             return Err(ApiError::from(Code::TargetTooLong).closing());
         }
-        if let Some(call) = log::current() {
-            call.datahub.replace(datahub.id.to_string());
-            call.route.replace(ROUTE.into());
-        }
+        context.set_datahub(datahub.id.as_str());
+        context.set_route(ROUTE);
         Ok((datahub, raw))
     }
 
@@ -240,12 +244,12 @@ impl Proxy {
     }
 }
 
-fn refused(error: &ApiError, datahub: &DataHub) {
+fn refused(error: &ApiError, datahub: &DataHub, context: &RequestContext) {
     match error.code() {
         Code::CredentialParameter | Code::CredentialEndpoint => {
-            log::event(Event::CredentialRefused, datahub.id.as_str());
+            context.event(Event::CredentialRefused, datahub.id.as_str());
         }
-        Code::BadRequestTarget | Code::NotForwarded => log::event(Event::TargetRefused, datahub.id.as_str()),
+        Code::BadRequestTarget | Code::NotForwarded => context.event(Event::TargetRefused, datahub.id.as_str()),
         _ => {}
     }
 }

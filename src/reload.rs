@@ -15,8 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
+use crate::access_log::{Event, event_of_ours};
 use crate::config::Config;
-use crate::log::{Event, event_of_ours};
 use crate::metrics;
 
 /// Watches over the files of `config`, the first of which were given as `arguments`, for ever.

@@ -223,26 +223,25 @@ where
 {
     let door = Rc::clone(door);
     let flow = follow(&mut req);
-    let call = door.begin(&req);
-    let begun = catch_unwind(AssertUnwindSafe(|| {
-        call.within(|| match door.admit(&req) {
-            Ok(None) => Either::Left(next.call(req)),
-            Ok(Some(answer)) => Either::Right(ready(Ok(req.into_response(answer)))),
-            Err(error) => Either::Right(ready(Ok(req.error_response(error)))),
-        })
+    let context = door.begin(&req);
+    req.extensions_mut().insert(Rc::clone(&context));
+    let begun = catch_unwind(AssertUnwindSafe(|| match door.admit(&req, &context) {
+        Ok(None) => Either::Left(next.call(req)),
+        Ok(Some(answer)) => Either::Right(ready(Ok(req.into_response(answer)))),
+        Err(error) => Either::Right(ready(Ok(req.error_response(error)))),
     }));
     async move {
         let ended = match begun {
             Ok(work) => {
-                let work = work.map_ok(|response| finish(door.leave(response, &call), Rc::clone(&flow)));
-                AssertUnwindSafe(call.scope(work)).catch_unwind().await
+                let work = work.map_ok(|response| finish(door.leave(response, &context), Rc::clone(&flow)));
+                AssertUnwindSafe(context.id.scope(work)).catch_unwind().await
             }
             Err(panic) => Err(panic),
         };
         ended.unwrap_or_else(|_| {
             // The request is gone with whoever held it, so that this answer passes none of the layers.
             flow.close();
-            let answer = door.failure(Code::Internal, &call).map_body(|_, body| Answer::new(body, flow));
+            let answer = door.failure(Code::Internal, &context).map_body(|_, body| Answer::new(body, flow));
             Err(InternalError::from_response("a panic", answer.map_into_boxed_body()).into())
         })
     }

@@ -16,11 +16,12 @@ use actix_web::http::header::{HeaderMap, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::access_log::Event;
+use crate::context::RequestContext;
 use crate::datahub::oidc::{Grant, User};
 use crate::datahub::token::TokenSet;
 use crate::datahub::{DataHub, DataHubId, DataHubs};
 use crate::error::{ApiError, Code};
-use crate::log::{Event, event};
 use crate::seal::cookie::{self, Found, SealedCookie};
 use crate::seal::{self, KeyId, Keyring};
 use crate::session::not_before::NotBefore;
@@ -128,16 +129,17 @@ impl Sessions {
         &self,
         headers: &HeaderMap,
         datahub: &DataHub,
+        context: &RequestContext,
         now: SystemTime,
     ) -> Result<(Sid, Session), SessionError> {
         let (sid, value) = self.sealed(headers, datahub).map_err(|reason| {
             if reason == NoSession::Several {
-                event(Event::DuplicateCookie, datahub.id.as_str());
+                context.event(Event::DuplicateCookie, datahub.id.as_str());
             }
             SessionError::None
         })?;
         let session = self.cookies(datahub).session.unseal(&self.keyring, &sid.0, value).map_err(|_| {
-            event(Event::UnsealFailed, datahub.id.as_str());
+            context.event(Event::UnsealFailed, datahub.id.as_str());
             SessionError::None
         })?;
         if self.has_ended(&session, datahub, now) {
@@ -197,11 +199,12 @@ impl Sessions {
         datahub: &DataHub,
         sid: &Sid,
         session: &Session,
+        context: &RequestContext,
         now: SystemTime,
     ) -> Result<[HeaderValue; 2], TooLarge> {
         let left = session.ends_next().duration_since(now).unwrap_or_default();
         let sid_cookie = cookie::set(&self.cookies(datahub).sid, &sid.to_cookie(), left);
-        Ok([self.renewed(datahub, sid, session, now)?, sid_cookie])
+        Ok([self.renewed(datahub, sid, session, context, now)?, sid_cookie])
     }
 
     /// The Set-Cookie field of a refresh: the session; the sid stays as it is.
@@ -213,13 +216,14 @@ impl Sessions {
         datahub: &DataHub,
         sid: &Sid,
         session: &Session,
+        context: &RequestContext,
         now: SystemTime,
     ) -> Result<HeaderValue, TooLarge> {
         let left = session.ends_next().duration_since(now).unwrap_or_default();
         let cookie = &self.cookies(datahub).session;
         let value = cookie.seal(&self.keyring, &sid.0, session);
         if value.len() > LONGEST_VALUE {
-            event(Event::SessionTooLarge, datahub.id.as_str());
+            context.event(Event::SessionTooLarge, datahub.id.as_str());
             return Err(TooLarge);
         }
         Ok(cookie::set(cookie.name(), &value, left))
@@ -329,6 +333,7 @@ mod tests {
     use url::Url;
 
     use super::*;
+    use crate::context::Client;
     use crate::datahub::back_channel::BackChannel;
     use crate::datahub::discovery::Discovery;
     use crate::datahub::oidc::Provider;
@@ -349,7 +354,7 @@ mod tests {
             };
             let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
             let (sid, session) = sessions.begin(Grant { user, tokens, scopes: Vec::new() }, &datahub);
-            sessions.begun(&datahub, &sid, &session, now)
+            sessions.begun(&datahub, &sid, &session, &context(), now)
         };
         assert_eq!(cookies(2_800), Err(TooLarge));
         let [session, _] = cookies(2_700).expect("2,700 bytes fit");
@@ -398,7 +403,7 @@ mod tests {
         };
         let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
         let (sid, session) = sessions.begin(Grant { user, tokens: tokens(login), scopes: Vec::new() }, &datahub);
-        let [cookie, sid_cookie] = sessions.begun(&datahub, &sid, &session, login).expect("it fits");
+        let [cookie, sid_cookie] = sessions.begun(&datahub, &sid, &session, &context(), login).expect("it fits");
         for cookie in [&cookie, &sid_cookie] {
             assert!(cookie.to_str().expect("ASCII").ends_with("Max-Age=86400"), "24 hours until it is idle");
         }
@@ -406,7 +411,7 @@ mod tests {
             let pairs = [cookie, &sid_cookie].map(|cookie| cookie.to_str().expect("ASCII").split(';').next());
             let field = pairs.map(|pair| pair.expect("a pair")).join("; ");
             let request = TestRequest::default().insert_header((COOKIE, field)).to_http_request();
-            sessions.open(request.headers(), &datahub, now).map(|(_, session)| session.began)
+            sessions.open(request.headers(), &datahub, &context(), now).map(|(_, session)| session.began)
         };
         let second = Duration::from_secs(1);
         assert_eq!(open(&cookie, login + hours(24) - second), Ok(login));
@@ -417,10 +422,14 @@ mod tests {
 
         let late = login + hours(160);
         let renewed = session.renewed(tokens(late), sessions.limits());
-        let cookie = sessions.renewed(&datahub, &sid, &renewed, late).expect("it fits");
+        let cookie = sessions.renewed(&datahub, &sid, &renewed, &context(), late).expect("it fits");
         assert!(cookie.to_str().expect("ASCII").ends_with("Max-Age=28800"), "8 hours until the absolute end");
         assert_eq!(open(&cookie, login + hours(168) - second), Ok(login));
         assert_eq!(open(&cookie, login + hours(168)), Err(SessionError::Ended), "no refresh moves the absolute end");
+    }
+
+    fn context() -> std::rc::Rc<RequestContext> {
+        RequestContext::new(actix_web::http::Method::GET, Client { address: None, is_local: false })
     }
 
     fn sessions() -> (Sessions, Arc<DataHub>) {

@@ -3,38 +3,45 @@
 //! Whatever happens, the person lands in the app and the pending login is spent. The order of checks is that of
 //! [`finish`]: nothing is sent to the DataHUB before the state has been found to be one of this browser.
 
+use std::rc::Rc;
 use std::time::SystemTime;
 
 use actix_session::Session;
 use actix_web::http::header::SET_COOKIE;
-use actix_web::web::Data;
+use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse};
 use openidconnect::AuthorizationCode;
 
+use crate::access_log::{Event, chain};
 use crate::auth::pending::{PendingError, PendingLogin, remove_useless};
 use crate::auth::return_to::ReturnTo;
-use crate::auth::{Auth, LoginError, Parameters, client, see_other};
+use crate::auth::{Auth, LoginError, Parameters, see_other};
+use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::back_channel::BackChannelError;
 use crate::datahub::discovery::MetadataError;
 use crate::datahub::id_token::IdTokenError;
 use crate::datahub::oidc::RedeemError;
 use crate::error::ApiError;
-use crate::log::{Event, chain, event};
 use crate::metrics;
 
 /// 303 to where the person wanted to go, with a session; or to the app, with a word about what went wrong.
 ///
 /// # Errors
 /// `rate_limited`, and nothing else.
-pub async fn callback(req: HttpRequest, session: Session, auth: Data<Auth>) -> Result<HttpResponse, ApiError> {
-    auth.callbacks.check(client())?;
-    let mut response = match finish(&Parameters::of(&req), &session, &auth).await {
+pub async fn callback(
+    req: HttpRequest,
+    session: Session,
+    auth: Data<Auth>,
+    context: ReqData<Rc<RequestContext>>,
+) -> Result<HttpResponse, ApiError> {
+    auth.callbacks.check(context.client)?;
+    let mut response = match finish(&Parameters::of(&req), &session, &auth, &context).await {
         Ok(response) => response,
         Err(failure) => {
             let reason = failure.reason;
             log::info!(datahub = failure.datahub.as_str(), reason; "a login failed");
-            event(failure.event, &failure.datahub);
+            context.event(failure.event, &failure.datahub);
             auth.back_to_app(Some(failure.error))
         }
     };
@@ -42,9 +49,14 @@ pub async fn callback(req: HttpRequest, session: Session, auth: Data<Auth>) -> R
     Ok(response)
 }
 
-async fn finish(parameters: &Parameters, session: &Session, auth: &Auth) -> Result<HttpResponse, Failure> {
+async fn finish(
+    parameters: &Parameters,
+    session: &Session,
+    auth: &Auth,
+    context: &RequestContext,
+) -> Result<HttpResponse, Failure> {
     // The query says one thing only, of a DataHUB that we serve.
-    let Query { datahub, state, issuer, outcome } = Query::read(parameters, auth)?;
+    let Query { datahub, state, issuer, outcome } = Query::read(parameters, auth, context)?;
     // A login of this browser has this state; from here on it is spent. It began at this DataHUB, not long ago.
     let now = SystemTime::now();
     let login = PendingLogin::take(session, state)
@@ -64,14 +76,14 @@ async fn finish(parameters: &Parameters, session: &Session, auth: &Auth) -> Resu
     let (sid, session) = auth.sessions.begin(grant, datahub);
     let cookies = auth
         .sessions
-        .begun(datahub, &sid, &session, now)
+        .begun(datahub, &sid, &session, context, now)
         .map_err(|_| Failure::new(LoginError::Failed, datahub, "the session does not fit into a cookie"))?;
     // The one it takes the place of is over at the DataHUB, too.
     if let Some(token) = login.replaces {
-        auth.end(datahub, token).await;
+        auth.end(datahub, token, context).await;
     }
 
-    event(Event::LoginOk, datahub.id.as_str());
+    context.event(Event::LoginOk, datahub.id.as_str());
     metrics::login("ok");
     let to = login.return_to.map_or_else(|| auth.app_url.clone(), ReturnTo::into_string);
     let mut response = see_other(&to);
@@ -91,9 +103,9 @@ struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    fn read(parameters: &'a Parameters, auth: &'a Auth) -> Result<Self, Failure> {
+    fn read(parameters: &'a Parameters, auth: &'a Auth, context: &RequestContext) -> Result<Self, Failure> {
         let ambiguous = |_: ApiError| Failure::nowhere("an ambiguous query");
-        let datahub = auth.named(parameters).map_err(ambiguous)?.ok_or(Failure::nowhere("no DataHUB"))?;
+        let datahub = auth.named(parameters, context).map_err(ambiguous)?.ok_or(Failure::nowhere("no DataHUB"))?;
         let one = |name| match parameters.one(name) {
             Ok(value) if value.is_none_or(|value| value.len() <= LONGEST) => Ok(value),
             _ => Err(Failure::new(LoginError::Failed, datahub, "an ambiguous query")),

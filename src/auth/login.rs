@@ -3,30 +3,37 @@
 //! The order of checks: the client does not come too often; the DataHUB is one of ours; a person opened the login, and no
 //! page behind their back. What is wrong with `return_to` is no reason to stop anybody.
 
+use std::rc::Rc;
 use std::time::SystemTime;
 
 use actix_session::Session;
 use actix_web::http::StatusCode;
-use actix_web::web::Data;
+use actix_web::web::{Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 
+use crate::access_log::{Event, chain};
 use crate::auth::pending::{AsItCame, PendingLogin};
 use crate::auth::return_to::ReturnTo;
-use crate::auth::{Auth, LoginError, Parameters, client, redirect};
+use crate::auth::{Auth, LoginError, Parameters, redirect};
+use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::token::RefreshToken;
 use crate::error::{ApiError, Code};
-use crate::log::{Event, chain, event};
 use crate::origin;
 
 /// 302 to the DataHUB; the pending login goes into its cookie.
 ///
 /// # Errors
 /// `rate_limited`, `bad_request` without a DataHUB, `unknown_datahub` for one we do not serve.
-pub async fn login(req: HttpRequest, session: Session, auth: Data<Auth>) -> Result<HttpResponse, ApiError> {
-    auth.logins.check(client())?;
+pub async fn login(
+    req: HttpRequest,
+    session: Session,
+    auth: Data<Auth>,
+    context: ReqData<Rc<RequestContext>>,
+) -> Result<HttpResponse, ApiError> {
+    auth.logins.check(context.client)?;
     let parameters = Parameters::of(&req);
-    let datahub = auth.named(&parameters)?.ok_or(Code::BadRequest)?;
+    let datahub = auth.named(&parameters, &context)?.ok_or(Code::BadRequest)?;
     if !origin::is_own_navigation(req.headers()) {
         // A link from elsewhere, or a page behind the person's back: they land in the app and decide there.
         return Ok(auth.back_to_app(None));
@@ -48,7 +55,7 @@ pub async fn login(req: HttpRequest, session: Session, auth: Data<Auth>) -> Resu
         Err(error) => {
             let reason = chain(&error);
             log::warn!(datahub = datahub.id.as_str(), reason; "a login cannot begin");
-            event(Event::LoginFailed, datahub.id.as_str());
+            context.event(Event::LoginFailed, datahub.id.as_str());
             Ok(auth.back_to_app(Some(LoginError::Unavailable)))
         }
     }

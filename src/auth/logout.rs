@@ -1,28 +1,34 @@
 //! `POST /auth/logout`: ends sessions, at the DataHUB and in the browser.
 
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use actix_web::http::header::SET_COOKIE;
-use actix_web::web::Data;
+use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::future::join_all;
 
+use crate::access_log::{Event, chain};
 use crate::auth::{Auth, Parameters};
+use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::token::RefreshToken;
 use crate::error::ApiError;
-use crate::log::{Event, chain, event};
 
 /// 204, with a session or without; the cookies go whatever the DataHUB says.
 ///
 /// # Errors
 /// `unknown_datahub` for one we do not serve.
-pub async fn logout(req: HttpRequest, auth: Data<Auth>) -> Result<HttpResponse, ApiError> {
+pub async fn logout(
+    req: HttpRequest,
+    auth: Data<Auth>,
+    context: ReqData<Rc<RequestContext>>,
+) -> Result<HttpResponse, ApiError> {
     let now = SystemTime::now();
-    let chosen = auth.chosen(&Parameters::of(&req))?;
+    let chosen = auth.chosen(&Parameters::of(&req), &context)?;
     let ends = chosen.iter().filter_map(|datahub| {
-        let (_, session) = auth.sessions.open(req.headers(), datahub, now).ok()?;
-        Some(auth.end(datahub, session.tokens.refresh?))
+        let (_, session) = auth.sessions.open(req.headers(), datahub, &context, now).ok()?;
+        Some(auth.end(datahub, session.tokens.refresh?, &context))
     });
     join_all(ends).await;
 
@@ -37,7 +43,7 @@ pub async fn logout(req: HttpRequest, auth: Data<Auth>) -> Result<HttpResponse, 
 
 impl Auth {
     /// Revokes the newest pair this process knows of: a refresh under way is waited for, or its tokens would live on.
-    pub(super) async fn end(&self, datahub: &DataHub, token: RefreshToken) {
+    pub(super) async fn end(&self, datahub: &DataHub, token: RefreshToken, context: &RequestContext) {
         let newest = self.refresher.end(datahub, &token, PATIENCE).await;
         let revocation = datahub.provider.revoke(&newest);
         let reason = match tokio::time::timeout(PATIENCE, revocation).await {
@@ -46,7 +52,7 @@ impl Auth {
             Err(_) => "no answer in time".to_owned(),
         };
         log::warn!(datahub = datahub.id.as_str(), reason; "the tokens of a session that ended could not be revoked");
-        event(Event::RevokeFailed, datahub.id.as_str());
+        context.event(Event::RevokeFailed, datahub.id.as_str());
     }
 }
 

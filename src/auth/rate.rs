@@ -8,8 +8,8 @@ use std::time::Duration;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
+use crate::context::Client;
 use crate::error::{ApiError, Code};
-use crate::log::Client;
 
 /// So many times in so long, such as `30/1m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

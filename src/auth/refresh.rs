@@ -2,16 +2,18 @@
 //!
 //! Where a forwarded call would be sent round without a cookie, so is this one; else it answers at once.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use actix_web::http::header::{HeaderValue, SET_COOKIE};
-use actix_web::web::Data;
+use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::future::join_all;
 
 use crate::auth::status::{Entry, answer};
 use crate::auth::{Auth, Parameters};
+use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::error::ApiError;
 use crate::session::refresh::{Fresh, Need};
@@ -22,19 +24,24 @@ use crate::session::{Session, SessionError, Sid};
 ///
 /// # Errors
 /// That of the session, if none works: `not_logged_in` without any.
-pub async fn refresh(req: HttpRequest, auth: Data<Auth>) -> Result<HttpResponse, ApiError> {
+pub async fn refresh(
+    req: HttpRequest,
+    auth: Data<Auth>,
+    context: ReqData<Rc<RequestContext>>,
+) -> Result<HttpResponse, ApiError> {
     let now = SystemTime::now();
     let counted = Counted::parse(req.uri().path_and_query().map_or("", |target| target.as_str()))?;
     let mut closed = SessionError::None;
     let mut opened = Vec::new();
-    for datahub in auth.chosen(&Parameters::read(counted.query().unwrap_or_default()))? {
-        match auth.sessions.open(req.headers(), datahub, now) {
+    for datahub in auth.chosen(&Parameters::read(counted.query().unwrap_or_default()), &context)? {
+        match auth.sessions.open(req.headers(), datahub, &context, now) {
             Ok((sid, session)) => opened.push((datahub, sid, session)),
             Err(SessionError::Ended) => closed = SessionError::Ended,
             Err(SessionError::None) => {}
         }
     }
-    let renewals = opened.iter().map(|(datahub, sid, session)| auth.renew(datahub, sid, session, counted.replays));
+    let renewals =
+        opened.iter().map(|(datahub, sid, session)| auth.renew(datahub, sid, session, counted.replays, &context));
     let renewals = join_all(renewals).await;
     if renewals.iter().all(Result::is_err) {
         return Err(renewals.into_iter().find_map(Result::err).unwrap_or_else(|| closed.into()));
@@ -78,15 +85,16 @@ impl Auth {
         sid: &Sid,
         session: &Session,
         replays: u8,
+        context: &RequestContext,
     ) -> Result<Renewal, ApiError> {
         let (now, limits) = (SystemTime::now(), self.sessions.limits());
         let is_lasting = session.tokens.refresh.is_none() && now < session.tokens.expires();
         let need = if is_lasting || session.is_young_at(now, limits) { Need::None } else { Need::Stale };
-        Ok(match self.refresher.fresh(datahub, session, need, replays, limits).await? {
+        Ok(match self.refresher.fresh(datahub, session, need, replays, limits, context).await? {
             Fresh::AsIs => Renewal::Here(Box::new(session.clone()), None),
             Fresh::Newer(tokens) => {
                 let renewed = session.renewed(tokens, limits);
-                let cookie = self.sessions.renewed(datahub, sid, &renewed, SystemTime::now())?;
+                let cookie = self.sessions.renewed(datahub, sid, &renewed, context, SystemTime::now())?;
                 Renewal::Here(Box::new(renewed), Some(cookie))
             }
             Fresh::Elsewhere { closes } => Renewal::Elsewhere { closes },

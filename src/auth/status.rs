@@ -1,22 +1,24 @@
 //! `GET /auth/session` and `GET /datahubs`: who is logged in, and where one can be.
 
+use std::rc::Rc;
 use std::time::SystemTime;
 
 use actix_web::http::header::CACHE_CONTROL;
-use actix_web::web::Data;
+use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 
 use crate::auth::Auth;
+use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::error::Code;
 use crate::session::Session;
 
 /// The sessions that open and have not ended, without asking any DataHUB.
-pub async fn status(req: HttpRequest, auth: Data<Auth>) -> HttpResponse {
+pub async fn status(req: HttpRequest, auth: Data<Auth>, context: ReqData<Rc<RequestContext>>) -> HttpResponse {
     let now = SystemTime::now();
     let opened = auth.datahubs.iter().filter_map(|datahub| {
-        let (_, session) = auth.sessions.open(req.headers(), datahub, now).ok()?;
+        let (_, session) = auth.sessions.open(req.headers(), datahub, &context, now).ok()?;
         let is_dead = auth.refresher.is_dead(datahub, &session.tokens);
         (!is_dead).then(|| Entry::new(datahub, &session))
     });

@@ -16,7 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
-use crate::log::{self, Event};
+use crate::access_log::{self, Event};
 
 /// Where one DataHUB is: what it calls itself, and how it is reached.
 #[derive(Debug, Clone)]
@@ -94,7 +94,7 @@ impl Address {
                 let tls = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket).await;
                 let tls = tls.inspect_err(|error| {
                     if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) {
-                        log::event_of_ours(Event::DatahubTlsFailed, &format!("{}: {error}", self.as_str()));
+                        access_log::event_of_ours(Event::DatahubTlsFailed, &format!("{}: {error}", self.as_str()));
                     }
                 })?;
                 Ok(Box::new(tls))

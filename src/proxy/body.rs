@@ -13,8 +13,8 @@ use serde::de::{self, IgnoredAny, MapAccess};
 use serde::{Deserialize, Deserializer};
 use url::form_urlencoded;
 
+use crate::context::RequestContext;
 use crate::error::{ApiError, Code};
-use crate::log;
 use crate::proxy::request::Framing;
 use crate::proxy::target::{is_credential, mentions_credential};
 
@@ -32,14 +32,19 @@ impl Body {
     /// # Errors
     /// `credential_parameter` for a top-level name that GitLab would take for a credential; `bad_request` for a body that
     /// breaks off, or is not plainly what its Content-Type says.
-    pub async fn inspected(payload: Payload, framing: Framing, headers: &HeaderMap) -> Result<Self, ApiError> {
+    pub async fn inspected(
+        payload: Payload,
+        framing: Framing,
+        headers: &HeaderMap,
+        context: &RequestContext,
+    ) -> Result<Self, ApiError> {
         let length = match framing {
             Framing::None | Framing::Length(0) => return Ok(Self::Held(Bytes::new())),
             Framing::Length(length) if length <= LONGEST_INSPECTED => length,
             _ => return Ok(Self::Streamed(payload)),
         };
         let Some(kind) = Kind::of(headers) else { return Ok(Self::Streamed(payload)) };
-        let body = Self::hold(payload, length).await?;
+        let body = Self::hold(payload, length, context).await?;
         if kind.names_credential(&body)? { Err(Code::CredentialParameter.into()) } else { Ok(Self::Held(body)) }
     }
 
@@ -55,7 +60,7 @@ impl Body {
     ///
     /// # Errors
     /// `body_too_large` above 64 KiB; `bad_request` if it breaks off.
-    pub async fn hold(mut payload: Payload, length: u64) -> Result<Bytes, ApiError> {
+    pub async fn hold(mut payload: Payload, length: u64, context: &RequestContext) -> Result<Bytes, ApiError> {
         if length > LONGEST_INSPECTED {
             return Err(Code::BodyTooLarge.into());
         }
@@ -63,7 +68,7 @@ impl Body {
         while let Some(piece) = payload.next().await {
             body.extend_from_slice(&piece?);
         }
-        log::count_in(body.len());
+        context.count_in(body.len());
         Ok(body.freeze())
     }
 }

@@ -71,7 +71,7 @@ impl Gate {
         // Nearly always nothing changes, and nothing is written that all workers share.
         if self.unanswered.load(Ordering::Relaxed) > 0 && self.unanswered.swap(0, Ordering::Relaxed) >= TRIES {
             metrics::datahub(self.datahub.as_str(), true);
-            ::log::info!(datahub = self.datahub.as_str(); "a DataHUB answers again");
+            log::info!(datahub = self.datahub.as_str(); "a DataHUB answers again");
         }
     }
 
@@ -80,7 +80,7 @@ impl Gate {
         if self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 == TRIES {
             self.next_try.store(self.now() + PAUSE, Ordering::Relaxed);
             metrics::datahub(self.datahub.as_str(), false);
-            ::log::warn!(datahub = self.datahub.as_str(); "a DataHUB does not answer; one call a second tries it");
+            log::warn!(datahub = self.datahub.as_str(); "a DataHUB does not answer; one call a second tries it");
         }
     }
 

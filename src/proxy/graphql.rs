@@ -13,6 +13,7 @@ use apollo_parser::cst::{CstNode, Definition, Field};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::context::RequestContext;
 use crate::error::{ApiError, Code};
 use crate::proxy::body::Body;
 use crate::proxy::request::Framing;
@@ -28,6 +29,7 @@ pub async fn inspected(
     headers: &HeaderMap,
     payload: Payload,
     framing: Framing,
+    context: &RequestContext,
 ) -> Result<Body, ApiError> {
     if method != Method::POST {
         return Err(Code::MethodNotAllowed.into());
@@ -40,7 +42,7 @@ pub async fn inspected(
     let Framing::Length(length) = framing else {
         return Err(ApiError::because(Code::BadRequest, GraphqlError::NoLength));
     };
-    let body = Body::hold(payload, length).await?;
+    let body = Body::hold(payload, length, context).await?;
     check(&body)?;
     Ok(Body::Held(body))
 }

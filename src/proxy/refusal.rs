@@ -9,9 +9,9 @@ use std::rc::Rc;
 use actix_web::http::Method;
 use actix_web::web::Bytes;
 
+use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::token::AccessToken;
-use crate::log::Call;
 use crate::proxy::body::Body;
 use crate::proxy::request::{self, Framing};
 use crate::proxy::upstream::answer::Answer;
@@ -23,7 +23,7 @@ pub async fn is_of_token(
     upstream: &Rc<Upstream>,
     datahub: &DataHub,
     token: &AccessToken,
-    call: &Call,
+    context: &RequestContext,
 ) -> bool {
     if answer.head.status != UNAUTHORIZED {
         return false;
@@ -31,8 +31,8 @@ pub async fn is_of_token(
     if answer.head.values("www-authenticate").any(names_it) || names_it(answer.body.peek(LONGEST_REASON).await) {
         return true;
     }
-    let head = request::probe(datahub, token, call);
-    let probe = Outgoing::new(&Method::GET, head, Body::Held(Bytes::new()), Framing::None);
+    let head = request::probe(datahub, token, context);
+    let probe = Outgoing::new(&Method::GET, head, Body::Held(Bytes::new()), Framing::None, context);
     // Without an answer nothing is known, and the app gets what the DataHUB said.
     upstream.send(probe).await.is_ok_and(|answer| answer.head.status == UNAUTHORIZED)
 }

@@ -11,10 +11,10 @@ use actix_web::http::header::{
 };
 use actix_web::web::BytesMut;
 
+use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::token::AccessToken;
 use crate::error::{ApiError, Code};
-use crate::log::Call;
 use crate::proxy::target::Target;
 
 /// The head of an outbound request, as it goes over the wire. `public` is the gateway's own address.
@@ -27,7 +27,7 @@ pub fn head(
     framing: Framing,
     datahub: &DataHub,
     token: &AccessToken,
-    call: &Call,
+    context: &RequestContext,
     public: &str,
 ) -> Result<BytesMut, ApiError> {
     let headers = req.headers();
@@ -51,25 +51,36 @@ pub fn head(
         Framing::Length(length) => put(&[b"Content-Length: ", length.to_string().as_bytes(), b"\r\n"]),
         Framing::Chunked => put(&[b"Transfer-Encoding: chunked\r\n"]),
     }
-    if let Some(client) = call.client.address {
+    if let Some(client) = context.client.address {
         put(&[b"X-Forwarded-For: ", client.to_string().as_bytes(), b"\r\n"]);
     }
-    put(&[b"X-Forwarded-Proto: ", proto.as_bytes(), b"\r\nX-Request-Id: ", call.id.as_bytes(), b"\r\n"]);
+    put(&[b"X-Forwarded-Proto: ", proto.as_bytes(), b"\r\nX-Request-Id: ", context.id.as_str().as_bytes(), b"\r\n"]);
     match headers.get(&TRACEPARENT).filter(|value| is_traceparent(value.as_bytes())) {
         Some(value) => put(&[b"traceparent: ", value.as_bytes(), b"\r\n\r\n"]),
-        None => put(&[b"traceparent: 00-", call.id.as_bytes(), b"-", &call.id.as_bytes()[16..], b"-00\r\n\r\n"]),
+        None => put(&[
+            b"traceparent: 00-",
+            context.id.as_str().as_bytes(),
+            b"-",
+            &context.id.as_str().as_bytes()[16..],
+            b"-00\r\n\r\n",
+        ]),
     }
     Ok(head)
 }
 
 /// The head of a request of our own: whose is `token`? Answered to any token that the DataHUB accepts (GitLab
 /// `lib/api/users.rb`).
-pub fn probe(datahub: &DataHub, token: &AccessToken, call: &Call) -> BytesMut {
+pub fn probe(datahub: &DataHub, token: &AccessToken, context: &RequestContext) -> BytesMut {
     let (root, host) = (datahub.address.root(), datahub.address.host_header());
     let mut head = BytesMut::with_capacity(512);
     head.extend_from_slice(format!("GET {root}/api/v4/user HTTP/1.1\r\nHost: {host}\r\n").as_bytes());
-    for part in [b"Authorization: ", token.bearer().as_bytes(), b"\r\nX-Request-Id: ", call.id.as_bytes(), b"\r\n\r\n"]
-    {
+    for part in [
+        b"Authorization: ",
+        token.bearer().as_bytes(),
+        b"\r\nX-Request-Id: ",
+        context.id.as_str().as_bytes(),
+        b"\r\n\r\n",
+    ] {
         head.extend_from_slice(part);
     }
     head

@@ -20,6 +20,7 @@ use actix_web::http::Method;
 use actix_web::web::BytesMut;
 use tokio::time::timeout;
 
+use crate::context::RequestContext;
 use crate::datahub::transport::Address;
 use crate::error::{ApiError, Code};
 use crate::proxy::body::Body;
@@ -66,7 +67,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`SendError`]; the connection is closed then.
-    pub async fn send(self: &Rc<Self>, request: Outgoing) -> Result<Answer, SendError> {
+    pub async fn send(self: &Rc<Self>, request: Outgoing<'_>) -> Result<Answer, SendError> {
         let place = self.gate.enter(self.deadlines.connect).await?;
         let outcome = self.exchange(request, place).await;
         match &outcome {
@@ -77,11 +78,11 @@ impl Upstream {
         outcome
     }
 
-    async fn exchange(self: &Rc<Self>, request: Outgoing, place: Place) -> Result<Answer, SendError> {
-        let Outgoing { head, mut body, framing, is_head, is_idempotent } = request;
+    async fn exchange(self: &Rc<Self>, request: Outgoing<'_>, place: Place) -> Result<Answer, SendError> {
+        let Outgoing { context, head, mut body, framing, is_head, is_idempotent } = request;
         if let Some(mut connection) = self.take_idle() {
             let again = if is_idempotent { body.again() } else { None };
-            match (connection.exchange(&head, body, framing, is_head, &self.deadlines).await, again) {
+            match (connection.exchange(&head, body, framing, is_head, context, &self.deadlines).await, again) {
                 (Err(SendError::Closed), Some(again)) => body = again,
                 (outcome, _) => return outcome.map(|exchanged| Answer::new(self, connection, exchanged, place)),
             }
@@ -91,7 +92,7 @@ impl Upstream {
             .map_err(|_| SendError::ConnectTimeout)?
             .map_err(SendError::Connect)?;
         let mut connection = Connection::new(stream);
-        let exchanged = connection.exchange(&head, body, framing, is_head, &self.deadlines).await?;
+        let exchanged = connection.exchange(&head, body, framing, is_head, context, &self.deadlines).await?;
         Ok(Answer::new(self, connection, exchanged, place))
     }
 
@@ -118,7 +119,9 @@ impl Upstream {
 }
 
 /// What goes up.
-pub struct Outgoing {
+pub struct Outgoing<'a> {
+    /// Of the request it is for.
+    pub context: &'a RequestContext,
     /// The head, as it goes over the wire.
     pub head: BytesMut,
     /// The body.
@@ -131,10 +134,10 @@ pub struct Outgoing {
     pub is_idempotent: bool,
 }
 
-impl Outgoing {
+impl<'a> Outgoing<'a> {
     /// A request whose method is `method`.
-    pub fn new(method: &Method, head: BytesMut, body: Body, framing: Framing) -> Self {
-        Self { head, body, framing, is_head: method == Method::HEAD, is_idempotent: method.is_idempotent() }
+    pub fn new(method: &Method, head: BytesMut, body: Body, framing: Framing, context: &'a RequestContext) -> Self {
+        Self { context, head, body, framing, is_head: method == Method::HEAD, is_idempotent: method.is_idempotent() }
     }
 }
 

@@ -16,12 +16,14 @@ use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::web::Bytes;
 use actix_web::{HttpMessage, HttpResponse, ResponseError};
 
+use crate::access_log::{Event, chain};
 use crate::admin::Draining;
 use crate::config::Config;
+use crate::context::{Client, RequestContext};
 use crate::error::{ApiError, Code};
-use crate::log::{self, Call, Client, Counted, Event, chain};
 use crate::origin::Admission;
 use crate::proxy::request::Framing;
+use crate::server::flow::Counted;
 
 /// What a worker's door is made by.
 pub(super) struct Door {
@@ -31,12 +33,16 @@ pub(super) struct Door {
 
 impl Door {
     /// Notes that a request has come.
-    pub(super) fn begin(&self, req: &ServiceRequest) -> Rc<Call> {
-        Call::begin(req.method().clone(), client(req, &self.config.server.trusted_proxies))
+    pub(super) fn begin(&self, req: &ServiceRequest) -> Rc<RequestContext> {
+        RequestContext::new(req.method().clone(), client(req, &self.config.server.trusted_proxies))
     }
 
     /// Lets a request in, or answers it here.
-    pub(super) fn admit(&self, req: &ServiceRequest) -> Result<Option<HttpResponse>, ApiError> {
+    pub(super) fn admit(
+        &self,
+        req: &ServiceRequest,
+        context: &RequestContext,
+    ) -> Result<Option<HttpResponse>, ApiError> {
         // Who asks for such things is not to be trusted with where the next request begins.
         self.check(req).map_err(|code| ApiError::from(code).closing())?;
         let (origins, path) = (&self.config.app.origins, routed(req.match_info()));
@@ -62,7 +68,7 @@ impl Door {
                 req.extensions_mut().insert(admission);
             }
             Err(error) => {
-                log::event(Event::CrossSiteRefused, "");
+                context.event(Event::CrossSiteRefused, "");
                 return Err(error.into());
             }
         }
@@ -112,25 +118,28 @@ impl Door {
     pub(super) fn leave(
         &self,
         response: ServiceResponse<BoxBody>,
-        call: &Rc<Call>,
+        context: &Rc<RequestContext>,
     ) -> ServiceResponse<impl MessageBody + use<>> {
         let admission = response.request().extensions().get::<Admission>().copied();
         let is_dev = admission == Some(Admission::Dev);
         let is_file = self.is_file(routed(response.request().match_info())) && !response.status().is_client_error();
         let code = response.response().error().map(|error| code_of(error, response.status()));
-        call.answered(response.request().match_pattern(), response.status().as_u16(), code);
+        if let Some(route) = response.request().match_pattern() {
+            context.set_route(route);
+        }
+        context.record_answer(response.status().as_u16(), code);
 
         let dev_origin = response.request().headers().get(header::ORIGIN).filter(|_| is_dev).cloned();
         let mut response = match code {
             None => response.map_body(|_, body| EitherBody::left(body)),
             Some(code) => {
-                let problem = ApiError::from(code).problem(&call.id);
+                let problem = ApiError::from(code).problem(context.id.as_str());
                 response.map_body(|_, _| EitherBody::right(problem))
             }
         };
         let headers = response.headers_mut();
         self.harden(headers, is_file);
-        headers.insert(X_REQUEST_ID, call.id_header());
+        headers.insert(X_REQUEST_ID, context.id_header());
         if code.is_some() {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -144,15 +153,15 @@ impl Door {
         if self.draining.has_begun() {
             response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
         }
-        let call = Rc::clone(call);
-        response.map_body(|_, body| Counted::new(body, call))
+        let context = Rc::clone(context);
+        response.map_body(|_, body| Counted::new(body, context))
     }
 
     /// Answers what is no request: the whole answer, as bytes, after which the connection is closed. Its line is in the log,
     /// too.
     pub(super) fn refusal(&self, code: Code, peer: Option<IpAddr>) -> Bytes {
         let none = Method::from_bytes(b"-").expect("a token");
-        let response = self.failure(code, &Call::begin(none, Client { address: peer, is_local: false }));
+        let response = self.failure(code, &RequestContext::new(none, Client { address: peer, is_local: false }));
         let answer = format!("HTTP/1.1 {}\r\ncontent-length: {}\r\n", response.status(), response.body().len());
         let mut answer = answer.into_bytes();
         for (name, value) in response.headers() {
@@ -164,12 +173,12 @@ impl Door {
     }
 
     /// The whole answer to what has not come to its end through the layers; the connection is closed after it.
-    pub(super) fn failure(&self, code: Code, call: &Call) -> HttpResponse<String> {
+    pub(super) fn failure(&self, code: Code, context: &RequestContext) -> HttpResponse<String> {
         let error = ApiError::from(code).closing();
-        call.answered(None, error.status_code().as_u16(), Some(code));
-        let mut response = error.error_response().set_body(error.problem(&call.id));
+        context.record_answer(error.status_code().as_u16(), Some(code));
+        let mut response = error.error_response().set_body(error.problem(context.id.as_str()));
         self.harden(response.headers_mut(), false);
-        response.headers_mut().insert(X_REQUEST_ID, call.id_header());
+        response.headers_mut().insert(X_REQUEST_ID, context.id_header());
         response
     }
 
@@ -214,7 +223,7 @@ fn code_of(error: &actix_web::Error, status: StatusCode) -> Code {
         Some(error) => {
             if let (true, Some(source)) = (status.is_server_error(), std::error::Error::source(error)) {
                 let reason = chain(source);
-                ::log::warn!(code = error.code().as_str(), reason; "a call failed");
+                log::warn!(code = error.code().as_str(), reason; "a call failed");
             }
             error.code()
         }

@@ -17,6 +17,8 @@ use actix_web::web::Bytes;
 use futures_util::Stream;
 use tokio::time::{Instant, Sleep};
 
+use crate::context::RequestContext;
+
 /// What a connection and the request on it know of each other.
 #[derive(Debug)]
 pub(super) struct Flow {
@@ -186,6 +188,34 @@ impl<B: MessageBody + Unpin> MessageBody for Answer<B> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, B::Error>>> {
         Pin::new(&mut self.body).poll_next(cx)
+    }
+}
+
+/// A body that is counted on its way out.
+pub(super) struct Counted<B> {
+    body: B,
+    context: Rc<RequestContext>,
+}
+
+impl<B> Counted<B> {
+    pub(super) fn new(body: B, context: Rc<RequestContext>) -> Self {
+        Self { body, context }
+    }
+}
+
+impl<B: MessageBody + Unpin> MessageBody for Counted<B> {
+    type Error = B::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, B::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_next(cx);
+        if let Poll::Ready(Some(Ok(piece))) = &polled {
+            self.context.count_out(piece.len());
+        }
+        polled
     }
 }
 

@@ -35,11 +35,12 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::access_log::{self, Event, chain};
+use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::oidc::RefreshError;
 use crate::datahub::token::{RefreshToken, TokenSet};
 use crate::error::{ApiError, Code};
-use crate::log::{Event, chain, event};
 use crate::metrics;
 use crate::session::{Limits, Session};
 
@@ -111,6 +112,7 @@ impl Refresher {
         need: Need,
         replays: u8,
         limits: &Limits,
+        context: &RequestContext,
     ) -> Result<Fresh, RefreshFailure> {
         let tokens = &session.tokens;
         let Some(token) = &tokens.refresh else {
@@ -119,7 +121,7 @@ impl Refresher {
         let is_just_renewed = replays > 0 && session.is_young_at(SystemTime::now(), limits);
         let mut answer = match self.look(datahub, token, tokens, need, replays) {
             Look::Decided(fresh) => return fresh,
-            Look::Refused(since) => return self.lost(datahub, token, since, replays).await,
+            Look::Refused(since) => return self.lost(datahub, token, since, replays, context).await,
             Look::Unknown if need == Need::Refused && is_just_renewed => return Err(RefreshFailure::Dead),
             Look::Unknown => self.begin(datahub, token),
             Look::Waiting(answer) => {
@@ -135,7 +137,7 @@ impl Refresher {
         };
         match outcome {
             Some(Outcome::Renewed(tokens)) => Ok(Fresh::Newer(tokens)),
-            Some(Outcome::Refused) => self.lost(datahub, token, Instant::now(), replays).await,
+            Some(Outcome::Refused) => self.lost(datahub, token, Instant::now(), replays, context).await,
             Some(Outcome::Failed) | None => Err(RefreshFailure::Unavailable),
         }
     }
@@ -209,6 +211,7 @@ impl Refresher {
         token: &RefreshToken,
         since: Instant,
         replays: u8,
+        context: &RequestContext,
     ) -> Result<Fresh, RefreshFailure> {
         told("lost", datahub, token);
         if replays >= MOST_REPLAYS || (replays > 0 && since.elapsed() > LONGEST_SEARCH) {
@@ -216,7 +219,7 @@ impl Refresher {
             self.0.lock().insert(key(datahub, token), Entry::Dead, until);
             log::warn!(datahub = datahub.id.as_str(), refresh_token_hash = token.fingerprint(), replays;
                 "a session is lost: nobody knows what followed its refresh token");
-            event(Event::RefreshReuse, datahub.id.as_str());
+            context.event(Event::RefreshReuse, datahub.id.as_str());
             return Err(RefreshFailure::Dead);
         }
         tokio::time::sleep(PAUSES[usize::from(replays).min(PAUSES.len() - 1)]).await;
@@ -380,7 +383,7 @@ impl Task {
             && let Err(error) = self.datahub.provider.revoke(&orphan).await
         {
             log::warn!(datahub, reason = chain(&error); "the tokens of a session that ended could not be revoked");
-            event(Event::RevokeFailed, datahub);
+            access_log::event(Event::RevokeFailed, datahub, None);
         }
     }
 

@@ -8,8 +8,10 @@
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
+use actix_web::http::Method;
 use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
 use arcmanager_gateway::config::Config;
+use arcmanager_gateway::context::{Client, RequestContext};
 use arcmanager_gateway::datahub::DataHub;
 use arcmanager_gateway::seal::cookie::{Plaintext, SealedCookie};
 use arcmanager_gateway::session::{Session, Sessions};
@@ -79,7 +81,8 @@ impl Gateway {
         headers.append(COOKIE, HeaderValue::from_bytes(field).ok()?);
         let datahub: &DataHub = self.config.datahubs.by_id("a").expect("it is configured");
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_300_000);
-        let opened = self.sessions.open(&headers, datahub, now).ok().map(|(_, session)| session);
+        let context = RequestContext::new(Method::GET, Client { address: None, is_local: false });
+        let opened = self.sessions.open(&headers, datahub, &context, now).ok().map(|(_, session)| session);
         let inspected = self.sessions.inspect(&headers, datahub).ok().map(|(_, session)| session);
         // Operators see those that have ended, too.
         assert!(opened.is_none() || opened == inspected);

@@ -10,8 +10,8 @@ use futures_util::Stream as _;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use crate::context::RequestContext;
 use crate::datahub::transport::Stream;
-use crate::log;
 use crate::proxy::body::Body;
 use crate::proxy::framing::Chunks;
 use crate::proxy::request::Framing;
@@ -54,6 +54,7 @@ impl Connection {
         body: Body,
         framing: Framing,
         is_head: bool,
+        context: &RequestContext,
         deadlines: &Deadlines,
     ) -> Result<Exchanged, SendError> {
         self.has_begun = false;
@@ -72,7 +73,7 @@ impl Connection {
                 Sent { is_whole, early: None, unsent: None }
             }
             Body::Streamed(payload) => match within(deadlines.idle, self.write(head)).await? {
-                Ok(()) => self.send_body(payload, framing, deadlines).await?,
+                Ok(()) => self.send_body(payload, framing, context, deadlines).await?,
                 Err(_) => Sent { is_whole: false, early: None, unsent: Some(payload) },
             },
         };
@@ -96,6 +97,7 @@ impl Connection {
         &mut self,
         mut payload: Payload,
         framing: Framing,
+        context: &RequestContext,
         deadlines: &Deadlines,
     ) -> Result<Sent, SendError> {
         let mut pending = Pending::default();
@@ -127,7 +129,7 @@ impl Connection {
                 }
                 match std::task::ready!(Pin::new(&mut payload).poll_next(cx)) {
                     Some(Ok(piece)) => {
-                        log::count_in(piece.len());
+                        context.count_in(piece.len());
                         pending.enclose(piece, framing);
                     }
                     Some(Err(error)) => return Poll::Ready(Err(SendError::Body(error))),
@@ -383,13 +385,18 @@ mod tests {
     use tokio_test::io::{Builder, Mock};
 
     use super::*;
+    use crate::context::Client;
 
     const HOUR: Duration = Duration::from_hours(1);
     const DEADLINES: Deadlines = Deadlines { connect: HOUR, first_byte: HOUR, idle: HOUR };
 
     async fn exchanged(script: Mock, body: Body) -> Result<Exchanged, SendError> {
         let mut connection = Connection::new(Box::new(script));
-        connection.exchange(b"head", body, Framing::Length(4), false, &DEADLINES).await
+        connection.exchange(b"head", body, Framing::Length(4), false, &context(), &DEADLINES).await
+    }
+
+    fn context() -> std::rc::Rc<RequestContext> {
+        RequestContext::new(actix_web::http::Method::GET, Client { address: None, is_local: false })
     }
 
     async fn streamed() -> Body {
@@ -449,7 +456,8 @@ mod tests {
                     theirs.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("somebody reads it");
                     request
                 };
-                let call = connection.exchange(b"head", body, Framing::Length(4), false, &deadlines);
+                let context = context();
+                let call = connection.exchange(b"head", body, Framing::Length(4), false, &context, &deadlines);
                 let (answer, request) =
                     timeout(Duration::from_secs(9), async { tokio::join!(call, hub) }).await.expect("in time");
                 assert_eq!((answer.expect("an answer").head.status, &request), (204, b"headbody"));

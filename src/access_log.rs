@@ -1,0 +1,290 @@
+//! The log: a line for each request, a line for each security event, all through `env_logger`.
+//!
+//! A line is one JSON object. It never holds a token, cookie, code, state, verifier, body, query or name: requests are
+//! named by their route's pattern and by an id that the answer carries too. Whatever is logged while a request is worked
+//! on carries that id by itself.
+
+mod line;
+
+use std::cell::Cell;
+use std::fmt;
+use std::net::IpAddr;
+use std::panic::{self, PanicHookInfo};
+use std::str::FromStr;
+use std::time::Duration;
+
+use env_logger::{Builder, Env, Target};
+use log::{Level, LevelFilter};
+
+use crate::metrics;
+
+/// Starts the log. `RUST_LOG` wins over `level`.
+pub fn start(format: Format, level: LevelFilter) {
+    let write = match format {
+        Format::Json => line::write_json,
+        Format::Text => line::write_text,
+    };
+    Builder::new()
+        .filter_level(level)
+        // It tells of every worker and listener, twice.
+        .filter_module("actix_server", level.min(LevelFilter::Warn))
+        .parse_env(Env::default())
+        .target(Target::Stdout)
+        .format(move |out, record| write(out, record))
+        .init();
+    panic::set_hook(Box::new(panicked));
+}
+
+/// A panic's line: where it happened and what our source says about it, never what a value at hand adds to that.
+fn panicked(panic: &PanicHookInfo<'_>) {
+    metrics::panicked();
+    let at = panic.location().map(ToString::to_string);
+    let reason = panic.payload().downcast_ref::<&'static str>();
+    log::error!(at, reason; "a defect of the gateway: one call failed, the others go on; please report it");
+}
+
+impl FromStr for Format {
+    type Err = FormatError;
+
+    fn from_str(text: &str) -> Result<Self, FormatError> {
+        match text {
+            "json" => Ok(Self::Json),
+            "text" => Ok(Self::Text),
+            _ => Err(FormatError),
+        }
+    }
+}
+
+/// A format that we do not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be json or text")]
+pub struct FormatError;
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line, for machines.
+    Json,
+    /// For people at a terminal.
+    Text,
+}
+
+/// Something that whoever watches over security wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each one's name in the log says what it is")]
+pub enum Event {
+    CredentialRefused,
+    CrossSiteRefused,
+    DatahubTlsFailed,
+    DuplicateCookie,
+    IssuerMismatch,
+    KeysReloaded,
+    LoginFailed,
+    LoginOk,
+    NonceMismatch,
+    RefreshReuse,
+    ReloadFailed,
+    RevokeFailed,
+    SessionTooLarge,
+    StateMismatch,
+    TargetRefused,
+    UnsealFailed,
+}
+
+impl Event {
+    fn level(self) -> Level {
+        match self {
+            Self::KeysReloaded | Self::LoginOk => Level::Info,
+            _ => Level::Warn,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::CredentialRefused => "credential_refused",
+            Self::CrossSiteRefused => "cross_site_refused",
+            Self::DatahubTlsFailed => "datahub_tls_failed",
+            Self::DuplicateCookie => "duplicate_cookie",
+            Self::IssuerMismatch => "issuer_mismatch",
+            Self::KeysReloaded => "keys_reloaded",
+            Self::LoginFailed => "login_failed",
+            Self::LoginOk => "login_ok",
+            Self::NonceMismatch => "nonce_mismatch",
+            Self::RefreshReuse => "refresh_reuse",
+            Self::ReloadFailed => "reload_failed",
+            Self::RevokeFailed => "revoke_failed",
+            Self::SessionTooLarge => "session_too_large",
+            Self::StateMismatch => "state_mismatch",
+            Self::TargetRefused => "target_refused",
+            Self::UnsealFailed => "unseal_failed",
+        }
+    }
+}
+
+/// Logs a security event at a DataHUB, or at none in particular (an empty id), that a request of `client` brought about.
+pub fn event(event: Event, datahub: &str, client: Option<IpAddr>) {
+    let client = client.map(|ip| ip.to_string());
+    let (level, event) = (event.level(), event.name());
+    log::log!(target: "security", level, event, datahub, client; "{event}");
+}
+
+/// Logs a security event of the process itself.
+pub fn event_of_ours(event: Event, detail: &str) {
+    let (level, event) = (event.level(), event.name());
+    log::log!(target: "security", level, event, detail; "{event}");
+}
+
+/// What the line of one request says.
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "each field is one of the line, which the README explains")]
+pub struct AccessLine<'a> {
+    pub request_id: RequestId,
+    pub method: &'a str,
+    pub route: &'a str,
+    pub datahub: &'a str,
+    pub status: u16,
+    pub code: &'a str,
+    pub duration: Duration,
+    pub upstream: Option<Duration>,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub replay: u8,
+}
+
+/// Writes the line of one request.
+pub fn request(line: &AccessLine<'_>) {
+    log::info!(
+        target: "access",
+        request_id = line.request_id.as_str(),
+        method = line.method,
+        route = line.route,
+        datahub = line.datahub,
+        status = line.status,
+        code = line.code,
+        duration_ms = milliseconds(line.duration),
+        upstream_ms = line.upstream.map(milliseconds),
+        bytes_in = line.bytes_in,
+        bytes_out = line.bytes_out,
+        replay = line.replay;
+        "request"
+    );
+}
+
+/// Names one request: 32 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RequestId([u8; 32]);
+
+impl RequestId {
+    /// Random for each worker, then counted: unique without asking the system for each request.
+    #[must_use]
+    pub fn next() -> Self {
+        let (prefix, count) = NEXT_ID.get();
+        NEXT_ID.set((prefix, count.wrapping_add(1)));
+        let mut id = [0; 32];
+        for (digits, byte) in id.chunks_exact_mut(2).zip([prefix.to_be_bytes(), count.to_be_bytes()].as_flattened()) {
+            digits.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]]);
+        }
+        Self(id)
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hex digits are ASCII")
+    }
+
+    /// Does `work`; whatever it logs carries this id, whoever logs it.
+    pub async fn scope<F: Future>(self, work: F) -> F::Output {
+        CURRENT.scope(self, work).await
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+tokio::task_local! {
+    /// The request that is being worked on right now, for the logger and the panic hook alone.
+    static CURRENT: RequestId;
+}
+
+thread_local! {
+    static NEXT_ID: Cell<(u64, u64)> = Cell::new({
+        let mut seed = [0; 16];
+        getrandom::fill(&mut seed).expect("the system's random generator works from the start of the process on");
+        let (prefix, count) = seed.split_at(8);
+        let number = |half: &[u8]| u64::from_be_bytes(half.try_into().expect("half of 16 bytes"));
+        (number(prefix), number(count))
+    });
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// An error and what caused it.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_leaves_its_id_to_nobody() {
+        let id = RequestId::next();
+        for is_bad in [false, true] {
+            let mut work = pin!(id.scope(async {
+                assert!(CURRENT.try_with(|current| *current == id) == Ok(true) && !is_bad, "this panic is expected");
+            }));
+            let poll = || work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert_eq!(catch_unwind(AssertUnwindSafe(poll)).is_err(), is_bad);
+            assert!(CURRENT.try_with(|_| ()).is_err());
+        }
+    }
+
+    /// EL-02. The log is the process's own, so that this test runs itself once more as another process.
+    #[test]
+    fn a_panic_has_its_line_and_no_value_is_in_it() {
+        const NAME: &str = "access_log::tests::a_panic_has_its_line_and_no_value_is_in_it";
+        if std::env::var_os("PANIC_OF_A_TEST").is_some() {
+            start(Format::Json, LevelFilter::Trace);
+            let mut work = pin!(RequestId::next().scope(async {
+                let token = "glpat-canary".to_owned();
+                let _ = catch_unwind(|| panic!("what is at hand: {token}"));
+                panic!("plain words");
+            }));
+            let poll = || work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(catch_unwind(AssertUnwindSafe(poll)).is_err());
+            return;
+        }
+        let mut again = std::process::Command::new(std::env::current_exe().expect("a test binary"));
+        let output =
+            again.args(["--exact", NAME, "--nocapture"]).env("PANIC_OF_A_TEST", "1").output().expect("it runs");
+        let told = String::from_utf8([output.stdout, output.stderr].concat()).expect("UTF-8");
+        assert!(output.status.success() && !told.contains("canary"), "{told}");
+        let lines: Vec<serde_json::Value> = told.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let panics: Vec<_> = lines.iter().filter(|line| line["level"] == "ERROR").collect();
+        assert_eq!(panics.len(), 2, "{told}");
+        assert!(panics[0]["reason"].is_null() && panics[1]["reason"] == "plain words", "{told}");
+        for line in panics {
+            assert!(line["at"].as_str().is_some_and(|at| at.starts_with("src/access_log.rs:")), "{told}");
+            assert_eq!(line["request_id"].as_str().map(str::len), Some(32), "{told}");
+        }
+    }
+}
