@@ -141,6 +141,8 @@ pub enum Incomplete {
     UpstreamStalled,
     /// The client did not take the answer in time.
     ResponseTimeout,
+    /// We failed ourselves in the middle of it.
+    Internal,
 }
 
 impl Incomplete {
@@ -151,6 +153,7 @@ impl Incomplete {
             Self::UpstreamBroke => "upstream_broke",
             Self::UpstreamStalled => "upstream_stalled",
             Self::ResponseTimeout => "response_timeout",
+            Self::Internal => "internal",
         }
     }
 }

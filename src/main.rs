@@ -86,20 +86,20 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
     actix_web::rt::spawn(reload::watch(Arc::clone(&config), files)?);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (sockets, are_passed) = sockets(&config.server.listen)?;
-    let places: Vec<_> = sockets.iter().map(Socket::place).collect();
+    let places: Vec<_> = sockets.iter().map(Socket::address).collect();
     let draining = Draining::default();
     let operators = match &config.admin {
         Some(endpoint) => {
             let socket = Socket::bind(endpoint).map_err(|error| named(&error, "admin.listen"))?;
-            log::info!(listen = socket.place(); "operators may ask");
-            Some(server::operators(socket, &draining)?)
+            log::info!(listen = socket.address(); "operators may ask");
+            Some(server::admin_server(socket, &draining)?)
         }
         None => None,
     };
     let operators_handle = operators.as_ref().map(actix_web::dev::Server::handle);
     let operators = operators.map(actix_web::rt::spawn);
 
-    let (server, tasks) = server::gateway(&config, sockets, &draining)?;
+    let (server, tasks) = server::gateway(&config, sockets, &draining, |_| {})?;
     let handle = server.handle();
     let (end, ended) = oneshot::channel::<()>();
     let tasks = actix_web::rt::spawn(tasks.run(async { ended.await.unwrap_or_default() }));
