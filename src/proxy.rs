@@ -185,7 +185,7 @@ impl Round<'_> {
             Ok(Fresh::AsIs) => counted.again(None, false),
             Ok(Fresh::Newer(tokens)) => {
                 let renewed = session.renewed(tokens, sessions.limits());
-                counted.again(Some(sessions.renewed(datahub, sid, &renewed, context, SystemTime::now())?), false)
+                counted.again(Some(sessions.session_cookie(datahub, sid, &renewed, context, SystemTime::now())?), false)
             }
             Ok(Fresh::Elsewhere { closes }) => counted.again(None, closes),
             Err(failure) => {
