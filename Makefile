@@ -27,7 +27,7 @@ long: build python-tools browser-tools deploy-tools image-tools node-tools fuzz-
 	LONG=1 cargo test --locked --lib --test api
 	$(call FUZZ,-max_total_time=1800)
 	PATH=$$PWD/.tools/bin:$$PATH cargo mutants --output target/mutants --file src/seal.rs --file src/seal/cookie.rs \
-		--file src/session/packed.rs -- --lib
+		--file src/session/encoding.rs -- --lib
 	$(PYTHON) -W ignore -m unittest discover -s tests/deploy -p 'long_*.py' -v
 
 storm: build deploy-tools ## half a million calls through everything that can go wrong at once; prints figures

@@ -211,7 +211,8 @@ fn inspect(config: &Config) -> io::Result<()> {
         opened += 1;
         let time = humantime::format_rfc3339_seconds;
         let ended = if sessions.has_ended(&session, datahub, now) { ", has ended" } else { "" };
-        let (began, expires, ends) = (time(session.began), time(session.tokens.expires()), time(session.ends_next()));
+        let (began, expires, ends) =
+            (time(session.created_at), time(session.tokens.expires_at()), time(session.ends_at()));
         writeln!(
             out,
             "{}: key {key}, user {}, began {began}, token expires {expires}, session ends {ends}{ended}",

@@ -84,13 +84,13 @@ impl Keyring {
     /// The plaintext of a text that one of our keys sealed for this `context`.
     ///
     /// # Errors
-    /// [`Unsealable`], whatever the reason.
-    pub fn unseal(&self, context: &[u8], text: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
-        let mut sealed = Zeroizing::new(decode(text).ok_or(Unsealable)?);
+    /// [`UnsealError`], whatever the reason.
+    pub fn unseal(&self, context: &[u8], text: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
+        let mut sealed = Zeroizing::new(decode(text).ok_or(UnsealError)?);
         let (head, rest) = sealed.split_at_mut(HEAD);
         let (plaintext, tag) = rest.split_at_mut(rest.len() - TAG);
         let keys = self.0.load();
-        let key = keys.iter().find(|key| key.id.0 == head[1..5]).ok_or(Unsealable)?;
+        let key = keys.iter().find(|key| key.id.0 == head[1..5]).ok_or(UnsealError)?;
         let nonce = head[5..].try_into().expect("the head ends with the nonce");
         let tag = (&*tag).try_into().expect("the last 16 bytes were split off");
         key.unseal(nonce, &additional_data(key.id, context), plaintext, tag)?;
@@ -115,7 +115,7 @@ fn decode(text: &[u8]) -> Option<Vec<u8>> {
 /// A text that does not unseal: altered, of another context, of a key that is not on the ring, or never ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("does not unseal")]
-pub struct Unsealable;
+pub struct UnsealError;
 
 /// One key of the ring, expanded and ready.
 pub struct Key {
@@ -152,17 +152,17 @@ impl Key {
     /// XAES-256-GCM itself: decrypts `buffer` in place, if the tag is right; else it stays as it is.
     ///
     /// # Errors
-    /// [`Unsealable`], whatever the reason.
+    /// [`UnsealError`], whatever the reason.
     pub fn unseal(
         &self,
         nonce: &[u8; NONCE],
         additional_data: &[u8],
         buffer: &mut [u8],
         tag: &[u8; TAG],
-    ) -> Result<(), Unsealable> {
+    ) -> Result<(), UnsealError> {
         let (gcm, short_nonce) = self.derive(nonce);
         gcm.decrypt_inout_detached(&short_nonce.into(), additional_data, buffer.into(), tag.into())
-            .map_err(|_| Unsealable)
+            .map_err(|_| UnsealError)
     }
 
     /// The key and the nonce that AES-256-GCM gets, from a 24-byte nonce.
@@ -361,7 +361,7 @@ mod tests {
         let mut tag = key.seal(&[7; NONCE], b"", &mut buffer);
         let sealed = buffer.clone();
         tag[15] ^= 1;
-        assert_eq!(key.unseal(&[7; NONCE], b"", &mut buffer, &tag), Err(Unsealable));
+        assert_eq!(key.unseal(&[7; NONCE], b"", &mut buffer, &tag), Err(UnsealError));
         assert_eq!(buffer, sealed);
         tag[15] ^= 1;
         key.unseal(&[7; NONCE], b"", &mut buffer, &tag).expect("the right tag");
@@ -391,7 +391,7 @@ mod tests {
         sealed[1..5].copy_from_slice(&key(&other).id.0);
         let relabelled = URL_SAFE_NO_PAD.encode(&sealed);
         assert_eq!(key_id(relabelled.as_bytes()), Some(key(&other).id));
-        assert_eq!(both.unseal(b"", relabelled.as_bytes()), Err(Unsealable));
+        assert_eq!(both.unseal(b"", relabelled.as_bytes()), Err(UnsealError));
         sealed[1..5].copy_from_slice(&key(&one).id.0);
         both.unseal(b"", URL_SAFE_NO_PAD.encode(&sealed).as_bytes()).expect("the right label");
     }
@@ -415,7 +415,7 @@ mod tests {
         clone.unseal(b"", text.as_bytes()).expect("the old key is still there");
         assert_eq!(key_id(clone.seal(b"", b"").as_bytes()), Some(key(&new).id), "the first key seals");
         held.replace_by(&ring(&[&new]));
-        assert_eq!(clone.unseal(b"", text.as_bytes()), Err(Unsealable));
+        assert_eq!(clone.unseal(b"", text.as_bytes()), Err(UnsealError));
     }
 
     #[test]
@@ -423,7 +423,7 @@ mod tests {
         let (old, new) = (Key::generate(), Key::generate());
         let text = ring(&[&old]).seal(b"context", b"plain");
         assert_eq!(&**ring(&[&new, &old]).unseal(b"context", text.as_bytes()).expect("the old key is there"), b"plain");
-        assert_eq!(ring(&[&new]).unseal(b"context", text.as_bytes()), Err(Unsealable));
+        assert_eq!(ring(&[&new]).unseal(b"context", text.as_bytes()), Err(UnsealError));
     }
 
     /// CR-08.
@@ -436,12 +436,12 @@ mod tests {
             let mut altered = bytes.clone();
             altered[bit / 8] ^= 1 << (bit % 8);
             let altered = URL_SAFE_NO_PAD.encode(altered);
-            assert_eq!(ring.unseal(b"context", altered.as_bytes()), Err(Unsealable), "bit {bit}");
+            assert_eq!(ring.unseal(b"context", altered.as_bytes()), Err(UnsealError), "bit {bit}");
         }
         for length in 0..text.len() {
-            assert_eq!(ring.unseal(b"context", &text.as_bytes()[..length]), Err(Unsealable), "length {length}");
+            assert_eq!(ring.unseal(b"context", &text.as_bytes()[..length]), Err(UnsealError), "length {length}");
         }
-        assert_eq!(ring.unseal(b"other", text.as_bytes()), Err(Unsealable));
+        assert_eq!(ring.unseal(b"other", text.as_bytes()), Err(UnsealError));
         ring.unseal(b"context", text.as_bytes()).expect("the unaltered text unseals");
     }
 
@@ -456,7 +456,7 @@ mod tests {
             *last.last_mut().expect("it is not empty") += 1;
             String::from_utf8(last).expect("still ASCII")
         }] {
-            assert_eq!(ring.unseal(b"", other.as_bytes()), Err(Unsealable), "{other}");
+            assert_eq!(ring.unseal(b"", other.as_bytes()), Err(UnsealError), "{other}");
         }
         ring.unseal(b"", text.as_bytes()).expect("the one spelling unseals");
     }

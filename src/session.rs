@@ -4,8 +4,8 @@
 //! other, the sid, names the login and stays; its bytes take part in the seal, so a session opens beside its own sid
 //! only, and a refresh that arrives after a logout, or after someone else's login, brings nothing back to life.
 
+pub mod encoding;
 pub mod not_before;
-pub mod packed;
 pub mod refresh;
 pub mod replay;
 
@@ -30,11 +30,11 @@ use crate::session::not_before::NotBefore;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     /// When the login was.
-    pub began: SystemTime,
+    pub created_at: SystemTime,
     /// When it ends, whatever happens.
-    pub ends: SystemTime,
+    pub expires_at: SystemTime,
     /// When it ends unless a refresh comes first.
-    pub idle_ends: SystemTime,
+    pub idle_expires_at: SystemTime,
     /// Whose it is.
     pub user: User,
     /// What the tokens may do; `None` if that is what the configuration asks for.
@@ -45,15 +45,15 @@ pub struct Session {
 
 impl Session {
     /// When it ends as things are.
-    pub fn ends_next(&self) -> SystemTime {
-        self.ends.min(self.idle_ends)
+    pub fn ends_at(&self) -> SystemTime {
+        self.expires_at.min(self.idle_expires_at)
     }
 
     /// Whether the access token has less than `ahead` left, or less than a quarter of its life if that is shorter. One
     /// that cannot be renewed serves to its end.
     pub fn is_stale_at(&self, now: SystemTime, ahead: Duration) -> bool {
         let ahead = if self.tokens.refresh.is_some() { ahead.min(self.tokens.lifetime / 4) } else { Duration::ZERO };
-        now + ahead >= self.tokens.expires()
+        now + ahead >= self.tokens.expires_at()
     }
 
     /// Whether the access token is so young that a refresh would bring nothing but load.
@@ -64,8 +64,8 @@ impl Session {
     /// The same session with newer tokens.
     #[must_use]
     pub fn renewed(&self, tokens: TokenSet, limits: &Limits) -> Self {
-        let idle_ends = limits.idle_end(&tokens);
-        Self { idle_ends, tokens, ..self.clone() }
+        let idle_expires_at = limits.idle_end(&tokens);
+        Self { idle_expires_at, tokens, ..self.clone() }
     }
 }
 
@@ -133,7 +133,7 @@ impl Sessions {
         now: SystemTime,
     ) -> Result<(Sid, Session), SessionError> {
         let (sid, value) = self.sealed(headers, datahub).map_err(|reason| {
-            if reason == NoSession::Several {
+            if reason == CookieError::Several {
                 context.event(Event::DuplicateCookie, datahub.id.as_str());
             }
             SessionError::None
@@ -151,50 +151,50 @@ impl Sessions {
     /// The request's session at `datahub` and the key it is sealed under, ended or not, for operators.
     ///
     /// # Errors
-    /// [`NoSession`], which browsers are never told.
-    pub fn inspect(&self, headers: &HeaderMap, datahub: &DataHub) -> Result<(KeyId, Session), NoSession> {
+    /// [`CookieError`], which browsers are never told.
+    pub fn inspect(&self, headers: &HeaderMap, datahub: &DataHub) -> Result<(KeyId, Session), CookieError> {
         let (sid, value) = self.sealed(headers, datahub)?;
-        let key = seal::key_id(value).ok_or(NoSession::Malformed)?;
+        let key = seal::key_id(value).ok_or(CookieError::Malformed)?;
         if !self.keyring.ids().contains(&key) {
-            return Err(NoSession::UnknownKey(key));
+            return Err(CookieError::UnknownKey(key));
         }
         let session = self.cookies(datahub).session.unseal(&self.keyring, &sid.0, value);
-        session.map(|session| (key, session)).map_err(|_| NoSession::Altered(key))
+        session.map(|session| (key, session)).map_err(|_| CookieError::Altered(key))
     }
 
     /// Whether `session` has ended, by its own times or by a cut-off.
     pub fn has_ended(&self, session: &Session, datahub: &DataHub, now: SystemTime) -> bool {
-        now >= session.ends_next() || self.not_before.has_ended(session, &datahub.id)
+        now >= session.ends_at() || self.not_before.has_ended(session, &datahub.id)
     }
 
     /// The sid and the sealed session, as they came.
-    fn sealed<'a>(&self, headers: &'a HeaderMap, datahub: &DataHub) -> Result<(Sid, &'a [u8]), NoSession> {
+    fn sealed<'a>(&self, headers: &'a HeaderMap, datahub: &DataHub) -> Result<(Sid, &'a [u8]), CookieError> {
         let cookies = self.cookies(datahub);
         let only = |name| match cookie::find(headers, name) {
             Found::One(value) => Ok(Some(value)),
             Found::None => Ok(None),
-            Found::Several => Err(NoSession::Several),
+            Found::Several => Err(CookieError::Several),
         };
         let (session, sid) = (only(cookies.session.name())?, only(&cookies.sid)?);
-        let value = session.ok_or(NoSession::NoCookie)?;
-        let sid = sid.and_then(Sid::from_cookie).ok_or(NoSession::NoSid)?;
+        let value = session.ok_or(CookieError::NoCookie)?;
+        let sid = sid.and_then(Sid::from_cookie).ok_or(CookieError::NoSid)?;
         Ok((sid, value))
     }
 
     /// A new session, with a new sid: nothing of an earlier one is taken over.
     pub fn begin(&self, grant: Grant, datahub: &DataHub) -> (Sid, Session) {
         let Grant { user, tokens, scopes } = grant;
-        let began = tokens.issued;
+        let created_at = tokens.issued;
         let scopes = (scopes != datahub.provider.scopes()).then_some(scopes);
-        let (ends, idle_ends) = (began + self.limits.max_age, self.limits.idle_end(&tokens));
-        (Sid::random(), Session { began, ends, idle_ends, user, scopes, tokens })
+        let (expires_at, idle_expires_at) = (created_at + self.limits.max_age, self.limits.idle_end(&tokens));
+        (Sid::random(), Session { created_at, expires_at, idle_expires_at, user, scopes, tokens })
     }
 
     /// The Set-Cookie fields of a login: session and sid.
     ///
     /// # Errors
     /// [`TooLarge`] if a browser might not keep the cookie.
-    pub fn begun(
+    pub fn login_cookies(
         &self,
         datahub: &DataHub,
         sid: &Sid,
@@ -202,16 +202,16 @@ impl Sessions {
         context: &RequestContext,
         now: SystemTime,
     ) -> Result<[HeaderValue; 2], TooLarge> {
-        let left = session.ends_next().duration_since(now).unwrap_or_default();
+        let left = session.ends_at().duration_since(now).unwrap_or_default();
         let sid_cookie = cookie::set(&self.cookies(datahub).sid, &sid.to_cookie(), left);
-        Ok([self.renewed(datahub, sid, session, context, now)?, sid_cookie])
+        Ok([self.session_cookie(datahub, sid, session, context, now)?, sid_cookie])
     }
 
     /// The Set-Cookie field of a refresh: the session; the sid stays as it is.
     ///
     /// # Errors
     /// [`TooLarge`] if a browser might not keep the cookie.
-    pub fn renewed(
+    pub fn session_cookie(
         &self,
         datahub: &DataHub,
         sid: &Sid,
@@ -219,10 +219,10 @@ impl Sessions {
         context: &RequestContext,
         now: SystemTime,
     ) -> Result<HeaderValue, TooLarge> {
-        let left = session.ends_next().duration_since(now).unwrap_or_default();
+        let left = session.ends_at().duration_since(now).unwrap_or_default();
         let cookie = &self.cookies(datahub).session;
         let value = cookie.seal(&self.keyring, &sid.0, session);
-        if value.len() > LONGEST_VALUE {
+        if value.len() > MAX_VALUE_BYTES {
             context.event(Event::SessionTooLarge, datahub.id.as_str());
             return Err(TooLarge);
         }
@@ -230,7 +230,7 @@ impl Sessions {
     }
 
     /// The Set-Cookie fields of a logout.
-    pub fn ended(&self, datahub: &DataHub) -> [HeaderValue; 2] {
+    pub fn removal_cookies(&self, datahub: &DataHub) -> [HeaderValue; 2] {
         let cookies = self.cookies(datahub);
         [cookie::remove(cookies.session.name()), cookie::remove(&cookies.sid)]
     }
@@ -268,7 +268,7 @@ impl Sid {
 
 /// What is wrong with a request's cookies at one DataHUB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoSession {
+pub enum CookieError {
     /// No session cookie.
     #[error("there is no session cookie")]
     NoCookie,
@@ -322,7 +322,7 @@ impl From<TooLarge> for ApiError {
 
 /// Longest value of a cookie, in bytes: with name and attributes it stays below the 4,096 that browsers must take (RFC
 /// 6265 section 6.1).
-const LONGEST_VALUE: usize = 3_800;
+const MAX_VALUE_BYTES: usize = 3_800;
 
 #[cfg(test)]
 mod tests {
@@ -354,7 +354,7 @@ mod tests {
             };
             let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
             let (sid, session) = sessions.begin(Grant { user, tokens, scopes: Vec::new() }, &datahub);
-            sessions.begun(&datahub, &sid, &session, &context(), now)
+            sessions.login_cookies(&datahub, &sid, &session, &context(), now)
         };
         assert_eq!(cookies(2_800), Err(TooLarge));
         let [session, _] = cookies(2_700).expect("2,700 bytes fit");
@@ -365,9 +365,9 @@ mod tests {
     fn a_token_is_stale_ahead_of_its_end_but_never_in_the_first_three_quarters_of_its_life() {
         let issued = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
         let session = |lifetime, refresh: Option<&str>| Session {
-            began: issued,
-            ends: issued + Duration::from_hours(168),
-            idle_ends: issued + Duration::from_hours(24),
+            created_at: issued,
+            expires_at: issued + Duration::from_hours(168),
+            idle_expires_at: issued + Duration::from_hours(24),
             user: User { id: "7".into(), username: String::new(), name: String::new() },
             scopes: None,
             tokens: TokenSet {
@@ -403,7 +403,8 @@ mod tests {
         };
         let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
         let (sid, session) = sessions.begin(Grant { user, tokens: tokens(login), scopes: Vec::new() }, &datahub);
-        let [cookie, sid_cookie] = sessions.begun(&datahub, &sid, &session, &context(), login).expect("it fits");
+        let [cookie, sid_cookie] =
+            sessions.login_cookies(&datahub, &sid, &session, &context(), login).expect("it fits");
         for cookie in [&cookie, &sid_cookie] {
             assert!(cookie.to_str().expect("ASCII").ends_with("Max-Age=86400"), "24 hours until it is idle");
         }
@@ -411,7 +412,7 @@ mod tests {
             let pairs = [cookie, &sid_cookie].map(|cookie| cookie.to_str().expect("ASCII").split(';').next());
             let field = pairs.map(|pair| pair.expect("a pair")).join("; ");
             let request = TestRequest::default().insert_header((COOKIE, field)).to_http_request();
-            sessions.open(request.headers(), &datahub, &context(), now).map(|(_, session)| session.began)
+            sessions.open(request.headers(), &datahub, &context(), now).map(|(_, session)| session.created_at)
         };
         let second = Duration::from_secs(1);
         assert_eq!(open(&cookie, login + hours(24) - second), Ok(login));
@@ -422,7 +423,7 @@ mod tests {
 
         let late = login + hours(160);
         let renewed = session.renewed(tokens(late), sessions.limits());
-        let cookie = sessions.renewed(&datahub, &sid, &renewed, &context(), late).expect("it fits");
+        let cookie = sessions.session_cookie(&datahub, &sid, &renewed, &context(), late).expect("it fits");
         assert!(cookie.to_str().expect("ASCII").ends_with("Max-Age=28800"), "8 hours until the absolute end");
         assert_eq!(open(&cookie, login + hours(168) - second), Ok(login));
         assert_eq!(open(&cookie, login + hours(168)), Err(SessionError::Ended), "no refresh moves the absolute end");

@@ -34,7 +34,7 @@ pub async fn logout(
 
     let mut response = HttpResponse::NoContent();
     for datahub in chosen.into_iter().filter(|datahub| auth.sessions.has_cookies(req.headers(), datahub)) {
-        for cookie in auth.sessions.ended(datahub) {
+        for cookie in auth.sessions.removal_cookies(datahub) {
             response.append_header((SET_COOKIE, cookie));
         }
     }

@@ -88,13 +88,13 @@ impl Auth {
         context: &RequestContext,
     ) -> Result<Renewal, ApiError> {
         let (now, limits) = (SystemTime::now(), self.sessions.limits());
-        let is_lasting = session.tokens.refresh.is_none() && now < session.tokens.expires();
+        let is_lasting = session.tokens.refresh.is_none() && now < session.tokens.expires_at();
         let need = if is_lasting || session.is_young_at(now, limits) { Need::None } else { Need::Stale };
         Ok(match self.refresher.fresh(datahub, session, need, replays, limits, context).await? {
             Fresh::AsIs => Renewal::Here(Box::new(session.clone()), None),
             Fresh::Newer(tokens) => {
                 let renewed = session.renewed(tokens, limits);
-                let cookie = self.sessions.renewed(datahub, sid, &renewed, context, SystemTime::now())?;
+                let cookie = self.sessions.session_cookie(datahub, sid, &renewed, context, SystemTime::now())?;
                 Renewal::Here(Box::new(renewed), Some(cookie))
             }
             Fresh::Elsewhere { closes } => Renewal::Elsewhere { closes },

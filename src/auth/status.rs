@@ -77,8 +77,8 @@ impl Entry {
             datahub: datahub.id.to_string(),
             user: User { id, username, name },
             scopes: session.scopes.clone().unwrap_or_else(|| datahub.provider.scopes().to_vec()),
-            expires_at: rfc3339(session.tokens.expires()),
-            session_ends_at: rfc3339(session.ends_next()),
+            expires_at: rfc3339(session.tokens.expires_at()),
+            session_ends_at: rfc3339(session.ends_at()),
             error: None,
         }
     }

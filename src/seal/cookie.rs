@@ -13,7 +13,7 @@ use cookie::{Cookie, SameSite};
 use zeroize::Zeroizing;
 
 use crate::metrics;
-use crate::seal::{Keyring, Unsealable};
+use crate::seal::{Keyring, UnsealError};
 
 /// What can be sealed: a value with exactly one encoding.
 pub trait Plaintext: Sized {
@@ -52,13 +52,13 @@ impl<T: Plaintext> SealedCookie<T> {
     /// What a cookie's raw value holds.
     ///
     /// # Errors
-    /// [`Unsealable`], whatever the reason.
-    pub fn unseal(&self, keyring: &Keyring, sid: &[u8; 16], value: &[u8]) -> Result<T, Unsealable> {
+    /// [`UnsealError`], whatever the reason.
+    pub fn unseal(&self, keyring: &Keyring, sid: &[u8; 16], value: &[u8]) -> Result<T, UnsealError> {
         let plaintext = keyring.unseal(&self.bound_to(sid), value);
         let value = plaintext.ok().and_then(|plaintext| T::decode(&plaintext));
         value.ok_or_else(|| {
             metrics::unseal_failed();
-            Unsealable
+            UnsealError
         })
     }
 
@@ -133,9 +133,9 @@ mod tests {
 
         let unsealed = |by: &SealedCookie<Text>, sid| by.unseal(&keyring, sid, value.as_bytes());
         assert_eq!(unsealed(&here, &[1; 16]), Ok(Text("hello".into())));
-        assert_eq!(unsealed(&here, &[2; 16]), Err(Unsealable), "another login's sid");
-        assert_eq!(unsealed(&cookie("__Host-Http-session-b", "https://here.example"), &[1; 16]), Err(Unsealable));
-        assert_eq!(unsealed(&cookie("__Host-Http-session-a", "https://there.example"), &[1; 16]), Err(Unsealable));
+        assert_eq!(unsealed(&here, &[2; 16]), Err(UnsealError), "another login's sid");
+        assert_eq!(unsealed(&cookie("__Host-Http-session-b", "https://here.example"), &[1; 16]), Err(UnsealError));
+        assert_eq!(unsealed(&cookie("__Host-Http-session-a", "https://there.example"), &[1; 16]), Err(UnsealError));
     }
 
     /// SC-02, SC-03.

@@ -40,6 +40,6 @@ impl NotBefore {
         let cut_offs = self.0.load();
         let user = cut_offs.users.get(datahub).and_then(|users| users.get(&session.user.id));
         let times = [cut_offs.all.as_ref(), cut_offs.datahubs.get(datahub), user];
-        times.into_iter().flatten().any(|time| session.began < *time)
+        times.into_iter().flatten().any(|time| session.created_at < *time)
     }
 }

@@ -148,9 +148,9 @@ fn session() -> Session {
     let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     let token = |digits: &str| digits.repeat(8);
     Session {
-        began: at(1_795_000_000),
-        ends: at(1_795_604_800),
-        idle_ends: at(1_795_386_400),
+        created_at: at(1_795_000_000),
+        expires_at: at(1_795_604_800),
+        idle_expires_at: at(1_795_386_400),
         user: User { id: "1234567".into(), username: "testuser".into(), name: "Test Usr".into() },
         scopes: None,
         tokens: TokenSet {

@@ -1,12 +1,12 @@
 //! A session as few bytes: what the seal of the session cookie holds.
 //!
 //! ```text
-//! flags (1) | began (u32) | issued - began | lifetime | ends - began | idle end - issued
-//!   | user id | username | name | access token | refresh token, if there is one | scopes, if they are not the configured ones
+//! flags (1) | created_at (u32) | issued - created_at | lifetime | expires_at - created_at
+//!   | idle_expires_at - issued | user id | username | name | access token | refresh token, if there is one | scopes, if they are not the configured ones
 //! ```
 //!
-//! Times are whole seconds, `began` since 1970 and big-endian, the others LEB128. A text is its length as LEB128 and its
-//! bytes. A token's length is doubled; an odd one says that the token is lower-case hex and packed to half. A user id that
+//! Times are whole seconds, `created_at` since 1970 and big-endian, the others LEB128. A text is its length as LEB128 and
+//! its bytes. A token's length is doubled; an odd one says that the token is lower-case hex and packed to half. A user id that
 //! is a decimal number is LEB128. A name that equals the username is empty, and no name is longer than 64 bytes. Scopes are
 //! one text, separated by spaces. Each session has one encoding: whatever else decodes is refused.
 
@@ -30,14 +30,14 @@ impl Plaintext for Session {
             (OWN_SCOPES, self.scopes.is_some()),
         ];
         // One allocation that never moves, so that no copy of a token stays behind.
-        let mut out = Zeroizing::new(Vec::with_capacity(self.longest()));
+        let mut out = Zeroizing::new(Vec::with_capacity(self.max_encoded_len()));
         out.push(flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag).sum());
-        let began = seconds(self.began);
-        out.extend_from_slice(&u32::try_from(began).unwrap_or(u32::MAX).to_be_bytes());
-        put_number(&mut out, seconds(self.tokens.issued).saturating_sub(began));
+        let created_at = seconds(self.created_at);
+        out.extend_from_slice(&u32::try_from(created_at).unwrap_or(u32::MAX).to_be_bytes());
+        put_number(&mut out, seconds(self.tokens.issued).saturating_sub(created_at));
         put_number(&mut out, self.tokens.lifetime.as_secs());
-        put_number(&mut out, seconds(self.ends).saturating_sub(began));
-        put_number(&mut out, seconds(self.idle_ends).saturating_sub(seconds(self.tokens.issued)));
+        put_number(&mut out, seconds(self.expires_at).saturating_sub(created_at));
+        put_number(&mut out, seconds(self.idle_expires_at).saturating_sub(seconds(self.tokens.issued)));
         match number {
             Some(number) => put_number(&mut out, number),
             None => put_text(&mut out, &self.user.id),
@@ -60,12 +60,12 @@ impl Plaintext for Session {
         if flags & !(NUMERIC_ID | REFRESHABLE | OWN_SCOPES) != 0 {
             return None;
         }
-        let began =
+        let created_at =
             SystemTime::UNIX_EPOCH + Duration::from_secs(u32::from_be_bytes(rest.take(4)?.try_into().ok()?).into());
-        let issued = began + rest.seconds()?;
+        let issued = created_at + rest.seconds()?;
         let lifetime = rest.seconds()?;
-        let ends = began + rest.seconds()?;
-        let idle_ends = issued + rest.seconds()?;
+        let expires_at = created_at + rest.seconds()?;
+        let idle_expires_at = issued + rest.seconds()?;
         let id = match flags & NUMERIC_ID {
             0 => rest.text().filter(|id| decimal(id).is_none())?,
             _ => rest.number()?.to_string(),
@@ -73,7 +73,7 @@ impl Plaintext for Session {
         let username = rest.text()?;
         let name = match rest.text()? {
             name if name.is_empty() => username.clone(),
-            name if name == username || name.len() > LONGEST_NAME => return None,
+            name if name == username || name.len() > MAX_NAME_BYTES => return None,
             name => name,
         };
         let access = AccessToken::try_from(rest.token()?).ok()?;
@@ -86,9 +86,9 @@ impl Plaintext for Session {
             _ => Some(scopes(&rest.text()?)?),
         };
         rest.0.is_empty().then_some(Self {
-            began,
-            ends,
-            idle_ends,
+            created_at,
+            expires_at,
+            idle_expires_at,
             user: User { id, username, name },
             scopes,
             tokens: TokenSet { access, refresh, issued, lifetime },
@@ -98,7 +98,7 @@ impl Plaintext for Session {
 
 impl Session {
     /// An upper bound of the encoding's length, in bytes.
-    fn longest(&self) -> usize {
+    fn max_encoded_len(&self) -> usize {
         let texts = [&self.user.id, &self.user.username, &self.user.name].map(String::len).iter().sum::<usize>();
         let refresh = self.tokens.refresh.as_ref().map_or(0, |token| token.expose().len());
         let scopes = self.scopes.iter().flatten().map(|scope| scope.len() + 1).sum::<usize>();
@@ -115,7 +115,7 @@ fn scopes(text: &str) -> Option<Vec<String>> {
 /// The name without what the username tells anyway, cut at 64 bytes and between characters.
 fn shown_name(user: &User) -> &str {
     let name = if user.name == user.username { "" } else { &user.name };
-    &name[..name.floor_char_boundary(LONGEST_NAME)]
+    &name[..name.floor_char_boundary(MAX_NAME_BYTES)]
 }
 
 fn seconds(time: SystemTime) -> u64 {
@@ -217,7 +217,7 @@ impl<'a> Reader<'a> {
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 /// Of a name, in bytes.
-const LONGEST_NAME: usize = 64;
+const MAX_NAME_BYTES: usize = 64;
 const NUMERIC_ID: u8 = 1;
 const REFRESHABLE: u8 = 2;
 const OWN_SCOPES: u8 = 4;
@@ -233,9 +233,9 @@ mod tests {
     fn session(access: &str, refresh: Option<&str>) -> Session {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         Session {
-            began: at(1_795_000_000),
-            ends: at(1_795_604_800),
-            idle_ends: at(1_795_386_400),
+            created_at: at(1_795_000_000),
+            expires_at: at(1_795_604_800),
+            idle_expires_at: at(1_795_386_400),
             user: User { id: "1234567".into(), username: "testuser".into(), name: "Test Üsr".into() },
             scopes: None,
             tokens: TokenSet {
@@ -273,7 +273,7 @@ mod tests {
         #[test]
         fn any_session_comes_back_as_it_was_from_its_bytes_and_from_its_cookie(session in any_session()) {
             let encoded = session.encode();
-            prop_assert!(encoded.len() <= session.longest(), "its bytes have moved, and left a copy behind");
+            prop_assert!(encoded.len() <= session.max_encoded_len(), "its bytes have moved, and left a copy behind");
             prop_assert_eq!(Session::decode(&encoded), Some(session.clone()));
 
             let keyring = Keyring::new(vec![Key::generate().parse().expect("a generated key")]).expect("one key");
@@ -301,14 +301,14 @@ mod tests {
         let user = (prop_oneof!["[0-9]{1,20}", text], text, text);
         let scopes = proptest::option::of(proptest::collection::vec("[a-z_]{1,12}", 1..4));
         (times, user, scopes, token(), proptest::option::of(token())).prop_map(
-            |((began, age, lifetime, max_age, idle), (id, username, name), scopes, access, refresh)| {
-                let began = SystemTime::UNIX_EPOCH + Duration::from_secs(began);
-                let issued = began + Duration::from_secs(age);
+            |((created_at, age, lifetime, max_age, idle), (id, username, name), scopes, access, refresh)| {
+                let created_at = SystemTime::UNIX_EPOCH + Duration::from_secs(created_at);
+                let issued = created_at + Duration::from_secs(age);
                 let name = if name.is_empty() { username.clone() } else { name };
                 Session {
-                    began,
-                    ends: began + Duration::from_secs(max_age),
-                    idle_ends: issued + Duration::from_secs(idle),
+                    created_at,
+                    expires_at: created_at + Duration::from_secs(max_age),
+                    idle_expires_at: issued + Duration::from_secs(idle),
                     user: User { id, username, name },
                     scopes,
                     tokens: TokenSet {
