@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use actix_web::error::PayloadError;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use actix_web::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 
@@ -18,8 +18,7 @@ use serde::Serialize;
 #[error("{}", code.as_str())]
 pub struct ApiError {
     code: Code,
-    retry_after: Option<Duration>,
-    allow: Option<&'static str>,
+    fields: Vec<(&'static str, String)>,
     closes: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -32,13 +31,20 @@ impl ApiError {
 
     /// A method that the route does not have; `allow` lists those it has (RFC 9110 section 10.2.1).
     pub fn method_not_allowed(allow: &'static str) -> Self {
-        Self { allow: Some(allow), ..Self::from(Code::MethodNotAllowed) }
+        Self::from(Code::MethodNotAllowed).with_field("allow", allow)
     }
 
     /// Asks the caller to come back after `wait`, in whole seconds (RFC 9110 section 10.2.3).
     #[must_use]
     pub fn retry_after(self, wait: Duration) -> Self {
-        Self { retry_after: Some(wait), ..self }
+        self.with_field("retry-after", wait.as_secs().max(1).to_string())
+    }
+
+    /// Adds a field to the answer, such as Location or Set-Cookie; `name` is in lower case. A name may come twice.
+    #[must_use]
+    pub fn with_field(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.fields.push((name, value.into()));
+        self
     }
 
     /// Ends the connection after the answer.
@@ -52,6 +58,17 @@ impl ApiError {
         self.code
     }
 
+    /// The fields that this failure adds to those of every failure (Content-Type, Cache-Control), in the order they were
+    /// added: name in lower case, value.
+    pub fn fields(&self) -> &[(&'static str, String)] {
+        &self.fields
+    }
+
+    /// Whether the connection ends after the answer.
+    pub fn closes(&self) -> bool {
+        self.closes
+    }
+
     /// The body, which names the request it answers.
     pub fn problem(&self, request_id: &str) -> String {
         let (status, _, title, detail) = self.code.row();
@@ -62,7 +79,7 @@ impl ApiError {
 
 impl From<Code> for ApiError {
     fn from(code: Code) -> Self {
-        Self { code, retry_after: None, allow: None, closes: false, source: None }
+        Self { code, fields: Vec::new(), closes: false, source: None }
     }
 }
 
@@ -87,11 +104,8 @@ impl ResponseError for ApiError {
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status_code());
         response.insert_header((CONTENT_TYPE, "application/problem+json")).insert_header((CACHE_CONTROL, "no-store"));
-        if let Some(wait) = self.retry_after {
-            response.insert_header((RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1))));
-        }
-        if let Some(allow) = self.allow {
-            response.insert_header((ALLOW, allow));
+        for (name, value) in &self.fields {
+            response.append_header((*name, value.as_str()));
         }
         if self.closes {
             response.force_close().insert_header((CONNECTION, "close"));
@@ -267,4 +281,25 @@ struct Problem<'a> {
     detail: &'static str,
     code: &'static str,
     request_id: &'a str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_writes_a_failure_writes_the_same_fields() {
+        let error = ApiError::method_not_allowed("GET").retry_after(Duration::from_millis(1)).closing();
+        let error = error.with_field("set-cookie", "a=1").with_field("set-cookie", "b=2");
+        let fields = [("allow", "GET"), ("retry-after", "1"), ("set-cookie", "a=1"), ("set-cookie", "b=2")];
+        assert_eq!(error.fields(), fields.map(|(name, value)| (name, value.to_owned())));
+        assert!(error.closes() && !ApiError::from(Code::NotFound).closes());
+        let response = error.error_response();
+        let values = |name| response.headers().get_all(name).map(|value| value.to_str().expect("ASCII"));
+        for (name, expected) in fields {
+            assert!(values(name).any(|value| value == expected), "{name}: {expected}");
+        }
+        assert_eq!(values("set-cookie").count(), 2);
+        assert_eq!(values("connection").collect::<Vec<_>>(), ["close"]);
+    }
 }
