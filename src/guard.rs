@@ -70,7 +70,8 @@ impl Guard {
         if !is_trusted && !is_loopback {
             return Client { address: peer, is_local: false };
         }
-        let forwarded: Vec<&str> = fields.list("x-forwarded-for").filter_map(|text| std::str::from_utf8(text).ok()).collect();
+        let forwarded: Vec<&str> =
+            fields.list("x-forwarded-for").filter_map(|text| std::str::from_utf8(text).ok()).collect();
         if !is_trusted || forwarded.is_empty() {
             return Client { address: peer, is_local: is_loopback && forwarded.is_empty() };
         }
@@ -230,11 +231,13 @@ impl TrustedOrigins {
     /// 7.2). Another name that leads here is another site's way to our cookies (DNS rebinding), or a mistake.
     fn are_addressed(&self, fields: Fields<'_>) -> bool {
         let Ok(Some(host)) = fields.only("host") else { return false };
-        std::iter::once(&self.own).chain(&self.dev).filter_map(|origin| origin.split_once("://")).any(|(scheme, own)| {
-            let default = if scheme == "https" { b":443".as_slice() } else { b":80" };
-            let is_own = |host: &[u8]| own.as_bytes().eq_ignore_ascii_case(host);
-            is_own(host) || host.strip_suffix(default).is_some_and(is_own)
-        })
+        std::iter::once(&self.own).chain(&self.dev).filter_map(|origin| origin.split_once("://")).any(
+            |(scheme, own)| {
+                let default = if scheme == "https" { b":443".as_slice() } else { b":80" };
+                let is_own = |host: &[u8]| own.as_bytes().eq_ignore_ascii_case(host);
+                is_own(host) || host.strip_suffix(default).is_some_and(is_own)
+            },
+        )
     }
 }
 
@@ -268,8 +271,8 @@ impl<'a> FetchMetadata<'a> {
 
 /// Whether people, and not a page behind their back, are opening the login: a link of our app or of nobody's.
 pub fn is_own_navigation(headers: &HeaderMap) -> bool {
-    let [site, mode, dest] = ["sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"]
-        .map(|name| headers.get(name).map(HeaderValue::as_bytes));
+    let [site, mode, dest] =
+        ["sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"].map(|name| headers.get(name).map(HeaderValue::as_bytes));
     if headers.contains_key("sec-purpose") {
         return false;
     }
@@ -328,7 +331,8 @@ fn below<'a>(place: &str, path: &'a str) -> Option<&'a str> {
 /// What our routes, the proxy and CORS know.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
-const HARDENING: &[u8] = b"content-security-policy: default-src 'none'; sandbox; frame-ancestors 'none'; base-uri 'none'\r\n\
+const HARDENING: &[u8] =
+    b"content-security-policy: default-src 'none'; sandbox; frame-ancestors 'none'; base-uri 'none'\r\n\
     x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\ncross-origin-resource-policy: same-origin\r\n\
     cross-origin-opener-policy: same-origin\r\n";
 const FILE_HARDENING: &[u8] = b"content-security-policy: default-src 'self'; img-src 'self' data: https:; \

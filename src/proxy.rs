@@ -191,10 +191,11 @@ impl Proxy {
         let Shared { settings, sessions, refresher, .. } = &*self.shared;
         let now = SystemTime::now();
         self.check_length(request.target(), MAX_COUNTER)?;
-        let replay = ReplayTarget::parse(request.target())?;
+        let replay = ReplayTarget::parse(request.target()).map_err(ApiError::from)?;
         let (datahub, raw) = self.datahub(replay.target, context)?;
         context.replay.set(replay.replays);
-        let (sid, session) = sessions.open(request.fields().values("cookie"), datahub, context, now)?;
+        let session = sessions.open(request.fields().values("cookie"), datahub, context, now);
+        let (sid, session) = session.map_err(ApiError::from)?;
         let target = Target::parse(raw, &settings.policy).map_err(|error| refused(error.into(), datahub, context))?;
         let length = body_length(request);
         if length.known().is_some_and(|length| length > settings.limits.body) {
@@ -331,11 +332,7 @@ impl Proxy {
     }
 
     /// The DataHUB that a target names, and what follows its id.
-    fn datahub<'a>(
-        &self,
-        target: &'a str,
-        context: &RequestContext,
-    ) -> Result<(&Arc<DataHub>, &'a str), ApiError> {
+    fn datahub<'a>(&self, target: &'a str, context: &RequestContext) -> Result<(&Arc<DataHub>, &'a str), ApiError> {
         let rest = target.strip_prefix(&self.shared.prefix).ok_or(Code::NotFound)?;
         let (id, raw) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let datahub = self.shared.datahubs.by_id(id).ok_or(Code::UnknownDatahub)?;

@@ -117,12 +117,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(
-        config: &Arc<Config>,
-        refresher: Refresher,
-        draining: &Draining,
-        more: fn(&mut ServiceConfig),
-    ) -> Arc<Self> {
+    fn new(config: &Arc<Config>, refresher: Refresher, draining: &Draining, more: fn(&mut ServiceConfig)) -> Arc<Self> {
         let origins = &config.app.origins;
         let sessions = Arc::new(config.sessions());
         let auth = Data::new(Auth {

@@ -19,7 +19,7 @@ use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::token::RefreshToken;
 use crate::error::{ApiError, Code};
-use crate::origin;
+use crate::guard;
 
 /// 302 to the DataHUB; the pending login goes into its cookie.
 ///
@@ -34,7 +34,7 @@ pub async fn login(
     auth.logins.check(context.client)?;
     let parameters = Parameters::of(&req);
     let datahub = auth.named(&parameters, &context)?.ok_or(Code::BadRequest)?;
-    if !origin::is_own_navigation(req.headers()) {
+    if !guard::is_own_navigation(req.headers()) {
         // A link from elsewhere, or a page behind the person's back: they land in the app and decide there.
         return Ok(auth.back_to_app(None));
     }

@@ -3,7 +3,6 @@
 //! Both ways out go through here, the proxy's and the back channel's, so that certificates are checked in one place. No
 //! proxy of the environment is asked, no address but the configured one is ever dialled.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,12 +10,12 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use crate::access_log::{self, Event};
+use crate::http::client::Stream;
 
 /// Where one DataHUB is: what it calls itself, and how it is reached.
 #[derive(Debug, Clone)]
@@ -104,13 +103,6 @@ impl Address {
     }
 }
 
-/// A connection of any kind.
-pub type Stream = Box<dyn Duplex>;
-
-/// What every kind of connection can do.
-pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
-
 /// A place to dial or to listen at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
@@ -189,12 +181,6 @@ pub fn trust(ca_file: Option<&[u8]>) -> Result<Arc<ClientConfig>, TrustError> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("holds no PEM certificate of an authority")]
 pub struct TrustError;
-
-impl fmt::Debug for dyn Duplex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Stream")
-    }
-}
 
 #[cfg(test)]
 mod tests {

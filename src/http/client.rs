@@ -83,7 +83,9 @@ impl Response {
 
     /// Takes what `bytes` begin with for an answer; `None` if more must be read.
     fn parse(read: &mut Buffer, is_head: bool) -> Result<Option<Self>, ReceiveError> {
-        let Some(head) = ResponseHead::parse(read, LIMITS).map_err(|_| ReceiveError::Invalid("a head that is not HTTP"))? else {
+        let Some(head) =
+            ResponseHead::parse(read, LIMITS).map_err(|_| ReceiveError::Invalid("a head that is not HTTP"))?
+        else {
             return Ok(None);
         };
         if head.status < 200 {
@@ -95,10 +97,12 @@ impl Response {
             };
         }
         let fields = head.fields(read);
-        let is_persistent = head.is_http_1_1 && !fields.list("connection").any(|option| option.eq_ignore_ascii_case(b"close"));
+        let is_persistent =
+            head.is_http_1_1 && !fields.list("connection").any(|option| option.eq_ignore_ascii_case(b"close"));
         let (length, content_length) = length_of(&head, fields, is_head)?;
         let mut body = BodyDecoder::new(length);
-        let extent = body.decode(&mut read[head.length..]).map_err(|_| ReceiveError::Invalid("chunks that are none"))?;
+        let extent =
+            body.decode(&mut read[head.length..]).map_err(|_| ReceiveError::Invalid("chunks that are none"))?;
         let is_reusable = is_persistent && length != BodyLength::UntilClose && head.length + extent.used == read.len();
         let bytes = read.split_off_front(head.length + extent.used);
         Ok(Some(Self { head, bytes, start: extent.data, body, length, content_length, is_reusable }))
@@ -106,7 +110,11 @@ impl Response {
 }
 
 /// How long the body of an answer is (RFC 9112 section 6.3), and what Content-Length says.
-fn length_of(head: &ResponseHead, fields: Fields<'_>, is_head: bool) -> Result<(BodyLength, Option<u64>), ReceiveError> {
+fn length_of(
+    head: &ResponseHead,
+    fields: Fields<'_>,
+    is_head: bool,
+) -> Result<(BodyLength, Option<u64>), ReceiveError> {
     let (Ok(coding), Ok(length)) = (fields.only("transfer-encoding"), fields.only("content-length")) else {
         return Err(ReceiveError::Invalid("a framing that is ambiguous"));
     };
@@ -214,11 +222,19 @@ impl Connection {
     ///
     /// # Errors
     /// [`ResponseBodyError`]; the connection cannot be used any more then.
-    pub async fn next_piece(&mut self, body: &mut BodyDecoder, limit: Duration) -> Result<Option<Buffer>, ResponseBodyError> {
+    pub async fn next_piece(
+        &mut self,
+        body: &mut BodyDecoder,
+        limit: Duration,
+    ) -> Result<Option<Buffer>, ResponseBodyError> {
         let Self { io, timer } = self;
         while !body.is_done() {
             if io.read.is_empty() {
-                let most = body.remaining().and_then(|left| usize::try_from(left).ok()).unwrap_or(PIECE).clamp(MIN_READ, PIECE);
+                let most = body
+                    .remaining()
+                    .and_then(|left| usize::try_from(left).ok())
+                    .unwrap_or(PIECE)
+                    .clamp(MIN_READ, PIECE);
                 io.read.make_room(most);
                 let read = io.stream.read_buf(&mut *io.read);
                 match timer.within(Instant::now() + limit, read).await {
@@ -350,7 +366,9 @@ pub enum ReceiveError {
 impl ReceiveError {
     fn before_a_byte(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Self::Closed,
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
+                Self::Closed
+            }
             _ => Self::Lost(error),
         }
     }

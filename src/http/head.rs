@@ -79,7 +79,8 @@ impl RequestHead {
         if start + length > limits.length {
             return Err(HeadError::TooLarge);
         }
-        let (method, target) = (place.span(method.as_bytes()).moved_by(start), place.span(target.as_bytes()).moved_by(start));
+        let (method, target) =
+            (place.span(method.as_bytes()).moved_by(start), place.span(target.as_bytes()).moved_by(start));
         let is_http_1_1 = version == 1;
         let body = framing.body(is_http_1_1)?;
         let expects_continue = framing.expects_continue && is_http_1_1;
@@ -219,7 +220,8 @@ impl Field<'_> {
     /// Appends the field to `out`, as a line: as it came, if it came in the usual form.
     pub fn write(&self, out: &mut Vec<u8>) {
         let (begin, end) = (self.span.name.begin as usize, self.span.value.end as usize);
-        let is_usual = self.span.value.begin == self.span.name.end + 2 && self.bytes[self.span.name.end as usize + 1] == b' ';
+        let is_usual =
+            self.span.value.begin == self.span.name.end + 2 && self.bytes[self.span.name.end as usize + 1] == b' ';
         match self.bytes.get(begin..end + 2) {
             Some(line) if is_usual && line.ends_with(b"\r\n") => out.extend_from_slice(line),
             _ => [self.name, b": ", self.value, b"\r\n"].iter().for_each(|part| out.extend_from_slice(part)),
@@ -417,3 +419,150 @@ fn check_target(target: &[u8]) -> Result<(), HeadError> {
 
 /// Most fields that any head may have.
 const MAX_FIELDS: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::buffer::BufferPool;
+
+    const LIMITS: HeadLimits = HeadLimits { length: 200, fields: 4 };
+
+    /// Reads a head that arrives in pieces of `step`, and what follows it.
+    fn read(bytes: &[u8], step: usize) -> Result<Option<(RequestHead, Vec<u8>)>, HeadError> {
+        let mut buffer = BufferPool::default().take();
+        for piece in bytes.chunks(step) {
+            buffer.extend_from_slice(piece);
+            if let Some(head) = RequestHead::parse(&mut buffer, LIMITS)? {
+                return Ok(Some((head, buffer.clone())));
+            }
+            if buffer.len() > LIMITS.length {
+                return Err(HeadError::TooLarge);
+            }
+        }
+        Ok(None)
+    }
+
+    fn error(head: &str) -> HeadError {
+        read(head.as_bytes(), 200).map(|head| format!("{head:?}")).expect_err(head)
+    }
+
+    #[test]
+    fn a_head_is_the_same_however_it_arrives() {
+        for (text, body) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", BodyLength::None),
+            ("\r\nGET / HTTP/1.1\r\n\r\n", BodyLength::None),
+            ("PUT / HTTP/1.1\r\ncontent-length: 005 \r\n\r\n", BodyLength::Known(5)),
+            ("PUT / HTTP/1.0\r\nContent-Length:5\r\n\r\n", BodyLength::Known(5)),
+            ("PUT / HTTP/1.1\r\nTransfer-Encoding:\tChunked\r\nConnection: close\r\n\r\n", BodyLength::Chunked),
+        ] {
+            for step in [1, 2, 7, 200] {
+                let (head, rest) = read(text.as_bytes(), step).expect(text).expect(text);
+                assert_eq!((head.target(), head.body, rest.len()), ("/", body, 0), "{text}");
+            }
+            for length in 0..text.len() {
+                assert!(read(&text.as_bytes()[..length], 200).expect(text).is_none(), "{text:.length$}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_a_head_stays() {
+        let (head, rest) = read(b"PUT /a?b HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET", 200).expect("good").expect("whole");
+        assert_eq!((head.method(), head.target(), rest.as_slice()), ("PUT", "/a?b", &b"abcGET"[..]));
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_refused() {
+        for head in [
+            "GET / HTTP/1.1\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a \n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n\n",
+            "GET / HTTP/1.1\r\nHost:\ra\r\n\r\n",
+            "\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            "\nGET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\n Host: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            "GET / HTTP/1.1\r\n: a\r\n\r\n",
+            "GET  / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.2\r\n\r\n",
+            "GET /\r\n\r\n",
+            "PUT / HTTP/1.1\r\nContent-Length: +5\r\n\r\n",
+            "PUT / HTTP/1.1\r\nContent-Length:\r\n\r\n",
+            "PUT / HTTP/1.1\r\nContent-Length: 18446744073709551616\r\n\r\n",
+            "PUT / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+            "PUT / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "PUT / HTTP/1.1\r\nContent_Length: 5\r\n\r\n",
+            "PUT / HTTP/1.1\r\nTransfer_Encoding: chunked\r\n\r\n",
+            "PUT / HTTP/1.1\r\nTransfer-Encoding : chunked\r\n\r\n",
+            "PUT / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "PUT / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "PUT / HTTP/1.1\r\nExpect: 100-continue\r\nExpect: 100-continue\r\n\r\n",
+        ] {
+            assert_eq!(error(head), HeadError::Malformed, "{head}");
+        }
+        for head in ["GET /a#b HTTP/1.1\r\n\r\n", "GET /\u{e4} HTTP/1.1\r\n\r\n", "GET /\t HTTP/1.1\r\n\r\n"] {
+            assert_eq!(error(head), HeadError::Target, "{head}");
+        }
+    }
+
+    #[test]
+    fn a_head_has_an_end() {
+        let head = |length: usize| format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "a".repeat(length - 23));
+        assert!(matches!(read(head(200).as_bytes(), 50), Ok(Some(_))));
+        assert_eq!(error(&head(201)), HeadError::TooLarge);
+        assert!(matches!(read(&[b'a'; 201], 50), Err(HeadError::TooLarge)));
+        let fields = |count: usize| format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(count));
+        assert!(matches!(read(fields(4).as_bytes(), 50), Ok(Some(_))));
+        assert_eq!(error(&fields(5)), HeadError::TooLarge);
+    }
+
+    #[test]
+    fn an_expectation_and_the_end_of_a_connection_are_found() {
+        for (fields, version, expects_continue, is_persistent) in [
+            ("", 1, false, true),
+            ("Expect: 100-Continue\r\n", 1, true, true),
+            ("Expect: 100-continue\r\n", 0, false, false),
+            ("Expect: something\r\n", 1, false, true),
+            ("Connection: close\r\n", 1, false, false),
+            ("Connection: Keep-Alive, Close\r\n", 1, false, false),
+            ("Connection: upgrade\r\n", 1, false, false),
+            ("Connection: keep-alive\r\n", 0, false, true),
+            ("Connection: x\r\n", 1, false, true),
+        ] {
+            let text = format!("PUT / HTTP/1.{version}\r\n{fields}\r\n");
+            let (head, _) = read(text.as_bytes(), 200).expect("good").expect("whole");
+            assert_eq!((head.expects_continue, head.is_persistent), (expects_continue, is_persistent), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_field_is_written_in_the_usual_form() {
+        let head = b"GET / HTTP/1.1\r\nA: b\r\nC:d\r\nE: \t f  \r\nG:\r\n\r\n";
+        let (head, _) = read(head, 200).expect("good").expect("whole");
+        let mut out = Vec::new();
+        head.fields().iter().for_each(|field| field.write(&mut out));
+        assert_eq!(out, b"A: b\r\nC: d\r\nE: f\r\nG: \r\n");
+    }
+
+    #[test]
+    fn a_name_is_the_same_in_any_case_and_no_other_is() {
+        assert!(is_name(b"Content-LENGTH", "content-length"));
+        for other in [&b"content_length"[..], b"content-lengt", b"content-lengthx", b"contentzlength"] {
+            assert!(!is_name(other, "content-length"), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn an_answers_head_is_read_where_it_is() {
+        let bytes = b"HTTP/1.1 200 OK\r\nServer: a\r\nX-Page:  2 \r\n\r\nbody";
+        let head = ResponseHead::parse(bytes, LIMITS).expect("good").expect("whole");
+        assert_eq!((head.status, head.length), (200, bytes.len() - 4));
+        assert_eq!(head.fields(bytes).only("x-page"), Ok(Some(&b"2"[..])));
+        assert!(ResponseHead::parse(&bytes[..20], LIMITS).expect("good so far").is_none());
+        for bad in ["HTTP/1.1 099 X\r\n\r\n", "HTTP/2.0 200 OK\r\n\r\n", "SSH-2.0\r\n", "HTTP/1.1 2000 OK\r\n\r\n"] {
+            assert!(ResponseHead::parse(bad.as_bytes(), LIMITS).is_err(), "{bad}");
+        }
+    }
+}

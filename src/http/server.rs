@@ -18,7 +18,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::http::body::{BodyDecoder, BodyLength};
+use crate::http::body::BodyDecoder;
 use crate::http::buffer::{Buffer, BufferPool, PIECE};
 use crate::http::head::{HeadError, HeadLimits, RequestHead};
 use crate::http::timer::{Elapsed, Timer};
@@ -175,11 +175,14 @@ impl Connection {
 
     /// Reads more of the body.
     async fn fill_body(&mut self) -> Result<(), BodyError> {
-        if std::mem::take(&mut self.expects_continue) && !matches!(self.stream.try_write(&[IoSlice::new(CONTINUE)]), Ok(count) if count == CONTINUE.len()) {
+        if std::mem::take(&mut self.expects_continue)
+            && !matches!(self.stream.try_write(&[IoSlice::new(CONTINUE)]), Ok(count) if count == CONTINUE.len())
+        {
             // Whoever leaves no room for 25 bytes does not read.
             return Err(BodyError::Gone(io::ErrorKind::WriteZero.into()));
         }
-        let most = self.body.remaining().and_then(|left| usize::try_from(left).ok()).unwrap_or(PIECE).clamp(MIN_READ, PIECE);
+        let most =
+            self.body.remaining().and_then(|left| usize::try_from(left).ok()).unwrap_or(PIECE).clamp(MIN_READ, PIECE);
         self.read.make_room(most);
         let deadline = Instant::now() + self.settings.timeouts.body;
         let Self { stream, read, timer, .. } = self;

@@ -32,14 +32,15 @@ pub async fn inspect(
         return Err(Code::MethodNotAllowed.into());
     }
     let fields = request.fields();
-    let kind = fields.values("content-type").next().and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default();
+    let kind =
+        fields.values("content-type").next().and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or(kind).trim();
     if !essence.eq_ignore_ascii_case("application/json") || fields.contains("content-encoding") {
-        return Err(GraphqlError::NotJson.into());
+        return Err(ApiError::from(GraphqlError::NotJson).into());
     }
-    let Some(length) = request.body.known() else { return Err(GraphqlError::NoLength.into()) };
+    let Some(length) = request.body.known() else { return Err(ApiError::from(GraphqlError::NoLength).into()) };
     let body = inspect::buffer(length, client, context).await?;
-    check(&body)?;
+    check(&body).map_err(ApiError::from)?;
     Ok(RequestBody::Buffered(body))
 }
 

@@ -44,7 +44,8 @@ pub async fn inspect(
     };
     let Some(kind) = Kind::of(request.fields()) else { return Ok(RequestBody::Streaming) };
     let body = buffer(length, client, context).await?;
-    if kind.names_credential(&body)? { Err(Code::CredentialParameter.into()) } else { Ok(RequestBody::Buffered(body)) }
+    let is_credential = kind.names_credential(&body).map_err(ApiError::from)?;
+    if is_credential { Err(Code::CredentialParameter.into()) } else { Ok(RequestBody::Buffered(body)) }
 }
 
 /// All of a short body.

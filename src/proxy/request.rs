@@ -59,7 +59,10 @@ impl Message {
         if let Some(client) = context.client.address {
             write!(bytes, "X-Forwarded-For: {client}\r\n").expect(TAKES_ALL);
         }
-        put(&mut bytes, &["X-Forwarded-Proto: ", scheme, "\r\nX-Request-Id: ", context.id.as_str(), "\r\ntraceparent: "]);
+        put(
+            &mut bytes,
+            &["X-Forwarded-Proto: ", scheme, "\r\nX-Request-Id: ", context.id.as_str(), "\r\ntraceparent: "],
+        );
         match fields.values("traceparent").next().filter(|value| is_traceparent(value)) {
             Some(value) => bytes.extend_from_slice(value),
             None => put(&mut bytes, &["00-", context.id.as_str(), "-", &context.id.as_str()[16..], "-00"]),

@@ -38,7 +38,9 @@ pub fn write_fields(
     out: &mut Vec<u8>,
 ) -> Result<(), ApiError> {
     let fields = response.fields();
-    let has_options = fields.list("connection").any(|option| !matches!(option.to_ascii_lowercase().as_slice(), b"keep-alive" | b"close"));
+    let has_options = fields
+        .list("connection")
+        .any(|option| !matches!(option.to_ascii_lowercase().as_slice(), b"keep-alive" | b"close"));
     let mut seen = Singletons::default();
     for field in fields.iter() {
         // What `Connection` names is of that connection only.
@@ -61,7 +63,8 @@ pub fn write_fields(
         field.write(out);
     }
     if let Some(location) = seen.location {
-        let is_written = std::str::from_utf8(location.value).is_ok_and(|location| rewriter.write_location(location, out));
+        let is_written =
+            std::str::from_utf8(location.value).is_ok_and(|location| rewriter.write_location(location, out));
         if !is_written && matches!(response.status(), 300..400) {
             // Not so a 201: what has been made is made, wherever it is.
             return Err(Code::DatahubInvalidResponse.into());
@@ -111,7 +114,9 @@ impl Singletons<'_> {
             disposition => {
                 let value = disposition.map_or(&b""[..], |field| field.value);
                 let parameters = memchr(b';', value).map_or(&b""[..], |at| &value[at..]);
-                [b"content-disposition: attachment", parameters, b"\r\n"].iter().for_each(|part| out.extend_from_slice(part));
+                [b"content-disposition: attachment", parameters, b"\r\n"]
+                    .iter()
+                    .for_each(|part| out.extend_from_slice(part));
             }
         }
     }
@@ -246,7 +251,8 @@ fn is_visible(text: &str) -> bool {
 /// Whether no browser runs content of this type, given `nosniff`.
 fn is_inert(content_type: &[u8]) -> bool {
     let essence = content_type[..memchr(b';', content_type).unwrap_or(content_type.len())].trim_ascii();
-    INERT.iter().any(|inert| inert.len() == essence.len() && essence.eq_ignore_ascii_case(inert.as_bytes())) || is_json(essence)
+    INERT.iter().any(|inert| inert.len() == essence.len() && essence.eq_ignore_ascii_case(inert.as_bytes()))
+        || is_json(essence)
 }
 
 /// `application/problem+json` and its like, and nothing that only ends so.

@@ -266,7 +266,9 @@ impl From<SendError> for ApiError {
             // Nobody hears it.
             SendError::ClientLeft(_) => Code::BadRequest,
             SendError::Answer(ReceiveError::Invalid(_)) => Code::DatahubInvalidResponse,
-            SendError::ConnectTimeout | SendError::Stalled | SendError::Answer(ReceiveError::Stalled) => Code::DatahubTimeout,
+            SendError::ConnectTimeout | SendError::Stalled | SendError::Answer(ReceiveError::Stalled) => {
+                Code::DatahubTimeout
+            }
             SendError::Connect(_) | SendError::Answer(_) => Code::DatahubUnreachable,
         };
         Self::because(code, error)
