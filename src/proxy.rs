@@ -194,7 +194,7 @@ impl Proxy {
         let replay = ReplayTarget::parse(request.target()).map_err(ApiError::from)?;
         let (datahub, raw) = self.datahub(replay.target, context)?;
         context.replay.set(replay.replays);
-        let session = sessions.open(request.fields().values("cookie"), datahub, context, now);
+        let session = sessions.open_call(request.fields().values("cookie"), datahub, context, now);
         let (sid, session) = session.map_err(ApiError::from)?;
         let target = Target::parse(raw, &settings.policy).map_err(|error| refused(error.into(), datahub, context))?;
         let length = body_length(request);
@@ -240,7 +240,7 @@ impl Proxy {
             drain(client, None).await?;
             return Err(call.retry(Reason::Rejected).await.into());
         }
-        replay.record("passed");
+        replay.record_outcome("passed");
         self.pass_down(exchange, &peeked, datahub, request, client, access, is_last, context).await
     }
 
@@ -337,7 +337,7 @@ impl Proxy {
         let (id, raw) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let datahub = self.shared.datahubs.by_id(id).ok_or(Code::UnknownDatahub)?;
         self.check_length(target, 0)?;
-        context.set_datahub(&datahub.id);
+        context.set_datahub(datahub.id.as_str());
         context.set_route(ROUTE);
         Ok((datahub, raw))
     }
@@ -377,7 +377,7 @@ impl Call<'_> {
             }
             Ok(Resolution::Retry { closes }) => replay.retry_response(None, closes),
             Err(failure) => {
-                replay.record("lost");
+                replay.record_outcome("lost");
                 failure.into()
             }
         }
@@ -432,7 +432,8 @@ fn is_idempotent(method: &str) -> bool {
 
 /// Reads what is left of a request's body, of `length` if that is known, and throws it away.
 async fn drain(client: &mut Connection, length: Option<u64>) -> Result<(), ApiError> {
-    replay::drain(async || Ok(client.next_piece().await?.map(|piece| piece.len())), length).await
+    let next_piece = async || client.next_piece().await.map(|piece| piece.map(|piece| piece.len()));
+    replay::discard_body(length, next_piece).await
 }
 
 fn write_status(status: u16, out: &mut Vec<u8>) {

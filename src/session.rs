@@ -4,6 +4,7 @@
 //! other, the sid, names the login and stays; its bytes take part in the seal, so a session opens beside its own sid
 //! only, and a refresh that arrives after a logout, or after someone else's login, brings nothing back to life.
 
+pub mod decision;
 pub mod encoding;
 pub mod not_before;
 pub mod refresh;
@@ -148,6 +149,21 @@ impl Sessions {
         Ok((sid, session))
     }
 
+    /// STUB
+    pub fn open_call<'a>(
+        &self,
+        cookies: impl Iterator<Item = &'a [u8]>,
+        datahub: &DataHub,
+        context: &RequestContext,
+        now: SystemTime,
+    ) -> Result<(Sid, OpenSession), SessionError> {
+        let mut headers = HeaderMap::new();
+        for cookie in cookies {
+            headers.append(actix_web::http::header::COOKIE, HeaderValue::from_bytes(cookie).unwrap());
+        }
+        self.open(&headers, datahub, context, now).map(|(sid, session)| (sid, OpenSession(session)))
+    }
+
     /// The request's session at `datahub` and the key it is sealed under, ended or not, for operators.
     ///
     /// # Errors
@@ -243,6 +259,23 @@ impl Sessions {
 
     fn cookies(&self, datahub: &DataHub) -> &Cookies {
         self.cookies.get(&datahub.id).expect("every DataHUB got its cookies in `new`")
+    }
+}
+
+/// STUB
+#[derive(Debug)]
+pub struct OpenSession(Session);
+#[allow(missing_docs)]
+impl OpenSession {
+    pub fn is_stale_at(&self, now: SystemTime, ahead: Duration) -> bool {
+        self.0.is_stale_at(now, ahead)
+    }
+    #[allow(clippy::disallowed_methods)]
+    pub fn write_bearer(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.0.tokens.access.expose().as_bytes());
+    }
+    pub fn decode(&self) -> Session {
+        self.0.clone()
     }
 }
 

@@ -16,8 +16,9 @@ use crate::auth::{Auth, Parameters};
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::error::ApiError;
-use crate::session::refresh::{Fresh, Need};
-use crate::session::replay::Counted;
+use crate::session::decision::Reason;
+use crate::session::refresh::Resolution;
+use crate::session::replay::ReplayTarget;
 use crate::session::{Session, SessionError, Sid};
 
 /// The sessions with their new times; each is treated by itself.
@@ -30,7 +31,7 @@ pub async fn refresh(
     context: ReqData<Rc<RequestContext>>,
 ) -> Result<HttpResponse, ApiError> {
     let now = SystemTime::now();
-    let counted = Counted::parse(req.uri().path_and_query().map_or("", |target| target.as_str()))?;
+    let counted = ReplayTarget::parse(req.uri().path_and_query().map_or("", |target| target.as_str()))?;
     let mut closed = SessionError::None;
     let mut opened = Vec::new();
     for datahub in auth.chosen(&Parameters::read(counted.query().unwrap_or_default()), &context)? {
@@ -60,7 +61,7 @@ pub async fn refresh(
     }
     if let Some(closes) = elsewhere {
         // Sessions that have new cookies get them with this round, and are young in the next.
-        return counted.again(cookies, closes);
+        return Err(counted.retry_response(cookies, closes));
     }
     let mut response = answer(entries, now);
     for cookie in cookies {
@@ -89,15 +90,15 @@ impl Auth {
     ) -> Result<Renewal, ApiError> {
         let (now, limits) = (SystemTime::now(), self.sessions.limits());
         let is_lasting = session.tokens.refresh.is_none() && now < session.tokens.expires_at();
-        let need = if is_lasting || session.is_young_at(now, limits) { Need::None } else { Need::Stale };
-        Ok(match self.refresher.fresh(datahub, session, need, replays, limits, context).await? {
-            Fresh::AsIs => Renewal::Here(Box::new(session.clone()), None),
-            Fresh::Newer(tokens) => {
+        let need = if is_lasting || session.is_young_at(now, limits) { Reason::None } else { Reason::Expiring };
+        Ok(match self.refresher.resolve(datahub, session, need, replays, limits, context).await? {
+            Resolution::UseCurrent => Renewal::Here(Box::new(session.clone()), None),
+            Resolution::Renewed(tokens) => {
                 let renewed = session.renewed(tokens, limits);
                 let cookie = self.sessions.session_cookie(datahub, sid, &renewed, context, SystemTime::now())?;
                 Renewal::Here(Box::new(renewed), Some(cookie))
             }
-            Fresh::Elsewhere { closes } => Renewal::Elsewhere { closes },
+            Resolution::Retry { closes } => Renewal::Elsewhere { closes },
         })
     }
 }

@@ -41,7 +41,6 @@ pub struct Connection {
 #[derive(Debug)]
 struct Io {
     stream: Stream,
-    pool: BufferPool,
     /// Bytes that were read and not used yet.
     read: Buffer,
     /// Whether anything has come back since the last request was sent.
@@ -140,9 +139,8 @@ fn length_of(
 
 impl Connection {
     /// A connection on which nothing has been said.
-    pub fn new(stream: Stream, pool: BufferPool) -> Self {
-        let read = pool.none();
-        Self { io: Io { stream, pool, read, has_begun: false }, timer: Timer::new(Instant::now() + FIRST_ALARM) }
+    pub fn new(stream: Stream, pool: &BufferPool) -> Self {
+        Self { io: Io { stream, read: pool.none(), has_begun: false }, timer: Timer::new(Instant::now() + FIRST_ALARM) }
     }
 
     /// Sends the beginning of a request, or all of it. Whether the other side took it: one that takes no more may have said why

@@ -467,7 +467,8 @@ mod tests {
 
     #[test]
     fn what_follows_a_head_stays() {
-        let (head, rest) = read(b"PUT /a?b HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET", 200).expect("good").expect("whole");
+        let (head, rest) =
+            read(b"PUT /a?b HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET", 200).expect("good").expect("whole");
         assert_eq!((head.method(), head.target(), rest.as_slice()), ("PUT", "/a?b", &b"abcGET"[..]));
     }
 

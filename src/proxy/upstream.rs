@@ -123,7 +123,7 @@ impl Upstream {
         }
         let connecting = timeout(self.deadlines.connect, self.address.connect());
         let stream = client.unless_client_leaves(connecting).await?.map_err(|_| SendError::ConnectTimeout)?;
-        let mut connection = Connection::new(stream.map_err(SendError::Connect)?, self.pool.clone());
+        let mut connection = Connection::new(stream.map_err(SendError::Connect)?, &self.pool);
         let response = self.exchange_over(&mut connection, request, client, context).await?;
         Ok((connection, response))
     }

@@ -42,6 +42,7 @@ use crate::datahub::oidc::RefreshError;
 use crate::datahub::token::{RefreshToken, TokenSet};
 use crate::error::{ApiError, Code};
 use crate::metrics;
+use crate::session::decision::Reason;
 use crate::session::{Limits, Session};
 
 /// Renews token sets, for all workers of the process.
@@ -55,26 +56,15 @@ struct Shared {
     remember: Duration,
 }
 
-/// Why somebody asks for newer tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
-    /// The tokens will do, unless this process knows better.
-    None,
-    /// They are about to expire.
-    Stale,
-    /// The DataHUB has refused them.
-    Refused,
-}
-
 /// What becomes of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fresh {
+pub enum Resolution {
     /// It may go on with the tokens it has.
-    AsIs,
+    UseCurrent,
     /// These follow; the browser must have them first.
-    Newer(TokenSet),
+    Renewed(TokenSet),
     /// Somebody else may have newer ones: the browser should look into its jar, and come on a new connection if so told.
-    Elsewhere {
+    Retry {
         /// Whether this connection should end.
         closes: bool,
     },
@@ -94,6 +84,11 @@ impl Refresher {
         !memory.entries.is_empty() && memory.get(&key(datahub, token)).is_some_and(|entry| entry.is_about(tokens))
     }
 
+    /// STUB
+    pub fn has_entry_for(&self, datahub: &DataHub, session: impl FnOnce() -> Session) -> bool {
+        !self.0.lock().entries.is_empty() && self.knows(datahub, &session().tokens)
+    }
+
     /// Whether nobody can do anything with these tokens any more.
     pub fn is_dead(&self, datahub: &DataHub, tokens: &TokenSet) -> bool {
         let Some(token) = &tokens.refresh else { return false };
@@ -105,24 +100,24 @@ impl Refresher {
     ///
     /// # Errors
     /// [`RefreshFailure`]; the session's cookie stays as it is.
-    pub async fn fresh(
+    pub async fn resolve(
         &self,
         datahub: &Arc<DataHub>,
         session: &Session,
-        need: Need,
+        need: Reason,
         replays: u8,
         limits: &Limits,
         context: &RequestContext,
-    ) -> Result<Fresh, RefreshFailure> {
+    ) -> Result<Resolution, RefreshFailure> {
         let tokens = &session.tokens;
         let Some(token) = &tokens.refresh else {
-            return if need == Need::None { Ok(Fresh::AsIs) } else { Err(RefreshFailure::Dead) };
+            return if need == Reason::None { Ok(Resolution::UseCurrent) } else { Err(RefreshFailure::Dead) };
         };
         let is_just_renewed = replays > 0 && session.is_young_at(SystemTime::now(), limits);
         let mut answer = match self.look(datahub, token, tokens, need, replays) {
             Look::Decided(fresh) => return fresh,
             Look::Refused(since) => return self.lost(datahub, token, since, replays, context).await,
-            Look::Unknown if need == Need::Refused && is_just_renewed => return Err(RefreshFailure::Dead),
+            Look::Unknown if need == Reason::Rejected && is_just_renewed => return Err(RefreshFailure::Dead),
             Look::Unknown => self.begin(datahub, token),
             Look::Waiting(answer) => {
                 told("joined", datahub, token);
@@ -136,7 +131,7 @@ impl Refresher {
             Ok(Err(_)) | Err(_) => None,
         };
         match outcome {
-            Some(Outcome::Renewed(tokens)) => Ok(Fresh::Newer(tokens)),
+            Some(Outcome::Renewed(tokens)) => Ok(Resolution::Renewed(tokens)),
             Some(Outcome::Refused) => self.lost(datahub, token, Instant::now(), replays, context).await,
             Some(Outcome::Failed) | None => Err(RefreshFailure::Unavailable),
         }
@@ -170,20 +165,20 @@ impl Refresher {
         }
     }
 
-    fn look(&self, datahub: &DataHub, token: &RefreshToken, tokens: &TokenSet, need: Need, replays: u8) -> Look {
+    fn look(&self, datahub: &DataHub, token: &RefreshToken, tokens: &TokenSet, need: Reason, replays: u8) -> Look {
         let memory = self.0.lock();
         match memory.get(&key(datahub, token)).filter(|entry| entry.is_about(tokens)) {
             Some(Entry::Dead) => Look::Decided(Err(RefreshFailure::Dead)),
-            Some(Entry::Superseded(_)) if replays == 0 => Look::Decided(Ok(Fresh::Elsewhere { closes: false })),
+            Some(Entry::Superseded(_)) if replays == 0 => Look::Decided(Ok(Resolution::Retry { closes: false })),
             Some(Entry::Superseded(next)) => {
                 let newest = memory.newest(datahub, next).clone();
                 drop(memory);
                 told("remembered", datahub, token);
-                Look::Decided(Ok(Fresh::Newer(newest)))
+                Look::Decided(Ok(Resolution::Renewed(newest)))
             }
             Some(Entry::InFlight(answer)) => Look::Waiting(answer.clone()),
             Some(Entry::Refused(since)) => Look::Refused(*since),
-            None if need == Need::None => Look::Decided(Ok(Fresh::AsIs)),
+            None if need == Reason::None => Look::Decided(Ok(Resolution::UseCurrent)),
             None => Look::Unknown,
         }
     }
@@ -212,7 +207,7 @@ impl Refresher {
         since: Instant,
         replays: u8,
         context: &RequestContext,
-    ) -> Result<Fresh, RefreshFailure> {
+    ) -> Result<Resolution, RefreshFailure> {
         told("lost", datahub, token);
         if replays >= MOST_REPLAYS || (replays > 0 && since.elapsed() > LONGEST_SEARCH) {
             let until = self.until();
@@ -223,7 +218,7 @@ impl Refresher {
             return Err(RefreshFailure::Dead);
         }
         tokio::time::sleep(PAUSES[usize::from(replays).min(PAUSES.len() - 1)]).await;
-        Ok(Fresh::Elsewhere { closes: replays > 0 })
+        Ok(Resolution::Retry { closes: replays > 0 })
     }
 
     /// When what is learnt now is forgotten.
@@ -240,7 +235,7 @@ impl Shared {
 
 /// What a look into memory says.
 enum Look {
-    Decided(Result<Fresh, RefreshFailure>),
+    Decided(Result<Resolution, RefreshFailure>),
     Waiting(watch::Receiver<Option<Outcome>>),
     Refused(Instant),
     Unknown,
