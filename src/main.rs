@@ -99,7 +99,7 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
     let operators_handle = operators.as_ref().map(actix_web::dev::Server::handle);
     let operators = operators.map(actix_web::rt::spawn);
 
-    let (server, tasks) = server::gateway(&config, sockets, &draining)?;
+    let (server, tasks) = server::gateway(&config, sockets, &draining, |_| {})?;
     let handle = server.handle();
     let (end, ended) = oneshot::channel::<()>();
     let tasks = actix_web::rt::spawn(tasks.run(async { ended.await.unwrap_or_default() }));

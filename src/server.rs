@@ -30,7 +30,7 @@ use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::{ConnectionType, Version};
-use actix_web::web::{self, Data};
+use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{App, Error, HttpMessage, HttpResponse, HttpServer};
 use futures_util::future::Either;
 use futures_util::{FutureExt, TryFutureExt};
@@ -90,11 +90,17 @@ impl Socket {
     }
 }
 
-/// The gateway on `sockets`, and the tasks that it leaves to whoever runs it.
+/// The gateway on `sockets`, and the tasks that it leaves to whoever runs it. `more_routes` are further routes that a test
+/// adds; the binary has none.
 ///
 /// # Errors
 /// A socket that cannot be listened on.
-pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>, draining: &Draining) -> io::Result<(Server, Tasks)> {
+pub fn gateway(
+    config: &Arc<Config>,
+    sockets: Vec<Socket>,
+    draining: &Draining,
+    more_routes: fn(&mut ServiceConfig),
+) -> io::Result<(Server, Tasks)> {
     let (refresher, tasks) = Refresher::new(config.session.remember);
     let origin = &config.app.origins.own;
     let datahubs = &config.datahubs;
@@ -132,6 +138,7 @@ pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>, draining: &Draining) 
                     // Not a pattern: the router would match a decoded copy, by regular expressions.
                     .default_service(web::to(proxy::forward)),
             )
+            .configure(more_routes)
             .default_service(web::to(|| async { Err::<HttpResponse, _>(ApiError::from(Code::NotFound)) }));
         match &files {
             // Relative links of the app's page need the slash.
@@ -278,98 +285,4 @@ fn finish<B: MessageBody>(mut response: ServiceResponse<B>, flow: Rc<Flow>) -> S
         flow.close();
     }
     response.map_body(|_, body| Answer::new(body, flow))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-    use std::net::TcpStream;
-
-    use super::*;
-
-    /// EL-05.
-    #[test]
-    fn a_panic_is_a_500_for_one_request_and_the_worker_goes_on() {
-        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = socket.local_addr().expect("it is bound");
-        let config = Arc::new(config(&format!("http://{address}")));
-        let door = move || Rc::new(Door { config: Arc::clone(&config), draining: Draining::default() });
-        let app = |door: Rc<Door>| {
-            App::new()
-                .wrap_fn(|req, next| {
-                    assert_ne!(req.path(), "/worse", "this panic is expected");
-                    next.call(req)
-                })
-                .wrap_fn(move |req, next| pass(&door, req, next))
-                .route("/good", web::get().to(async || "good"))
-                .route("/bad", web::get().to(async || -> &str { panic!("this panic is expected") }))
-        };
-        actix_web::rt::System::new().block_on(async {
-            let server = Server::build().workers(1).disable_signals().listen("", socket, move || {
-                let door = door();
-                http(app(Rc::clone(&door)).into_factory(), door, |stream: &tokio::net::TcpStream| {
-                    stream.peer_addr().ok()
-                })
-            });
-            let server = server.expect("it listens").run();
-            let handle = server.handle();
-            let client = actix_web::rt::task::spawn_blocking(move || {
-                let ask = |mut stream: &TcpStream, path: &str, end: &str| {
-                    let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nX-CSRF: 1\r\n\r\n");
-                    stream.write_all(head.as_bytes()).expect("it listens");
-                    let (mut answer, mut buffer) = (String::new(), [0; 4096]);
-                    while !answer.ends_with(end) {
-                        let count = stream.read(&mut buffer).expect("it answers");
-                        assert_ne!(count, 0, "it ends: {answer}");
-                        answer.push_str(std::str::from_utf8(&buffer[..count]).expect("ASCII"));
-                    }
-                    answer
-                };
-                let open = || TcpStream::connect(address).expect("it listens");
-                let neighbour = open();
-                assert!(ask(&neighbour, "/good", "good").starts_with("HTTP/1.1 200 "));
-                // While it is worked on, and before there is a future of it.
-                for bad in ["/bad", "/worse"] {
-                    let unlucky = open();
-                    assert!(ask(&unlucky, "/good", "good").starts_with("HTTP/1.1 200 "));
-                    let answer = ask(&unlucky, bad, "}").to_ascii_lowercase();
-                    for part in [
-                        "http/1.1 500 ",
-                        "\r\ncontent-type: application/problem+json\r\n",
-                        "\r\nx-content-type-options: nosniff\r\n",
-                        "\r\ncache-control: no-store\r\n",
-                        "\r\nconnection: close\r\n",
-                        "\"code\":\"internal\"",
-                    ] {
-                        assert_eq!(answer.matches(part).count(), 1, "{bad}, {part}: {answer}");
-                    }
-                    let id = answer.split("x-request-id: ").nth(1).and_then(|rest| rest.get(..32)).expect("an id");
-                    assert!(answer.contains(&format!("\"request_id\":\"{id}\"")), "{bad}: {answer}");
-                    assert_eq!((&unlucky).read(&mut [0]).expect("it is closed in peace"), 0, "{bad}");
-                    assert!(ask(&neighbour, "/good", "good").starts_with("HTTP/1.1 200 "), "{bad}");
-                    assert!(ask(&open(), "/good", "good").starts_with("HTTP/1.1 200 "), "{bad}");
-                }
-            });
-            let (_, client) = tokio::join!(server, async {
-                let client = client.await;
-                handle.stop(false).await;
-                client
-            });
-            client.expect("no panic");
-        });
-    }
-
-    fn config(public_url: &str) -> Config {
-        let file = std::env::temp_dir().join(format!("gateway-{}-{}.toml", std::process::id(), line!()));
-        let key = crate::seal::Key::generate();
-        let settings = format!(
-            "server.public_url = {public_url:?}\nsession.keys = [{:?}]\n[datahubs.a]\nurl = \"http://127.0.0.1:9\"\n\
-             client_id = \"a\"\nclient_secret = \"no secret at all\"\n",
-            *key
-        );
-        fs::write(&file, settings).expect("a folder for files");
-        let config = Config::load(std::slice::from_ref(&file)).expect("a good configuration");
-        fs::remove_file(&file).expect("it was there");
-        config
-    }
 }

@@ -14,6 +14,7 @@ mod login;
 mod logout;
 mod odd_bytes;
 mod origin;
+mod panics;
 mod process;
 mod provider;
 mod proxy;
