@@ -29,6 +29,11 @@ impl Wire {
         self.next(true)
     }
 
+    /// The same where the answer has no body whatever its fields say, as to HEAD.
+    pub fn head(&mut self) -> Option<Answer> {
+        self.next(false)
+    }
+
     /// All answers until the connection ends.
     pub fn rest(&mut self) -> Vec<Answer> {
         std::iter::from_fn(|| self.answer()).collect()
