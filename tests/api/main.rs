@@ -21,6 +21,7 @@ mod process;
 mod provider;
 mod proxy;
 mod refresh;
+mod refusals;
 mod return_to;
 mod session;
 mod storm;
