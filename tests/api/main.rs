@@ -7,6 +7,8 @@
 mod browser;
 mod callback;
 mod config;
+mod connection;
+mod far_end;
 mod framing;
 mod gateway;
 mod hardening;

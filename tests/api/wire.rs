@@ -24,6 +24,11 @@ impl Wire {
         let _ = self.stream.write_all(bytes.as_ref());
     }
 
+    /// Whether somebody is there to take `bytes`.
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
+    }
+
     /// The next answer, interim ones too; nothing if the connection has ended in between.
     pub fn answer(&mut self) -> Option<Answer> {
         self.next(true)
@@ -37,6 +42,14 @@ impl Wire {
     /// All answers until the connection ends.
     pub fn rest(&mut self) -> Vec<Answer> {
         std::iter::from_fn(|| self.answer()).collect()
+    }
+
+    /// Whether the connection is still open, and nothing was said on it, after `wait`.
+    pub fn is_quiet(&mut self, wait: Duration) -> bool {
+        self.stream.set_read_timeout(Some(wait)).expect("longer than nothing");
+        let is_quiet = self.read.is_empty() && self.fill().is_none();
+        self.stream.set_read_timeout(Some(Duration::from_secs(20))).expect("longer than nothing");
+        is_quiet
     }
 
     fn next(&mut self, has_body: bool) -> Option<Answer> {
