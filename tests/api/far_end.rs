@@ -1,6 +1,6 @@
 //! Something between a gateway and its DataHUB that answers some calls by hand.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
@@ -48,4 +48,9 @@ pub fn head(reader: &mut impl BufRead) -> Option<String> {
         }
     }
     String::from_utf8(head).ok()
+}
+
+/// Waits until the gateway ends the connection; how many bytes came before.
+pub fn end(reader: &mut impl Read) -> std::io::Result<u64> {
+    std::io::copy(reader, &mut std::io::sink())
 }

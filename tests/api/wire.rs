@@ -1,7 +1,7 @@
 //! Bytes over a socket, and the answers that come back, taken apart strictly.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use crate::browser::Answer;
@@ -27,6 +27,11 @@ impl Wire {
     /// Whether somebody is there to take `bytes`.
     pub fn try_send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn finish(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// The next answer, interim ones too; nothing if the connection has ended in between.
