@@ -280,28 +280,3 @@ const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-or
 /// What our routes, the proxy and CORS know.
 const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
-
-#[cfg(test)]
-mod tests {
-    use actix_web::test::TestRequest;
-
-    use super::*;
-
-    /// PQ-13: also where one socket serves both families of addresses.
-    #[test]
-    fn an_address_is_the_same_in_either_family() {
-        for (peer, forwarded, address) in [
-            ("[::ffff:127.0.0.1]:1", "203.0.113.9", "203.0.113.9"),
-            ("[::ffff:127.0.0.1]:1", "::ffff:203.0.113.9", "203.0.113.9"),
-            ("127.0.0.1:1", "203.0.113.9, ::ffff:127.0.0.1", "203.0.113.9"),
-            ("[::ffff:192.0.2.1]:1", "203.0.113.9", "192.0.2.1"),
-            ("[2001:db8::1]:1", "203.0.113.9", "2001:db8::1"),
-        ] {
-            let request = TestRequest::default().peer_addr(peer.parse().expect(peer));
-            let request = request.insert_header((X_FORWARDED_FOR, forwarded)).to_srv_request();
-            let client = client(&request, &["127.0.0.1".parse().expect("an address")]);
-            let expected = Client { address: address.parse().ok(), is_local: false };
-            assert_eq!(client, expected, "{peer} {forwarded}");
-        }
-    }
-}
