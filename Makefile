@@ -17,6 +17,11 @@ test: build python-tools browser-tools deploy-tools node-tools fuzz-target ## ev
 	$(PYTHON) -W ignore -m unittest discover -s tests/deploy -v
 	$(PYTHON) -W ignore -m unittest discover -s tests/clients -v
 
+quick: ## unit tests, lints and format of the gateway itself: under a minute once its dependencies are built
+	cargo test --locked --quiet --lib
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo fmt --all --check
+
 check: cargo-deny ## format, lints, documentation, dependencies
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
@@ -99,4 +104,4 @@ cargo-mutants:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_MUTANTS) cargo-mutants
 
-.PHONY: help demo test check long storm bench image advisories build python-tools browser-tools deploy-tools node-tools bench-tools image-tools fuzz-target cargo-deny cargo-mutants
+.PHONY: help demo test quick check long storm bench image advisories build python-tools browser-tools deploy-tools node-tools bench-tools image-tools fuzz-target cargo-deny cargo-mutants
