@@ -261,24 +261,3 @@ struct Problem<'a> {
     code: &'static str,
     request_id: &'a str,
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_writes_a_failure_writes_the_same_fields() {
-        let error = ApiError::method_not_allowed("GET").retry_after(Duration::from_millis(1)).closing();
-        let error = error.with_field("set-cookie", "a=1").with_field("set-cookie", "b=2");
-        let fields = [("allow", "GET"), ("retry-after", "1"), ("set-cookie", "a=1"), ("set-cookie", "b=2")];
-        assert_eq!(error.fields(), fields.map(|(name, value)| (name, value.to_owned())));
-        assert!(error.closes() && !ApiError::from(Code::NotFound).closes());
-        let response = error.error_response();
-        let values = |name| response.headers().get_all(name).map(|value| value.to_str().expect("ASCII"));
-        for (name, expected) in fields {
-            assert!(values(name).any(|value| value == expected), "{name}: {expected}");
-        }
-        assert_eq!(values("set-cookie").count(), 2);
-        assert_eq!(values("connection").collect::<Vec<_>>(), ["close"]);
-    }
-}

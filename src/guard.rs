@@ -103,6 +103,7 @@ impl Guard {
             return Ok(Access::Preflight);
         }
         if self.is_file(path) && !matches!(request.method(), "GET" | "HEAD") {
+            context.set_route(self.files.clone().unwrap_or_default());
             return Err(ApiError::method_not_allowed("GET, HEAD"));
         }
         if self.is_open(path) {
@@ -362,7 +363,7 @@ mod tests {
     fn head(fields: &[(&str, &str)]) -> RequestHead {
         let mut read = BufferPool::default().take();
         let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        read.extend_from_slice(format!("GET / HTTP/1.1\r\n{lines}\r\n").as_bytes());
+        read.extend_from_slice(format!("GET / HTTP/1.0\r\n{lines}\r\n").as_bytes());
         let head = RequestHead::parse(&mut read, HeadLimits { length: 4096, fields: 96 });
         head.expect("a good head").expect("a whole one")
     }

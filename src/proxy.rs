@@ -265,7 +265,7 @@ impl Proxy {
         client.persists(is_last || (is_unbounded && !is_chunked));
 
         let mut out = self.pool.take();
-        write_status(response.status(), &mut out);
+        write_status(client.version(), response.status(), &mut out);
         response::write_fields(response, rewriter, is_head, access == Access::Download, &mut out)?;
         response::write_framing(response, is_chunked, &mut out);
         self.guard.harden(false, &mut out);
@@ -436,14 +436,10 @@ async fn drain(client: &mut Connection, length: Option<u64>) -> Result<(), ApiEr
     replay::discard_body(length, next_piece).await
 }
 
-fn write_status(status: u16, out: &mut Vec<u8>) {
-    if status == 200 {
-        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
-        return;
-    }
+fn write_status(version: &str, status: u16, out: &mut Vec<u8>) {
     let status = StatusCode::from_u16(status).expect("it was read as three digits");
     let reason = status.canonical_reason().unwrap_or_default();
-    ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"].iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+    [version, status.as_str(), " ", reason, "\r\n"].iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
 }
 
 /// What the log calls a forwarded call.

@@ -51,6 +51,8 @@ pub enum BodyDecoder {
     UntilClose,
     /// It has ended.
     Done,
+    /// Its chunks are none from here on.
+    Broken,
 }
 
 /// What of some bytes belongs to a body.
@@ -83,16 +85,17 @@ impl BodyDecoder {
         match self {
             Self::Known(left) => Some(*left),
             Self::Chunked(_) | Self::UntilClose => None,
-            Self::Done => Some(0),
+            Self::Done | Self::Broken => Some(0),
         }
     }
 
-    /// Moves the data in `bytes`, which follow those of before, to their beginning.
+    /// Moves the data in `bytes`, which follow those of before, to their beginning. Data before malformed chunks is data.
     ///
     /// # Errors
-    /// [`ChunkError`] for anything but strict chunks.
+    /// [`ChunkError`] for anything but strict chunks; there is no more data then.
     pub fn decode(&mut self, bytes: &mut [u8]) -> Result<Extent, ChunkError> {
         match self {
+            Self::Broken => Err(ChunkError),
             Self::Done => Ok(Extent { data: 0, used: 0 }),
             Self::UntilClose => Ok(Extent { data: bytes.len(), used: bytes.len() }),
             Self::Known(left) => {
@@ -106,15 +109,19 @@ impl BodyDecoder {
             Self::Chunked(chunks) => {
                 let (mut data, mut used) = (0, 0);
                 while used < bytes.len() {
-                    match chunks.next(&bytes[used..])? {
-                        Decoded::Nothing => used = bytes.len(),
-                        Decoded::Data { skip, length } => {
+                    match chunks.next(&bytes[used..]) {
+                        Err(error) => {
+                            *self = Self::Broken;
+                            return if data > 0 { Ok(Extent { data, used: bytes.len() }) } else { Err(error) };
+                        }
+                        Ok(Decoded::Nothing) => used = bytes.len(),
+                        Ok(Decoded::Data { skip, length }) => {
                             let begin = used + skip;
                             bytes.copy_within(begin..begin + length, data);
                             data += length;
                             used = begin + length;
                         }
-                        Decoded::End { skip } => {
+                        Ok(Decoded::End { skip }) => {
                             used += skip;
                             *self = Self::Done;
                             break;
@@ -266,6 +273,9 @@ mod tests {
             let mut piece = piece.to_vec();
             let extent = decoder.decode(&mut piece)?;
             data.extend_from_slice(&piece[..extent.data]);
+            if matches!(decoder, BodyDecoder::Broken) {
+                return decoder.decode(&mut []).map(|_| None);
+            }
             if decoder.is_done() {
                 return Ok((extent.used == piece.len()).then_some(data));
             }

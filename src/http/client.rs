@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::http::body::{BodyDecoder, BodyLength, CHUNK_END, ChunkError, LAST_CHUNK, write_chunk_size};
+use crate::http::body::{BodyDecoder, BodyLength, CHUNK_END, ChunkError, Extent, LAST_CHUNK, write_chunk_size};
 use crate::http::buffer::{Buffer, BufferPool, PIECE};
 use crate::http::head::{Fields, HeadLimits, ResponseHead, decimal};
 use crate::http::timer::{Elapsed, Timer};
@@ -227,7 +227,7 @@ impl Connection {
     ) -> Result<Option<Buffer>, ResponseBodyError> {
         let Self { io, timer } = self;
         while !body.is_done() {
-            if io.read.is_empty() {
+            if io.read.is_empty() && !matches!(body, BodyDecoder::Broken) {
                 let most = body
                     .remaining()
                     .and_then(|left| usize::try_from(left).ok())

@@ -67,6 +67,7 @@ impl RequestHead {
         let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
             return Err(HeadError::Malformed);
         };
+        check_method(method.as_bytes())?;
         check_target(target.as_bytes())?;
         let mut fields = Vec::with_capacity(request.headers.len());
         let mut framing = RequestFraming::default();
@@ -82,6 +83,12 @@ impl RequestHead {
         let (method, target) =
             (place.span(method.as_bytes()).moved_by(start), place.span(target.as_bytes()).moved_by(start));
         let is_http_1_1 = version == 1;
+        // A request of HTTP/1.1 names its host (RFC 9112 section 3.2), and a POST of HTTP/1.0 says how long it is (RFC 1945
+        // section 8.3).
+        let is_incomplete = if is_http_1_1 { !framing.has_host } else { method == "POST" && framing.body.is_none() };
+        if is_incomplete {
+            return Err(HeadError::Malformed);
+        }
         let body = framing.body(is_http_1_1)?;
         let expects_continue = framing.expects_continue && is_http_1_1;
         let is_persistent = !framing.closes && (is_http_1_1 || framing.is_kept_alive);
@@ -318,6 +325,7 @@ impl Place<'_> {
 /// What the fields of a request say of its framing and of the connection.
 #[derive(Debug, Default)]
 struct RequestFraming {
+    has_host: bool,
     body: Option<BodyLength>,
     has_expectation: bool,
     expects_continue: bool,
@@ -329,6 +337,11 @@ impl RequestFraming {
     fn read(&mut self, field: &httparse::Header<'_>) -> Result<(), HeadError> {
         let (name, value) = (field.name.as_bytes(), field.value);
         match name.len() {
+            4 if is_name(name, "host") => {
+                if std::mem::replace(&mut self.has_host, true) {
+                    return Err(HeadError::Malformed);
+                }
+            }
             6 if is_name(name, "expect") => {
                 if std::mem::replace(&mut self.has_expectation, true) {
                     return Err(HeadError::Malformed);
@@ -404,6 +417,15 @@ fn check_line_ends(bytes: &[u8]) -> Result<(), HeadError> {
     if is_strict { Ok(()) } else { Err(HeadError::Malformed) }
 }
 
+/// A method that is a token, of the bytes that methods have had so far.
+fn check_method(method: &[u8]) -> Result<(), HeadError> {
+    match method.iter().find(|byte| matches!(byte, b'#'..=b'\'')) {
+        None => Ok(()),
+        Some(b'#') => Err(HeadError::Target),
+        Some(_) => Err(HeadError::Malformed),
+    }
+}
+
 /// What a path and a query may hold: what a URI's may, and what browsers and scripts send besides (WHATWG URL, "path state"
 /// and "query state").
 fn check_target(target: &[u8]) -> Result<(), HeadError> {
@@ -425,7 +447,7 @@ mod tests {
     use super::*;
     use crate::http::buffer::BufferPool;
 
-    const LIMITS: HeadLimits = HeadLimits { length: 200, fields: 4 };
+    const LIMITS: HeadLimits = HeadLimits { length: 200, fields: 5 };
 
     /// Reads a head that arrives in pieces of `step`, and what follows it.
     fn read(bytes: &[u8], step: usize) -> Result<Option<(RequestHead, Vec<u8>)>, HeadError> {
@@ -450,10 +472,13 @@ mod tests {
     fn a_head_is_the_same_however_it_arrives() {
         for (text, body) in [
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", BodyLength::None),
-            ("\r\nGET / HTTP/1.1\r\n\r\n", BodyLength::None),
-            ("PUT / HTTP/1.1\r\ncontent-length: 005 \r\n\r\n", BodyLength::Known(5)),
-            ("PUT / HTTP/1.0\r\nContent-Length:5\r\n\r\n", BodyLength::Known(5)),
-            ("PUT / HTTP/1.1\r\nTransfer-Encoding:\tChunked\r\nConnection: close\r\n\r\n", BodyLength::Chunked),
+            ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", BodyLength::None),
+            ("PUT / HTTP/1.1\r\nHost: a\r\ncontent-length: 005 \r\n\r\n", BodyLength::Known(5)),
+            ("PUT / HTTP/1.0\r\nHost: a\r\nContent-Length:5\r\n\r\n", BodyLength::Known(5)),
+            (
+                "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\tChunked\r\nConnection: close\r\n\r\n",
+                BodyLength::Chunked,
+            ),
         ] {
             for step in [1, 2, 7, 200] {
                 let (head, rest) = read(text.as_bytes(), step).expect(text).expect(text);
@@ -467,8 +492,9 @@ mod tests {
 
     #[test]
     fn what_follows_a_head_stays() {
-        let (head, rest) =
-            read(b"PUT /a?b HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET", 200).expect("good").expect("whole");
+        let (head, rest) = read(b"PUT /a?b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET", 200)
+            .expect("good")
+            .expect("whole");
         assert_eq!((head.method(), head.target(), rest.as_slice()), ("PUT", "/a?b", &b"abcGET"[..]));
     }
 
@@ -480,26 +506,30 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: a \n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\n\n",
             "GET / HTTP/1.1\r\nHost:\ra\r\n\r\n",
-            "\r\n\r\nGET / HTTP/1.1\r\n\r\n",
-            "\nGET / HTTP/1.1\r\n\r\n",
-            "GET / HTTP/1.1\r\n Host: a\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            "POST / HTTP/1.0\r\nHost: a\r\n\r\n",
+            "G$T / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\n A: a\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",
             "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
-            "GET / HTTP/1.1\r\n: a\r\n\r\n",
-            "GET  / HTTP/1.1\r\n\r\n",
-            "GET / HTTP/1.2\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n: a\r\n\r\n",
+            "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.2\r\nHost: a\r\n\r\n",
             "GET /\r\n\r\n",
-            "PUT / HTTP/1.1\r\nContent-Length: +5\r\n\r\n",
-            "PUT / HTTP/1.1\r\nContent-Length:\r\n\r\n",
-            "PUT / HTTP/1.1\r\nContent-Length: 18446744073709551616\r\n\r\n",
-            "PUT / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
-            "PUT / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "PUT / HTTP/1.1\r\nContent_Length: 5\r\n\r\n",
-            "PUT / HTTP/1.1\r\nTransfer_Encoding: chunked\r\n\r\n",
-            "PUT / HTTP/1.1\r\nTransfer-Encoding : chunked\r\n\r\n",
-            "PUT / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-            "PUT / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "PUT / HTTP/1.1\r\nExpect: 100-continue\r\nExpect: 100-continue\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551616\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent_Length: 5\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nTransfer_Encoding: chunked\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "PUT / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nExpect: 100-continue\r\n\r\n",
         ] {
             assert_eq!(error(head), HeadError::Malformed, "{head}");
         }
@@ -510,13 +540,13 @@ mod tests {
 
     #[test]
     fn a_head_has_an_end() {
-        let head = |length: usize| format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "a".repeat(length - 23));
+        let head = |length: usize| format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", "a".repeat(length - 26));
         assert!(matches!(read(head(200).as_bytes(), 50), Ok(Some(_))));
         assert_eq!(error(&head(201)), HeadError::TooLarge);
         assert!(matches!(read(&[b'a'; 201], 50), Err(HeadError::TooLarge)));
-        let fields = |count: usize| format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(count));
-        assert!(matches!(read(fields(4).as_bytes(), 50), Ok(Some(_))));
-        assert_eq!(error(&fields(5)), HeadError::TooLarge);
+        let fields = |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(count - 1));
+        assert!(matches!(read(fields(5).as_bytes(), 50), Ok(Some(_))));
+        assert_eq!(error(&fields(6)), HeadError::TooLarge);
     }
 
     #[test]
@@ -532,7 +562,7 @@ mod tests {
             ("Connection: keep-alive\r\n", 0, false, true),
             ("Connection: x\r\n", 1, false, true),
         ] {
-            let text = format!("PUT / HTTP/1.{version}\r\n{fields}\r\n");
+            let text = format!("PUT / HTTP/1.{version}\r\nHost: a\r\n{fields}\r\n");
             let (head, _) = read(text.as_bytes(), 200).expect("good").expect("whole");
             assert_eq!((head.expects_continue, head.is_persistent), (expects_continue, is_persistent), "{text}");
         }
@@ -540,7 +570,7 @@ mod tests {
 
     #[test]
     fn a_field_is_written_in_the_usual_form() {
-        let head = b"GET / HTTP/1.1\r\nA: b\r\nC:d\r\nE: \t f  \r\nG:\r\n\r\n";
+        let head = b"GET / HTTP/1.0\r\nA: b\r\nC:d\r\nE: \t f  \r\nG:\r\n\r\n";
         let (head, _) = read(head, 200).expect("good").expect("whole");
         let mut out = Vec::new();
         head.fields().iter().for_each(|field| field.write(&mut out));

@@ -159,7 +159,7 @@ impl Connection {
     /// [`BodyError`]; the rest of the body cannot be read then.
     pub async fn next_piece(&mut self) -> Result<Option<Buffer>, BodyError> {
         while !self.body.is_done() {
-            if self.read.is_empty() {
+            if self.read.is_empty() && !matches!(self.body, BodyDecoder::Broken) {
                 self.fill_body().await?;
             }
             let extent = self.body.decode(&mut self.read).map_err(|_| BodyError::Malformed)?;
@@ -228,12 +228,17 @@ impl Connection {
         self.is_persistent
     }
 
+    /// The version that the answer's head begins with: no newer one than the client's.
+    pub fn version(&self) -> &'static str {
+        if self.is_http_1_1 { "HTTP/1.1 " } else { "HTTP/1.0 " }
+    }
+
     /// The field that tells the client what [`Connection::persists`] says, as a line; nothing where that goes without saying.
     pub fn persistence_field(&self) -> &'static [u8] {
         match (self.is_persistent, self.is_http_1_1) {
-            (false, _) => b"connection: close\r\n",
+            (false, true) => b"connection: close\r\n",
             (true, false) => b"connection: keep-alive\r\n",
-            (true, true) => b"",
+            (true, true) | (false, false) => b"",
         }
     }
 

@@ -98,17 +98,17 @@ impl Worker {
         if self.proxy.serves(request.target()) {
             *access = self.guard.check_call(request, context)?;
             if *access == Access::Preflight {
-                return self.write_preflight(request, connection, context).await;
+                return self.write_preflight(request, false, connection, context).await;
             }
             let is_last = self.draining.has_begun();
             return self.proxy.forward(request, connection, *access, is_last, context).await;
         }
         let web_request = WebRequest::new(request, peer)?;
         *access = self.guard.check_route(request, web_request.path(), context)?;
-        if *access == Access::Preflight {
-            return self.write_preflight(request, connection, context).await;
-        }
         let is_file = self.guard.is_file(web_request.path());
+        if *access == Access::Preflight {
+            return self.write_preflight(request, is_file, connection, context).await;
+        }
         let body = read_body(request, connection, context).await?;
         let answer = self.web.call(web_request, body, context);
         let response = connection.unless_client_leaves(answer).await??;
@@ -133,7 +133,7 @@ impl Worker {
         let closes = response.head().connection_type() == ConnectionType::Close || (is_stream && !is_chunked);
         connection.persists(closes || self.draining.has_begun());
 
-        let mut out = self.begin_head(status);
+        let mut out = self.begin_head(status, connection);
         let headers = response.headers();
         for (name, value) in headers.iter().filter(|(name, _)| !guard::is_hardening(name.as_str())) {
             put(&mut out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
@@ -195,7 +195,7 @@ impl Worker {
         }
         let problem = error.problem(context.id.as_str());
         connection.persists(error.closes() || self.draining.has_begun());
-        let mut out = self.begin_head(status);
+        let mut out = self.begin_head(status, connection);
         out.extend_from_slice(b"content-type: application/problem+json\r\ncache-control: no-store\r\nvary: Cookie\r\n");
         for (name, value) in error.fields() {
             put(&mut out, &[name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
@@ -225,23 +225,24 @@ impl Worker {
     async fn write_preflight(
         &self,
         request: &RequestHead,
+        is_file: bool,
         connection: &mut Connection,
         context: &RequestContext,
     ) -> Result<(), Failure> {
         connection.persists(self.draining.has_begun());
-        let mut out = self.begin_head(StatusCode::NO_CONTENT);
+        let mut out = self.begin_head(StatusCode::NO_CONTENT, connection);
         out.extend_from_slice(guard::PREFLIGHT);
         out.extend_from_slice(b"cache-control: no-store\r\nvary: Cookie\r\n");
-        self.end_head(false, Some(request), connection, context, &mut out);
+        self.end_head(is_file, Some(request), connection, context, &mut out);
         context.record_answer(StatusCode::NO_CONTENT.as_u16(), None);
         record_written(connection.write(&[&out]).await, context);
         Ok(())
     }
 
-    fn begin_head(&self, status: StatusCode) -> Buffer {
+    fn begin_head(&self, status: StatusCode, connection: &Connection) -> Buffer {
         let mut out = self.pool.take();
         let reason = status.canonical_reason().unwrap_or_default();
-        put(&mut out, &[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
+        put(&mut out, &[connection.version().as_bytes(), status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
         out
     }
 
@@ -264,21 +265,22 @@ impl Worker {
     }
 }
 
-/// The whole body of a request for one of our own routes.
+/// The whole body of a request for one of our own routes; nothing of one that is longer than any of them wants, or that waits
+/// to be asked for. The connection ends then.
 async fn read_body(
     request: &RequestHead,
     connection: &mut Connection,
     context: &RequestContext,
 ) -> Result<Bytes, Failure> {
-    if request.body.known().is_some_and(|length| length > MAX_BODY) {
-        return Err(Code::BodyTooLarge.into());
-    }
     let mut body = BytesMut::new();
+    if request.expects_continue || request.body.known().is_some_and(|length| length > MAX_BODY) {
+        return Ok(Bytes::new());
+    }
     while let Some(piece) = connection.next_piece().await? {
         context.count_in(piece.len());
         body.extend_from_slice(&piece);
         if body.len() as u64 > MAX_BODY {
-            return Err(Code::BodyTooLarge.into());
+            return Ok(Bytes::new());
         }
     }
     Ok(body.freeze())

@@ -61,14 +61,14 @@ fn the_other_process() {
     // Whatever stands on this line belongs to the test's own report.
     std::io::stdout().write_all(b"\n").expect("a parent that reads");
     let config = Arc::new(Config::load(&[PathBuf::from(file)]).expect("a good configuration"));
-    arcmanager_gateway::log::start(config.log.0, config.log.1);
+    arcmanager_gateway::access_log::start(config.log.0, config.log.1);
     let ended = actix_web::rt::System::new().block_on(async {
         let draining = Draining::default();
         let operators = Socket::bind(config.admin.as_ref().expect("one"))?;
-        log::info!(listen = operators.place(); "operators may ask");
-        actix_web::rt::spawn(server::operators(operators, &draining)?);
+        log::info!(listen = operators.address(); "operators may ask");
+        actix_web::rt::spawn(server::admin_server(operators, &draining)?);
         let socket = Socket::bind(&config.server.listen[0])?;
-        let place = socket.place();
+        let place = socket.address();
         let (server, _tasks) = server::gateway(&config, vec![socket], &draining, routes)?;
         log::info!(listen = place; "serving");
         server.await
