@@ -32,6 +32,7 @@ use crate::proxy::request::Framing;
 use crate::proxy::response::Addresses;
 use crate::proxy::target::{Policy, Target};
 use crate::proxy::upstream::{Deadlines, Outgoing, Upstream};
+use crate::seal::cookie;
 use crate::session::refresh::{Fresh, Need, Refresher};
 use crate::session::replay::{self, Counted};
 use crate::session::{Session, Sessions, Sid};
@@ -124,7 +125,8 @@ pub async fn forward(
     let shared = &*proxy.shared;
     let (datahub, raw) = proxy.datahub(counted.target, &context)?;
     context.replay.set(counted.replays);
-    let (sid, session) = shared.sessions.open(req.headers(), datahub, &context, now)?;
+    let (sid, session) = shared.sessions.open(cookie::fields(req.headers()), datahub, &context, now)?;
+    let session = session.decode();
     let target = Target::parse(raw, &shared.settings.policy)
         .map_err(ApiError::from)
         .inspect_err(|error| refused(error, datahub, &context))?;
