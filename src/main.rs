@@ -14,7 +14,7 @@ use arcmanager_gateway::admin::Draining;
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::datahub::transport::Endpoint;
 use arcmanager_gateway::reload;
-use arcmanager_gateway::seal::Key;
+use arcmanager_gateway::seal::{Key, cookie};
 use arcmanager_gateway::server::{self, Socket};
 use clap::{Parser, Subcommand};
 use listenfd::ListenFd;
@@ -200,8 +200,8 @@ fn inspect(config: &Config) -> io::Result<()> {
 
     let (sessions, now, mut out) = (config.sessions(), SystemTime::now(), io::stdout());
     let mut opened = 0;
-    for datahub in config.datahubs.iter().filter(|datahub| sessions.has_cookies(&headers, datahub)) {
-        let (key, session) = match sessions.inspect(&headers, datahub) {
+    for datahub in config.datahubs.iter().filter(|datahub| sessions.has_cookies(cookie::fields(&headers), datahub)) {
+        let (key, session) = match sessions.inspect(cookie::fields(&headers), datahub) {
             Ok(inspected) => inspected,
             Err(reason) => {
                 writeln!(out, "{}: {reason}", datahub.id)?;
@@ -212,11 +212,12 @@ fn inspect(config: &Config) -> io::Result<()> {
         let time = humantime::format_rfc3339_seconds;
         let ended = if sessions.has_ended(&session, datahub, now) { ", has ended" } else { "" };
         let (began, expires, ends) =
-            (time(session.created_at), time(session.tokens.expires_at()), time(session.ends_at()));
+            (time(session.created_at()), time(session.token_expires_at()), time(session.ends_at()));
         writeln!(
             out,
             "{}: key {key}, user {}, began {began}, token expires {expires}, session ends {ends}{ended}",
-            datahub.id, session.user.id
+            datahub.id,
+            session.decode().user.id
         )?;
     }
     if opened == 0 { Err(io::Error::other("no session in it opens")) } else { Ok(()) }

@@ -36,9 +36,10 @@ use crate::proxy::response::UrlRewriter;
 use crate::proxy::target::{Policy, Target};
 use crate::proxy::upstream::{Deadlines, Exchange, SendError, Upstream, UpstreamRequest};
 use crate::session::decision::Reason;
+use crate::session::open_session::OpenSession;
 use crate::session::refresh::{Refresher, Resolution};
 use crate::session::replay::{self, ReplayTarget};
-use crate::session::{OpenSession, Sessions, Sid};
+use crate::session::{Sessions, Sid};
 
 /// One worker's proxy to all DataHUBs.
 #[derive(Debug)]
@@ -194,7 +195,7 @@ impl Proxy {
         let replay = ReplayTarget::parse(request.target()).map_err(ApiError::from)?;
         let (datahub, raw) = self.datahub(replay.target, context)?;
         context.replay.set(replay.replays);
-        let session = sessions.open_call(request.fields().values("cookie"), datahub, context, now);
+        let session = sessions.open(request.fields().values("cookie"), datahub, context, now);
         let (sid, session) = session.map_err(ApiError::from)?;
         let target = Target::parse(raw, &settings.policy).map_err(|error| refused(error.into(), datahub, context))?;
         let length = body_length(request);

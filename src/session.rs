@@ -7,13 +7,14 @@
 pub mod decision;
 pub mod encoding;
 pub mod not_before;
+pub mod open_session;
 pub mod refresh;
 pub mod replay;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use actix_web::http::header::{HeaderMap, HeaderValue};
+use actix_web::http::header::HeaderValue;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -24,8 +25,9 @@ use crate::datahub::token::TokenSet;
 use crate::datahub::{DataHub, DataHubId, DataHubs};
 use crate::error::{ApiError, Code};
 use crate::seal::cookie::{self, Found, SealedCookie};
-use crate::seal::{self, KeyId, Keyring};
+use crate::seal::{self, KeyId, Keyring, UnsealError};
 use crate::session::not_before::NotBefore;
+use crate::session::open_session::OpenSession;
 
 /// One person at one DataHUB, from login to the end. Times are whole seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +55,8 @@ impl Session {
     /// Whether the access token has less than `ahead` left, or less than a quarter of its life if that is shorter. One
     /// that cannot be renewed serves to its end.
     pub fn is_stale_at(&self, now: SystemTime, ahead: Duration) -> bool {
-        let ahead = if self.tokens.refresh.is_some() { ahead.min(self.tokens.lifetime / 4) } else { Duration::ZERO };
-        now + ahead >= self.tokens.expires_at()
+        let tokens = &self.tokens;
+        is_stale(tokens.expires_at(), tokens.lifetime, tokens.refresh.is_some(), now, ahead)
     }
 
     /// Whether the access token is so young that a refresh would bring nothing but load.
@@ -68,6 +70,12 @@ impl Session {
         let idle_expires_at = limits.idle_end(&tokens);
         Self { idle_expires_at, tokens, ..self.clone() }
     }
+}
+
+/// What [`Session::is_stale_at`] says, of an access token's times.
+fn is_stale(expires_at: SystemTime, lifetime: Duration, can_refresh: bool, now: SystemTime, ahead: Duration) -> bool {
+    let ahead = if can_refresh { ahead.min(lifetime / 4) } else { Duration::ZERO };
+    now + ahead >= expires_at
 }
 
 /// How long sessions last and when their tokens are renewed.
@@ -98,7 +106,7 @@ pub struct Sessions {
     keyring: Keyring,
     not_before: NotBefore,
     limits: Limits,
-    cookies: BTreeMap<DataHubId, Cookies>,
+    cookies: HashMap<DataHubId, Cookies>,
 }
 
 #[derive(Debug)]
@@ -122,24 +130,25 @@ impl Sessions {
         &self.limits
     }
 
-    /// The request's session at `datahub`, beside its sid.
+    /// The request's session at `datahub`, beside its sid. `cookies` are the raw values of its Cookie fields.
     ///
     /// # Errors
     /// [`SessionError::None`] if there is none that opens, [`SessionError::Ended`] if it has ended.
-    pub fn open(
+    pub fn open<'a>(
         &self,
-        headers: &HeaderMap,
+        cookies: impl Iterator<Item = &'a [u8]>,
         datahub: &DataHub,
         context: &RequestContext,
         now: SystemTime,
-    ) -> Result<(Sid, Session), SessionError> {
-        let (sid, value) = self.sealed(headers, datahub).map_err(|reason| {
+    ) -> Result<(Sid, OpenSession), SessionError> {
+        let names = self.cookies(datahub);
+        let (sid, value) = names.find(cookies).map_err(|reason| {
             if reason == CookieError::Several {
                 context.event(Event::DuplicateCookie, datahub.id.as_str());
             }
             SessionError::None
         })?;
-        let session = self.cookies(datahub).session.unseal(&self.keyring, &sid.0, value).map_err(|_| {
+        let session = names.unseal(&self.keyring, &sid, value).map_err(|_| {
             context.event(Event::UnsealFailed, datahub.id.as_str());
             SessionError::None
         })?;
@@ -149,52 +158,29 @@ impl Sessions {
         Ok((sid, session))
     }
 
-    /// STUB
-    pub fn open_call<'a>(
-        &self,
-        cookies: impl Iterator<Item = &'a [u8]>,
-        datahub: &DataHub,
-        context: &RequestContext,
-        now: SystemTime,
-    ) -> Result<(Sid, OpenSession), SessionError> {
-        let mut headers = HeaderMap::new();
-        for cookie in cookies {
-            headers.append(actix_web::http::header::COOKIE, HeaderValue::from_bytes(cookie).unwrap());
-        }
-        self.open(&headers, datahub, context, now).map(|(sid, session)| (sid, OpenSession(session)))
-    }
-
-    /// The request's session at `datahub` and the key it is sealed under, ended or not, for operators.
+    /// The request's session at `datahub` and the key it is sealed under, ended or not, for operators. `cookies` are the
+    /// raw values of its Cookie fields.
     ///
     /// # Errors
     /// [`CookieError`], which browsers are never told.
-    pub fn inspect(&self, headers: &HeaderMap, datahub: &DataHub) -> Result<(KeyId, Session), CookieError> {
-        let (sid, value) = self.sealed(headers, datahub)?;
+    pub fn inspect<'a>(
+        &self,
+        cookies: impl Iterator<Item = &'a [u8]>,
+        datahub: &DataHub,
+    ) -> Result<(KeyId, OpenSession), CookieError> {
+        let names = self.cookies(datahub);
+        let (sid, value) = names.find(cookies)?;
         let key = seal::key_id(value).ok_or(CookieError::Malformed)?;
         if !self.keyring.ids().contains(&key) {
             return Err(CookieError::UnknownKey(key));
         }
-        let session = self.cookies(datahub).session.unseal(&self.keyring, &sid.0, value);
+        let session = names.unseal(&self.keyring, &sid, value);
         session.map(|session| (key, session)).map_err(|_| CookieError::Altered(key))
     }
 
     /// Whether `session` has ended, by its own times or by a cut-off.
-    pub fn has_ended(&self, session: &Session, datahub: &DataHub, now: SystemTime) -> bool {
+    pub fn has_ended(&self, session: &OpenSession, datahub: &DataHub, now: SystemTime) -> bool {
         now >= session.ends_at() || self.not_before.has_ended(session, &datahub.id)
-    }
-
-    /// The sid and the sealed session, as they came.
-    fn sealed<'a>(&self, headers: &'a HeaderMap, datahub: &DataHub) -> Result<(Sid, &'a [u8]), CookieError> {
-        let cookies = self.cookies(datahub);
-        let only = |name| match cookie::find(headers, name) {
-            Found::One(value) => Ok(Some(value)),
-            Found::None => Ok(None),
-            Found::Several => Err(CookieError::Several),
-        };
-        let (session, sid) = (only(cookies.session.name())?, only(&cookies.sid)?);
-        let value = session.ok_or(CookieError::NoCookie)?;
-        let sid = sid.and_then(Sid::from_cookie).ok_or(CookieError::NoSid)?;
-        Ok((sid, value))
     }
 
     /// A new session, with a new sid: nothing of an earlier one is taken over.
@@ -251,10 +237,11 @@ impl Sessions {
         [cookie::remove(cookies.session.name()), cookie::remove(&cookies.sid)]
     }
 
-    /// Whether the request carries a cookie of ours for `datahub`, good or not.
-    pub fn has_cookies(&self, headers: &HeaderMap, datahub: &DataHub) -> bool {
-        let cookies = self.cookies(datahub);
-        [cookies.session.name(), &cookies.sid].iter().any(|name| cookie::find(headers, name) != Found::None)
+    /// Whether the request carries a cookie of ours for `datahub`, good or not. `cookies` are the raw values of its Cookie
+    /// fields.
+    pub fn has_cookies<'a>(&self, cookies: impl Iterator<Item = &'a [u8]>, datahub: &DataHub) -> bool {
+        let names = self.cookies(datahub);
+        cookie::find(cookies, [names.session.name(), &names.sid]) != [Found::None; 2]
     }
 
     fn cookies(&self, datahub: &DataHub) -> &Cookies {
@@ -262,20 +249,19 @@ impl Sessions {
     }
 }
 
-/// STUB
-#[derive(Debug)]
-pub struct OpenSession(Session);
-#[allow(missing_docs)]
-impl OpenSession {
-    pub fn is_stale_at(&self, now: SystemTime, ahead: Duration) -> bool {
-        self.0.is_stale_at(now, ahead)
+impl Cookies {
+    /// The sid and the sealed session among raw Cookie fields.
+    fn find<'a>(&self, fields: impl Iterator<Item = &'a [u8]>) -> Result<(Sid, &'a [u8]), CookieError> {
+        match cookie::find(fields, [self.session.name(), &self.sid]) {
+            [Found::Several, _] | [_, Found::Several] => Err(CookieError::Several),
+            [Found::None, _] => Err(CookieError::NoCookie),
+            [Found::One(_), Found::None] => Err(CookieError::NoSid),
+            [Found::One(value), Found::One(sid)] => Ok((Sid::from_cookie(sid).ok_or(CookieError::NoSid)?, value)),
+        }
     }
-    #[allow(clippy::disallowed_methods)]
-    pub fn write_bearer(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.0.tokens.access.expose().as_bytes());
-    }
-    pub fn decode(&self) -> Session {
-        self.0.clone()
+
+    fn unseal(&self, keyring: &Keyring, sid: &Sid, value: &[u8]) -> Result<OpenSession, UnsealError> {
+        self.session.unseal_as(keyring, &sid.0, value, OpenSession::read)
     }
 }
 
@@ -291,7 +277,9 @@ impl Sid {
     }
 
     fn from_cookie(value: &[u8]) -> Option<Self> {
-        URL_SAFE_NO_PAD.decode(value).ok()?.try_into().ok().map(Self)
+        let mut bytes = [0; 18];
+        let length = URL_SAFE_NO_PAD.decode_slice(value, &mut bytes).ok()?;
+        bytes[..length].try_into().ok().map(Self)
     }
 
     fn to_cookie(self) -> String {
@@ -361,8 +349,6 @@ const MAX_VALUE_BYTES: usize = 3_800;
 mod tests {
     use std::sync::Arc;
 
-    use actix_web::http::header::COOKIE;
-    use actix_web::test::TestRequest;
     use url::Url;
 
     use super::*;
@@ -444,8 +430,8 @@ mod tests {
         let open = |cookie: &HeaderValue, now| {
             let pairs = [cookie, &sid_cookie].map(|cookie| cookie.to_str().expect("ASCII").split(';').next());
             let field = pairs.map(|pair| pair.expect("a pair")).join("; ");
-            let request = TestRequest::default().insert_header((COOKIE, field)).to_http_request();
-            sessions.open(request.headers(), &datahub, &context(), now).map(|(_, session)| session.created_at)
+            let opened = sessions.open([field.as_bytes()].into_iter(), &datahub, &context(), now);
+            opened.map(|(_, session)| session.created_at())
         };
         let second = Duration::from_secs(1);
         assert_eq!(open(&cookie, login + hours(24) - second), Ok(login));

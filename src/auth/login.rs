@@ -20,6 +20,7 @@ use crate::datahub::DataHub;
 use crate::datahub::token::RefreshToken;
 use crate::error::{ApiError, Code};
 use crate::guard;
+use crate::seal::cookie;
 
 /// 302 to the DataHUB; the pending login goes into its cookie.
 ///
@@ -67,7 +68,7 @@ impl Auth {
     fn present_token(&self, req: &HttpRequest, datahub: &DataHub) -> Option<RefreshToken> {
         let extensions = req.extensions();
         let AsItCame(fields) = extensions.get()?;
-        let (_, session) = self.sessions.inspect(fields, datahub).ok()?;
-        session.tokens.refresh
+        let (_, session) = self.sessions.inspect(cookie::fields(fields), datahub).ok()?;
+        session.decode().tokens.refresh
     }
 }

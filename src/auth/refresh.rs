@@ -16,6 +16,7 @@ use crate::auth::{Auth, Parameters};
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::error::ApiError;
+use crate::seal::cookie;
 use crate::session::decision::Reason;
 use crate::session::refresh::Resolution;
 use crate::session::replay::ReplayTarget;
@@ -35,8 +36,8 @@ pub async fn refresh(
     let mut closed = SessionError::None;
     let mut opened = Vec::new();
     for datahub in auth.chosen(&Parameters::read(counted.query().unwrap_or_default()), &context)? {
-        match auth.sessions.open(req.headers(), datahub, &context, now) {
-            Ok((sid, session)) => opened.push((datahub, sid, session)),
+        match auth.sessions.open(cookie::fields(req.headers()), datahub, &context, now) {
+            Ok((sid, session)) => opened.push((datahub, sid, session.decode())),
             Err(SessionError::Ended) => closed = SessionError::Ended,
             Err(SessionError::None) => {}
         }

@@ -12,13 +12,15 @@ use crate::auth::Auth;
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::error::Code;
+use crate::seal::cookie;
 use crate::session::Session;
 
 /// The sessions that open and have not ended, without asking any DataHUB.
 pub async fn status(req: HttpRequest, auth: Data<Auth>, context: ReqData<Rc<RequestContext>>) -> HttpResponse {
     let now = SystemTime::now();
     let opened = auth.datahubs.iter().filter_map(|datahub| {
-        let (_, session) = auth.sessions.open(req.headers(), datahub, &context, now).ok()?;
+        let (_, session) = auth.sessions.open(cookie::fields(req.headers()), datahub, &context, now).ok()?;
+        let session = session.decode();
         let is_dead = auth.refresher.is_dead(datahub, &session.tokens);
         (!is_dead).then(|| Entry::new(datahub, &session))
     });

@@ -100,8 +100,9 @@ impl Response {
             head.is_http_1_1 && !fields.list("connection").any(|option| option.eq_ignore_ascii_case(b"close"));
         let (length, content_length) = length_of(&head, fields, is_head)?;
         let mut body = BodyDecoder::new(length);
-        let extent =
-            body.decode(&mut read[head.length..]).map_err(|_| ReceiveError::Invalid("chunks that are none"))?;
+        // Chunks that are none break off when they are passed on, whichever packet they come in.
+        let rest = &mut read[head.length..];
+        let extent = body.decode(rest).unwrap_or(Extent { data: 0, used: rest.len() });
         let is_reusable = is_persistent && length != BodyLength::UntilClose && head.length + extent.used == read.len();
         let bytes = read.split_off_front(head.length + extent.used);
         Ok(Some(Self { head, bytes, start: extent.data, body, length, content_length, is_reusable }))

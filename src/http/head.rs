@@ -80,8 +80,6 @@ impl RequestHead {
         if start + length > limits.length {
             return Err(HeadError::TooLarge);
         }
-        let (method, target) =
-            (place.span(method.as_bytes()).moved_by(start), place.span(target.as_bytes()).moved_by(start));
         let is_http_1_1 = version == 1;
         // A request of HTTP/1.1 names its host (RFC 9112 section 3.2), and a POST of HTTP/1.0 says how long it is (RFC 1945
         // section 8.3).
@@ -89,6 +87,7 @@ impl RequestHead {
         if is_incomplete {
             return Err(HeadError::Malformed);
         }
+        let [method, target] = [method, target].map(|part| place.span(part.as_bytes()).moved_by(start));
         let body = framing.body(is_http_1_1)?;
         let expects_continue = framing.expects_continue && is_http_1_1;
         let is_persistent = !framing.closes && (is_http_1_1 || framing.is_kept_alive);

@@ -15,7 +15,7 @@ use crate::http::body::BodyLength;
 use crate::http::buffer::Buffer;
 use crate::http::head::{RequestHead, is_name};
 use crate::proxy::target::Target;
-use crate::session::OpenSession;
+use crate::session::open_session::OpenSession;
 
 /// A message on its way up: a head, and the body if that is short. The bearer in it is wiped when it is dropped.
 #[derive(Debug)]
