@@ -33,7 +33,7 @@ use crate::proxy::response::Addresses;
 use crate::proxy::target::{Policy, Target};
 use crate::proxy::upstream::{Deadlines, Outgoing, Upstream};
 use crate::session::refresh::{Fresh, Need, Refresher};
-use crate::session::replay::{self, Counted};
+use crate::session::replay::{self, ReplayTarget};
 use crate::session::{Session, Sessions, Sid};
 
 /// One worker's proxy to all DataHUBs.
@@ -120,7 +120,7 @@ pub async fn forward(
     if !target::is_forwarded(req.method()) {
         return Err(Code::MethodNotImplemented.into());
     }
-    let counted = replay::Counted::parse(proxy.raw_target(&req)?)?;
+    let counted = ReplayTarget::parse(proxy.raw_target(&req)?)?;
     let shared = &*proxy.shared;
     let (datahub, raw) = proxy.datahub(counted.target, &context)?;
     context.replay.set(counted.replays);
@@ -170,7 +170,7 @@ pub async fn forward(
 struct Round<'a> {
     proxy: &'a Proxy,
     context: &'a RequestContext,
-    counted: Counted<'a>,
+    counted: ReplayTarget<'a>,
     datahub: &'a Arc<DataHub>,
     sid: &'a Sid,
     session: &'a Session,
@@ -182,21 +182,22 @@ impl Round<'_> {
         let Shared { sessions, refresher, .. } = &*proxy.shared;
         match refresher.fresh(datahub, session, need, counted.replays, sessions.limits(), context).await {
             // What was known is forgotten; but the body has been read.
-            Ok(Fresh::AsIs) => counted.again(None, false),
+            Ok(Fresh::AsIs) => Err(counted.retry_response(None, false)),
             Ok(Fresh::Newer(tokens)) => {
                 let renewed = session.renewed(tokens, sessions.limits());
-                counted.again(Some(sessions.renewed(datahub, sid, &renewed, context, SystemTime::now())?), false)
+                let cookie = sessions.renewed(datahub, sid, &renewed, context, SystemTime::now())?;
+                Err(counted.retry_response(Some(cookie), false))
             }
-            Ok(Fresh::Elsewhere { closes }) => counted.again(None, closes),
+            Ok(Fresh::Elsewhere { closes }) => Err(counted.retry_response(None, closes)),
             Err(failure) => {
-                counted.ended("lost");
+                counted.record_outcome("lost");
                 Err(failure.into())
             }
         }
     }
 
     fn has_passed(&self) {
-        self.counted.ended("passed");
+        self.counted.record_outcome("passed");
     }
 }
 

@@ -17,7 +17,7 @@ use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::error::ApiError;
 use crate::session::refresh::{Fresh, Need};
-use crate::session::replay::Counted;
+use crate::session::replay::ReplayTarget;
 use crate::session::{Session, SessionError, Sid};
 
 /// The sessions with their new times; each is treated by itself.
@@ -30,10 +30,10 @@ pub async fn refresh(
     context: ReqData<Rc<RequestContext>>,
 ) -> Result<HttpResponse, ApiError> {
     let now = SystemTime::now();
-    let counted = Counted::parse(req.uri().path_and_query().map_or("", |target| target.as_str()))?;
+    let target = ReplayTarget::parse(req.uri().path_and_query().map_or("", |raw| raw.as_str()))?;
     let mut closed = SessionError::None;
     let mut opened = Vec::new();
-    for datahub in auth.chosen(&Parameters::read(counted.query().unwrap_or_default()), &context)? {
+    for datahub in auth.chosen(&Parameters::read(target.query().unwrap_or_default()), &context)? {
         match auth.sessions.open(req.headers(), datahub, &context, now) {
             Ok((sid, session)) => opened.push((datahub, sid, session)),
             Err(SessionError::Ended) => closed = SessionError::Ended,
@@ -41,7 +41,7 @@ pub async fn refresh(
         }
     }
     let renewals =
-        opened.iter().map(|(datahub, sid, session)| auth.renew(datahub, sid, session, counted.replays, &context));
+        opened.iter().map(|(datahub, sid, session)| auth.renew(datahub, sid, session, target.replays, &context));
     let renewals = join_all(renewals).await;
     if renewals.iter().all(Result::is_err) {
         return Err(renewals.into_iter().find_map(Result::err).unwrap_or_else(|| closed.into()));
@@ -60,7 +60,7 @@ pub async fn refresh(
     }
     if let Some(closes) = elsewhere {
         // Sessions that have new cookies get them with this round, and are young in the next.
-        return counted.again(cookies, closes);
+        return Err(target.retry_response(cookies, closes));
     }
     let mut response = answer(entries, now);
     for cookie in cookies {
