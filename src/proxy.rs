@@ -205,7 +205,8 @@ impl Proxy {
 
         let call = Call { proxy: self, replay, datahub, sid: &sid, session: &session, context };
         let is_expiring = session.is_stale_at(now, self.refresh_ahead(length));
-        if is_expiring || refresher.has_entry_for(datahub, || session.decode()) {
+        let is_superseded = || !refresher.is_empty() && refresher.has_entry_for(datahub, &session.decode().tokens);
+        if is_expiring || is_superseded() {
             // The body first: should it be too long, no refresh has been spent on a call that cannot be sent again.
             drain(client, length.known()).await?;
             return Err(call.retry(if is_expiring { Reason::Expiring } else { Reason::None }).await.into());
@@ -366,7 +367,7 @@ impl Call<'_> {
         let Self { proxy, replay, datahub, sid, session, context } = self;
         let Shared { sessions, refresher, .. } = &*proxy.shared;
         let session = session.decode();
-        match refresher.resolve(datahub, &session, reason, replay.replays, sessions.limits(), context).await {
+        match refresher.resolve(datahub, &session, reason, replay.replays, context, SystemTime::now()).await {
             // What was known is forgotten; but the body has been read.
             Ok(Resolution::UseCurrent) => replay.retry_response(None, false),
             Ok(Resolution::Renewed(tokens)) => {

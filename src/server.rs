@@ -83,7 +83,7 @@ pub fn gateway(
     draining: &Draining,
     more: fn(&mut ServiceConfig),
 ) -> io::Result<(Server, Tasks)> {
-    let (refresher, tasks) = Refresher::new(config.session.remember);
+    let (refresher, tasks) = Refresher::new(config.session.clone());
     let shared = Shared::new(config, refresher, draining, more);
     let (workers, shutdown) = (config.server.workers, config.server.shutdown_timeout);
     let server = Server::build().workers(workers).shutdown_timeout(shutdown.as_secs().max(1)).disable_signals();
