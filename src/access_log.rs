@@ -129,7 +129,7 @@ pub fn event(event: Event, datahub: &str, client: Option<IpAddr>) {
 }
 
 /// Logs a security event of the process itself.
-pub fn event_of_ours(event: Event, detail: &str) {
+pub fn process_event(event: Event, detail: &str) {
     let (level, event) = (event.level(), event.name());
     log::log!(target: "security", level, event, detail; "{event}");
 }
