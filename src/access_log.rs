@@ -3,19 +3,28 @@
 //! A line is one JSON object. It never holds a token, cookie, code, state, verifier, body, query or name: requests are
 //! named by their route's pattern and by an id that the answer carries too. Whatever is logged while a request is worked
 //! on carries that id by itself.
+//!
+//! Nobody waits for standard output: lines go through a bounded queue to a thread that writes them, and are dropped and
+//! counted where they would have to wait.
 
 mod line;
+mod queue;
 
 use std::cell::Cell;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::panic::{self, PanicHookInfo};
 use std::str::FromStr;
+use std::thread;
 use std::time::Duration;
 
 use env_logger::{Builder, Env, Target};
-use log::{Level, LevelFilter};
+use log::{Level, LevelFilter, Metadata, Record};
 
+use self::queue::{Priority, Queue};
 use crate::metrics;
 
 /// Starts the log. `RUST_LOG` wins over `level`.
@@ -24,15 +33,29 @@ pub fn start(format: Format, level: LevelFilter) {
         Format::Json => line::write_json,
         Format::Text => line::write_text,
     };
+    // Not `io::stdout()` itself: it has a buffer, and a lock that would be held while a reader stalls.
+    let out = io::stdout().as_fd().try_clone_to_owned().expect("a process that begins may open one more file");
+    let thread = thread::Builder::new()
+        .name("log".into())
+        .spawn(move || QUEUE.run(File::from(out), |lines| dropped(lines, write)));
+    thread.expect("a process that begins may start one more thread");
     Builder::new()
         .filter_level(level)
         // It tells of every worker and listener, twice.
         .filter_module("actix_server", level.min(LevelFilter::Warn))
         .parse_env(Env::default())
-        .target(Target::Stdout)
-        .format(move |out, record| write(out, record))
+        .target(Target::Pipe(Box::new(Pipe)))
+        .format(move |out, record| {
+            out.write_all(&[priority(record.metadata()) as u8])?;
+            write(out, record)
+        })
         .init();
     panic::set_hook(Box::new(panicked));
+}
+
+/// Waits until what is logged is written, but for `limit` at most: a reader that stalls does not keep the process.
+pub fn flush(limit: Duration) {
+    QUEUE.flush(limit);
 }
 
 /// A panic's line: where it happened and what our source says about it, never what a value at hand adds to that.
@@ -41,7 +64,48 @@ fn panicked(panic: &PanicHookInfo<'_>) {
     let at = panic.location().map(ToString::to_string);
     let reason = panic.payload().downcast_ref::<&'static str>();
     log::error!(at, reason; "a defect of the gateway: one call failed, the others go on; please report it");
+    // It may be the last thing that the process does.
+    flush(PANIC_FLUSH);
 }
+
+/// The line about lines that were dropped.
+fn dropped(lines: u64, write: fn(&mut dyn Write, &Record<'_>) -> io::Result<()>) -> Vec<u8> {
+    let (mut line, field) = (Vec::new(), ("dropped", lines));
+    let mut record = Record::builder();
+    record.level(Level::Warn).target(module_path!()).key_values(&field);
+    let written =
+        write(&mut line, &record.args(format_args!("lines of the log were dropped: nobody read them")).build());
+    written.expect("a Vec takes everything");
+    line
+}
+
+/// What is dropped first, if a line must be.
+fn priority(of: &Metadata<'_>) -> Priority {
+    if of.level() <= Level::Warn || of.target() == SECURITY { Priority::High } else { Priority::Low }
+}
+
+/// How `env_logger` reaches the queue: each write is one line, behind one byte that says its priority.
+struct Pipe;
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some((mark, line)) = bytes.split_first() {
+            let priority = if *mark == Priority::High as u8 { Priority::High } else { Priority::Low };
+            QUEUE.push(line, priority);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+static QUEUE: Queue = Queue::new();
+/// How long a panic waits for its line to be written.
+const PANIC_FLUSH: Duration = Duration::from_millis(100);
+/// The target of security events.
+const SECURITY: &str = "security";
 
 impl FromStr for Format {
     type Err = FormatError;
@@ -125,13 +189,13 @@ impl Event {
 pub fn event(event: Event, datahub: &str, client: Option<IpAddr>) {
     let client = client.map(|ip| ip.to_string());
     let (level, event) = (event.level(), event.name());
-    log::log!(target: "security", level, event, datahub, client; "{event}");
+    log::log!(target: SECURITY, level, event, datahub, client; "{event}");
 }
 
 /// Logs a security event of the process itself.
 pub fn process_event(event: Event, detail: &str) {
     let (level, event) = (event.level(), event.name());
-    log::log!(target: "security", level, event, detail; "{event}");
+    log::log!(target: SECURITY, level, event, detail; "{event}");
 }
 
 /// What the line of one request says.
