@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
-use arcmanager_gateway::access_log::chain;
+use arcmanager_gateway::access_log::{self, chain};
 use arcmanager_gateway::admin::Draining;
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::datahub::transport::Endpoint;
@@ -68,11 +68,13 @@ fn main() -> ExitCode {
     };
     match command.unwrap_or(Command::Serve) {
         Command::Serve => {
-            arcmanager_gateway::access_log::start(config.log.0, config.log.1);
+            access_log::start(config.log.0, config.log.1);
             for warning in &config.warnings {
                 log::warn!("{warning}");
             }
-            done(actix_web::rt::System::new().block_on(serve(config, files)))
+            let outcome = done(actix_web::rt::System::new().block_on(serve(config, files)));
+            access_log::flush(LOG_FLUSH);
+            outcome
         }
         Command::Check => done(actix_web::rt::System::new().block_on(check(&config))),
         Command::Inspect => done(inspect(&config)),
@@ -257,5 +259,7 @@ fn done(outcome: io::Result<()>) -> ExitCode {
 
 /// Of a Cookie header, in bytes; browsers send far less.
 const LONGEST_INPUT: u64 = 1 << 20;
+/// How long the end waits for the log's reader.
+const LOG_FLUSH: Duration = Duration::from_secs(2);
 /// A wrong configuration (BSD sysexits(3)).
 const EX_CONFIG: u8 = 78;

@@ -60,6 +60,11 @@ pub fn panicked() {
     METRICS.1.panics.inc();
 }
 
+/// So many lines of the log were dropped.
+pub fn log_dropped(lines: u64) {
+    METRICS.1.log_dropped.inc_by(lines);
+}
+
 /// Everything, as text for Prometheus.
 pub fn text() -> String {
     let mut text = String::new();
@@ -81,6 +86,7 @@ struct Metrics {
     logins: Family<ResultLabel, Counter>,
     datahub_up: Family<DataHubLabel, Gauge>,
     panics: Counter,
+    log_dropped: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -113,8 +119,18 @@ struct ReplayLabel {
 static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     let mut registry = Registry::with_prefix("gateway");
     let metrics = Metrics::default();
-    let Metrics { seals, unseal_failures, key_info, reloads, refreshes, replays, logins, datahub_up, panics } =
-        metrics.clone();
+    let Metrics {
+        seals,
+        unseal_failures,
+        key_info,
+        reloads,
+        refreshes,
+        replays,
+        logins,
+        datahub_up,
+        panics,
+        log_dropped,
+    } = metrics.clone();
     registry.register("seals", "Cookies sealed, by key", seals);
     registry.register("unseal_failures", "Cookies of ours that did not unseal", unseal_failures);
     registry.register("key_info", "The keys on the ring; the one of role seal seals", key_info);
@@ -124,5 +140,6 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     registry.register("logins", "Logins that ended, by result", logins);
     registry.register("datahub_up", "Whether a DataHUB answers calls", datahub_up);
     registry.register("panics", "Defects of the gateway that it met", panics);
+    registry.register("log_dropped", "Lines of the log that nobody read in time", log_dropped);
     (registry, metrics)
 });

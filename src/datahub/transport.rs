@@ -93,7 +93,7 @@ impl Address {
                 let tls = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket).await;
                 let tls = tls.inspect_err(|error| {
                     if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) {
-                        access_log::event_of_ours(Event::DatahubTlsFailed, &format!("{}: {error}", self.as_str()));
+                        access_log::process_event(Event::DatahubTlsFailed, &format!("{}: {error}", self.as_str()));
                     }
                 })?;
                 Ok(Box::new(tls))
