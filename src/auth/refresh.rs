@@ -42,7 +42,7 @@ pub async fn refresh(
         }
     }
     let resolutions = opened.iter().map(|(datahub, _, session)| {
-        let serves = session.tokens.refresh.is_none() && now < session.tokens.expires();
+        let serves = session.tokens.refresh.is_none() && now < session.tokens.expires_at();
         let reason = if serves { Reason::None } else { Reason::Expiring };
         auth.refresher.resolve(datahub, session, reason, target.replays, &context, now)
     });

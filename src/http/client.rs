@@ -80,8 +80,12 @@ impl Response {
         &self.bytes[self.head.length..self.head.length + self.start]
     }
 
-    /// Takes what `bytes` begin with for an answer; `None` if more must be read.
-    fn parse(read: &mut Buffer, is_head: bool) -> Result<Option<Self>, ReceiveError> {
+    /// The final answer that `read` begins with, interim ones skipped; `None` if more must be read. It is taken out of `read`
+    /// with what is there of its body.
+    ///
+    /// # Errors
+    /// [`ReceiveError::Invalid`] for what is no answer, or one that leaves its framing in doubt.
+    pub fn parse(read: &mut Buffer, is_head: bool) -> Result<Option<Self>, ReceiveError> {
         let Some(head) =
             ResponseHead::parse(read, LIMITS).map_err(|_| ReceiveError::Invalid("a head that is not HTTP"))?
         else {
