@@ -107,7 +107,8 @@ impl Guard {
             return Err(ApiError::method_not_allowed("GET, HEAD"));
         }
         if self.is_open(path) {
-            return Ok(Access::Open);
+            let is_dev = self.dev_origin(request.fields()).is_some();
+            return Ok(if is_dev { Access::Dev } else { Access::Open });
         }
         self.check_origin(request, false, context)
     }
@@ -178,8 +179,9 @@ impl Guard {
     }
 
     /// Appends what lets the development origin that sent a request read its answer; nothing for any other.
-    pub fn write_cors(&self, fields: Fields<'_>, out: &mut Vec<u8>) {
-        if let Some(origin) = self.dev_origin(fields) {
+    pub fn write_cors(&self, access: Access, fields: Fields<'_>, out: &mut Vec<u8>) {
+        let is_let_in = matches!(access, Access::Dev | Access::Preflight);
+        if let Some(origin) = self.dev_origin(fields).filter(|_| is_let_in) {
             let parts = ["access-control-allow-origin: ", origin, CORS];
             parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
         }

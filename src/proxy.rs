@@ -272,7 +272,7 @@ impl Proxy {
         response::write_framing(response, is_chunked, &mut out);
         self.guard.harden(false, &mut out);
         out.extend_from_slice(b"cache-control: private, no-store\r\nvary: Cookie, Accept-Encoding\r\n");
-        self.guard.write_cors(request.fields(), &mut out);
+        self.guard.write_cors(access, request.fields(), &mut out);
         out.extend_from_slice(client.persistence_field());
         out.extend_from_slice(b"x-request-id: ");
         out.extend_from_slice(context.id.as_str().as_bytes());

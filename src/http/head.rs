@@ -58,7 +58,11 @@ impl RequestHead {
                 return if read.len() > limits.length { Err(HeadError::TooLarge) } else { Ok(None) };
             }
             Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
-            Err(_) => return check_request_line(bytes).and(Err(HeadError::Malformed)),
+            Err(_) => {
+                check_request_line(bytes)?;
+                let is_too_large = read.len() > limits.length || memchr_iter(b'\n', bytes).count() > limits.fields + 1;
+                return Err(if is_too_large { HeadError::TooLarge } else { HeadError::Malformed });
+            }
         };
         let has_strict_ends = bytes[..length].ends_with(b"\r\n\r\n") && is_request_line_strict(bytes);
         if !has_strict_ends {

@@ -112,7 +112,7 @@ impl Worker {
         let body = read_body(request, connection, context).await?;
         let answer = self.web.call(web_request, body, context);
         let response = connection.unless_client_leaves(answer).await??;
-        self.write_response(response, is_file, request, connection, context).await;
+        self.write_response(response, is_file, *access, request, connection, context).await;
         Ok(())
     }
 
@@ -121,6 +121,7 @@ impl Worker {
         &self,
         response: HttpResponse<BoxBody>,
         is_file: bool,
+        access: Access,
         request: &RequestHead,
         connection: &mut Connection,
         context: &RequestContext,
@@ -148,7 +149,7 @@ impl Worker {
             BodySize::Stream if is_chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             _ => {}
         }
-        self.end_head(is_file, Some(request), connection, context, &mut out);
+        self.end_head(is_file, access, Some(request), connection, context, &mut out);
         context.record_answer(status.as_u16(), None);
 
         let mut written = connection.write(&[&out]).await;
@@ -204,7 +205,7 @@ impl Worker {
             out.extend_from_slice(b"content-disposition: attachment\r\n");
         }
         write_length(problem.len() as u64, &mut out);
-        self.end_head(false, request, connection, context, &mut out);
+        self.end_head(false, access, request, connection, context, &mut out);
         context.record_answer(status.as_u16(), Some(error.code()));
         if request.is_none_or(|request| request.method() != "HEAD") {
             context.count_out(problem.len());
@@ -233,7 +234,7 @@ impl Worker {
         let mut out = self.begin_head(StatusCode::NO_CONTENT, connection);
         out.extend_from_slice(guard::PREFLIGHT);
         out.extend_from_slice(b"cache-control: no-store\r\nvary: Cookie\r\n");
-        self.end_head(is_file, Some(request), connection, context, &mut out);
+        self.end_head(is_file, Access::Preflight, Some(request), connection, context, &mut out);
         context.record_answer(StatusCode::NO_CONTENT.as_u16(), None);
         record_written(connection.write(&[&out]).await, context);
         Ok(())
@@ -250,6 +251,7 @@ impl Worker {
     fn end_head(
         &self,
         is_file: bool,
+        access: Access,
         request: Option<&RequestHead>,
         connection: &Connection,
         context: &RequestContext,
@@ -257,7 +259,7 @@ impl Worker {
     ) {
         self.guard.harden(is_file, out);
         if let Some(request) = request {
-            self.guard.write_cors(request.fields(), out);
+            self.guard.write_cors(access, request.fields(), out);
         }
         put(out, &[connection.persistence_field(), b"x-request-id: ", context.id.as_str().as_bytes(), b"\r\ndate: "]);
         self.clock.write(SystemTime::now(), out);
