@@ -73,6 +73,45 @@ fn a_unix_socket_is_listened_on_and_one_left_behind_is_replaced() {
 }
 
 #[test]
+fn a_socket_that_somebody_listens_on_is_left_alone() {
+    let hub = datahub();
+    let folder = Folder::default();
+    let path = folder.path().join("gateway.sock");
+    let there = std::os::unix::net::UnixListener::bind(&path).expect("a path of our own");
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let tcp_address = tcp.local_addr().expect("it is bound").to_string();
+    for place in [format!("unix:{}", path.display()), tcp_address] {
+        let setup = Setup::new(&[("a", &hub)]).listening_at(&place);
+        let output = crate::gateway::run(&["--config", setup.write().to_str().expect("a plain path")], &[]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && told.contains("server.listen"), "{place}: {told}");
+    }
+    drop(there);
+}
+
+#[test]
+fn every_socket_of_the_list_is_served() {
+    let hub = datahub();
+    let folder = Folder::default();
+    let path = folder.path().join("gateway.sock");
+    let list = format!("127.0.0.1:0, unix:{}", path.display());
+    let mut command = std::process::Command::new("/bin/sh");
+    let script = "exec \"$0\" --config \"$GATEWAY_OF_A_TEST\"";
+    command.env_clear().env("GATEWAY__SERVER__LISTEN", list).args(["-c", script, crate::gateway::BINARY]);
+    let gateway = Setup::new(&[("a", &hub)]).start_as(command);
+    let (tcp, unix) = gateway.address.split_once(' ').expect("two places");
+    assert_eq!(unix, format!("unix:{}", path.display()));
+    let request = format!("GET {BASE}/datahubs HTTP/1.1\r\nHost: localhost:8000\r\nConnection: close\r\n\r\n");
+    let answers = crate::wire::exchange(tcp, &request);
+    assert_eq!(answers[0].status, 200);
+    let mut stream = UnixStream::connect(&path).expect("it listens");
+    stream.write_all(request.as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+#[test]
 fn every_request_has_a_line_in_the_log_that_names_its_route_and_nothing_secret() {
     let hub = datahub();
     let gateway = Setup::new(&[("a", &hub)]).start();
