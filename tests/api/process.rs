@@ -137,6 +137,22 @@ fn every_request_has_a_line_in_the_log_that_names_its_route_and_nothing_secret()
     assert!(!gateway.log().iter().any(|line| line.to_string().contains("canary")), "neither query nor body");
 }
 
+/// The list in `docs/connections.md`: `file::name`, or `file::*` for all of a file.
+#[test]
+fn every_row_about_connections_names_tests_that_are_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let list = std::fs::read_to_string(root.join("docs/connections.md")).expect("the list");
+    for row in list.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| what |")) {
+        let holds = row.trim_end_matches(" |").rsplit(" | ").next().expect("a cell");
+        assert!(holds.contains("::"), "no test: {row}");
+        for (file, name) in holds.split('`').filter_map(|word| word.split_once("::")) {
+            let text = std::fs::read_to_string(root.join(format!("tests/api/{file}.rs"))).unwrap_or_default();
+            let is_there = if name == "*" { text.contains("#[test]") } else { text.contains(&format!("fn {name}()")) };
+            assert!(is_there, "{file}::{name}: {row}");
+        }
+    }
+}
+
 /// EL-01: the search at the end of every test is able to find something.
 #[test]
 #[should_panic(expected = "is in the output")]
