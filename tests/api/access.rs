@@ -185,6 +185,35 @@ fn what_breaks_off_has_one_line() {
     }
 }
 
+/// EL-06: a failure of ours or of the DataHUB's has its reason in the log, once, and not in the answer.
+#[test]
+fn a_failure_has_its_reason_in_the_log() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    for (manner, expected, reasons) in [
+        (Manner::CloseWithoutAnswer, "502 datahub_unreachable", 1),
+        (Manner::Raw(b"nonsense\r\n\r\n".to_vec()), "502 datahub_invalid_response", 1),
+        (Manner::Status(502), "502", 0),
+        (Manner::Status(404), "404", 0),
+    ] {
+        hub.set(|behaviour| behaviour.api.answer = manner);
+        let answer = browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user");
+        assert_eq!(summary(&answer), expected);
+        let id = answer.header("x-request-id").expect("an id");
+        assert_eq!(of(&gateway, &id).len(), 1, "{expected}");
+        let is_reason = |line: &Value| line["message"] == "a call failed" && line["request_id"] == id.as_str();
+        let lines: Vec<_> = gateway.log().into_iter().filter(is_reason).collect();
+        assert_eq!(lines.len(), reasons, "{expected}: {lines:?}");
+        for line in lines {
+            let reason = line["reason"].as_str().expect("a text");
+            assert!(line["level"] == "WARN" && expected.ends_with(line["code"].as_str().expect("a text")), "{line}");
+            assert!(reason.len() > 5 && !answer.text().contains(reason), "{line}");
+        }
+    }
+}
+
 /// PQ-13: the peer, or whom a front proxy that is trusted speaks for; in either family, and canonical.
 #[test]
 fn an_address_is_the_same_in_either_family() {

@@ -22,6 +22,7 @@ mod odd_bytes;
 mod origin;
 mod panics;
 mod paths;
+mod pieces;
 mod process;
 mod provider;
 mod proxy;

@@ -16,6 +16,8 @@ impl Wire {
     pub fn open(address: &str) -> Self {
         let stream = TcpStream::connect(address).expect("it listens");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("longer than nothing");
+        // What is sent in pieces goes out in pieces.
+        stream.set_nodelay(true).expect("a socket of ours");
         Self { stream, read: Vec::new() }
     }
 
