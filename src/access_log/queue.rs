@@ -1,8 +1,8 @@
 //! Lines on their way to standard output. Whoever adds one never waits for whoever reads them.
 //!
 //! One thread writes, everything that has come since its last write at once, so that a line costs its caller a short lock and
-//! a copy, and no system call while others come, too. A reader that stalls fills the queue, then lines are dropped: the last
-//! part of it is kept for those that matter most.
+//! a copy, and no system call while others come, too. A reader that stalls fills the queue, then lines are dropped. Those that
+//! matter most are written at once, and the last part of the queue is kept for them.
 
 use std::io::{ErrorKind, Write};
 use std::mem;
@@ -43,15 +43,18 @@ struct State {
     done: u64,
     /// Lines dropped since the log last said so.
     dropped: u64,
-    /// How many wait for a flush.
+    /// How many wait until something is written.
     flushes: u32,
+    /// Whether the thread that writes is to do so now.
+    is_hurried: bool,
     /// Whether the thread that writes sleeps until it is woken.
     is_idle: bool,
 }
 
 impl Queue {
     pub(super) const fn new() -> Self {
-        let state = State { lines: Vec::new(), added: 0, done: 0, dropped: 0, flushes: 0, is_idle: false };
+        let state =
+            State { lines: Vec::new(), added: 0, done: 0, dropped: 0, flushes: 0, is_hurried: false, is_idle: false };
         Self { state: Mutex::new(state), filled: Condvar::new(), emptied: Condvar::new() }
     }
 
@@ -68,11 +71,11 @@ impl Queue {
             metrics::log_dropped(1);
             return;
         }
-        let before = state.lines.len();
         state.lines.extend_from_slice(line);
         state.added += line.len() as u64;
-        let is_urgent = before < LARGE && state.lines.len() >= LARGE;
-        let must_wake = mem::take(&mut state.is_idle) || is_urgent;
+        let is_urgent = priority == Priority::High || state.lines.len() >= LARGE;
+        let must_wake = mem::take(&mut state.is_idle) || (is_urgent && !state.is_hurried);
+        state.is_hurried |= is_urgent;
         drop(state);
         if must_wake {
             self.filled.notify_one();
@@ -87,6 +90,7 @@ impl Queue {
             let mut state = self.lock();
             let until = state.added;
             state.flushes += 1;
+            state.is_hurried = true;
             self.filled.notify_one();
             let rest = end.saturating_duration_since(Instant::now());
             let waited = self.emptied.wait_timeout_while(state, rest, |state| state.done < until);
@@ -117,14 +121,13 @@ impl Queue {
         batch.clear();
         batch.shrink_to(LARGE);
         // If more comes, it comes soon: one write for all of it.
-        let can_wait = |state: &mut State| state.lines.len() < LARGE && state.flushes == 0;
-        let paused = self.filled.wait_timeout_while(self.lock(), PAUSE, can_wait);
+        let paused = self.filled.wait_timeout_while(self.lock(), PAUSE, |state| !state.is_hurried);
         let mut state = paused.unwrap_or_else(PoisonError::into_inner).0;
         while state.lines.is_empty() {
             state.is_idle = true;
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.is_idle = false;
+        (state.is_idle, state.is_hurried) = (false, false);
         mem::swap(&mut state.lines, batch);
     }
 
