@@ -32,7 +32,8 @@ use crate::proxy::request::Framing;
 use crate::proxy::response::Addresses;
 use crate::proxy::target::{Policy, Target};
 use crate::proxy::upstream::{Deadlines, Outgoing, Upstream};
-use crate::session::refresh::{Fresh, Need, Refresher};
+use crate::session::decision::Reason;
+use crate::session::refresh::{Refresher, Resolution};
 use crate::session::replay::{self, ReplayTarget};
 use crate::session::{Session, Sessions, Sid};
 
@@ -135,10 +136,10 @@ pub async fn forward(
 
     let round = Round { proxy: &proxy, context: &context, counted, datahub, sid: &sid, session: &session };
     let is_stale = session.is_stale_at(now, proxy.refresh_ahead(framing));
-    if is_stale || shared.refresher.knows(datahub, &session.tokens) {
+    if is_stale || shared.refresher.has_entry_for(datahub, &session.tokens) {
         // The body first: should it be too long, no refresh has been spent on a call that cannot be sent again.
         replay::drain(body, framing.length()).await?;
-        return round.again(if is_stale { Need::Stale } else { Need::None }).await;
+        return round.again(if is_stale { Reason::Expiring } else { Reason::None }).await;
     }
 
     let head = request::head(&req, target, framing, datahub, &session.tokens.access, &context, &shared.public)?;
@@ -156,7 +157,7 @@ pub async fn forward(
         if let Some(rest) = answer.unsent {
             replay::drain(rest, None).await?;
         }
-        return round.again(Need::Refused).await;
+        return round.again(Reason::Rejected).await;
     }
     round.has_passed();
 
@@ -177,18 +178,18 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    async fn again(self, need: Need) -> Result<HttpResponse, ApiError> {
+    async fn again(self, reason: Reason) -> Result<HttpResponse, ApiError> {
         let Self { proxy, context, counted, datahub, sid, session } = self;
         let Shared { sessions, refresher, .. } = &*proxy.shared;
-        match refresher.fresh(datahub, session, need, counted.replays, sessions.limits(), context).await {
+        match refresher.resolve(datahub, session, reason, counted.replays, context, SystemTime::now()).await {
             // What was known is forgotten; but the body has been read.
-            Ok(Fresh::AsIs) => Err(counted.retry_response(None, false)),
-            Ok(Fresh::Newer(tokens)) => {
+            Ok(Resolution::UseCurrent) => Err(counted.retry_response(None, false)),
+            Ok(Resolution::Renewed(tokens)) => {
                 let renewed = session.renewed(tokens, sessions.limits());
                 let cookie = sessions.renewed(datahub, sid, &renewed, context, SystemTime::now())?;
                 Err(counted.retry_response(Some(cookie), false))
             }
-            Ok(Fresh::Elsewhere { closes }) => Err(counted.retry_response(None, closes)),
+            Ok(Resolution::Retry { closes }) => Err(counted.retry_response(None, closes)),
             Err(failure) => {
                 counted.record_outcome("lost");
                 Err(failure.into())

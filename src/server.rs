@@ -95,7 +95,7 @@ impl Socket {
 /// # Errors
 /// A socket that cannot be listened on.
 pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>, draining: &Draining) -> io::Result<(Server, Tasks)> {
-    let (refresher, tasks) = Refresher::new(config.session.remember);
+    let (refresher, tasks) = Refresher::new(config.session.clone());
     let origin = &config.app.origins.own;
     let datahubs = &config.datahubs;
     let sessions = Arc::new(config.sessions());

@@ -4,6 +4,7 @@
 //! other, the sid, names the login and stays; its bytes take part in the seal, so a session opens beside its own sid
 //! only, and a refresh that arrives after a logout, or after someone else's login, brings nothing back to life.
 
+pub mod decision;
 pub mod not_before;
 pub mod packed;
 pub mod refresh;

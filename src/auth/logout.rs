@@ -44,7 +44,7 @@ pub async fn logout(
 impl Auth {
     /// Revokes the newest pair this process knows of: a refresh under way is waited for, or its tokens would live on.
     pub(super) async fn end(&self, datahub: &DataHub, token: RefreshToken, context: &RequestContext) {
-        let newest = self.refresher.end(datahub, &token, PATIENCE).await;
+        let newest = self.refresher.invalidate_chain(datahub, &token, PATIENCE).await;
         let revocation = datahub.provider.revoke(&newest);
         let reason = match tokio::time::timeout(PATIENCE, revocation).await {
             Ok(Ok(())) => return,

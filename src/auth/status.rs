@@ -19,8 +19,8 @@ pub async fn status(req: HttpRequest, auth: Data<Auth>, context: ReqData<Rc<Requ
     let now = SystemTime::now();
     let opened = auth.datahubs.iter().filter_map(|datahub| {
         let (_, session) = auth.sessions.open(req.headers(), datahub, &context, now).ok()?;
-        let is_dead = auth.refresher.is_dead(datahub, &session.tokens);
-        (!is_dead).then(|| Entry::new(datahub, &session))
+        let has_ended = auth.refresher.is_invalidated(datahub, &session.tokens);
+        (!has_ended).then(|| Entry::new(datahub, &session))
     });
     answer(opened.collect(), now)
 }

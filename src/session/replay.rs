@@ -14,7 +14,8 @@ use url::form_urlencoded;
 
 use crate::error::{ApiError, Code};
 use crate::metrics;
-use crate::session::refresh::{MOST_REPLAYS, RETRY_AFTER};
+use crate::session::decision::MAX_REPLAYS;
+use crate::session::refresh::RETRY_AFTER;
 
 /// A request's target without the counter, and how often the browser has sent the call again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl<'a> ReplayTarget<'a> {
             None => (raw, 0),
             Some(number) => {
                 let replays = number.parse().ok().filter(|count: &u8| count.to_string() == number);
-                let replays = replays.filter(|count| (1..=MOST_REPLAYS).contains(count)).ok_or(CounterError)?;
+                let replays = replays.filter(|count| (1..=MAX_REPLAYS).contains(count)).ok_or(CounterError)?;
                 // With it goes the separator before it, a `?` if the call had no query.
                 (&raw[..path_length + last], replays)
             }
@@ -66,7 +67,7 @@ impl<'a> ReplayTarget<'a> {
     /// The 307 that asks for the same call once more, with new `cookies` if there are any; on a new connection if this one
     /// `closes`. A call that was sent again too often gets `refresh_unavailable` instead.
     pub fn retry_response(&self, cookies: impl IntoIterator<Item = HeaderValue>, closes: bool) -> ApiError {
-        if self.replays >= MOST_REPLAYS {
+        if self.replays >= MAX_REPLAYS {
             return ApiError::from(Code::RefreshUnavailable).retry_after(RETRY_AFTER);
         }
         let count = self.replays + 1;
@@ -166,7 +167,7 @@ mod tests {
         {
             assert_eq!(ReplayTarget::parse(target), Ok(ReplayTarget { target, replays: 0 }), "{target}");
             let mut sent = target.to_owned();
-            for replays in 1..=MOST_REPLAYS {
+            for replays in 1..=MAX_REPLAYS {
                 let counted = ReplayTarget::parse(&sent).expect("our own counter");
                 let retry = counted.retry_response(None, false);
                 let [("location", location)] = retry.fields() else { panic!("a redirect and nothing else: {retry:?}") };
