@@ -42,7 +42,7 @@ use self::door::Door;
 use self::flow::{Answer, Flow};
 use crate::admin::{self, Draining};
 use crate::auth::pending::PendingLogins;
-use crate::auth::rate::Limiter;
+use crate::auth::rate::RateLimiter;
 use crate::auth::{self, Auth};
 use crate::config::Config;
 use crate::datahub::transport::Endpoint;
@@ -104,8 +104,8 @@ pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>, draining: &Draining) 
         sessions: Arc::clone(&sessions),
         refresher: refresher.clone(),
         pending: PendingLogins::new(config.keyring.clone(), origin),
-        logins: Limiter::new(config.login_rate),
-        callbacks: Limiter::new(config.callback_rate),
+        logins: RateLimiter::new(config.login_rate),
+        callbacks: RateLimiter::new(config.callback_rate),
         app_url: config.app.url.clone(),
     });
     let shared = Arc::new(proxy::Shared::new(

@@ -13,7 +13,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use openidconnect::AuthorizationCode;
 
 use crate::access_log::{Event, chain};
-use crate::auth::pending::{PendingError, PendingLogin, remove_useless};
+use crate::auth::pending::{PendingError, PendingLogin, remove_empty_cookie};
 use crate::auth::return_to::ReturnTo;
 use crate::auth::{Auth, LoginError, Parameters, see_other};
 use crate::context::RequestContext;
@@ -42,10 +42,10 @@ pub async fn callback(
             let reason = failure.reason;
             log::info!(datahub = failure.datahub.as_str(), reason; "a login failed");
             context.event(failure.event, &failure.datahub);
-            auth.back_to_app(Some(failure.error))
+            auth.redirect_to_app(Some(failure.error))
         }
     };
-    remove_useless(&req, &session, &mut response);
+    remove_empty_cookie(&req, &session, &mut response);
     Ok(response)
 }
 
@@ -80,7 +80,7 @@ async fn finish(
         .map_err(|_| Failure::new(LoginError::Failed, datahub, "the session does not fit into a cookie"))?;
     // The one it takes the place of is over at the DataHUB, too.
     if let Some(token) = login.replaces {
-        auth.end(datahub, token, context).await;
+        auth.end_session(datahub, token, context).await;
     }
 
     context.event(Event::LoginOk, datahub.id.as_str());
@@ -104,10 +104,13 @@ struct Query<'a> {
 
 impl<'a> Query<'a> {
     fn read(parameters: &'a Parameters, auth: &'a Auth, context: &RequestContext) -> Result<Self, Failure> {
-        let ambiguous = |_: ApiError| Failure::nowhere("an ambiguous query");
-        let datahub = auth.named(parameters, context).map_err(ambiguous)?.ok_or(Failure::nowhere("no DataHUB"))?;
+        let ambiguous = |_: ApiError| Failure::without_datahub("an ambiguous query");
+        let datahub = auth
+            .named_datahub(parameters, context)
+            .map_err(ambiguous)?
+            .ok_or(Failure::without_datahub("no DataHUB"))?;
         let one = |name| match parameters.one(name) {
-            Ok(value) if value.is_none_or(|value| value.len() <= LONGEST) => Ok(value),
+            Ok(value) if value.is_none_or(|value| value.len() <= MAX_PARAMETER_BYTES) => Ok(value),
             _ => Err(Failure::new(LoginError::Failed, datahub, "an ambiguous query")),
         };
         let state = one("state")?.ok_or(Failure::new(LoginError::Failed, datahub, "no state"))?;
@@ -137,24 +140,24 @@ impl Failure {
         Self { error, event: Event::LoginFailed, datahub: datahub.id.to_string(), reason: reason.to_owned() }
     }
 
-    fn nowhere(reason: &str) -> Self {
+    fn without_datahub(reason: &str) -> Self {
         let (datahub, reason) = (String::new(), reason.to_owned());
         Self { error: LoginError::Failed, event: Event::LoginFailed, datahub, reason }
     }
 
     fn pending(error: PendingError, datahub: &DataHub) -> Self {
-        let told = match error {
+        let login_error = match error {
             PendingError::None => LoginError::CookiesBlocked,
             PendingError::State | PendingError::Expired => LoginError::Expired,
             PendingError::DataHub => LoginError::Failed,
         };
         let is_mismatch = matches!(error, PendingError::State | PendingError::DataHub);
         let event = if is_mismatch { Event::StateMismatch } else { Event::LoginFailed };
-        Self { event, ..Self::new(told, datahub, &error.to_string()) }
+        Self { event, ..Self::new(login_error, datahub, &error.to_string()) }
     }
 
     fn redeem(error: &RedeemError, datahub: &DataHub) -> Self {
-        let told = match error {
+        let login_error = match error {
             RedeemError::Unreachable(BackChannelError::Malformed | BackChannelError::ForeignAddress) => {
                 LoginError::Failed
             }
@@ -167,9 +170,9 @@ impl Failure {
             RedeemError::IdToken(IdTokenError::Nonce) => Event::NonceMismatch,
             _ => Event::LoginFailed,
         };
-        Self { event, ..Self::new(told, datahub, &chain(error)) }
+        Self { event, ..Self::new(login_error, datahub, &chain(error)) }
     }
 }
 
 /// Longest parameter, in bytes; GitLab's codes and our states are shorter than 100.
-const LONGEST: usize = 2_048;
+const MAX_PARAMETER_BYTES: usize = 2_048;
