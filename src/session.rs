@@ -19,7 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::access_log::Event;
 use crate::context::RequestContext;
-use crate::datahub::oidc::{Grant, User};
+use crate::datahub::oidc::{LoginResult, User};
 use crate::datahub::token::TokenSet;
 use crate::datahub::{DataHub, DataHubId, DataHubs};
 use crate::error::{ApiError, Code};
@@ -183,8 +183,8 @@ impl Sessions {
     }
 
     /// A new session, with a new sid: nothing of an earlier one is taken over.
-    pub fn begin(&self, grant: Grant, datahub: &DataHub) -> (Sid, Session) {
-        let Grant { user, tokens, scopes } = grant;
+    pub fn begin(&self, result: LoginResult, datahub: &DataHub) -> (Sid, Session) {
+        let LoginResult { user, tokens, scopes } = result;
         let began = tokens.issued;
         let scopes = (scopes != datahub.provider.scopes()).then_some(scopes);
         let (ends, idle_ends) = (began + self.limits.max_age, self.limits.idle_end(&tokens));
@@ -338,7 +338,7 @@ mod tests {
     use crate::datahub::back_channel::BackChannel;
     use crate::datahub::discovery::Discovery;
     use crate::datahub::oidc::Provider;
-    use crate::datahub::transport::{Address, trust};
+    use crate::datahub::transport::{Address, tls_config};
     use crate::seal::Key;
 
     /// SC-04.
@@ -354,7 +354,7 @@ mod tests {
                 lifetime: Duration::from_hours(2),
             };
             let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
-            let (sid, session) = sessions.begin(Grant { user, tokens, scopes: Vec::new() }, &datahub);
+            let (sid, session) = sessions.begin(LoginResult { user, tokens, scopes: Vec::new() }, &datahub);
             sessions.begun(&datahub, &sid, &session, &context(), now)
         };
         assert_eq!(cookies(2_800), Err(TooLarge));
@@ -403,7 +403,7 @@ mod tests {
             lifetime: hours(2),
         };
         let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
-        let (sid, session) = sessions.begin(Grant { user, tokens: tokens(login), scopes: Vec::new() }, &datahub);
+        let (sid, session) = sessions.begin(LoginResult { user, tokens: tokens(login), scopes: Vec::new() }, &datahub);
         let [cookie, sid_cookie] = sessions.begun(&datahub, &sid, &session, &context(), login).expect("it fits");
         for cookie in [&cookie, &sid_cookie] {
             assert!(cookie.to_str().expect("ASCII").ends_with("Max-Age=86400"), "24 hours until it is idle");
@@ -435,7 +435,7 @@ mod tests {
 
     fn sessions() -> (Sessions, Arc<DataHub>) {
         let url = Url::parse("https://git.example.org").expect("a URL");
-        let address = Address::new(url.clone(), None, trust(None).expect("roots")).expect("an address");
+        let address = Address::new(url.clone(), None, tls_config(None).expect("roots")).expect("an address");
         let issuer = openidconnect::IssuerUrl::from_url(url.clone());
         let provider = Provider::new(
             openidconnect::ClientId::new("id".into()),

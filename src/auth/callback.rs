@@ -21,7 +21,7 @@ use crate::datahub::DataHub;
 use crate::datahub::back_channel::BackChannelError;
 use crate::datahub::discovery::MetadataError;
 use crate::datahub::id_token::IdTokenError;
-use crate::datahub::oidc::RedeemError;
+use crate::datahub::oidc::ExchangeError;
 use crate::error::ApiError;
 use crate::metrics;
 
@@ -63,17 +63,17 @@ async fn finish(
         .and_then(|login| login.confirm(&datahub.id, now))
         .map_err(|error| Failure::pending(error, datahub))?;
     // It is this DataHUB that answers, be it yes or no.
-    datahub.provider.check_issuer(issuer).await.map_err(|error| Failure::redeem(&error, datahub))?;
+    datahub.provider.check_issuer(issuer).await.map_err(|error| Failure::exchange(&error, datahub))?;
     // It said yes.
     let code = outcome.map_err(|error| Failure::new(error, datahub, "the DataHUB said no"))?;
     // It takes the code with the verifier; ID token and userinfo are signed, of now, of this login and of one person.
-    let grant = datahub
+    let result = datahub
         .provider
-        .redeem(code, login.verifier, &login.nonce, now)
+        .exchange_code(code, login.verifier, &login.nonce, now)
         .await
-        .map_err(|error| Failure::redeem(&error, datahub))?;
+        .map_err(|error| Failure::exchange(&error, datahub))?;
     // The session is new in every part, and browsers will keep it.
-    let (sid, session) = auth.sessions.begin(grant, datahub);
+    let (sid, session) = auth.sessions.begin(result, datahub);
     let cookies = auth
         .sessions
         .begun(datahub, &sid, &session, context, now)
@@ -156,18 +156,18 @@ impl Failure {
         Self { event, ..Self::new(login_error, datahub, &error.to_string()) }
     }
 
-    fn redeem(error: &RedeemError, datahub: &DataHub) -> Self {
+    fn exchange(error: &ExchangeError, datahub: &DataHub) -> Self {
         let login_error = match error {
-            RedeemError::Unreachable(BackChannelError::Malformed | BackChannelError::ForeignAddress) => {
+            ExchangeError::Unreachable(BackChannelError::Malformed | BackChannelError::ForeignAddress) => {
                 LoginError::Failed
             }
-            RedeemError::Unreachable(_)
-            | RedeemError::Metadata(MetadataError::Unreachable(_) | MetadataError::Paused) => LoginError::Unavailable,
+            ExchangeError::Unreachable(_)
+            | ExchangeError::Metadata(MetadataError::Unreachable(_) | MetadataError::Paused) => LoginError::Unavailable,
             _ => LoginError::Failed,
         };
         let event = match error {
-            RedeemError::Issuer | RedeemError::IdToken(IdTokenError::Issuer) => Event::IssuerMismatch,
-            RedeemError::IdToken(IdTokenError::Nonce) => Event::NonceMismatch,
+            ExchangeError::Issuer | ExchangeError::IdToken(IdTokenError::Issuer) => Event::IssuerMismatch,
+            ExchangeError::IdToken(IdTokenError::Nonce) => Event::NonceMismatch,
             _ => Event::LoginFailed,
         };
         Self { event, ..Self::new(login_error, datahub, &chain(error)) }

@@ -40,7 +40,7 @@ pub async fn login(
     }
     let return_to = parameters.one("return_to").ok().flatten().and_then(ReturnTo::parse);
     let replaces = auth.replaced_refresh_token(&req, datahub);
-    match datahub.provider.authorize().await {
+    match datahub.provider.authorization_request().await {
         Ok(authorization) => {
             PendingLogin::store(&session, &authorization, &datahub.id, return_to, replaces.as_ref(), SystemTime::now());
             Ok(redirect(StatusCode::FOUND, authorization.url.as_str()))

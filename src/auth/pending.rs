@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::auth::return_to::ReturnTo;
 use crate::datahub::DataHubId;
-use crate::datahub::oidc::Authorization;
+use crate::datahub::oidc::AuthorizationRequest;
 use crate::datahub::token::RefreshToken;
 use crate::seal::Keyring;
 use crate::seal::cookie::{self, Found, Plaintext, SealedCookie};
@@ -120,7 +120,7 @@ impl PendingLogin {
     #[expect(clippy::disallowed_methods, reason = "it goes into the sealed cookie")]
     pub fn store(
         session: &Session,
-        authorization: &Authorization,
+        authorization: &AuthorizationRequest,
         datahub: &DataHubId,
         return_to: Option<ReturnTo>,
         replaces: Option<&RefreshToken>,

@@ -249,14 +249,14 @@ const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-requ
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datahub::transport::trust;
+    use crate::datahub::transport::tls_config;
 
     /// PR-03: storage may be anywhere but here.
     #[test]
     fn a_redirect_leads_into_the_api_or_elsewhere_and_never_to_ourselves() {
         let url = url::Url::parse("https://hub.example/gitlab").expect("a URL");
         let there =
-            Address::new(url, None, trust(None).expect("the system's roots, or Mozilla's")).expect("an address");
+            Address::new(url, None, tls_config(None).expect("the system's roots, or Mozilla's")).expect("an address");
         let here = "https://gateway.example/datahubs/a";
         let addresses = Addresses { there: &there, here, policy: &Policy::default() };
         let located = |location: &str| addresses.located(location).and_then(|to| to.to_str().ok().map(str::to_owned));
