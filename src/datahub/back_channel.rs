@@ -19,7 +19,7 @@ use url::Url;
 
 use crate::datahub::transport::{Address, Stream};
 
-/// Our side of the conversation with one DataHUB.
+/// Calls to one DataHUB.
 #[derive(Debug, Clone)]
 pub struct BackChannel {
     /// The DataHUB's own, and its issuer's where that is another.
@@ -28,7 +28,7 @@ pub struct BackChannel {
 }
 
 impl BackChannel {
-    /// Calls to these `addresses` and to no others; `timeout` is for one whole call.
+    /// Calls go to these `addresses` and to no others; `timeout` is for one whole call.
     pub fn new(addresses: Vec<Address>, timeout: Duration) -> Self {
         Self { addresses, timeout }
     }
@@ -147,7 +147,7 @@ pub enum BackChannelError {
     ForeignAddress,
 }
 
-/// A connection as awc wants it; readiness is what polling tells.
+/// A connection with the trait that awc asks for. It always says that it is ready, since polling it tells the truth.
 #[derive(Debug)]
 struct AwcStream(Stream);
 

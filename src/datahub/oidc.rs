@@ -283,7 +283,7 @@ pub enum ExchangeError {
     /// An ID token that is not to be believed.
     #[error(transparent)]
     IdToken(#[from] IdTokenError),
-    /// A token that is none.
+    /// A token that cannot be a header's value.
     #[error(transparent)]
     Token(#[from] TokenError),
 }
