@@ -20,7 +20,7 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::admin::{self, Draining};
 use crate::auth::Auth;
 use crate::auth::pending::PendingLogins;
-use crate::auth::rate::Limiter;
+use crate::auth::rate::RateLimiter;
 use crate::config::Config;
 use crate::datahub::transport::Endpoint;
 use crate::guard::Guard;
@@ -125,8 +125,8 @@ impl Shared {
             sessions: Arc::clone(&sessions),
             refresher: refresher.clone(),
             pending: PendingLogins::new(config.keyring.clone(), &origins.own),
-            logins: Limiter::new(config.login_rate),
-            callbacks: Limiter::new(config.callback_rate),
+            logins: RateLimiter::new(config.login_rate),
+            callbacks: RateLimiter::new(config.callback_rate),
             app_url: config.app.url.clone(),
         });
         let server = &config.server;

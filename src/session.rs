@@ -20,7 +20,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::access_log::Event;
 use crate::context::RequestContext;
-use crate::datahub::oidc::{Grant, User};
+use crate::datahub::oidc::{LoginResult, User};
 use crate::datahub::token::TokenSet;
 use crate::datahub::{DataHub, DataHubId, DataHubs};
 use crate::error::{ApiError, Code};
@@ -184,8 +184,8 @@ impl Sessions {
     }
 
     /// A new session, with a new sid: nothing of an earlier one is taken over.
-    pub fn begin(&self, grant: Grant, datahub: &DataHub) -> (Sid, Session) {
-        let Grant { user, tokens, scopes } = grant;
+    pub fn begin(&self, login: LoginResult, datahub: &DataHub) -> (Sid, Session) {
+        let LoginResult { user, tokens, scopes } = login;
         let created_at = tokens.issued;
         let scopes = (scopes != datahub.provider.scopes()).then_some(scopes);
         let (expires_at, idle_expires_at) = (created_at + self.limits.max_age, self.limits.idle_end(&tokens));
@@ -356,7 +356,7 @@ mod tests {
     use crate::datahub::back_channel::BackChannel;
     use crate::datahub::discovery::Discovery;
     use crate::datahub::oidc::Provider;
-    use crate::datahub::transport::{Address, trust};
+    use crate::datahub::transport::{Address, tls_config};
     use crate::seal::Key;
 
     /// SC-04.
@@ -372,7 +372,7 @@ mod tests {
                 lifetime: Duration::from_hours(2),
             };
             let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
-            let (sid, session) = sessions.begin(Grant { user, tokens, scopes: Vec::new() }, &datahub);
+            let (sid, session) = sessions.begin(LoginResult { user, tokens, scopes: Vec::new() }, &datahub);
             sessions.login_cookies(&datahub, &sid, &session, &context(), now)
         };
         assert_eq!(cookies(2_800), Err(TooLarge));
@@ -421,7 +421,7 @@ mod tests {
             lifetime: hours(2),
         };
         let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
-        let (sid, session) = sessions.begin(Grant { user, tokens: tokens(login), scopes: Vec::new() }, &datahub);
+        let (sid, session) = sessions.begin(LoginResult { user, tokens: tokens(login), scopes: Vec::new() }, &datahub);
         let [cookie, sid_cookie] =
             sessions.login_cookies(&datahub, &sid, &session, &context(), login).expect("it fits");
         for cookie in [&cookie, &sid_cookie] {
@@ -454,7 +454,7 @@ mod tests {
 
     fn sessions() -> (Sessions, Arc<DataHub>) {
         let url = Url::parse("https://git.example.org").expect("a URL");
-        let address = Address::new(url.clone(), None, trust(None).expect("roots")).expect("an address");
+        let address = Address::new(url.clone(), None, tls_config(None).expect("roots")).expect("an address");
         let issuer = openidconnect::IssuerUrl::from_url(url.clone());
         let provider = Provider::new(
             openidconnect::ClientId::new("id".into()),

@@ -34,7 +34,7 @@ pub async fn refresh(
     let target = ReplayTarget::parse(req.uri().path_and_query().map_or("", |raw| raw.as_str()))?;
     let mut closed = SessionError::None;
     let mut opened = Vec::new();
-    for datahub in auth.chosen(&Parameters::read(target.query().unwrap_or_default()), &context)? {
+    for datahub in auth.selected_datahubs(&Parameters::read(target.query().unwrap_or_default()), &context)? {
         match auth.sessions.open(cookie::fields(req.headers()), datahub, &context, now) {
             Ok((sid, session)) => opened.push((datahub, sid, session.decode())),
             Err(SessionError::Ended) => closed = SessionError::Ended,

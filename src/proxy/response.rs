@@ -296,14 +296,14 @@ const INERT: [&str; 14] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datahub::transport::trust;
+    use crate::datahub::transport::tls_config;
 
     /// PR-03: storage may be anywhere but here.
     #[test]
     fn a_redirect_leads_into_the_api_or_elsewhere_and_never_to_ourselves() {
         let url = url::Url::parse("https://hub.example/gitlab").expect("a URL");
         let there =
-            Address::new(url, None, trust(None).expect("the system's roots, or Mozilla's")).expect("an address");
+            Address::new(url, None, tls_config(None).expect("the system's roots, or Mozilla's")).expect("an address");
         let here = "https://gateway.example/datahubs/a";
         let rewriter = UrlRewriter { upstream: &there, public: here, policy: &Policy::default() };
         let located = |location: &str| {

@@ -240,7 +240,7 @@ impl Task {
         self.log(&refreshed, now.duration_since(started));
         let outcome = match &refreshed {
             Ok(tokens) => CacheEntry::Superseded(tokens.clone()),
-            Err(RefreshError::Denied) => CacheEntry::InvalidGrant { since: now },
+            Err(RefreshError::InvalidGrant) => CacheEntry::InvalidGrant { since: now },
             Err(_) => CacheEntry::Failed,
         };
         let kept = self.cache.finish(&self.key, outcome, now);
