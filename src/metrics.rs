@@ -1,6 +1,9 @@
 //! What is counted, for `/metrics`: process-wide, since operators ask a process and not a worker.
 //!
-//! Each room says what happened by one function here; no label ever holds what a request chose.
+//! Each room says what happened by one function here; no label ever holds what a request chose. What happens with every
+//! request is counted by its [`worker`].
+
+pub mod worker;
 
 use std::sync::LazyLock;
 
@@ -10,6 +13,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+use self::worker::Sums;
 
 /// A text was sealed under the key of this id.
 pub fn sealed(key: String) {
@@ -118,6 +123,7 @@ struct ReplayLabel {
 
 static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     let mut registry = Registry::with_prefix("gateway");
+    registry.register_collector(Box::new(Sums));
     let metrics = Metrics::default();
     let Metrics {
         seals,

@@ -142,7 +142,7 @@ pub fn gateway(config: &Arc<Config>, sockets: Vec<Socket>, draining: &Draining) 
             None => app,
         }
     };
-    let door = move || Rc::new(Door { config: Arc::clone(&config), draining: draining.clone() });
+    let door = move || Rc::new(Door::new(Arc::clone(&config), draining.clone()));
     let server = Server::build().workers(workers).shutdown_timeout(shutdown.as_secs().max(1)).disable_signals();
     let server = sockets.into_iter().try_fold(server, |server, socket| {
         let (app, door, place) = (app.clone(), door.clone(), socket.place());
@@ -292,7 +292,7 @@ mod tests {
         let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = socket.local_addr().expect("it is bound");
         let config = Arc::new(config(&format!("http://{address}")));
-        let door = move || Rc::new(Door { config: Arc::clone(&config), draining: Draining::default() });
+        let door = move || Rc::new(Door::new(Arc::clone(&config), Draining::default()));
         let app = |door: Rc<Door>| {
             App::new()
                 .wrap_fn(|req, next| {

@@ -21,6 +21,7 @@ use crate::admin::Draining;
 use crate::config::Config;
 use crate::context::{Client, RequestContext};
 use crate::error::{ApiError, Code};
+use crate::metrics::worker::WorkerMetrics;
 use crate::origin::Admission;
 use crate::proxy::request::Framing;
 use crate::server::flow::Counted;
@@ -29,12 +30,22 @@ use crate::server::flow::Counted;
 pub(super) struct Door {
     pub(super) config: Arc<Config>,
     pub(super) draining: Draining,
+    metrics: Rc<WorkerMetrics>,
+}
+
+impl Door {
+    /// A worker's own.
+    pub(super) fn new(config: Arc<Config>, draining: Draining) -> Self {
+        let metrics = WorkerMetrics::new(config.datahubs.iter().map(|datahub| datahub.id.as_str()));
+        Self { config, draining, metrics }
+    }
 }
 
 impl Door {
     /// Notes that a request has come.
     pub(super) fn begin(&self, req: &ServiceRequest) -> Rc<RequestContext> {
-        RequestContext::new(req.method().clone(), client(req, &self.config.server.trusted_proxies))
+        let client = client(req, &self.config.server.trusted_proxies);
+        RequestContext::new(req.method().clone(), client, Rc::clone(&self.metrics))
     }
 
     /// Lets a request in, or answers it here.
@@ -161,7 +172,8 @@ impl Door {
     /// too.
     pub(super) fn refusal(&self, code: Code, peer: Option<IpAddr>) -> Bytes {
         let none = Method::from_bytes(b"-").expect("a token");
-        let response = self.failure(code, &RequestContext::new(none, Client { address: peer, is_local: false }));
+        let client = Client { address: peer, is_local: false };
+        let response = self.failure(code, &RequestContext::new(none, client, Rc::clone(&self.metrics)));
         let answer = format!("HTTP/1.1 {}\r\ncontent-length: {}\r\n", response.status(), response.body().len());
         let mut answer = answer.into_bytes();
         for (name, value) in response.headers() {

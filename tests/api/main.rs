@@ -12,6 +12,7 @@ mod gateway;
 mod keys;
 mod login;
 mod logout;
+mod metrics;
 mod origin;
 mod process;
 mod provider;

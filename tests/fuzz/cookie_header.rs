@@ -5,6 +5,7 @@
 
 #![no_main]
 
+use std::rc::Rc;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +14,7 @@ use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::context::{Client, RequestContext};
 use arcmanager_gateway::datahub::DataHub;
+use arcmanager_gateway::metrics::worker::WorkerMetrics;
 use arcmanager_gateway::seal::cookie::{Plaintext, SealedCookie};
 use arcmanager_gateway::session::{Session, Sessions};
 use base64::Engine;
@@ -67,6 +69,10 @@ struct Gateway {
     raw: SealedCookie<Raw>,
 }
 
+thread_local! {
+    static METRICS: Rc<WorkerMetrics> = WorkerMetrics::new([]);
+}
+
 static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/gateway.toml");
     let config = Config::load(&[file.into()]).expect("a good configuration");
@@ -81,7 +87,8 @@ impl Gateway {
         headers.append(COOKIE, HeaderValue::from_bytes(field).ok()?);
         let datahub: &DataHub = self.config.datahubs.by_id("a").expect("it is configured");
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_300_000);
-        let context = RequestContext::new(Method::GET, Client { address: None, is_local: false });
+        let client = Client { address: None, is_local: false };
+        let context = RequestContext::new(Method::GET, client, METRICS.with(Rc::clone));
         let opened = self.sessions.open(&headers, datahub, &context, now).ok().map(|(_, session)| session);
         let inspected = self.sessions.inspect(&headers, datahub).ok().map(|(_, session)| session);
         // Operators see those that have ended, too.
