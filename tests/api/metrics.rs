@@ -59,6 +59,25 @@ fn a_request_is_under_way_from_its_head_to_the_end_of_its_answer() {
     wait_for(&gateway, "inflight", 0.0);
 }
 
+#[test]
+fn the_process_says_what_it_is_and_what_it_uses() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).quiet().start();
+    let metrics = gateway.metrics();
+    let process = |name: &str| {
+        let number = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+        number.unwrap_or_else(|| panic!("{name}: {metrics}"))
+    };
+    assert!((1e6..1e9).contains(&process("process_resident_memory_bytes")), "{metrics}");
+    assert!(process("process_virtual_memory_bytes") > process("process_resident_memory_bytes"), "{metrics}");
+    assert!((0.0..60.0).contains(&process("process_cpu_seconds_total")), "{metrics}");
+    assert!(process("process_open_fds") > 5.0 && process("process_open_fds") < process("process_max_fds"), "{metrics}");
+    let now = std::time::UNIX_EPOCH.elapsed().expect("it is after 1970").as_secs_f64();
+    assert!((now - 60.0..=now).contains(&process("process_start_time_seconds")), "{metrics}");
+    let build = format!("gateway_build_info{{version=\"{}\",revision=\"", env!("CARGO_PKG_VERSION"));
+    assert!(metrics.contains(&build), "{metrics}");
+}
+
 fn wait_for(gateway: &Gateway, line: &str, count: f64) {
     let until = Instant::now() + Duration::from_secs(10);
     while number(gateway, line) != Some(count) {
