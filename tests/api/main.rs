@@ -4,6 +4,7 @@
 
 #![expect(unreachable_pub, reason = "nobody depends on tests")]
 
+mod access_log;
 mod browser;
 mod callback;
 mod config;
