@@ -148,6 +148,8 @@ pub enum Incomplete {
     UpstreamStalled,
     /// The client did not take the answer in time.
     ResponseTimeout,
+    /// We failed ourselves in the middle of it.
+    Internal,
 }
 
 impl Incomplete {
@@ -158,6 +160,7 @@ impl Incomplete {
             Self::UpstreamBroke => "upstream_broke",
             Self::UpstreamStalled => "upstream_stalled",
             Self::ResponseTimeout => "response_timeout",
+            Self::Internal => "internal",
         }
     }
 }

@@ -133,15 +133,21 @@ impl Setup {
     }
 
     pub fn start(&self) -> Gateway {
-        Gateway::start(self)
+        let mut command = command();
+        command.arg("--config").arg(self.write());
+        Gateway::start(self, command)
+    }
+
+    /// Starts another process in the binary's place, which finds its configuration in the variable `GATEWAY_OF_A_TEST`.
+    pub fn start_as(&self, mut command: Command) -> Gateway {
+        command.env("GATEWAY_OF_A_TEST", self.write());
+        Gateway::start(self, command)
     }
 }
 
 impl Gateway {
-    fn start(setup: &Setup) -> Self {
-        let mut child = command()
-            .arg("--config")
-            .arg(setup.write())
+    fn start(setup: &Setup, mut command: Command) -> Self {
+        let mut child = command
             .env("RUST_LOG", setup.log_level)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
