@@ -91,29 +91,6 @@ fn no_line_is_lost_or_doubled_or_torn() {
 }
 
 #[test]
-fn a_line_for_people_says_the_same_in_plain_words() {
-    let hub = datahub();
-    let mut gateway = Setup::new(&[("a", &hub)]).and("log.format = \"text\"").quiet().start();
-    called(&gateway, 1, 1);
-    assert_eq!(Browser::default().send(&gateway, "GET", &format!("{BASE}/datahubs/a/x"), "", b"").status, 403);
-    gateway.terminate();
-    assert!(gateway.wait_for_end().expect("it ends").success());
-    let output = gateway.output();
-    let line =
-        |part: &str| output.iter().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{part}: {output:?}"));
-    let start = format!("INFO  request method=\"GET\" route=\"{BASE}/datahubs\" status=200 duration_ms=");
-    let (_, rest) = line(&start).split_once(&start).expect("it was found by it");
-    let (duration, rest) = rest.split_once(' ').expect("more follows");
-    assert!(duration.parse::<f64>().is_ok_and(|duration| duration > 0.0), "{duration}");
-    assert!(rest.starts_with("bytes_in=0 bytes_out=") && rest.ends_with(" replay=0"), "{rest}");
-    assert!(line("status=403").contains(" code=\"cross_site_request\" "));
-    assert!(
-        line("cross_site_refused")
-            .starts_with("WARN  cross_site_refused event=\"cross_site_refused\" client=\"127.0.0.1\"")
-    );
-}
-
-#[test]
 fn the_lines_of_requests_can_be_switched_off_alone() {
     let hub = datahub();
     let mut gateway = Setup::new(&[("a", &hub)]).logging("info,access=warn").start();
