@@ -449,7 +449,8 @@ mod tests {
     }
 
     fn context() -> std::rc::Rc<RequestContext> {
-        RequestContext::new(actix_web::http::Method::GET, Client { address: None, is_local: false })
+        let client = Client { address: None, is_local: false };
+        RequestContext::new(actix_web::http::Method::GET, client, crate::metrics::worker::WorkerMetrics::new([]))
     }
 
     fn sessions() -> (Sessions, Arc<DataHub>) {

@@ -23,6 +23,7 @@ use crate::http::buffer::{Buffer, BufferPool};
 use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
 use crate::http::server::{Connection, RequestError, Settings, Stream, WriteError};
+use crate::metrics::worker::WorkerMetrics;
 use crate::proxy::{Failure, Proxy};
 use crate::server::web::{Web, WebRequest};
 
@@ -37,6 +38,7 @@ pub(super) struct Worker {
     pub(super) shutdown: CancellationToken,
     pub(super) pool: BufferPool,
     pub(super) clock: DateClock,
+    pub(super) metrics: Rc<WorkerMetrics>,
 }
 
 impl Worker {
@@ -63,7 +65,7 @@ impl Worker {
     async fn dispatch(&self, request: &RequestHead, connection: &mut Connection, peer: Option<SocketAddr>) {
         let client = self.guard.client(peer.map(canonical), request.fields());
         let method = Method::from_bytes(request.method().as_bytes()).expect("the head's parser takes tokens only");
-        let context = RequestContext::new(method, client);
+        let context = RequestContext::new(method, client, Rc::clone(&self.metrics));
         let work = async {
             let mut access = Access::Open;
             let answer = self.answer(request, connection, peer, &mut access, &context);
@@ -217,7 +219,8 @@ impl Worker {
     /// Answers what is no request, after which the connection is closed. It has its line in the log, too.
     async fn refuse(&self, error: RequestError, connection: &mut Connection, peer: Option<IpAddr>) {
         let method = Method::from_bytes(b"-").expect("a token");
-        let context = RequestContext::new(method, Client { address: peer, is_local: false });
+        let client = Client { address: peer, is_local: false };
+        let context = RequestContext::new(method, client, Rc::clone(&self.metrics));
         let error = ApiError::from(error);
         context.id.scope(self.write_error(&error, None, Access::Open, connection, &context)).await;
     }
