@@ -13,6 +13,7 @@ pub mod target;
 pub mod upstream;
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -297,7 +298,7 @@ impl Proxy {
         };
         let mut ended = is_whole && !(is_chunked && start.is_empty());
         while written.is_ok() && !ended {
-            let piece = match client.unless_client_leaves(exchange.next_piece()).await {
+            let piece = match client.unless_client_leaves(pin!(exchange.next_piece())).await {
                 Ok(Ok(piece)) => piece,
                 Ok(Err(error)) => return Ok(break_off(&error, datahub, client, context)),
                 Err(ClientLeft) => {

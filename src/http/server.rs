@@ -9,7 +9,7 @@
 //!   answer is not lost to a reset.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -135,7 +135,7 @@ impl Connection {
                 read.make_room(MIN_READ);
                 stream.read(read).await
             };
-            match timer.within(deadline, arrival).await {
+            match timer.within(deadline, pin!(arrival)).await {
                 Ok(Ok(count)) if count > 0 => {}
                 Err(Elapsed) if !is_idle => return Err(RequestError::Timeout),
                 Ok(_) | Err(Elapsed) => return Ok(None),
@@ -186,7 +186,7 @@ impl Connection {
         self.read.make_room(most);
         let deadline = Instant::now() + self.settings.timeouts.body;
         let Self { stream, read, timer, .. } = self;
-        match timer.within(deadline, stream.read(read)).await {
+        match timer.within(deadline, pin!(stream.read(read))).await {
             Ok(Ok(0)) => Err(BodyError::Gone(io::ErrorKind::UnexpectedEof.into())),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(BodyError::Gone(error)),
@@ -195,14 +195,18 @@ impl Connection {
     }
 
     /// What `work` comes to, unless the client leaves before that: whoever closes the connection, or its own half of it, takes
-    /// the call along. What else arrives is kept for its turn, up to a bound.
+    /// the call along. What else arrives is kept for its turn, up to a bound. `work` is pinned where it stands: to move it would
+    /// be to copy it.
     ///
     /// # Errors
-    /// [`ClientLeft`]; `work` is dropped then.
-    pub async fn unless_client_leaves<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ClientLeft> {
+    /// [`ClientLeft`]; `work` is not polled any more then.
+    pub async fn unless_client_leaves<T>(
+        &mut self,
+        mut work: impl Future<Output = T> + Unpin,
+    ) -> Result<T, ClientLeft> {
         tokio::select! {
             biased;
-            output = work => Ok(output),
+            output = &mut work => Ok(output),
             () = self.client_leaves() => Err(ClientLeft),
         }
     }
@@ -276,7 +280,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let deadline = Instant::now() + self.settings.timeouts.answer;
                     let Self { stream, timer, .. } = self;
-                    match timer.within(deadline, stream.writable()).await {
+                    match timer.within(deadline, pin!(stream.writable())).await {
                         Ok(ready) => ready.map_err(WriteError::Gone)?,
                         Err(Elapsed) => return Err(WriteError::TooSlow),
                     }
@@ -310,18 +314,17 @@ impl Connection {
         let mut left = MAX_DISCARDED;
         let deadline = Instant::now() + LINGER;
         let Self { stream, read, timer, .. } = &mut self;
-        let _ = timer
-            .within(deadline, async {
-                loop {
-                    read.clear();
-                    read.make_room(MIN_READ);
-                    match stream.read(read).await {
-                        Ok(count) if count > 0 && count <= left => left -= count,
-                        _ => break,
-                    }
+        let discarding = async {
+            loop {
+                read.clear();
+                read.make_room(MIN_READ);
+                match stream.read(read).await {
+                    Ok(count) if count > 0 && count <= left => left -= count,
+                    _ => break,
                 }
-            })
-            .await;
+            }
+        };
+        let _ = timer.within(deadline, pin!(discarding)).await;
     }
 }
 

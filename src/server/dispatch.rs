@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -66,27 +67,36 @@ impl Worker {
         let client = self.guard.client(peer.map(canonical), request.fields());
         let method = Method::from_bytes(request.method().as_bytes()).expect("the head's parser takes tokens only");
         let context = RequestContext::new(method, client, Rc::clone(&self.metrics));
-        let work = async {
-            let mut access = Access::Open;
-            let answer = self.answer(request, connection, peer, &mut access, &context);
+        context.id.scope(pin!(self.answer_or_fail(request, connection, peer, &context))).await;
+    }
+
+    async fn answer_or_fail(
+        &self,
+        request: &RequestHead,
+        connection: &mut Connection,
+        peer: Option<SocketAddr>,
+        context: &Rc<RequestContext>,
+    ) {
+        let mut access = Access::Open;
+        let answered = {
+            let answer = pin!(self.answer(request, connection, peer, &mut access, context));
             // A panic is the end of one request and not of the worker.
-            let answered = AssertUnwindSafe(answer).catch_unwind().await;
-            match answered.unwrap_or_else(|_| Err(ApiError::from(Code::Internal).closing().into())) {
-                Ok(()) => {}
-                Err(Failure::ClientLeft) => {
-                    context.record_incomplete(Incomplete::ClientGone);
-                    connection.abort();
-                }
-                Err(Failure::Refused(_)) if connection.has_answered() => {
-                    context.record_incomplete(Incomplete::Internal);
-                    connection.abort();
-                }
-                Err(Failure::Refused(error)) => {
-                    self.write_error(&error, Some(request), access, connection, &context).await;
-                }
-            }
+            AssertUnwindSafe(answer).catch_unwind().await
         };
-        context.id.scope(work).await;
+        match answered.unwrap_or_else(|_| Err(ApiError::from(Code::Internal).closing().into())) {
+            Ok(()) => {}
+            Err(Failure::ClientLeft) => {
+                context.record_incomplete(Incomplete::ClientGone);
+                connection.abort();
+            }
+            Err(Failure::Refused(_)) if connection.has_answered() => {
+                context.record_incomplete(Incomplete::Internal);
+                connection.abort();
+            }
+            Err(Failure::Refused(error)) => {
+                self.write_error(&error, Some(request), access, connection, context).await;
+            }
+        }
     }
 
     async fn answer(
@@ -113,7 +123,7 @@ impl Worker {
         }
         let body = read_body(request, connection, context).await?;
         let answer = self.web.call(web_request, body, context);
-        let response = connection.unless_client_leaves(answer).await??;
+        let response = connection.unless_client_leaves(pin!(answer)).await??;
         self.write_response(response, is_file, *access, request, connection, context).await;
         Ok(())
     }
@@ -222,7 +232,7 @@ impl Worker {
         let client = Client { address: peer, is_local: false };
         let context = RequestContext::new(method, client, Rc::clone(&self.metrics));
         let error = ApiError::from(error);
-        context.id.scope(self.write_error(&error, None, Access::Open, connection, &context)).await;
+        context.id.scope(pin!(self.write_error(&error, None, Access::Open, connection, &context))).await;
     }
 
     /// Lets a development origin's script send what it asks about (Fetch, CORS protocol).

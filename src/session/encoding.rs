@@ -307,7 +307,10 @@ impl Reader<'_> {
 
     fn text(&mut self) -> Option<Range<usize>> {
         let length = self.number()?.try_into().ok()?;
-        self.take(length).filter(|span| str::from_utf8(&self.bytes[span.clone()]).is_ok())
+        let span = self.take(length)?;
+        let text = &self.bytes[span.clone()];
+        // Most texts are ASCII, which is quickly seen.
+        (text.is_ascii() || str::from_utf8(text).is_ok()).then_some(span)
     }
 
     fn token(&mut self) -> Option<Token> {

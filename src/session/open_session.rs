@@ -85,7 +85,7 @@ impl OpenSession {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -155,7 +155,7 @@ mod tests {
         assert!(!shown.contains("canary") && !shown.contains(&format!("{:?}", b"canary")), "{shown}");
     }
 
-    fn open(plaintext: &[u8]) -> Option<OpenSession> {
+    pub(in crate::session) fn open(plaintext: &[u8]) -> Option<OpenSession> {
         let keyring = Keyring::new(vec![Key::generate().parse().expect("a generated key")]).expect("one key");
         OpenSession::read(keyring.unseal(&[], keyring.seal(&[], plaintext).as_bytes()).expect("our own text"))
     }
