@@ -19,6 +19,11 @@ test: build python-tools browser-tools deploy-tools node-tools fuzz-target bench
 	$(PYTHON) -W ignore -m unittest discover -s tests/clients -v
 	tests/bench/check.py
 
+quick: ## unit tests, lints and format of the gateway itself: under a minute once its dependencies are built
+	cargo test --locked --quiet --lib
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo fmt --all --check
+
 check: cargo-deny ## format, lints, documentation, dependencies
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
@@ -29,7 +34,7 @@ long: build python-tools browser-tools deploy-tools image-tools node-tools fuzz-
 	LONG=1 cargo test --locked --lib --test api
 	$(call FUZZ,-max_total_time=1800)
 	PATH=$$PWD/.tools/bin:$$PATH cargo mutants --output target/mutants --file src/seal.rs --file src/seal/cookie.rs \
-		--file src/session/packed.rs -- --lib
+		--file src/session/encoding.rs -- --lib
 	$(PYTHON) -W ignore -m unittest discover -s tests/deploy -p 'long_*.py' -v
 
 storm: build deploy-tools ## half a million calls through everything that can go wrong at once; prints figures
@@ -124,4 +129,4 @@ cargo-mutants:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_MUTANTS) cargo-mutants
 
-.PHONY: help demo test check long storm bench bench-peers bench-check bench-record bench-build bench-counted image advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools fuzz-target cargo-deny cargo-mutants
+.PHONY: help demo test quick check long storm bench bench-peers bench-check bench-record bench-build bench-counted image advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools fuzz-target cargo-deny cargo-mutants

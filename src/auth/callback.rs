@@ -3,75 +3,87 @@
 //! Whatever happens, the person lands in the app and the pending login is spent. The order of checks is that of
 //! [`finish`]: nothing is sent to the DataHUB before the state has been found to be one of this browser.
 
+use std::rc::Rc;
 use std::time::SystemTime;
 
 use actix_session::Session;
 use actix_web::http::header::SET_COOKIE;
-use actix_web::web::Data;
+use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse};
 use openidconnect::AuthorizationCode;
 
-use crate::auth::pending::{PendingError, PendingLogin, remove_useless};
+use crate::access_log::{Event, chain};
+use crate::auth::pending::{PendingError, PendingLogin, remove_empty_cookie};
 use crate::auth::return_to::ReturnTo;
-use crate::auth::{Auth, LoginError, Parameters, client, see_other};
+use crate::auth::{Auth, LoginError, Parameters, see_other};
+use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::back_channel::BackChannelError;
 use crate::datahub::discovery::MetadataError;
 use crate::datahub::id_token::IdTokenError;
-use crate::datahub::oidc::RedeemError;
+use crate::datahub::oidc::ExchangeError;
 use crate::error::ApiError;
-use crate::log::{Event, chain, event};
 use crate::metrics;
 
 /// 303 to where the person wanted to go, with a session; or to the app, with a word about what went wrong.
 ///
 /// # Errors
 /// `rate_limited`, and nothing else.
-pub async fn callback(req: HttpRequest, session: Session, auth: Data<Auth>) -> Result<HttpResponse, ApiError> {
-    auth.callbacks.check(client())?;
-    let mut response = match finish(&Parameters::of(&req), &session, &auth).await {
+pub async fn callback(
+    req: HttpRequest,
+    session: Session,
+    auth: Data<Auth>,
+    context: ReqData<Rc<RequestContext>>,
+) -> Result<HttpResponse, ApiError> {
+    auth.callbacks.check(context.client)?;
+    let mut response = match finish(&Parameters::of(&req), &session, &auth, &context).await {
         Ok(response) => response,
         Err(failure) => {
             let reason = failure.reason;
             log::info!(datahub = failure.datahub.as_str(), reason; "a login failed");
-            event(failure.event, &failure.datahub);
-            auth.back_to_app(Some(failure.error))
+            context.event(failure.event, &failure.datahub);
+            auth.redirect_to_app(Some(failure.error))
         }
     };
-    remove_useless(&req, &session, &mut response);
+    remove_empty_cookie(&req, &session, &mut response);
     Ok(response)
 }
 
-async fn finish(parameters: &Parameters, session: &Session, auth: &Auth) -> Result<HttpResponse, Failure> {
+async fn finish(
+    parameters: &Parameters,
+    session: &Session,
+    auth: &Auth,
+    context: &RequestContext,
+) -> Result<HttpResponse, Failure> {
     // The query says one thing only, of a DataHUB that we serve.
-    let Query { datahub, state, issuer, outcome } = Query::read(parameters, auth)?;
+    let Query { datahub, state, issuer, outcome } = Query::read(parameters, auth, context)?;
     // A login of this browser has this state; from here on it is spent. It began at this DataHUB, not long ago.
     let now = SystemTime::now();
     let login = PendingLogin::take(session, state)
         .and_then(|login| login.confirm(&datahub.id, now))
         .map_err(|error| Failure::pending(error, datahub))?;
     // It is this DataHUB that answers, be it yes or no.
-    datahub.provider.check_issuer(issuer).await.map_err(|error| Failure::redeem(&error, datahub))?;
+    datahub.provider.check_issuer(issuer).await.map_err(|error| Failure::exchange(&error, datahub))?;
     // It said yes.
     let code = outcome.map_err(|error| Failure::new(error, datahub, "the DataHUB said no"))?;
     // It takes the code with the verifier; ID token and userinfo are signed, of now, of this login and of one person.
-    let grant = datahub
+    let result = datahub
         .provider
-        .redeem(code, login.verifier, &login.nonce, now)
+        .exchange_code(code, login.verifier, &login.nonce, now)
         .await
-        .map_err(|error| Failure::redeem(&error, datahub))?;
+        .map_err(|error| Failure::exchange(&error, datahub))?;
     // The session is new in every part, and browsers will keep it.
-    let (sid, session) = auth.sessions.begin(grant, datahub);
+    let (sid, session) = auth.sessions.begin(result, datahub);
     let cookies = auth
         .sessions
-        .begun(datahub, &sid, &session, now)
+        .login_cookies(datahub, &sid, &session, context, now)
         .map_err(|_| Failure::new(LoginError::Failed, datahub, "the session does not fit into a cookie"))?;
     // The one it takes the place of is over at the DataHUB, too.
     if let Some(token) = login.replaces {
-        auth.end(datahub, token).await;
+        auth.end_session(datahub, token, context).await;
     }
 
-    event(Event::LoginOk, datahub.id.as_str());
+    context.event(Event::LoginOk, datahub.id.as_str());
     metrics::login("ok");
     let to = login.return_to.map_or_else(|| auth.app_url.clone(), ReturnTo::into_string);
     let mut response = see_other(&to);
@@ -91,11 +103,14 @@ struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    fn read(parameters: &'a Parameters, auth: &'a Auth) -> Result<Self, Failure> {
-        let ambiguous = |_: ApiError| Failure::nowhere("an ambiguous query");
-        let datahub = auth.named(parameters).map_err(ambiguous)?.ok_or(Failure::nowhere("no DataHUB"))?;
+    fn read(parameters: &'a Parameters, auth: &'a Auth, context: &RequestContext) -> Result<Self, Failure> {
+        let ambiguous = |_: ApiError| Failure::without_datahub("an ambiguous query");
+        let datahub = auth
+            .named_datahub(parameters, context)
+            .map_err(ambiguous)?
+            .ok_or(Failure::without_datahub("no DataHUB"))?;
         let one = |name| match parameters.one(name) {
-            Ok(value) if value.is_none_or(|value| value.len() <= LONGEST) => Ok(value),
+            Ok(value) if value.is_none_or(|value| value.len() <= MAX_PARAMETER_BYTES) => Ok(value),
             _ => Err(Failure::new(LoginError::Failed, datahub, "an ambiguous query")),
         };
         let state = one("state")?.ok_or(Failure::new(LoginError::Failed, datahub, "no state"))?;
@@ -125,39 +140,39 @@ impl Failure {
         Self { error, event: Event::LoginFailed, datahub: datahub.id.to_string(), reason: reason.to_owned() }
     }
 
-    fn nowhere(reason: &str) -> Self {
+    fn without_datahub(reason: &str) -> Self {
         let (datahub, reason) = (String::new(), reason.to_owned());
         Self { error: LoginError::Failed, event: Event::LoginFailed, datahub, reason }
     }
 
     fn pending(error: PendingError, datahub: &DataHub) -> Self {
-        let told = match error {
+        let login_error = match error {
             PendingError::None => LoginError::CookiesBlocked,
             PendingError::State | PendingError::Expired => LoginError::Expired,
             PendingError::DataHub => LoginError::Failed,
         };
         let is_mismatch = matches!(error, PendingError::State | PendingError::DataHub);
         let event = if is_mismatch { Event::StateMismatch } else { Event::LoginFailed };
-        Self { event, ..Self::new(told, datahub, &error.to_string()) }
+        Self { event, ..Self::new(login_error, datahub, &error.to_string()) }
     }
 
-    fn redeem(error: &RedeemError, datahub: &DataHub) -> Self {
-        let told = match error {
-            RedeemError::Unreachable(BackChannelError::Malformed | BackChannelError::ForeignAddress) => {
+    fn exchange(error: &ExchangeError, datahub: &DataHub) -> Self {
+        let login_error = match error {
+            ExchangeError::Unreachable(BackChannelError::Malformed | BackChannelError::ForeignAddress) => {
                 LoginError::Failed
             }
-            RedeemError::Unreachable(_)
-            | RedeemError::Metadata(MetadataError::Unreachable(_) | MetadataError::Paused) => LoginError::Unavailable,
+            ExchangeError::Unreachable(_)
+            | ExchangeError::Metadata(MetadataError::Unreachable(_) | MetadataError::Paused) => LoginError::Unavailable,
             _ => LoginError::Failed,
         };
         let event = match error {
-            RedeemError::Issuer | RedeemError::IdToken(IdTokenError::Issuer) => Event::IssuerMismatch,
-            RedeemError::IdToken(IdTokenError::Nonce) => Event::NonceMismatch,
+            ExchangeError::Issuer | ExchangeError::IdToken(IdTokenError::Issuer) => Event::IssuerMismatch,
+            ExchangeError::IdToken(IdTokenError::Nonce) => Event::NonceMismatch,
             _ => Event::LoginFailed,
         };
-        Self { event, ..Self::new(told, datahub, &chain(error)) }
+        Self { event, ..Self::new(login_error, datahub, &chain(error)) }
     }
 }
 
 /// Longest parameter, in bytes; GitLab's codes and our states are shorter than 100.
-const LONGEST: usize = 2_048;
+const MAX_PARAMETER_BYTES: usize = 2_048;

@@ -3,53 +3,54 @@
 //! The order of checks: the client does not come too often; the DataHUB is one of ours; a person opened the login, and no
 //! page behind their back. What is wrong with `return_to` is no reason to stop anybody.
 
+use std::rc::Rc;
 use std::time::SystemTime;
 
 use actix_session::Session;
 use actix_web::http::StatusCode;
-use actix_web::web::Data;
+use actix_web::web::{Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 
-use crate::auth::pending::{AsItCame, PendingLogin};
+use crate::access_log::{Event, chain};
+use crate::auth::pending::{OriginalHeaders, PendingLogin};
 use crate::auth::return_to::ReturnTo;
-use crate::auth::{Auth, LoginError, Parameters, client, redirect};
+use crate::auth::{Auth, LoginError, Parameters, redirect};
+use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::token::RefreshToken;
 use crate::error::{ApiError, Code};
-use crate::log::{Event, chain, event};
-use crate::origin;
+use crate::guard;
+use crate::seal::cookie;
 
 /// 302 to the DataHUB; the pending login goes into its cookie.
 ///
 /// # Errors
 /// `rate_limited`, `bad_request` without a DataHUB, `unknown_datahub` for one we do not serve.
-pub async fn login(req: HttpRequest, session: Session, auth: Data<Auth>) -> Result<HttpResponse, ApiError> {
-    auth.logins.check(client())?;
+pub async fn login(
+    req: HttpRequest,
+    session: Session,
+    auth: Data<Auth>,
+    context: ReqData<Rc<RequestContext>>,
+) -> Result<HttpResponse, ApiError> {
+    auth.logins.check(context.client)?;
     let parameters = Parameters::of(&req);
-    let datahub = auth.named(&parameters)?.ok_or(Code::BadRequest)?;
-    if !origin::is_own_navigation(req.headers()) {
+    let datahub = auth.named_datahub(&parameters, &context)?.ok_or(Code::BadRequest)?;
+    if !guard::is_own_navigation(req.headers()) {
         // A link from elsewhere, or a page behind the person's back: they land in the app and decide there.
-        return Ok(auth.back_to_app(None));
+        return Ok(auth.redirect_to_app(None));
     }
     let return_to = parameters.one("return_to").ok().flatten().and_then(ReturnTo::parse);
-    let replaces = auth.present_token(&req, datahub);
-    match datahub.provider.authorize().await {
+    let replaces = auth.replaced_refresh_token(&req, datahub);
+    match datahub.provider.authorization_request().await {
         Ok(authorization) => {
-            PendingLogin::remember(
-                &session,
-                &authorization,
-                &datahub.id,
-                return_to,
-                replaces.as_ref(),
-                SystemTime::now(),
-            );
+            PendingLogin::store(&session, &authorization, &datahub.id, return_to, replaces.as_ref(), SystemTime::now());
             Ok(redirect(StatusCode::FOUND, authorization.url.as_str()))
         }
         Err(error) => {
             let reason = chain(&error);
             log::warn!(datahub = datahub.id.as_str(), reason; "a login cannot begin");
-            event(Event::LoginFailed, datahub.id.as_str());
-            Ok(auth.back_to_app(Some(LoginError::Unavailable)))
+            context.event(Event::LoginFailed, datahub.id.as_str());
+            Ok(auth.redirect_to_app(Some(LoginError::Unavailable)))
         }
     }
 }
@@ -57,10 +58,10 @@ pub async fn login(req: HttpRequest, session: Session, auth: Data<Auth>) -> Resu
 impl Auth {
     /// The refresh token of the session that a login at `datahub` takes the place of, one that has ended too: at GitLab
     /// it lives on. The callback cannot know it, since Strict cookies do not come with a navigation from elsewhere.
-    fn present_token(&self, req: &HttpRequest, datahub: &DataHub) -> Option<RefreshToken> {
+    fn replaced_refresh_token(&self, req: &HttpRequest, datahub: &DataHub) -> Option<RefreshToken> {
         let extensions = req.extensions();
-        let AsItCame(fields) = extensions.get()?;
-        let (_, session) = self.sessions.inspect(fields, datahub).ok()?;
-        session.tokens.refresh
+        let OriginalHeaders(fields) = extensions.get()?;
+        let (_, session) = self.sessions.inspect(cookie::fields(fields), datahub).ok()?;
+        session.decode().tokens.refresh
     }
 }

@@ -1,24 +1,29 @@
 //! `GET /auth/session` and `GET /datahubs`: who is logged in, and where one can be.
 
+use std::rc::Rc;
 use std::time::SystemTime;
 
 use actix_web::http::header::CACHE_CONTROL;
-use actix_web::web::Data;
+use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 
 use crate::auth::Auth;
+use crate::context::RequestContext;
 use crate::datahub::DataHub;
+use crate::datahub::oidc::User;
 use crate::error::Code;
+use crate::seal::cookie;
 use crate::session::Session;
 
 /// The sessions that open and have not ended, without asking any DataHUB.
-pub async fn status(req: HttpRequest, auth: Data<Auth>) -> HttpResponse {
+pub async fn status(req: HttpRequest, auth: Data<Auth>, context: ReqData<Rc<RequestContext>>) -> HttpResponse {
     let now = SystemTime::now();
     let opened = auth.datahubs.iter().filter_map(|datahub| {
-        let (_, session) = auth.sessions.open(req.headers(), datahub, now).ok()?;
-        let is_dead = auth.refresher.is_dead(datahub, &session.tokens);
-        (!is_dead).then(|| Entry::new(datahub, &session))
+        let (_, session) = auth.sessions.open(cookie::fields(req.headers()), datahub, &context, now).ok()?;
+        let session = session.decode();
+        let has_ended = auth.refresher.is_invalidated(datahub, &session.tokens);
+        (!has_ended).then(|| Entry::new(datahub, &session))
     });
     answer(opened.collect(), now)
 }
@@ -53,7 +58,7 @@ struct Status {
 #[derive(Serialize)]
 pub(super) struct Entry {
     datahub: String,
-    user: User,
+    user: SessionUser,
     scopes: Vec<String>,
     expires_at: String,
     session_ends_at: String,
@@ -62,7 +67,7 @@ pub(super) struct Entry {
 }
 
 #[derive(Serialize)]
-struct User {
+struct SessionUser {
     id: String,
     username: String,
     name: String,
@@ -70,13 +75,13 @@ struct User {
 
 impl Entry {
     pub(super) fn new(datahub: &DataHub, session: &Session) -> Self {
-        let crate::datahub::oidc::User { id, username, name } = session.user.clone();
+        let User { id, username, name } = session.user.clone();
         Self {
             datahub: datahub.id.to_string(),
-            user: User { id, username, name },
+            user: SessionUser { id, username, name },
             scopes: session.scopes.clone().unwrap_or_else(|| datahub.provider.scopes().to_vec()),
-            expires_at: rfc3339(session.tokens.expires()),
-            session_ends_at: rfc3339(session.ends_next()),
+            expires_at: rfc3339(session.tokens.expires_at()),
+            session_ends_at: rfc3339(session.ends_at()),
             error: None,
         }
     }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use log::Record;
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
 
-use super::{chain, current};
+use super::{CURRENT, chain};
 
 /// As one JSON object.
 pub(super) fn write_json(out: &mut dyn Write, record: &Record<'_>) -> io::Result<()> {
@@ -21,8 +21,8 @@ pub(super) fn write_json(out: &mut dyn Write, record: &Record<'_>) -> io::Result
     fields.put("target", record.target());
     fields.put("message", record.args().to_string());
     let visited = record.key_values().visit(&mut fields);
-    if let (false, Some(call)) = (fields.has_request_id, current()) {
-        fields.put("request_id", &call.id);
+    if !fields.has_request_id {
+        let _ = CURRENT.try_with(|id| fields.put("request_id", id.as_str()));
     }
     visited.map_err(io::Error::other)?;
     line.push_str("}\n");
