@@ -175,6 +175,7 @@ def is_healthy(port):
 
 def scaling(bench, table):
     """Whether a call costs the same whatever stands in the configuration."""
+    rows = {}
     for name, path in bench.builds.items():
         key = new_key(path)
         one = gateway(bench.stage, bench.load, bench.hub, path, "one", keys=[key])
@@ -187,8 +188,10 @@ def scaling(bench, table):
         told = bench.calls([one, *more], LINKED, 64)
         found, _ = report.ratios(told, cost)
         for target in more:
-            table.add(f"CPU a call, {target.name}, of one", {name: f"{found[target.name]:.2f}"})
+            rows.setdefault(target.name, {})[name] = f"{found[target.name]:.2f}"
         stop([one, *more])
+    for what, cells in rows.items():
+        table.add(f"CPU a call, {what}, of one", cells)
 
 
 def counts(bench, table):
