@@ -53,15 +53,13 @@ class Bench:
         self.load, self.hub = Load(stage), Hub(stage)
         self.with_peers = with_peers
 
-    def targets(self, with_tls=False, with_peers=True):
+    def targets(self, with_tls=False):
         """Nginx first, whom the others are measured by."""
         found = [proxy(self.stage, self.load, with_tls) for proxy in (nginx, haproxy)]
-        if self.with_peers and with_peers and not with_tls:
+        found += [gateway(self.stage, self.load, self.hub, path, name, with_tls=with_tls) for name, path in self.builds.items()]
+        if self.with_peers and not with_tls:
             found += peers.start(self.stage, self.load, self.hub)
-        return found + self.gateways(with_tls=with_tls)
-
-    def gateways(self, suffix="", **more):
-        return [gateway(self.stage, self.load, self.hub, path, name + suffix, **more) for name, path in self.builds.items()]
+        return found
 
     def cycles(self, number):
         return max(3, round(number * self.effort))
