@@ -19,7 +19,7 @@ use crate::admin::Draining;
 use crate::context::{Client, Incomplete, RequestContext};
 use crate::error::{ApiError, Code};
 use crate::guard::{self, Access, Guard};
-use crate::http::body::{self, CHUNK_END, LAST_CHUNK, write_chunk_size};
+use crate::http::body::{self, CHUNK_END, LAST_CHUNK, write_chunk_size, write_content_length};
 use crate::http::buffer::{Buffer, BufferPool};
 use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
@@ -107,7 +107,7 @@ impl Worker {
         access: &mut Access,
         context: &Rc<RequestContext>,
     ) -> Result<(), Failure> {
-        if self.proxy.serves(request.target()) {
+        if self.proxy.serves(request) {
             *access = self.guard.check_call(request, context)?;
             if *access == Access::Preflight {
                 return self.write_preflight(request, false, connection, context).await;
@@ -157,7 +157,7 @@ impl Worker {
             }
         }
         match size {
-            BodySize::Sized(length) if status != StatusCode::NO_CONTENT => write_length(length, &mut out),
+            BodySize::Sized(length) if status != StatusCode::NO_CONTENT => write_content_length(length, &mut out),
             BodySize::Stream if is_chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             _ => {}
         }
@@ -216,7 +216,7 @@ impl Worker {
         if access == Access::Download {
             out.extend_from_slice(b"content-disposition: attachment\r\n");
         }
-        write_length(problem.len() as u64, &mut out);
+        write_content_length(problem.len() as u64, &mut out);
         self.end_head(false, access, request, connection, context, &mut out);
         context.record_answer(status.as_u16(), Some(error.code()));
         if request.is_none_or(|request| request.method() != "HEAD") {
@@ -311,11 +311,6 @@ fn record_written(written: Result<(), WriteError>, context: &RequestContext) {
 
 fn canonical(peer: SocketAddr) -> IpAddr {
     peer.ip().to_canonical()
-}
-
-fn write_length(length: u64, out: &mut Vec<u8>) {
-    use std::io::Write as _;
-    write!(out, "content-length: {length}\r\n").expect("a Vec takes everything");
 }
 
 fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
