@@ -295,6 +295,7 @@ async fn read_body(
         context.count_in(piece.len());
         body.extend_from_slice(&piece);
         if body.len() as u64 > MAX_BODY {
+            connection.abort();
             return Ok(Bytes::new());
         }
     }
