@@ -135,7 +135,7 @@ impl Refresher {
                     return Ok(Resolution::Renewed(self.cache.newest(datahub, next, Instant::now())));
                 }
                 Decision::Refresh => {
-                    entry = Some(self.refresh(datahub, token).await);
+                    entry = Some(self.refresh(datahub, token, &session.tokens).await);
                     attempt.has_waited = true;
                 }
                 Decision::Retry => return Ok(Resolution::Retry { closes: false }),
@@ -165,15 +165,16 @@ impl Refresher {
         self.cache.invalidate_chain(datahub, token, Instant::now())
     }
 
-    /// Waits for a refresh, and begins one if none is under way: what is known then. If it takes too long, it still is in
-    /// flight.
-    async fn refresh(&self, datahub: &Arc<DataHub>, token: &RefreshToken) -> CacheEntry {
+    /// Waits for a refresh of `tokens`, and begins one if none is under way: what is known afterwards. If it takes too long,
+    /// it still is in flight.
+    async fn refresh(&self, datahub: &Arc<DataHub>, token: &RefreshToken, tokens: &TokenSet) -> CacheEntry {
         let key = CacheKey::new(datahub, token);
-        let mut receiver = match self.cache.begin(key, Instant::now()) {
-            Begun::Joined(receiver) => {
+        let mut receiver = match self.cache.begin(key, tokens, Instant::now()) {
+            Begun::Known(CacheEntry::InFlight(receiver)) => {
                 record("joined", datahub, token);
                 receiver
             }
+            Begun::Known(entry) => return entry,
             Begun::New(sender, receiver) => {
                 let (datahub, token, cache) = (Arc::clone(datahub), token.clone(), Arc::clone(&self.cache));
                 // Once the process ends nobody takes it, and the sender is dropped, which callers see.

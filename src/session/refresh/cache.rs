@@ -51,11 +51,12 @@ impl RefreshCache {
         self.lock().insert(key, entry, now, self.ttl, &self.filter);
     }
 
-    /// Notes that a refresh begins, or gives the receiver of the one that is under way.
-    pub(super) fn begin(&self, key: CacheKey, now: Instant) -> Begun {
+    /// Notes that a refresh of a session's `tokens` begins, unless something has become known since
+    /// [`RefreshCache::lookup`].
+    pub(super) fn begin(&self, key: CacheKey, tokens: &TokenSet, now: Instant) -> Begun {
         let mut entries = self.lock();
-        if let Some(CacheEntry::InFlight(outcome)) = entries.get(&key, now) {
-            return Begun::Joined(outcome.clone());
+        if let Some(entry) = entries.get(&key, now).filter(|entry| entry.applies_to(tokens)) {
+            return Begun::Known(entry.clone());
         }
         let (sender, receiver) = watch::channel(None);
         entries.put(key, CacheEntry::InFlight(receiver.clone()), None, &self.filter);
@@ -120,12 +121,12 @@ impl RefreshCache {
     }
 }
 
-/// A refresh that is to be waited for.
+/// Whether a refresh begins.
 pub(super) enum Begun {
-    /// Nobody had begun it: whoever gets the sender must carry it out.
+    /// It does: whoever gets the sender must carry it out, and the receiver gets its outcome.
     New(watch::Sender<Option<CacheEntry>>, watch::Receiver<Option<CacheEntry>>),
-    /// It is under way.
-    Joined(watch::Receiver<Option<CacheEntry>>),
+    /// It does not: this is known, such as that a refresh is under way, or that the session has ended.
+    Known(CacheEntry),
 }
 
 /// What an entry is found by: a DataHUB and a refresh token, neither of which can be read from it.
@@ -288,8 +289,18 @@ mod tests {
         let tokens: Vec<_> = (0..1_000).map(|number: u64| format!("{number:08x}")).collect();
         assert!(cache.is_empty() && tokens.iter().all(|token| !cache.may_hold(token.as_bytes())));
         let key = |token: &String| CacheKey { digest: [7; 32], slot: slot_of(token.as_bytes()) };
+        let session = TokenSet {
+            access: "a".to_owned().try_into().expect("visible ASCII"),
+            refresh: None,
+            issued: std::time::SystemTime::UNIX_EPOCH,
+            lifetime: TTL,
+        };
+        let mut senders = Vec::new();
         for token in &tokens {
-            assert!(matches!(cache.begin(key(token), now), Begun::New(..)));
+            let Begun::New(sender, _) = cache.begin(key(token), &session, now) else { panic!("nothing is known") };
+            senders.push(sender);
+            let again = cache.begin(key(token), &session, now);
+            assert!(matches!(again, Begun::Known(CacheEntry::InFlight(_))), "one refresh for each token");
         }
         assert!(!cache.is_empty() && tokens.iter().all(|token| cache.may_hold(token.as_bytes())));
         let others = (1_000..11_000).map(|number: u64| format!("{number:08x}"));
