@@ -4,29 +4,27 @@
 //! alone: nothing that a DataHUB, a browser or a library said is repeated.
 
 use std::error::Error as StdError;
-use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::error::PayloadError;
+use actix_web::ResponseError;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
-use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 
 /// A call that failed: what the browser is told, and what only the log learns.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{}", code.as_str())]
 pub struct ApiError {
     code: Code,
     fields: Vec<(&'static str, String)>,
     closes: bool,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl ApiError {
     /// A failure whose reason is for the log and never for the body.
     pub fn because(code: Code, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { source: Some(source.into()), ..Self::from(code) }
+        Self { source: Some(source.into().into()), ..Self::from(code) }
     }
 
     /// A method that the route does not have; `allow` lists those it has (RFC 9110 section 10.2.1).
@@ -69,6 +67,11 @@ impl ApiError {
         self.closes
     }
 
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.code.row().0).expect("the table holds valid status codes")
+    }
+
     /// The body, which names the request it answers.
     pub fn problem(&self, request_id: &str) -> String {
         let (status, _, title, detail) = self.code.row();
@@ -83,34 +86,10 @@ impl From<Code> for ApiError {
     }
 }
 
-/// A request's body that did not come, or not in time, or that did not end.
-impl From<PayloadError> for ApiError {
-    fn from(error: PayloadError) -> Self {
-        let code = match &error {
-            PayloadError::Overflow => Code::BodyTooLarge,
-            PayloadError::Io(error) if error.kind() == io::ErrorKind::TimedOut => Code::RequestTimeout,
-            _ => Code::BadRequest,
-        };
-        Self::because(code, error)
-    }
-}
-
+/// Handlers fail with it; the server takes it out of their answer and writes it itself, since only it knows the request's id.
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
-        StatusCode::from_u16(self.code.row().0).expect("the table holds valid status codes")
-    }
-
-    /// The head alone: the outermost layer adds the body, since only it knows the request's id.
-    fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status_code());
-        response.insert_header((CONTENT_TYPE, "application/problem+json")).insert_header((CACHE_CONTROL, "no-store"));
-        for (name, value) in &self.fields {
-            response.append_header((*name, value.as_str()));
-        }
-        if self.closes {
-            response.force_close().insert_header((CONNECTION, "close"));
-        }
-        response.finish()
+        self.status()
     }
 }
 
@@ -281,25 +260,4 @@ struct Problem<'a> {
     detail: &'static str,
     code: &'static str,
     request_id: &'a str,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_writes_a_failure_writes_the_same_fields() {
-        let error = ApiError::method_not_allowed("GET").retry_after(Duration::from_millis(1)).closing();
-        let error = error.with_field("set-cookie", "a=1").with_field("set-cookie", "b=2");
-        let fields = [("allow", "GET"), ("retry-after", "1"), ("set-cookie", "a=1"), ("set-cookie", "b=2")];
-        assert_eq!(error.fields(), fields.map(|(name, value)| (name, value.to_owned())));
-        assert!(error.closes() && !ApiError::from(Code::NotFound).closes());
-        let response = error.error_response();
-        let values = |name| response.headers().get_all(name).map(|value| value.to_str().expect("ASCII"));
-        for (name, expected) in fields {
-            assert!(values(name).any(|value| value == expected), "{name}: {expected}");
-        }
-        assert_eq!(values("set-cookie").count(), 2);
-        assert_eq!(values("connection").collect::<Vec<_>>(), ["close"]);
-    }
 }

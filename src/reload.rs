@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
-use crate::access_log::{Event, event_of_ours};
+use crate::access_log::{Event, process_event};
 use crate::config::Config;
 use crate::metrics;
 
@@ -46,7 +46,7 @@ pub fn watch(config: Arc<Config>, arguments: Vec<PathBuf>) -> io::Result<impl Fu
                 }
                 Err(faults) => {
                     metrics::reloaded(false);
-                    event_of_ours(Event::ReloadFailed, &format!("keys and cut-offs stay as they were: {faults}"));
+                    process_event(Event::ReloadFailed, &format!("keys and cut-offs stay as they were: {faults}"));
                 }
             }
         }
@@ -62,7 +62,7 @@ fn apply(config: &Config, new: &Config) {
     report_key_ring(config);
     metrics::reloaded(true);
     let ids: Vec<_> = config.keyring.ids().iter().map(ToString::to_string).collect();
-    event_of_ours(Event::KeysReloaded, &format!("the first of these keys seals: {}", ids.join(" ")));
+    process_event(Event::KeysReloaded, &format!("the first of these keys seals: {}", ids.join(" ")));
 }
 
 fn report_key_ring(config: &Config) {

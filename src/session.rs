@@ -5,15 +5,15 @@
 //! only, and a refresh that arrives after a logout, or after someone else's login, brings nothing back to life.
 
 pub mod decision;
+pub mod encoding;
 pub mod not_before;
-pub mod packed;
+pub mod open_session;
 pub mod refresh;
 pub mod replay;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use actix_web::http::header::{HeaderMap, HeaderValue};
+use actix_web::http::header::HeaderValue;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -21,21 +21,22 @@ use crate::access_log::Event;
 use crate::context::RequestContext;
 use crate::datahub::oidc::{LoginResult, User};
 use crate::datahub::token::TokenSet;
-use crate::datahub::{DataHub, DataHubId, DataHubs};
+use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
 use crate::seal::cookie::{self, Found, SealedCookie};
-use crate::seal::{self, KeyId, Keyring};
+use crate::seal::{self, KeyId, Keyring, UnsealError};
 use crate::session::not_before::NotBefore;
+use crate::session::open_session::OpenSession;
 
 /// One person at one DataHUB, from login to the end. Times are whole seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     /// When the login was.
-    pub began: SystemTime,
+    pub created_at: SystemTime,
     /// When it ends, whatever happens.
-    pub ends: SystemTime,
+    pub expires_at: SystemTime,
     /// When it ends unless a refresh comes first.
-    pub idle_ends: SystemTime,
+    pub idle_expires_at: SystemTime,
     /// Whose it is.
     pub user: User,
     /// What the tokens may do; `None` if that is what the configuration asks for.
@@ -46,15 +47,15 @@ pub struct Session {
 
 impl Session {
     /// When it ends as things are.
-    pub fn ends_next(&self) -> SystemTime {
-        self.ends.min(self.idle_ends)
+    pub fn ends_at(&self) -> SystemTime {
+        self.expires_at.min(self.idle_expires_at)
     }
 
     /// Whether the access token has less than `ahead` left, or less than a quarter of its life if that is shorter. One
     /// that cannot be renewed serves to its end.
     pub fn is_stale_at(&self, now: SystemTime, ahead: Duration) -> bool {
-        let ahead = if self.tokens.refresh.is_some() { ahead.min(self.tokens.lifetime / 4) } else { Duration::ZERO };
-        now + ahead >= self.tokens.expires()
+        let tokens = &self.tokens;
+        is_stale(tokens.expires_at(), tokens.lifetime, tokens.refresh.is_some(), now, ahead)
     }
 
     /// Whether the access token is so young that a refresh would bring nothing but load.
@@ -65,9 +66,15 @@ impl Session {
     /// The same session with newer tokens.
     #[must_use]
     pub fn renewed(&self, tokens: TokenSet, limits: &Limits) -> Self {
-        let idle_ends = limits.idle_end(&tokens);
-        Self { idle_ends, tokens, ..self.clone() }
+        let idle_expires_at = limits.idle_end(&tokens);
+        Self { idle_expires_at, tokens, ..self.clone() }
     }
+}
+
+/// What [`Session::is_stale_at`] says, of an access token's times.
+fn is_stale(expires_at: SystemTime, lifetime: Duration, can_refresh: bool, now: SystemTime, ahead: Duration) -> bool {
+    let ahead = if can_refresh { ahead.min(lifetime / 4) } else { Duration::ZERO };
+    now + ahead >= expires_at
 }
 
 /// How long sessions last and when their tokens are renewed.
@@ -98,7 +105,8 @@ pub struct Sessions {
     keyring: Keyring,
     not_before: NotBefore,
     limits: Limits,
-    cookies: BTreeMap<DataHubId, Cookies>,
+    /// By the index of their DataHUB.
+    cookies: Vec<Cookies>,
 }
 
 #[derive(Debug)]
@@ -112,7 +120,7 @@ impl Sessions {
     pub fn new(keyring: Keyring, not_before: NotBefore, limits: Limits, datahubs: &DataHubs, origin: &str) -> Self {
         let cookies = datahubs.iter().map(|datahub| {
             let session = SealedCookie::new(format!("__Host-Http-session-{}", datahub.id), origin);
-            (datahub.id.clone(), Cookies { session, sid: format!("__Host-Http-sid-{}", datahub.id) })
+            Cookies { session, sid: format!("__Host-Http-sid-{}", datahub.id) }
         });
         Self { keyring, not_before, limits, cookies: cookies.collect() }
     }
@@ -122,24 +130,25 @@ impl Sessions {
         &self.limits
     }
 
-    /// The request's session at `datahub`, beside its sid.
+    /// The request's session at `datahub`, beside its sid. `cookies` are the raw values of its Cookie fields.
     ///
     /// # Errors
     /// [`SessionError::None`] if there is none that opens, [`SessionError::Ended`] if it has ended.
-    pub fn open(
+    pub fn open<'a>(
         &self,
-        headers: &HeaderMap,
+        cookies: impl Iterator<Item = &'a [u8]>,
         datahub: &DataHub,
         context: &RequestContext,
         now: SystemTime,
-    ) -> Result<(Sid, Session), SessionError> {
-        let (sid, value) = self.sealed(headers, datahub).map_err(|reason| {
-            if reason == NoSession::Several {
+    ) -> Result<(Sid, OpenSession), SessionError> {
+        let names = self.cookies(datahub);
+        let (sid, value) = names.find(cookies).map_err(|reason| {
+            if reason == CookieError::Several {
                 context.event(Event::DuplicateCookie, datahub.id.as_str());
             }
             SessionError::None
         })?;
-        let session = self.cookies(datahub).session.unseal(&self.keyring, &sid.0, value).map_err(|_| {
+        let session = names.unseal(&self.keyring, &sid, value).map_err(|_| {
             context.event(Event::UnsealFailed, datahub.id.as_str());
             SessionError::None
         })?;
@@ -149,53 +158,45 @@ impl Sessions {
         Ok((sid, session))
     }
 
-    /// The request's session at `datahub` and the key it is sealed under, ended or not, for operators.
+    /// The request's session at `datahub` and the key it is sealed under, ended or not, for operators. `cookies` are the
+    /// raw values of its Cookie fields.
     ///
     /// # Errors
-    /// [`NoSession`], which browsers are never told.
-    pub fn inspect(&self, headers: &HeaderMap, datahub: &DataHub) -> Result<(KeyId, Session), NoSession> {
-        let (sid, value) = self.sealed(headers, datahub)?;
-        let key = seal::key_id(value).ok_or(NoSession::Malformed)?;
+    /// [`CookieError`], which browsers are never told.
+    pub fn inspect<'a>(
+        &self,
+        cookies: impl Iterator<Item = &'a [u8]>,
+        datahub: &DataHub,
+    ) -> Result<(KeyId, OpenSession), CookieError> {
+        let names = self.cookies(datahub);
+        let (sid, value) = names.find(cookies)?;
+        let key = seal::key_id(value).ok_or(CookieError::Malformed)?;
         if !self.keyring.ids().contains(&key) {
-            return Err(NoSession::UnknownKey(key));
+            return Err(CookieError::UnknownKey(key));
         }
-        let session = self.cookies(datahub).session.unseal(&self.keyring, &sid.0, value);
-        session.map(|session| (key, session)).map_err(|_| NoSession::Altered(key))
+        let session = names.unseal(&self.keyring, &sid, value);
+        session.map(|session| (key, session)).map_err(|_| CookieError::Altered(key))
     }
 
     /// Whether `session` has ended, by its own times or by a cut-off.
-    pub fn has_ended(&self, session: &Session, datahub: &DataHub, now: SystemTime) -> bool {
-        now >= session.ends_next() || self.not_before.has_ended(session, &datahub.id)
-    }
-
-    /// The sid and the sealed session, as they came.
-    fn sealed<'a>(&self, headers: &'a HeaderMap, datahub: &DataHub) -> Result<(Sid, &'a [u8]), NoSession> {
-        let cookies = self.cookies(datahub);
-        let only = |name| match cookie::find(headers, name) {
-            Found::One(value) => Ok(Some(value)),
-            Found::None => Ok(None),
-            Found::Several => Err(NoSession::Several),
-        };
-        let (session, sid) = (only(cookies.session.name())?, only(&cookies.sid)?);
-        let value = session.ok_or(NoSession::NoCookie)?;
-        let sid = sid.and_then(Sid::from_cookie).ok_or(NoSession::NoSid)?;
-        Ok((sid, value))
+    pub fn has_ended(&self, session: &OpenSession, datahub: &DataHub, now: SystemTime) -> bool {
+        now >= session.ends_at() || self.not_before.has_ended(session, &datahub.id)
     }
 
     /// A new session, with a new sid: nothing of an earlier one is taken over.
-    pub fn begin(&self, result: LoginResult, datahub: &DataHub) -> (Sid, Session) {
-        let LoginResult { user, tokens, scopes } = result;
-        let began = tokens.issued;
+    pub fn begin(&self, login: LoginResult, datahub: &DataHub) -> (Sid, Session) {
+        let LoginResult { user, tokens, scopes } = login;
+        let created_at = tokens.issued;
         let scopes = (scopes != datahub.provider.scopes()).then_some(scopes);
-        let (ends, idle_ends) = (began + self.limits.max_age, self.limits.idle_end(&tokens));
-        (Sid::random(), Session { began, ends, idle_ends, user, scopes, tokens })
+        let (expires_at, idle_expires_at) = (created_at + self.limits.max_age, self.limits.idle_end(&tokens));
+        (Sid::random(), Session { created_at, expires_at, idle_expires_at, user, scopes, tokens })
     }
 
     /// The Set-Cookie fields of a login: session and sid.
     ///
     /// # Errors
     /// [`TooLarge`] if a browser might not keep the cookie.
-    pub fn begun(
+    pub fn login_cookies(
         &self,
         datahub: &DataHub,
         sid: &Sid,
@@ -203,16 +204,16 @@ impl Sessions {
         context: &RequestContext,
         now: SystemTime,
     ) -> Result<[HeaderValue; 2], TooLarge> {
-        let left = session.ends_next().duration_since(now).unwrap_or_default();
+        let left = session.ends_at().duration_since(now).unwrap_or_default();
         let sid_cookie = cookie::set(&self.cookies(datahub).sid, &sid.to_cookie(), left);
-        Ok([self.renewed(datahub, sid, session, context, now)?, sid_cookie])
+        Ok([self.session_cookie(datahub, sid, session, context, now)?, sid_cookie])
     }
 
     /// The Set-Cookie field of a refresh: the session; the sid stays as it is.
     ///
     /// # Errors
     /// [`TooLarge`] if a browser might not keep the cookie.
-    pub fn renewed(
+    pub fn session_cookie(
         &self,
         datahub: &DataHub,
         sid: &Sid,
@@ -220,10 +221,10 @@ impl Sessions {
         context: &RequestContext,
         now: SystemTime,
     ) -> Result<HeaderValue, TooLarge> {
-        let left = session.ends_next().duration_since(now).unwrap_or_default();
+        let left = session.ends_at().duration_since(now).unwrap_or_default();
         let cookie = &self.cookies(datahub).session;
         let value = cookie.seal(&self.keyring, &sid.0, session);
-        if value.len() > LONGEST_VALUE {
+        if value.len() > MAX_VALUE_BYTES {
             context.event(Event::SessionTooLarge, datahub.id.as_str());
             return Err(TooLarge);
         }
@@ -231,19 +232,36 @@ impl Sessions {
     }
 
     /// The Set-Cookie fields of a logout.
-    pub fn ended(&self, datahub: &DataHub) -> [HeaderValue; 2] {
+    pub fn removal_cookies(&self, datahub: &DataHub) -> [HeaderValue; 2] {
         let cookies = self.cookies(datahub);
         [cookie::remove(cookies.session.name()), cookie::remove(&cookies.sid)]
     }
 
-    /// Whether the request carries a cookie of ours for `datahub`, good or not.
-    pub fn has_cookies(&self, headers: &HeaderMap, datahub: &DataHub) -> bool {
-        let cookies = self.cookies(datahub);
-        [cookies.session.name(), &cookies.sid].iter().any(|name| cookie::find(headers, name) != Found::None)
+    /// Whether the request carries a cookie of ours for `datahub`, good or not. `cookies` are the raw values of its Cookie
+    /// fields.
+    pub fn has_cookies<'a>(&self, cookies: impl Iterator<Item = &'a [u8]>, datahub: &DataHub) -> bool {
+        let names = self.cookies(datahub);
+        cookie::find(cookies, [names.session.name(), &names.sid]) != [Found::None; 2]
     }
 
     fn cookies(&self, datahub: &DataHub) -> &Cookies {
-        self.cookies.get(&datahub.id).expect("every DataHUB got its cookies in `new`")
+        &self.cookies[datahub.index()]
+    }
+}
+
+impl Cookies {
+    /// The sid and the sealed session among raw Cookie fields.
+    fn find<'a>(&self, fields: impl Iterator<Item = &'a [u8]>) -> Result<(Sid, &'a [u8]), CookieError> {
+        match cookie::find(fields, [self.session.name(), &self.sid]) {
+            [Found::Several, _] | [_, Found::Several] => Err(CookieError::Several),
+            [Found::None, _] => Err(CookieError::NoCookie),
+            [Found::One(_), Found::None] => Err(CookieError::NoSid),
+            [Found::One(value), Found::One(sid)] => Ok((Sid::from_cookie(sid).ok_or(CookieError::NoSid)?, value)),
+        }
+    }
+
+    fn unseal(&self, keyring: &Keyring, sid: &Sid, value: &[u8]) -> Result<OpenSession, UnsealError> {
+        self.session.unseal_as(keyring, &sid.0, value, OpenSession::read)
     }
 }
 
@@ -259,7 +277,9 @@ impl Sid {
     }
 
     fn from_cookie(value: &[u8]) -> Option<Self> {
-        URL_SAFE_NO_PAD.decode(value).ok()?.try_into().ok().map(Self)
+        let mut bytes = [0; 16];
+        let length = URL_SAFE_NO_PAD.decode_slice(value, &mut bytes).ok()?;
+        (length == bytes.len()).then_some(Self(bytes))
     }
 
     fn to_cookie(self) -> String {
@@ -269,7 +289,7 @@ impl Sid {
 
 /// What is wrong with a request's cookies at one DataHUB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoSession {
+pub enum CookieError {
     /// No session cookie.
     #[error("there is no session cookie")]
     NoCookie,
@@ -323,14 +343,12 @@ impl From<TooLarge> for ApiError {
 
 /// Longest value of a cookie, in bytes: with name and attributes it stays below the 4,096 that browsers must take (RFC
 /// 6265 section 6.1).
-const LONGEST_VALUE: usize = 3_800;
+const MAX_VALUE_BYTES: usize = 3_800;
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use actix_web::http::header::COOKIE;
-    use actix_web::test::TestRequest;
     use url::Url;
 
     use super::*;
@@ -355,7 +373,7 @@ mod tests {
             };
             let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
             let (sid, session) = sessions.begin(LoginResult { user, tokens, scopes: Vec::new() }, &datahub);
-            sessions.begun(&datahub, &sid, &session, &context(), now)
+            sessions.login_cookies(&datahub, &sid, &session, &context(), now)
         };
         assert_eq!(cookies(2_800), Err(TooLarge));
         let [session, _] = cookies(2_700).expect("2,700 bytes fit");
@@ -366,9 +384,9 @@ mod tests {
     fn a_token_is_stale_ahead_of_its_end_but_never_in_the_first_three_quarters_of_its_life() {
         let issued = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
         let session = |lifetime, refresh: Option<&str>| Session {
-            began: issued,
-            ends: issued + Duration::from_hours(168),
-            idle_ends: issued + Duration::from_hours(24),
+            created_at: issued,
+            expires_at: issued + Duration::from_hours(168),
+            idle_expires_at: issued + Duration::from_hours(24),
             user: User { id: "7".into(), username: String::new(), name: String::new() },
             scopes: None,
             tokens: TokenSet {
@@ -404,15 +422,16 @@ mod tests {
         };
         let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
         let (sid, session) = sessions.begin(LoginResult { user, tokens: tokens(login), scopes: Vec::new() }, &datahub);
-        let [cookie, sid_cookie] = sessions.begun(&datahub, &sid, &session, &context(), login).expect("it fits");
+        let [cookie, sid_cookie] =
+            sessions.login_cookies(&datahub, &sid, &session, &context(), login).expect("it fits");
         for cookie in [&cookie, &sid_cookie] {
             assert!(cookie.to_str().expect("ASCII").ends_with("Max-Age=86400"), "24 hours until it is idle");
         }
         let open = |cookie: &HeaderValue, now| {
             let pairs = [cookie, &sid_cookie].map(|cookie| cookie.to_str().expect("ASCII").split(';').next());
             let field = pairs.map(|pair| pair.expect("a pair")).join("; ");
-            let request = TestRequest::default().insert_header((COOKIE, field)).to_http_request();
-            sessions.open(request.headers(), &datahub, &context(), now).map(|(_, session)| session.began)
+            let opened = sessions.open([field.as_bytes()].into_iter(), &datahub, &context(), now);
+            opened.map(|(_, session)| session.created_at())
         };
         let second = Duration::from_secs(1);
         assert_eq!(open(&cookie, login + hours(24) - second), Ok(login));
@@ -423,31 +442,71 @@ mod tests {
 
         let late = login + hours(160);
         let renewed = session.renewed(tokens(late), sessions.limits());
-        let cookie = sessions.renewed(&datahub, &sid, &renewed, &context(), late).expect("it fits");
+        let cookie = sessions.session_cookie(&datahub, &sid, &renewed, &context(), late).expect("it fits");
         assert!(cookie.to_str().expect("ASCII").ends_with("Max-Age=28800"), "8 hours until the absolute end");
         assert_eq!(open(&cookie, login + hours(168) - second), Ok(login));
         assert_eq!(open(&cookie, login + hours(168)), Err(SessionError::Ended), "no refresh moves the absolute end");
     }
 
     fn context() -> std::rc::Rc<RequestContext> {
-        RequestContext::new(actix_web::http::Method::GET, Client { address: None, is_local: false })
+        let client = Client { address: None, is_local: false };
+        RequestContext::new(actix_web::http::Method::GET, client, crate::metrics::worker::WorkerMetrics::new([]))
+    }
+
+    #[test]
+    fn each_of_many_datahubs_has_cookies_of_its_own() {
+        let ids: Vec<String> = (0..50).map(|number| format!("hub-{}", number * 7 % 50)).collect();
+        let (sessions, datahubs) = sessions_at(ids.iter().map(String::as_str));
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
+        let fields: Vec<_> = datahubs
+            .iter()
+            .map(|datahub| {
+                let tokens = TokenSet {
+                    access: datahub.id.to_string().try_into().expect("visible ASCII"),
+                    refresh: None,
+                    issued: now,
+                    lifetime: Duration::from_hours(2),
+                };
+                let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
+                let (sid, session) = sessions.begin(LoginResult { user, tokens, scopes: Vec::new() }, datahub);
+                let cookies = sessions.login_cookies(datahub, &sid, &session, &context(), now).expect("it fits");
+                cookies.map(|cookie| cookie.to_str().expect("ASCII").split(';').next().expect("a pair").to_owned())
+            })
+            .collect();
+        let all: Vec<_> = fields.iter().flatten().map(String::as_bytes).collect();
+        for (datahub, own) in datahubs.iter().zip(&fields) {
+            assert!(datahubs.by_id(datahub.id.as_str()).is_some_and(|found| Arc::ptr_eq(found, datahub)));
+            let (_, session) = sessions.open(all.iter().copied(), datahub, &context(), now).expect("its own is there");
+            assert_eq!(session.decode().tokens.access.bearer(), format!("Bearer {}", datahub.id));
+            let others = all.iter().copied().filter(|pair| own.iter().all(|own| own.as_bytes() != *pair));
+            assert_eq!(sessions.open(others.clone(), datahub, &context(), now).err(), Some(SessionError::None));
+            assert!(!sessions.has_cookies(others, datahub) && sessions.has_cookies(all.iter().copied(), datahub));
+        }
+        for id in ["", "hub", "hub-", "hub-50", "hub-0 ", "HUB-0", "zzz"] {
+            assert!(datahubs.by_id(id).is_none(), "{id}");
+        }
     }
 
     fn sessions() -> (Sessions, Arc<DataHub>) {
+        let (sessions, datahubs) = sessions_at(["a"]);
+        (sessions, Arc::clone(datahubs.by_id("a").expect("the one there is")))
+    }
+
+    fn sessions_at<'a>(ids: impl IntoIterator<Item = &'a str>) -> (Sessions, DataHubs) {
         let url = Url::parse("https://git.example.org").expect("a URL");
         let address = Address::new(url.clone(), None, tls_config(None).expect("roots")).expect("an address");
-        let issuer = openidconnect::IssuerUrl::from_url(url.clone());
-        let provider = Provider::new(
-            openidconnect::ClientId::new("id".into()),
-            openidconnect::ClientSecret::new("secret".into()),
-            openidconnect::RedirectUrl::from_url(url.clone()),
-            Vec::new(),
-            Discovery::new(issuer),
-            BackChannel::new(vec![address.clone()], Duration::from_secs(1)),
-        );
-        let id: DataHubId = "a".parse().expect("an id");
-        let (name, description, aliases) = (String::new(), String::new(), Vec::new());
-        let datahub = Arc::new(DataHub { id, name, description, aliases, address, provider });
+        let datahub = |id: &str| {
+            let provider = Provider::new(
+                openidconnect::ClientId::new("id".into()),
+                openidconnect::ClientSecret::new("secret".into()),
+                openidconnect::RedirectUrl::from_url(url.clone()),
+                Vec::new(),
+                Discovery::new(openidconnect::IssuerUrl::from_url(url.clone())),
+                BackChannel::new(vec![address.clone()], Duration::from_secs(1)),
+            );
+            let (name, description, aliases) = (String::new(), String::new(), Vec::new());
+            DataHub::new(id.parse().expect("an id"), name, description, aliases, address.clone(), provider)
+        };
         let keyring = Keyring::new(vec![Key::generate().parse().expect("a generated key")]).expect("one key");
         let hours = |hours: u64| Duration::from_secs(hours * 3_600);
         let limits = Limits {
@@ -457,7 +516,8 @@ mod tests {
             refresh_ahead_body: Duration::from_mins(15),
             remember: Duration::from_mins(10),
         };
-        let datahubs = DataHubs::new(vec![Arc::clone(&datahub)]);
-        (Sessions::new(keyring, NotBefore::default(), limits, &datahubs, "https://app.example.org"), datahub)
+        let datahubs = DataHubs::new(ids.into_iter().map(datahub).collect());
+        let sessions = Sessions::new(keyring, NotBefore::default(), limits, &datahubs, "https://app.example.org");
+        (sessions, datahubs)
     }
 }

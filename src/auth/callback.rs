@@ -76,7 +76,7 @@ async fn finish(
     let (sid, session) = auth.sessions.begin(result, datahub);
     let cookies = auth
         .sessions
-        .begun(datahub, &sid, &session, context, now)
+        .login_cookies(datahub, &sid, &session, context, now)
         .map_err(|_| Failure::new(LoginError::Failed, datahub, "the session does not fit into a cookie"))?;
     // The one it takes the place of is over at the DataHUB, too.
     if let Some(token) = login.replaces {

@@ -19,7 +19,8 @@ use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::token::RefreshToken;
 use crate::error::{ApiError, Code};
-use crate::origin;
+use crate::guard;
+use crate::seal::cookie;
 
 /// 302 to the DataHUB; the pending login goes into its cookie.
 ///
@@ -34,7 +35,7 @@ pub async fn login(
     auth.logins.check(context.client)?;
     let parameters = Parameters::of(&req);
     let datahub = auth.named_datahub(&parameters, &context)?.ok_or(Code::BadRequest)?;
-    if !origin::is_own_navigation(req.headers()) {
+    if !guard::is_own_navigation(req.headers()) {
         // A link from elsewhere, or a page behind the person's back: they land in the app and decide there.
         return Ok(auth.redirect_to_app(None));
     }
@@ -60,7 +61,7 @@ impl Auth {
     fn replaced_refresh_token(&self, req: &HttpRequest, datahub: &DataHub) -> Option<RefreshToken> {
         let extensions = req.extensions();
         let OriginalHeaders(fields) = extensions.get()?;
-        let (_, session) = self.sessions.inspect(fields, datahub).ok()?;
-        session.tokens.refresh
+        let (_, session) = self.sessions.inspect(cookie::fields(fields), datahub).ok()?;
+        session.decode().tokens.refresh
     }
 }

@@ -14,6 +14,7 @@ use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::token::RefreshToken;
 use crate::error::ApiError;
+use crate::seal::cookie;
 
 /// 204, with a session or without; the cookies go whatever the DataHUB says.
 ///
@@ -27,14 +28,16 @@ pub async fn logout(
     let now = SystemTime::now();
     let chosen = auth.selected_datahubs(&Parameters::of(&req), &context)?;
     let ends = chosen.iter().filter_map(|datahub| {
-        let (_, session) = auth.sessions.open(req.headers(), datahub, &context, now).ok()?;
-        Some(auth.end_session(datahub, session.tokens.refresh?, &context))
+        let (_, session) = auth.sessions.open(cookie::fields(req.headers()), datahub, &context, now).ok()?;
+        Some(auth.end_session(datahub, session.decode().tokens.refresh?, &context))
     });
     join_all(ends).await;
 
     let mut response = HttpResponse::NoContent();
-    for datahub in chosen.into_iter().filter(|datahub| auth.sessions.has_cookies(req.headers(), datahub)) {
-        for cookie in auth.sessions.ended(datahub) {
+    for datahub in
+        chosen.into_iter().filter(|datahub| auth.sessions.has_cookies(cookie::fields(req.headers()), datahub))
+    {
+        for cookie in auth.sessions.removal_cookies(datahub) {
             response.append_header((SET_COOKIE, cookie));
         }
     }

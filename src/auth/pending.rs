@@ -73,7 +73,8 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error>,
     S::Future: 'static,
 {
-    let pair = match cookie::find(req.headers(), COOKIE_NAME) {
+    let [found] = cookie::find(cookie::fields(req.headers()), [COOKIE_NAME]);
+    let pair = match found {
         Found::One(value) => HeaderValue::from_bytes(&[COOKIE_NAME.as_bytes(), b"=", value].concat()).ok(),
         Found::None | Found::Several => None,
     };

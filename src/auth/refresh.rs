@@ -14,6 +14,7 @@ use crate::auth::status::{Entry, answer};
 use crate::auth::{Auth, Parameters};
 use crate::context::RequestContext;
 use crate::error::ApiError;
+use crate::seal::cookie;
 use crate::session::SessionError;
 use crate::session::decision::Reason;
 use crate::session::refresh::Resolution;
@@ -34,14 +35,14 @@ pub async fn refresh(
     let mut closed = SessionError::None;
     let mut opened = Vec::new();
     for datahub in auth.selected_datahubs(&Parameters::read(target.query().unwrap_or_default()), &context)? {
-        match auth.sessions.open(req.headers(), datahub, &context, now) {
-            Ok((sid, session)) => opened.push((datahub, sid, session)),
+        match auth.sessions.open(cookie::fields(req.headers()), datahub, &context, now) {
+            Ok((sid, session)) => opened.push((datahub, sid, session.decode())),
             Err(SessionError::Ended) => closed = SessionError::Ended,
             Err(SessionError::None) => {}
         }
     }
     let resolutions = opened.iter().map(|(datahub, _, session)| {
-        let serves = session.tokens.refresh.is_none() && now < session.tokens.expires();
+        let serves = session.tokens.refresh.is_none() && now < session.tokens.expires_at();
         let reason = if serves { Reason::None } else { Reason::Expiring };
         auth.refresher.resolve(datahub, session, reason, target.replays, &context, now)
     });
@@ -53,7 +54,7 @@ pub async fn refresh(
             Ok(Resolution::UseCurrent) => Ok((session.clone(), None)),
             Ok(Resolution::Renewed(tokens)) => {
                 let renewed = session.renewed(tokens, auth.sessions.limits());
-                let cookie = auth.sessions.renewed(datahub, sid, &renewed, &context, SystemTime::now());
+                let cookie = auth.sessions.session_cookie(datahub, sid, &renewed, &context, SystemTime::now());
                 cookie.map(|cookie| (renewed, Some(cookie))).map_err(ApiError::from)
             }
             Ok(Resolution::Retry { closes }) => {

@@ -13,13 +13,15 @@ use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::oidc::User;
 use crate::error::Code;
+use crate::seal::cookie;
 use crate::session::Session;
 
 /// The sessions that open and have not ended, without asking any DataHUB.
 pub async fn status(req: HttpRequest, auth: Data<Auth>, context: ReqData<Rc<RequestContext>>) -> HttpResponse {
     let now = SystemTime::now();
     let opened = auth.datahubs.iter().filter_map(|datahub| {
-        let (_, session) = auth.sessions.open(req.headers(), datahub, &context, now).ok()?;
+        let (_, session) = auth.sessions.open(cookie::fields(req.headers()), datahub, &context, now).ok()?;
+        let session = session.decode();
         let has_ended = auth.refresher.is_invalidated(datahub, &session.tokens);
         (!has_ended).then(|| Entry::new(datahub, &session))
     });
@@ -78,8 +80,8 @@ impl Entry {
             datahub: datahub.id.to_string(),
             user: SessionUser { id, username, name },
             scopes: session.scopes.clone().unwrap_or_else(|| datahub.provider.scopes().to_vec()),
-            expires_at: rfc3339(session.tokens.expires()),
-            session_ends_at: rfc3339(session.ends_next()),
+            expires_at: rfc3339(session.tokens.expires_at()),
+            session_ends_at: rfc3339(session.ends_at()),
             error: None,
         }
     }

@@ -17,7 +17,8 @@ use openidconnect::{HttpRequest, HttpResponse};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use url::Url;
 
-use crate::datahub::transport::{Address, Stream};
+use crate::datahub::transport::Address;
+use crate::http::client::Stream;
 
 /// Calls to one DataHUB.
 #[derive(Debug, Clone)]

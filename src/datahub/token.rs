@@ -24,7 +24,7 @@ pub struct TokenSet {
 
 impl TokenSet {
     /// When the access token ends.
-    pub fn expires(&self) -> SystemTime {
+    pub fn expires_at(&self) -> SystemTime {
         self.issued + self.lifetime
     }
 }

@@ -3,7 +3,6 @@
 //! Both ways out go through here, the proxy's and the back channel's, so that certificates are checked in one place. No
 //! proxy of the environment is asked, no address but the configured one is ever dialled.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,12 +10,12 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use crate::access_log::{self, Event};
+use crate::http::client::Stream;
 
 /// Where one DataHUB is: what it calls itself, and how it is reached.
 #[derive(Debug, Clone)]
@@ -94,7 +93,7 @@ impl Address {
                 let tls = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket).await;
                 let tls = tls.inspect_err(|error| {
                     if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) {
-                        access_log::event_of_ours(Event::DatahubTlsFailed, &format!("{}: {error}", self.as_str()));
+                        access_log::process_event(Event::DatahubTlsFailed, &format!("{}: {error}", self.as_str()));
                     }
                 })?;
                 Ok(Box::new(tls))
@@ -103,13 +102,6 @@ impl Address {
         }
     }
 }
-
-/// A connection of any kind.
-pub type Stream = Box<dyn Duplex>;
-
-/// What every kind of connection can do.
-pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 /// A place to dial or to listen at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,12 +181,6 @@ pub fn tls_config(ca_file: Option<&[u8]>) -> Result<Arc<ClientConfig>, CaFileErr
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("holds no PEM certificate of an authority")]
 pub struct CaFileError;
-
-impl fmt::Debug for dyn Duplex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Stream")
-    }
-}
 
 #[cfg(test)]
 mod tests {

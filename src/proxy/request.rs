@@ -1,129 +1,140 @@
-//! What goes up: an allow-list of headers, and the bearer.
+//! What goes up: an allow-list of fields, and the bearer.
 //!
-//! Only what is named here reaches a DataHUB; so no cookie, no other way to authenticate and no forwarding header of the
+//! Only what is named here reaches a DataHUB; so no cookie, no other way to authenticate and no forwarding field of the
 //! browser's does, and `Connection` can name nothing away.
 
-use actix_web::HttpRequest;
-use actix_web::http::Method;
-use actix_web::http::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, IF_MATCH,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, TRANSFER_ENCODING, USER_AGENT,
-};
-use actix_web::web::BytesMut;
+use std::io::Write as _;
+use std::ops::Range;
+
+use zeroize::Zeroize as _;
 
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
-use crate::datahub::token::AccessToken;
-use crate::error::{ApiError, Code};
+use crate::error::Code;
+use crate::http::body::BodyLength;
+use crate::http::buffer::Buffer;
+use crate::http::head::{RequestHead, is_name};
 use crate::proxy::target::Target;
+use crate::session::open_session::OpenSession;
 
-/// The head of an outbound request, as it goes over the wire. `public` is the gateway's own address.
-///
-/// # Errors
-/// `bad_request` if something is said twice that may be said once: we and GitLab might go by another one each.
-pub fn head(
-    req: &HttpRequest,
-    target: Target<'_>,
-    framing: Framing,
-    datahub: &DataHub,
-    token: &AccessToken,
-    context: &RequestContext,
-    public: &str,
-) -> Result<BytesMut, ApiError> {
-    let headers = req.headers();
-    let proto = public.split(':').next().unwrap_or(public);
-    let mut head = BytesMut::with_capacity(1024);
-    let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| head.extend_from_slice(part));
-    let root = datahub.address.root();
-    put(&[req.method().as_str().as_bytes(), b" ", root.as_bytes(), target.as_str().as_bytes(), b" HTTP/1.1\r\n"]);
-    put(&[b"Host: ", datahub.address.host_header().as_bytes(), b"\r\n"]);
-    put(&[b"Authorization: ", token.bearer().as_bytes(), b"\r\n"]);
-    for (name, is_list) in &FORWARDED {
-        for (at, value) in headers.get_all(name).enumerate() {
-            if at > 0 && !is_list {
-                return Err(Code::BadRequest.into());
+/// A message on its way up: a head, and the body if that is short. The bearer in it is wiped when it is dropped.
+#[derive(Debug)]
+pub struct Message {
+    bytes: Buffer,
+    bearer: Range<usize>,
+}
+
+impl Message {
+    /// The head of a call with the fields of `request`. `scheme` is that of the gateway's own address.
+    ///
+    /// # Errors
+    /// `bad_request` if something is said twice that may be said once: we and GitLab might go by another one each.
+    pub fn of_call(
+        mut bytes: Buffer,
+        request: &RequestHead,
+        target: Target<'_>,
+        length: BodyLength,
+        datahub: &DataHub,
+        session: &OpenSession,
+        context: &RequestContext,
+        scheme: &str,
+    ) -> Result<Self, Code> {
+        let fields = request.fields();
+        bytes.make_room(request.len() + datahub.address.root().len() + MAX_OURS);
+        let bearer = begin(&mut bytes, request.method(), target.as_str(), datahub, session);
+        let mut seen = 0_u16;
+        for field in fields.iter() {
+            let Some((at, is_list)) = forwarded(field.name) else { continue };
+            if seen & (1 << at) != 0 && !is_list {
+                return Err(Code::BadRequest);
             }
-            put(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+            seen |= 1 << at;
+            field.write(&mut bytes);
         }
+        match length {
+            BodyLength::None | BodyLength::UntilClose => {}
+            BodyLength::Known(length) => write!(bytes, "Content-Length: {length}\r\n").expect(TAKES_ALL),
+            BodyLength::Chunked => bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        }
+        if let Some(client) = context.client.address {
+            write!(bytes, "X-Forwarded-For: {client}\r\n").expect(TAKES_ALL);
+        }
+        put(
+            &mut bytes,
+            &["X-Forwarded-Proto: ", scheme, "\r\nX-Request-Id: ", context.id.as_str(), "\r\ntraceparent: "],
+        );
+        match fields.values("traceparent").next().filter(|value| is_traceparent(value)) {
+            Some(value) => bytes.extend_from_slice(value),
+            None => put(&mut bytes, &["00-", context.id.as_str(), "-", &context.id.as_str()[16..], "-00"]),
+        }
+        bytes.extend_from_slice(b"\r\n\r\n");
+        Ok(Self { bytes, bearer })
     }
-    match framing {
-        Framing::None => {}
-        Framing::Length(length) => put(&[b"Content-Length: ", length.to_string().as_bytes(), b"\r\n"]),
-        Framing::Chunked => put(&[b"Transfer-Encoding: chunked\r\n"]),
+
+    /// A request of our own: whose is the token? Answered to any token that the DataHUB accepts (GitLab `lib/api/users.rb`).
+    pub fn probe(mut bytes: Buffer, datahub: &DataHub, session: &OpenSession, context: &RequestContext) -> Self {
+        bytes.make_room(datahub.address.root().len() + MAX_OURS);
+        let bearer = begin(&mut bytes, "GET", "/api/v4/user", datahub, session);
+        put(&mut bytes, &["X-Request-Id: ", context.id.as_str(), "\r\n\r\n"]);
+        Self { bytes, bearer }
     }
-    if let Some(client) = context.client.address {
-        put(&[b"X-Forwarded-For: ", client.to_string().as_bytes(), b"\r\n"]);
+
+    /// Adds the body.
+    pub fn append(&mut self, body: &[u8]) {
+        // What moves leaves a copy behind.
+        if self.bytes.capacity() - self.bytes.len() < body.len() {
+            let mut roomier = Vec::with_capacity(self.bytes.len() + body.len());
+            roomier.extend_from_slice(&self.bytes);
+            self.bytes[self.bearer.clone()].zeroize();
+            *self.bytes = roomier;
+        }
+        self.bytes.extend_from_slice(body);
     }
-    put(&[b"X-Forwarded-Proto: ", proto.as_bytes(), b"\r\nX-Request-Id: ", context.id.as_str().as_bytes(), b"\r\n"]);
-    match headers.get(&TRACEPARENT).filter(|value| is_traceparent(value.as_bytes())) {
-        Some(value) => put(&[b"traceparent: ", value.as_bytes(), b"\r\n\r\n"]),
-        None => put(&[
-            b"traceparent: 00-",
-            context.id.as_str().as_bytes(),
-            b"-",
-            &context.id.as_str().as_bytes()[16..],
-            b"-00\r\n\r\n",
-        ]),
+
+    /// The bytes, as they go over the wire.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
     }
-    Ok(head)
 }
 
-/// The head of a request of our own: whose is `token`? Answered to any token that the DataHUB accepts (GitLab
-/// `lib/api/users.rb`).
-pub fn probe(datahub: &DataHub, token: &AccessToken, context: &RequestContext) -> BytesMut {
+impl Drop for Message {
+    fn drop(&mut self) {
+        self.bytes[self.bearer.clone()].zeroize();
+    }
+}
+
+/// Writes the first lines of a message; where in it the bearer is. There is room for them, so that nothing moves.
+fn begin(bytes: &mut Buffer, method: &str, target: &str, datahub: &DataHub, session: &OpenSession) -> Range<usize> {
     let (root, host) = (datahub.address.root(), datahub.address.host_header());
-    let mut head = BytesMut::with_capacity(512);
-    head.extend_from_slice(format!("GET {root}/api/v4/user HTTP/1.1\r\nHost: {host}\r\n").as_bytes());
-    for part in [
-        b"Authorization: ",
-        token.bearer().as_bytes(),
-        b"\r\nX-Request-Id: ",
-        context.id.as_str().as_bytes(),
-        b"\r\n\r\n",
-    ] {
-        head.extend_from_slice(part);
-    }
-    head
+    put(bytes, &[method, " ", root, target, " HTTP/1.1\r\nHost: ", host, "\r\nAuthorization: Bearer "]);
+    let start = bytes.len();
+    session.write_bearer(bytes);
+    let bearer = start..bytes.len();
+    bytes.extend_from_slice(b"\r\n");
+    bearer
 }
 
-/// How an outbound body is delimited (RFC 9112 section 6). Ours, whatever the browser's was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// No body.
-    None,
-    /// So many bytes.
-    Length(u64),
-    /// Chunks.
-    Chunked,
+fn put(bytes: &mut Vec<u8>, parts: &[&str]) {
+    parts.iter().for_each(|part| bytes.extend_from_slice(part.as_bytes()));
 }
 
-impl Framing {
-    /// What the framing of an inbound request, which actix-http has checked, says of its body.
-    pub fn of(method: &Method, headers: &HeaderMap) -> Self {
-        if headers.contains_key(TRANSFER_ENCODING) {
-            return Self::Chunked;
-        }
-        match headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()) {
-            Some(length) => Self::Length(length),
-            // These have a body by definition, if an empty one (RFC 9110 section 8.6).
-            None if [Method::POST, Method::PUT, Method::PATCH].contains(method) => Self::Length(0),
-            None => Self::None,
-        }
-    }
-
-    /// How many bytes will come, if that is known.
-    pub fn length(self) -> Option<u64> {
-        match self {
-            Self::None => Some(0),
-            Self::Length(length) => Some(length),
-            Self::Chunked => None,
-        }
-    }
-
-    /// Whether more than `limit` bytes may come.
-    pub fn may_exceed(self, limit: u64) -> bool {
-        self.length().is_none_or(|length| length > limit)
-    }
+/// What a browser may tell a DataHUB: a number for each field, and whether it may be said in several (RFC 9110 section 5.3).
+fn forwarded(name: &[u8]) -> Option<(u8, bool)> {
+    let (at, lower, is_list) = match name.len() {
+        5 => (0, "range", false),
+        6 => (1, "accept", true),
+        8 if is_name(name, "if-range") => (2, "if-range", false),
+        8 => (3, "if-match", true),
+        10 => (4, "user-agent", false),
+        12 => (5, "content-type", false),
+        13 => (6, "if-none-match", true),
+        15 if is_name(name, "accept-encoding") => (7, "accept-encoding", true),
+        15 => (8, "accept-language", true),
+        17 => (9, "if-modified-since", false),
+        19 => (10, "if-unmodified-since", false),
+        _ => return None,
+    };
+    is_name(name, lower).then_some((at, is_list))
 }
 
 /// W3C Trace Context section 3.2: version 00, in lower-case hex, neither id nothing but zeros.
@@ -137,19 +148,6 @@ fn is_traceparent(value: &[u8]) -> bool {
         })
 }
 
-/// What a browser may tell a DataHUB, and whether that may be said in several fields (RFC 9110 section 5.3).
-const FORWARDED: [(HeaderName, bool); 11] = [
-    (ACCEPT, true),
-    (ACCEPT_ENCODING, true),
-    (ACCEPT_LANGUAGE, true),
-    (CONTENT_TYPE, false),
-    (IF_MATCH, true),
-    (IF_MODIFIED_SINCE, false),
-    (IF_NONE_MATCH, true),
-    (IF_RANGE, false),
-    (IF_UNMODIFIED_SINCE, false),
-    (RANGE, false),
-    (USER_AGENT, false),
-];
-
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TAKES_ALL: &str = "a Vec takes everything";
+/// Room for what we add to a head: the token, a host, an address and ids, in bytes. Tokens fit into a cookie.
+const MAX_OURS: usize = 4096 + 1024;

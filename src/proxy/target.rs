@@ -27,7 +27,7 @@ impl<'a> Target<'a> {
         // A front proxy or GitLab may decode once more than we do.
         let once = decoded(path.as_bytes());
         let twice = decoded(&once);
-        if [path.as_bytes(), &once, &twice].into_iter().any(leads_elsewhere) {
+        if [path.as_bytes(), &once, &twice].into_iter().any(has_dot_segment_or_control) {
             return Err(TargetError::Malformed);
         }
         if has_credential(query) {
@@ -132,12 +132,12 @@ impl Policy {
                     given.next().is_some_and(|name| wanted == "*" || name.eq_ignore_ascii_case(wanted.as_bytes()))
                 })
         };
-        if !is_api || names.is_empty() || NOT_FOR_PEOPLE.iter().any(|pattern| is_below(pattern)) {
+        if !is_api || names.is_empty() || ADMIN_ENDPOINTS.iter().any(|pattern| is_below(pattern)) {
             return Err(TargetError::NotForwarded);
         }
         let is_credential =
             |endpoint: &&'static str| is_below(endpoint) && !self.exceptions.contains(&CredentialEndpoint(endpoint));
-        if CREDENTIALS.iter().any(is_credential) { Err(TargetError::CredentialEndpoint) } else { Ok(()) }
+        if CREDENTIAL_ENDPOINTS.iter().any(is_credential) { Err(TargetError::CredentialEndpoint) } else { Ok(()) }
     }
 }
 
@@ -149,13 +149,13 @@ impl FromStr for CredentialEndpoint {
     type Err = UnknownEndpoint;
 
     fn from_str(text: &str) -> Result<Self, UnknownEndpoint> {
-        CREDENTIALS.into_iter().find(|endpoint| *endpoint == text).map(Self).ok_or(UnknownEndpoint)
+        CREDENTIAL_ENDPOINTS.into_iter().find(|endpoint| *endpoint == text).map(Self).ok_or(UnknownEndpoint)
     }
 }
 
 /// Not in the list: what is not refused needs no exception, and a pattern of one's own might open more than was meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be one of {}", CREDENTIALS.join(", "))]
+#[error("must be one of {}", CREDENTIAL_ENDPOINTS.join(", "))]
 pub struct UnknownEndpoint;
 
 /// Rack 2 splits queries at `;` too. `token` is refused here only: in a body it is a parameter like any other.
@@ -167,7 +167,7 @@ fn has_credential(query: &str) -> bool {
 }
 
 /// Whether a piece between slashes or backslashes is `.` or `..`, parameters (`;…`) aside, or holds a control character.
-fn leads_elsewhere(path: &[u8]) -> bool {
+fn has_dot_segment_or_control(path: &[u8]) -> bool {
     path.iter().any(u8::is_ascii_control)
         || path.split(|byte| matches!(byte, b'/' | b'\\')).any(|piece| {
             let name = piece.split(|byte| *byte == b';').next().unwrap_or(piece);
@@ -215,7 +215,7 @@ const CREDENTIAL_NAMES: [&str; 12] = [
 const GRAPHQL: &str = "/api/graphql";
 
 /// Below `/api/v4/`: what makes credentials or takes accounts over. `*` is any one segment; what lies below counts too.
-const CREDENTIALS: [&str; 39] = [
+const CREDENTIAL_ENDPOINTS: [&str; 39] = [
     "ai/duo_workflows/direct_access",
     "applications",
     "code_suggestions/direct_access",
@@ -258,7 +258,7 @@ const CREDENTIALS: [&str; 39] = [
 ];
 
 /// Below `/api/v4/`: for administrators and for GitLab's own machines.
-const NOT_FOR_PEOPLE: [&str; 9] =
+const ADMIN_ENDPOINTS: [&str; 9] =
     ["admin", "application", "features", "geo", "hooks", "internal", "jobs/request", "license", "sidekiq"];
 
 #[cfg(test)]
@@ -361,7 +361,7 @@ mod tests {
     /// PQ-02.
     #[test]
     fn what_makes_credentials_is_refused_in_every_spelling_and_its_neighbours_are_not() {
-        for path in CREDENTIALS.map(|pattern| format!("/api/v4/{}", pattern.replace('*', "group%2Fproject"))) {
+        for path in CREDENTIAL_ENDPOINTS.map(|pattern| format!("/api/v4/{}", pattern.replace('*', "group%2Fproject"))) {
             for spelling in [
                 path.clone(),
                 format!("{path}/7"),
@@ -375,7 +375,7 @@ mod tests {
         for path in ["/api/v4/%75ser/keys", "/api/v4/user/KEYS", "/api/v4/projects/1//%61ccess_tokens"] {
             assert_eq!(parse(path), Err(TargetError::CredentialEndpoint), "{path}");
         }
-        for path in NOT_FOR_PEOPLE.map(|pattern| format!("/api/v4/{pattern}")) {
+        for path in ADMIN_ENDPOINTS.map(|pattern| format!("/api/v4/{pattern}")) {
             assert_eq!(parse(&path), Err(TargetError::NotForwarded), "{path}");
         }
         for path in [
@@ -397,7 +397,7 @@ mod tests {
         let policy = Policy { graphql: false, exceptions: vec!["projects/*/triggers".parse().expect("it is known")] };
         let own = "/api/v4/projects/1/triggers/7";
         assert_eq!(Target::parse(own, &policy), Ok(Target(own)));
-        for path in CREDENTIALS.iter().filter(|endpoint| **endpoint != "projects/*/triggers") {
+        for path in CREDENTIAL_ENDPOINTS.iter().filter(|endpoint| **endpoint != "projects/*/triggers") {
             let raw = format!("/api/v4/{}", path.replace('*', "1"));
             assert_eq!(Target::parse(&raw, &policy), Err(TargetError::CredentialEndpoint), "{raw}");
         }
@@ -464,7 +464,7 @@ mod tests {
             .filter(|name| !name.is_empty())
             .map(|name| name.split('.').next().expect("at least one").to_lowercase())
             .collect();
-        let is_denied = CREDENTIALS.iter().chain(&NOT_FOR_PEOPLE).any(|pattern| {
+        let is_denied = CREDENTIAL_ENDPOINTS.iter().chain(&ADMIN_ENDPOINTS).any(|pattern| {
             let wanted: Vec<_> = pattern.split('/').collect();
             names.len() >= wanted.len()
                 && wanted.iter().zip(&names).all(|(wanted, name)| *wanted == "*" || wanted == name)

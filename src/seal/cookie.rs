@@ -13,7 +13,7 @@ use cookie::{Cookie, SameSite};
 use zeroize::Zeroizing;
 
 use crate::metrics;
-use crate::seal::{Keyring, Unsealable};
+use crate::seal::{Keyring, UnsealError, Unsealed};
 
 /// What can be sealed: a value with exactly one encoding.
 pub trait Plaintext: Sized {
@@ -46,29 +46,38 @@ impl<T: Plaintext> SealedCookie<T> {
 
     /// The cookie's value; it unseals beside the same `sid` only.
     pub fn seal(&self, keyring: &Keyring, sid: &[u8; 16], value: &T) -> String {
-        keyring.seal(&self.bound_to(sid), &value.encode())
+        keyring.seal(&[sid, &self.context], &value.encode())
     }
 
     /// What a cookie's raw value holds.
     ///
     /// # Errors
-    /// [`Unsealable`], whatever the reason.
-    pub fn unseal(&self, keyring: &Keyring, sid: &[u8; 16], value: &[u8]) -> Result<T, Unsealable> {
-        let plaintext = keyring.unseal(&self.bound_to(sid), value);
-        let value = plaintext.ok().and_then(|plaintext| T::decode(&plaintext));
-        value.ok_or_else(|| {
-            metrics::unseal_failed();
-            Unsealable
-        })
+    /// [`UnsealError`], whatever the reason.
+    pub fn unseal(&self, keyring: &Keyring, sid: &[u8; 16], value: &[u8]) -> Result<T, UnsealError> {
+        self.unseal_as(keyring, sid, value, |plaintext| T::decode(&plaintext))
     }
 
-    fn bound_to(&self, sid: &[u8; 16]) -> Vec<u8> {
-        [sid, self.context.as_slice()].concat()
+    /// What `read` makes of the encoding of a `T`, which it may keep; it refuses whatever `T` refuses.
+    ///
+    /// # Errors
+    /// [`UnsealError`], whatever the reason.
+    pub fn unseal_as<R>(
+        &self,
+        keyring: &Keyring,
+        sid: &[u8; 16],
+        value: &[u8],
+        read: impl FnOnce(Unsealed) -> Option<R>,
+    ) -> Result<R, UnsealError> {
+        let plaintext = keyring.unseal(&[sid, &self.context], value);
+        plaintext.ok().and_then(read).ok_or_else(|| {
+            metrics::unseal_failed();
+            UnsealError
+        })
     }
 }
 
 /// What the request's Cookie fields hold under one name.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found<'a> {
     /// No cookie of that name.
     None,
@@ -78,19 +87,37 @@ pub enum Found<'a> {
     Several,
 }
 
-/// Looks for the exact bytes of `name` in all Cookie fields (RFC 6265 section 4.2.1); nothing is decoded.
-pub fn find<'a>(headers: &'a HeaderMap, name: &str) -> Found<'a> {
-    let mut found = Found::None;
-    for pair in headers.get_all(COOKIE).flat_map(|field| field.as_bytes().split(|byte| *byte == b';')) {
-        let pair = pair.trim_ascii_start();
-        if let Some(value) = pair.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) {
-            if found != Found::None {
-                return Found::Several;
+/// The raw values of the Cookie fields among `headers`.
+pub fn fields(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers.get_all(COOKIE).map(HeaderValue::as_bytes)
+}
+
+/// Looks for the exact bytes of each of `names` in the raw values of all Cookie fields (RFC 6265 section 4.2.1), in one
+/// pass; nothing is decoded.
+pub fn find<'a, const N: usize>(fields: impl Iterator<Item = &'a [u8]>, names: [&str; N]) -> [Found<'a>; N] {
+    let mut found = [Found::None; N];
+    for pair in fields.flat_map(pairs) {
+        for (name, found) in names.iter().zip(&mut found) {
+            if pair.get(name.len()) == Some(&b'=') && pair.starts_with(name.as_bytes()) {
+                *found = match found {
+                    Found::None => Found::One(&pair[name.len() + 1..]),
+                    Found::One(_) | Found::Several => Found::Several,
+                };
             }
-            found = Found::One(value);
         }
     }
     found
+}
+
+/// What stands between the semicolons, without the white space before it.
+fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(field);
+    std::iter::from_fn(move || {
+        let field = rest?;
+        let end = memchr::memchr(b';', field);
+        rest = end.map(|end| &field[end + 1..]);
+        Some(field[..end.unwrap_or(field.len())].trim_ascii_start())
+    })
 }
 
 /// A Set-Cookie field for a cookie that only same-site requests carry; it ends after `max_age`, in whole seconds.
@@ -117,8 +144,6 @@ fn field(name: &str, value: &str, max_age: Duration) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::test::TestRequest;
-
     use super::*;
     use crate::seal::Key;
 
@@ -133,9 +158,9 @@ mod tests {
 
         let unsealed = |by: &SealedCookie<Text>, sid| by.unseal(&keyring, sid, value.as_bytes());
         assert_eq!(unsealed(&here, &[1; 16]), Ok(Text("hello".into())));
-        assert_eq!(unsealed(&here, &[2; 16]), Err(Unsealable), "another login's sid");
-        assert_eq!(unsealed(&cookie("__Host-Http-session-b", "https://here.example"), &[1; 16]), Err(Unsealable));
-        assert_eq!(unsealed(&cookie("__Host-Http-session-a", "https://there.example"), &[1; 16]), Err(Unsealable));
+        assert_eq!(unsealed(&here, &[2; 16]), Err(UnsealError), "another login's sid");
+        assert_eq!(unsealed(&cookie("__Host-Http-session-b", "https://here.example"), &[1; 16]), Err(UnsealError));
+        assert_eq!(unsealed(&cookie("__Host-Http-session-a", "https://there.example"), &[1; 16]), Err(UnsealError));
     }
 
     /// SC-02, SC-03.
@@ -157,17 +182,14 @@ mod tests {
             ("nn=2; n; ;;;=", Found::None),
             ("", Found::None),
         ] {
-            let request = TestRequest::default().insert_header((COOKIE, header)).to_srv_request();
-            assert_eq!(find(request.headers(), "n"), expected, "{header}");
+            assert_eq!(find([header.as_bytes()].into_iter(), ["n"]), [expected], "{header}");
         }
     }
 
     #[test]
     fn two_fields_are_read_as_one() {
-        let request = TestRequest::default().append_header((COOKIE, "n=1")).append_header((COOKIE, "m=2"));
-        let request = request.append_header((COOKIE, "n=3")).to_srv_request();
-        assert_eq!(find(request.headers(), "m"), Found::One(b"2"));
-        assert_eq!(find(request.headers(), "n"), Found::Several);
+        let fields = [&b"n=1"[..], b"m=2", b"n=3"];
+        assert_eq!(find(fields.into_iter(), ["m", "n", "o"]), [Found::One(b"2"), Found::Several, Found::None]);
     }
 
     #[test]

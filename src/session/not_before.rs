@@ -1,17 +1,17 @@
 //! Sessions that began too early have ended: how operators end sessions that are stored nowhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
 use crate::datahub::DataHubId;
-use crate::session::Session;
+use crate::session::open_session::OpenSession;
 
 /// The cut-offs in force. Clones hold the same ones, which may be replaced while others read.
 #[derive(Debug, Clone, Default)]
-pub struct NotBefore(Arc<ArcSwap<CutOffs>>);
+pub struct NotBefore(Arc<ArcSwap<InForce>>);
 
 /// Who must have logged in at which time or later, to the second.
 #[derive(Debug, Default)]
@@ -24,10 +24,31 @@ pub struct CutOffs {
     pub users: BTreeMap<DataHubId, BTreeMap<String, SystemTime>>,
 }
 
+/// The same, by DataHUB, of which those without any are left out.
+#[derive(Debug, Default)]
+struct InForce {
+    all: Option<SystemTime>,
+    datahubs: HashMap<DataHubId, AtDataHub>,
+}
+
+#[derive(Debug, Default)]
+struct AtDataHub {
+    all: Option<SystemTime>,
+    users: HashMap<Box<[u8]>, SystemTime>,
+}
+
 impl NotBefore {
     /// These from the start.
     pub fn new(cut_offs: CutOffs) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(cut_offs)))
+        let mut datahubs = HashMap::<_, AtDataHub>::new();
+        for (id, time) in cut_offs.datahubs {
+            datahubs.entry(id).or_default().all = Some(time);
+        }
+        for (id, users) in cut_offs.users.into_iter().filter(|(_, users)| !users.is_empty()) {
+            let users = users.into_iter().map(|(id, time)| (id.into_bytes().into(), time));
+            datahubs.entry(id).or_default().users = users.collect();
+        }
+        Self(Arc::new(ArcSwap::from_pointee(InForce { all: cut_offs.all, datahubs })))
     }
 
     /// From now on holds the cut-offs of `other`, for everybody who has a clone.
@@ -36,10 +57,61 @@ impl NotBefore {
     }
 
     /// Whether a cut-off has ended `session`. One that began in the very second of the cut-off lives.
-    pub fn has_ended(&self, session: &Session, datahub: &DataHubId) -> bool {
-        let cut_offs = self.0.load();
-        let user = cut_offs.users.get(datahub).and_then(|users| users.get(&session.user.id));
-        let times = [cut_offs.all.as_ref(), cut_offs.datahubs.get(datahub), user];
-        times.into_iter().flatten().any(|time| session.began < *time)
+    pub fn has_ended(&self, session: &OpenSession, datahub: &DataHubId) -> bool {
+        let in_force = self.0.load();
+        let is_before = |cut_off: Option<SystemTime>| cut_off.is_some_and(|time| session.created_at() < time);
+        if is_before(in_force.all) {
+            return true;
+        }
+        if in_force.datahubs.is_empty() {
+            return false;
+        }
+        in_force.datahubs.get(datahub).is_some_and(|here| {
+            is_before(here.all)
+                || (!here.users.is_empty() && is_before(here.users.get(session.user_id(&mut [0; 20])).copied()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::session::open_session::tests::open;
+
+    #[test]
+    fn a_cut_off_ends_whom_it_names_and_nobody_else() {
+        // Of user 7, from second 1,795,000,192 on.
+        let session =
+            open(b"\x03\x6a\xfd\x83\x80\x00\xa0\x38\x80\xf5\x24\x80\xa3\x05\x07\x04user\x00\x05\xab\xcd\x06xyz");
+        let session = session.expect("a session");
+        let login = session.created_at();
+        let [here, there] = ["a", "b"].map(|id| id.parse::<DataHubId>().expect("an id"));
+        let second = Duration::from_secs(1);
+        let of_all = |time| CutOffs { all: Some(time), ..CutOffs::default() };
+        let of_datahub = |id: &DataHubId, time| CutOffs { datahubs: [(id.clone(), time)].into(), ..CutOffs::default() };
+        let of_user = |id: &DataHubId, user: &str, time| CutOffs {
+            users: [(id.clone(), [(user.to_owned(), time)].into())].into(),
+            ..CutOffs::default()
+        };
+        for (case, cut_offs, has_ended) in [
+            ("none", CutOffs::default(), false),
+            ("everybody, a second later", of_all(login + second), true),
+            ("everybody, the very second", of_all(login), false),
+            ("this DataHUB, a second later", of_datahub(&here, login + second), true),
+            ("this DataHUB, the very second", of_datahub(&here, login), false),
+            ("another DataHUB", of_datahub(&there, login + second), false),
+            ("this user, a second later", of_user(&here, "7", login + second), true),
+            ("this user, the very second", of_user(&here, "7", login), false),
+            ("another user", of_user(&here, "77", login + second), false),
+            ("the same id at another DataHUB", of_user(&there, "7", login + second), false),
+        ] {
+            assert_eq!(NotBefore::new(cut_offs).has_ended(&session, &here), has_ended, "{case}");
+        }
+        let held = NotBefore::default();
+        let clone = held.clone();
+        held.replace_by(&NotBefore::new(of_user(&here, "7", login + second)));
+        assert!(clone.has_ended(&session, &here), "replaced for everybody who holds it");
     }
 }

@@ -7,8 +7,6 @@
 use std::time::Duration;
 
 use actix_web::http::header::HeaderValue;
-use actix_web::web::Payload;
-use futures_util::StreamExt;
 use memchr::{memchr, memchr2_iter, memrchr};
 use url::form_urlencoded;
 
@@ -97,14 +95,6 @@ impl<'a> ReplayTarget<'a> {
 fn may_have_counter(query: &[u8]) -> bool {
     let begins_so = |at: usize| matches!(query[at..], [b'_', ..] | [b'%', b'5', b'F' | b'f', ..]);
     begins_so(0) || memchr2_iter(b'&', b';', query).any(|at| begins_so(at + 1))
-}
-
-/// [`discard_body`] for a body that actix-web hands over.
-///
-/// # Errors
-/// As [`discard_body`].
-pub async fn drain(mut body: Payload, length: Option<u64>) -> Result<(), ApiError> {
-    discard_body(length, async || body.next().await.transpose().map(|piece| piece.map(|piece| piece.len()))).await
 }
 
 /// Reads a body, of `length` bytes if that is known, to its end and throws it away: Chromium makes an error of a redirect

@@ -16,6 +16,7 @@ use arcmanager_gateway::datahub::token::TokenSet;
 use arcmanager_gateway::seal::cookie::{Plaintext, SealedCookie};
 use arcmanager_gateway::seal::{Key, Keyring};
 use arcmanager_gateway::session::Session;
+use arcmanager_gateway::session::open_session::OpenSession;
 
 fn main() -> io::Result<()> {
     let session = session();
@@ -42,17 +43,20 @@ fn main() -> io::Result<()> {
 
     let [mut one, mut two, mut three, mut four] = [(); 4].map(|()| buffer.clone());
     let mut turns = [
-        Turn::new("cookie value to session", || {
-            black_box(cookie.unseal(&ring, &sid, black_box(value.as_bytes())).is_ok());
+        Turn::new("cookie value to open session", || {
+            black_box(cookie.unseal_as(&ring, &sid, black_box(value.as_bytes()), OpenSession::read).is_ok());
         }),
         Turn::new("session to cookie value", || {
             black_box(cookie.seal(&ring, &sid, black_box(&session)));
         }),
         Turn::new("the same, the last of 50 keys", || {
-            black_box(cookie.unseal(&crowded, &sid, black_box(value.as_bytes())).is_ok());
+            black_box(cookie.unseal_as(&crowded, &sid, black_box(value.as_bytes()), OpenSession::read).is_ok());
         }),
         Turn::new("an altered value, 50 keys", || {
-            black_box(cookie.unseal(&crowded, &sid, black_box(&altered)).is_err());
+            black_box(cookie.unseal_as(&crowded, &sid, black_box(&altered), OpenSession::read).is_err());
+        }),
+        Turn::new("cookie value to session, decoded", || {
+            black_box(cookie.unseal(&ring, &sid, black_box(value.as_bytes())).is_ok());
         }),
         Turn::new("XAES-256-GCM open", || {
             one.copy_from_slice(&xaes_sealed);
@@ -91,8 +95,8 @@ fn main() -> io::Result<()> {
         writeln!(out, "{:35} {nanoseconds:9.0} ns {megabytes:8.1} MB/s", turn.name)?;
     }
     let ratio = |a: usize, b: usize| turns[a].median() / turns[b].median();
-    writeln!(out, "opening by XAES / by AES-256-GCM      {:.2} (goal: at most 2.5)", ratio(4, 5))?;
-    writeln!(out, "sealing by XAES / by AES-256-GCM      {:.2}", ratio(6, 7))?;
+    writeln!(out, "opening by XAES / by AES-256-GCM      {:.2} (goal: at most 2.5)", ratio(5, 6))?;
+    writeln!(out, "sealing by XAES / by AES-256-GCM      {:.2}", ratio(7, 8))?;
     writeln!(out, "50 keys / one key                     {:.2}", ratio(2, 0))?;
     writeln!(out, "altered / good, 50 keys               {:.2}", ratio(3, 2))?;
 
@@ -148,9 +152,9 @@ fn session() -> Session {
     let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     let token = |digits: &str| digits.repeat(8);
     Session {
-        began: at(1_795_000_000),
-        ends: at(1_795_604_800),
-        idle_ends: at(1_795_386_400),
+        created_at: at(1_795_000_000),
+        expires_at: at(1_795_604_800),
+        idle_expires_at: at(1_795_386_400),
         user: User { id: "1234567".into(), username: "testuser".into(), name: "Test Usr".into() },
         scopes: None,
         tokens: TokenSet {

@@ -5,15 +5,17 @@
 
 #![no_main]
 
+use std::rc::Rc;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use actix_web::http::Method;
-use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::context::{Client, RequestContext};
 use arcmanager_gateway::datahub::DataHub;
+use arcmanager_gateway::metrics::worker::WorkerMetrics;
 use arcmanager_gateway::seal::cookie::{Plaintext, SealedCookie};
+use arcmanager_gateway::session::open_session::OpenSession;
 use arcmanager_gateway::session::{Session, Sessions};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -37,7 +39,9 @@ fn anything(field: &[u8]) {
 /// One session has one encoding.
 fn plaintext(bytes: &[u8]) {
     let value = GATEWAY.raw.seal(&GATEWAY.config.keyring, &SID, &Raw(bytes.to_vec()));
-    if let Some(session) = GATEWAY.open(&field(&value)) {
+    let opened = GATEWAY.open(&field(&value));
+    assert_eq!(opened, Session::decode(bytes));
+    if let Some(session) = opened {
         assert_eq!(session.encode().as_slice(), bytes);
     }
 }
@@ -67,6 +71,10 @@ struct Gateway {
     raw: SealedCookie<Raw>,
 }
 
+thread_local! {
+    static METRICS: Rc<WorkerMetrics> = WorkerMetrics::new([]);
+}
+
 static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/gateway.toml");
     let config = Config::load(&[file.into()]).expect("a good configuration");
@@ -77,17 +85,30 @@ static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
 
 impl Gateway {
     fn open(&self, field: &[u8]) -> Option<Session> {
-        let mut headers = HeaderMap::new();
-        headers.append(COOKIE, HeaderValue::from_bytes(field).ok()?);
+        let fields = || std::iter::once(field);
         let datahub: &DataHub = self.config.datahubs.by_id("a").expect("it is configured");
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_300_000);
-        let context = RequestContext::new(Method::GET, Client { address: None, is_local: false });
-        let opened = self.sessions.open(&headers, datahub, &context, now).ok().map(|(_, session)| session);
-        let inspected = self.sessions.inspect(&headers, datahub).ok().map(|(_, session)| session);
+        let client = Client { address: None, is_local: false };
+        let context = RequestContext::new(Method::GET, client, METRICS.with(Rc::clone));
+        let opened = self.sessions.open(fields(), datahub, &context, now).ok().map(|(_, session)| session.decode());
+        let inspected = self.sessions.inspect(fields(), datahub).ok().map(|(_, session)| agreed(&session));
         // Operators see those that have ended, too.
         assert!(opened.is_none() || opened == inspected);
         inspected
     }
+}
+
+/// All of an opened session, which says the same where it lies.
+fn agreed(open: &OpenSession) -> Session {
+    let session = open.decode();
+    let tokens = &session.tokens;
+    assert_eq!((open.created_at(), open.ends_at()), (session.created_at, session.ends_at()));
+    assert_eq!((open.token_expires_at(), open.can_refresh()), (tokens.expires_at(), tokens.refresh.is_some()));
+    assert_eq!(open.user_id(&mut [0; 20]), session.user.id.as_bytes());
+    let mut bearer = b"Bearer ".to_vec();
+    open.write_bearer(&mut bearer);
+    assert_eq!(bearer, tokens.access.bearer().as_bytes());
+    session
 }
 
 /// Any bytes where a session should be.

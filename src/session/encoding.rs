@@ -1,17 +1,19 @@
 //! A session as few bytes: what the seal of the session cookie holds.
 //!
 //! ```text
-//! flags (1) | began (u32) | issued - began | lifetime | ends - began | idle end - issued
-//!   | user id | username | name | access token | refresh token, if there is one | scopes, if they are not the configured ones
+//! flags (1) | created_at (u32) | issued - created_at | lifetime | expires_at - created_at | idle_expires_at - issued
+//!   | user id | username | name | access token | refresh token, if there is one
+//!   | scopes, if they are not the configured ones
 //! ```
 //!
-//! Times are whole seconds, `began` since 1970 and big-endian, the others LEB128. A text is its length as LEB128 and its
-//! bytes. A token's length is doubled; an odd one says that the token is lower-case hex and packed to half. A user id that
+//! Times are whole seconds, `created_at` since 1970 and big-endian, the others LEB128. A text is its length as LEB128 and
+//! its bytes. A token's length is doubled; an odd one says that the token is lower-case hex and packed to half. A user id that
 //! is a decimal number is LEB128. A name that equals the username is empty, and no name is longer than 64 bytes. Scopes are
 //! one text, separated by spaces. Each session has one encoding: whatever else decodes is refused.
 
 #![expect(clippy::disallowed_methods, reason = "what is packed here is sealed next")]
 
+use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
@@ -23,21 +25,21 @@ use crate::session::Session;
 
 impl Plaintext for Session {
     fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let number = decimal(&self.user.id);
+        let number = decimal(self.user.id.as_bytes());
         let flags = [
             (NUMERIC_ID, number.is_some()),
             (REFRESHABLE, self.tokens.refresh.is_some()),
             (OWN_SCOPES, self.scopes.is_some()),
         ];
         // One allocation that never moves, so that no copy of a token stays behind.
-        let mut out = Zeroizing::new(Vec::with_capacity(self.longest()));
+        let mut out = Zeroizing::new(Vec::with_capacity(self.max_encoded_len()));
         out.push(flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag).sum());
-        let began = seconds(self.began);
-        out.extend_from_slice(&u32::try_from(began).unwrap_or(u32::MAX).to_be_bytes());
-        put_number(&mut out, seconds(self.tokens.issued).saturating_sub(began));
+        let created_at = seconds(self.created_at);
+        out.extend_from_slice(&u32::try_from(created_at).unwrap_or(u32::MAX).to_be_bytes());
+        put_number(&mut out, seconds(self.tokens.issued).saturating_sub(created_at));
         put_number(&mut out, self.tokens.lifetime.as_secs());
-        put_number(&mut out, seconds(self.ends).saturating_sub(began));
-        put_number(&mut out, seconds(self.idle_ends).saturating_sub(seconds(self.tokens.issued)));
+        put_number(&mut out, seconds(self.expires_at).saturating_sub(created_at));
+        put_number(&mut out, seconds(self.idle_expires_at).saturating_sub(seconds(self.tokens.issued)));
         match number {
             Some(number) => put_number(&mut out, number),
             None => put_text(&mut out, &self.user.id),
@@ -55,50 +57,153 @@ impl Plaintext for Session {
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut rest = Reader(bytes);
+        Fields::read(bytes).map(|fields| fields.session(bytes))
+    }
+}
+
+/// What an encoded session says, and where in its bytes: each field is checked and nothing is copied. Whatever is not the
+/// one encoding of a session is refused here and nowhere else.
+#[derive(Debug)]
+pub(super) struct Fields {
+    pub created_at: SystemTime,
+    pub expires_at: SystemTime,
+    pub idle_expires_at: SystemTime,
+    pub issued: SystemTime,
+    pub lifetime: Duration,
+    pub user_id: UserId,
+    pub access: Token,
+    pub refresh: Option<Token>,
+    username: Range<usize>,
+    /// Empty if it equals the username.
+    name: Range<usize>,
+    /// As they are joined; `None` if they are the configured ones.
+    scopes: Option<Range<usize>>,
+}
+
+impl Fields {
+    /// The fields of the session that `bytes` are the encoding of.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let mut rest = Reader { bytes, at: 0 };
         let flags = rest.byte()?;
         if flags & !(NUMERIC_ID | REFRESHABLE | OWN_SCOPES) != 0 {
             return None;
         }
-        let began =
-            SystemTime::UNIX_EPOCH + Duration::from_secs(u32::from_be_bytes(rest.take(4)?.try_into().ok()?).into());
-        let issued = began + rest.seconds()?;
+        let created_at = u32::from_be_bytes(bytes[rest.take(4)?].try_into().ok()?);
+        let created_at = SystemTime::UNIX_EPOCH + Duration::from_secs(created_at.into());
+        let issued = created_at + rest.seconds()?;
         let lifetime = rest.seconds()?;
-        let ends = began + rest.seconds()?;
-        let idle_ends = issued + rest.seconds()?;
-        let id = match flags & NUMERIC_ID {
-            0 => rest.text().filter(|id| decimal(id).is_none())?,
-            _ => rest.number()?.to_string(),
+        let expires_at = created_at + rest.seconds()?;
+        let idle_expires_at = issued + rest.seconds()?;
+        let user_id = if flags & NUMERIC_ID == 0 {
+            UserId::Text(rest.text().filter(|id| decimal(&bytes[id.clone()]).is_none())?)
+        } else {
+            UserId::Number(rest.number()?)
         };
-        let username = rest.text()?;
-        let name = match rest.text()? {
-            name if name.is_empty() => username.clone(),
-            name if name == username || name.len() > LONGEST_NAME => return None,
-            name => name,
+        let (username, name) = (rest.text()?, rest.text()?);
+        if name.len() > MAX_NAME_BYTES || (!name.is_empty() && bytes[name.clone()] == bytes[username.clone()]) {
+            return None;
+        }
+        let access = rest.token()?;
+        let refresh = if flags & REFRESHABLE == 0 { None } else { Some(rest.token()?) };
+        let scopes = if flags & OWN_SCOPES == 0 {
+            None
+        } else {
+            Some(rest.text().filter(|text| are_scopes(&bytes[text.clone()]))?)
         };
-        let access = AccessToken::try_from(rest.token()?).ok()?;
-        let refresh = match flags & REFRESHABLE {
-            0 => None,
-            _ => Some(RefreshToken::try_from(rest.token()?).ok()?),
-        };
-        let scopes = match flags & OWN_SCOPES {
-            0 => None,
-            _ => Some(scopes(&rest.text()?)?),
-        };
-        rest.0.is_empty().then_some(Self {
-            began,
-            ends,
-            idle_ends,
-            user: User { id, username, name },
+        (rest.at == bytes.len()).then_some(Self {
+            created_at,
+            expires_at,
+            idle_expires_at,
+            issued,
+            lifetime,
+            user_id,
+            access,
+            refresh,
+            username,
+            name,
             scopes,
-            tokens: TokenSet { access, refresh, issued, lifetime },
         })
+    }
+
+    /// All of it, of the `bytes` that it was read from.
+    pub(super) fn session(&self, bytes: &[u8]) -> Session {
+        let text = |span: &Range<usize>| str::from_utf8(&bytes[span.clone()]).expect("`read` lets only UTF-8 in");
+        let token = |token: &Token| {
+            // One allocation that never moves, so that no copy of the token stays behind.
+            let mut text = Vec::with_capacity(token.len());
+            token.write(bytes, &mut text);
+            String::from_utf8(text).expect("`read` lets only visible ASCII in")
+        };
+        let tokens = TokenSet {
+            access: AccessToken::try_from(token(&self.access)).expect("`read` lets only visible ASCII in"),
+            refresh: self
+                .refresh
+                .as_ref()
+                .map(|refresh| RefreshToken::try_from(token(refresh)).expect("`read` lets only visible ASCII in")),
+            issued: self.issued,
+            lifetime: self.lifetime,
+        };
+        let id = match &self.user_id {
+            UserId::Number(number) => number.to_string(),
+            UserId::Text(span) => text(span).to_owned(),
+        };
+        let name = if self.name.is_empty() { &self.username } else { &self.name };
+        let scopes = self.scopes.as_ref().map(|span| text(span).split_terminator(' ').map(str::to_owned).collect());
+        Session {
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            idle_expires_at: self.idle_expires_at,
+            user: User { id, username: text(&self.username).to_owned(), name: text(name).to_owned() },
+            scopes,
+            tokens,
+        }
+    }
+}
+
+/// A user's id, or where it is.
+#[derive(Debug)]
+pub(super) enum UserId {
+    Number(u64),
+    /// Anything but the decimal form of a number.
+    Text(Range<usize>),
+}
+
+/// Where a token is, and in which form.
+#[derive(Debug)]
+pub(super) enum Token {
+    /// The bytes that lower-case hex stands for; never empty.
+    Packed(Range<usize>),
+    /// Visible ASCII; neither empty nor hex that could be packed.
+    Plain(Range<usize>),
+}
+
+impl Token {
+    /// Length of the token itself, in bytes.
+    fn len(&self) -> usize {
+        match self {
+            Self::Packed(span) => span.len() * 2,
+            Self::Plain(span) => span.len(),
+        }
+    }
+
+    /// Appends the token itself, which is somewhere in `bytes`.
+    pub(super) fn write(&self, bytes: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Self::Plain(span) => out.extend_from_slice(&bytes[span.clone()]),
+            Self::Packed(span) => {
+                let start = out.len();
+                out.resize(start + self.len(), 0);
+                for (digits, byte) in out[start..].chunks_exact_mut(2).zip(&bytes[span.clone()]) {
+                    digits.copy_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 0xf)]);
+                }
+            }
+        }
     }
 }
 
 impl Session {
     /// An upper bound of the encoding's length, in bytes.
-    fn longest(&self) -> usize {
+    fn max_encoded_len(&self) -> usize {
         let texts = [&self.user.id, &self.user.username, &self.user.name].map(String::len).iter().sum::<usize>();
         let refresh = self.tokens.refresh.as_ref().map_or(0, |token| token.expose().len());
         let scopes = self.scopes.iter().flatten().map(|scope| scope.len() + 1).sum::<usize>();
@@ -106,16 +211,15 @@ impl Session {
     }
 }
 
-/// The scopes that are joined in `text`, single spaces between them.
-fn scopes(text: &str) -> Option<Vec<String>> {
-    let scopes = text.split(' ').map(|scope| (!scope.is_empty()).then(|| scope.to_owned()));
-    if text.is_empty() { Some(Vec::new()) } else { scopes.collect() }
+/// Whether these are scopes with single spaces between them, or none at all.
+fn are_scopes(text: &[u8]) -> bool {
+    text.is_empty() || text.split(|byte| *byte == b' ').all(|scope| !scope.is_empty())
 }
 
 /// The name without what the username tells anyway, cut at 64 bytes and between characters.
 fn shown_name(user: &User) -> &str {
     let name = if user.name == user.username { "" } else { &user.name };
-    &name[..name.floor_char_boundary(LONGEST_NAME)]
+    &name[..name.floor_char_boundary(MAX_NAME_BYTES)]
 }
 
 fn seconds(time: SystemTime) -> u64 {
@@ -123,8 +227,9 @@ fn seconds(time: SystemTime) -> u64 {
 }
 
 /// The number that `text` spells in the one way `to_string` would.
-fn decimal(text: &str) -> Option<u64> {
-    text.parse::<u64>().ok().filter(|number| number.to_string() == text)
+fn decimal(text: &[u8]) -> Option<u64> {
+    let is_canonical = text == b"0" || text.first().is_some_and(|first| matches!(first, b'1'..=b'9'));
+    str::from_utf8(text).ok().filter(|_| is_canonical)?.parse().ok()
 }
 
 fn put_number(out: &mut Vec<u8>, mut number: u64) {
@@ -159,18 +264,23 @@ fn nibble(digit: u8) -> u8 {
     if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 }
 }
 
-/// What is left to decode.
-struct Reader<'a>(&'a [u8]);
+/// Bytes, and how far they have been read.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
+impl Reader<'_> {
+    fn take(&mut self, length: usize) -> Option<Range<usize>> {
+        let span = self.at..self.at.checked_add(length).filter(|end| *end <= self.bytes.len())?;
+        self.at = span.end;
+        Some(span)
     }
 
     fn byte(&mut self) -> Option<u8> {
-        self.take(1).map(|bytes| bytes[0])
+        let byte = *self.bytes.get(self.at)?;
+        self.at += 1;
+        Some(byte)
     }
 
     /// LEB128, shortest form only.
@@ -195,35 +305,38 @@ impl<'a> Reader<'a> {
         self.number().filter(|seconds| *seconds <= u32::MAX.into()).map(Duration::from_secs)
     }
 
-    fn text(&mut self) -> Option<String> {
+    fn text(&mut self) -> Option<Range<usize>> {
         let length = self.number()?.try_into().ok()?;
-        String::from_utf8(self.take(length)?.to_vec()).ok()
+        let span = self.take(length)?;
+        let text = &self.bytes[span.clone()];
+        // Most texts are ASCII, which is quickly seen.
+        (text.is_ascii() || str::from_utf8(text).is_ok()).then_some(span)
     }
 
-    fn token(&mut self) -> Option<String> {
+    fn token(&mut self) -> Option<Token> {
         let length: usize = self.number()?.try_into().ok()?;
-        if length.is_multiple_of(2) {
-            let token = self.take(length / 2).filter(|token| !is_hex(token))?;
-            return String::from_utf8(token.to_vec()).ok();
+        let span = self.take(length / 2).filter(|span| !span.is_empty())?;
+        if !length.is_multiple_of(2) {
+            return Some(Token::Packed(span));
         }
-        let packed = self.take(length / 2)?;
-        let mut token = vec![0; packed.len() * 2];
-        for (digits, byte) in token.chunks_exact_mut(2).zip(packed) {
-            digits.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]]);
-        }
-        Some(String::from_utf8(token).expect("hex digits are ASCII"))
+        let token = &self.bytes[span.clone()];
+        (!is_hex(token) && token.iter().all(u8::is_ascii_graphic)).then_some(Token::Plain(span))
     }
 }
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
+/// The digit of a value below 16, by arithmetic: a table would be read at places that tell of the token.
+fn hex_digit(value: u8) -> u8 {
+    b'0' + value + u8::from(value > 9) * (b'a' - b'9' - 1)
+}
+
 /// Of a name, in bytes.
-const LONGEST_NAME: usize = 64;
+const MAX_NAME_BYTES: usize = 64;
 const NUMERIC_ID: u8 = 1;
 const REFRESHABLE: u8 = 2;
 const OWN_SCOPES: u8 = 4;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -233,9 +346,9 @@ mod tests {
     fn session(access: &str, refresh: Option<&str>) -> Session {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         Session {
-            began: at(1_795_000_000),
-            ends: at(1_795_604_800),
-            idle_ends: at(1_795_386_400),
+            created_at: at(1_795_000_000),
+            expires_at: at(1_795_604_800),
+            idle_expires_at: at(1_795_386_400),
             user: User { id: "1234567".into(), username: "testuser".into(), name: "Test Üsr".into() },
             scopes: None,
             tokens: TokenSet {
@@ -273,7 +386,7 @@ mod tests {
         #[test]
         fn any_session_comes_back_as_it_was_from_its_bytes_and_from_its_cookie(session in any_session()) {
             let encoded = session.encode();
-            prop_assert!(encoded.len() <= session.longest(), "its bytes have moved, and left a copy behind");
+            prop_assert!(encoded.len() <= session.max_encoded_len(), "its bytes have moved, and left a copy behind");
             prop_assert_eq!(Session::decode(&encoded), Some(session.clone()));
 
             let keyring = Keyring::new(vec![Key::generate().parse().expect("a generated key")]).expect("one key");
@@ -294,21 +407,21 @@ mod tests {
     }
 
     /// Sessions as a DataHUB may cause them: tokens of any visible ASCII, names of any characters.
-    fn any_session() -> impl Strategy<Value = Session> {
+    pub(in crate::session) fn any_session() -> impl Strategy<Value = Session> {
         let token = || prop_oneof!["[!-~]{1,1300}", "([0-9a-f]{2}){1,64}"];
         let text = "\\PC{0,16}";
         let times = (0..u64::from(u32::MAX), 0..600_000_u64, 0..86_400_u64, 0..600_000_u64, 0..600_000_u64);
         let user = (prop_oneof!["[0-9]{1,20}", text], text, text);
         let scopes = proptest::option::of(proptest::collection::vec("[a-z_]{1,12}", 1..4));
         (times, user, scopes, token(), proptest::option::of(token())).prop_map(
-            |((began, age, lifetime, max_age, idle), (id, username, name), scopes, access, refresh)| {
-                let began = SystemTime::UNIX_EPOCH + Duration::from_secs(began);
-                let issued = began + Duration::from_secs(age);
+            |((created_at, age, lifetime, max_age, idle), (id, username, name), scopes, access, refresh)| {
+                let created_at = SystemTime::UNIX_EPOCH + Duration::from_secs(created_at);
+                let issued = created_at + Duration::from_secs(age);
                 let name = if name.is_empty() { username.clone() } else { name };
                 Session {
-                    began,
-                    ends: began + Duration::from_secs(max_age),
-                    idle_ends: issued + Duration::from_secs(idle),
+                    created_at,
+                    expires_at: created_at + Duration::from_secs(max_age),
+                    idle_expires_at: issued + Duration::from_secs(idle),
                     user: User { id, username, name },
                     scopes,
                     tokens: TokenSet {
@@ -341,10 +454,16 @@ mod tests {
         let mut unknown_flag = encoded.to_vec();
         unknown_flag[0] |= 0x80;
         assert_eq!(Session::decode(&unknown_flag), None);
-        assert_eq!(Reader(&[0x80, 0]).number(), None, "a number that is longer than it need be");
-        assert_eq!(Reader(&[0x7f]).number(), Some(127));
-        assert_eq!(Reader(&[8, b'a', b'b', b'c', b'd']).token(), None, "hex that is not packed");
-        assert_eq!(Reader(&[6, b'a', b'b', b'c']).token().as_deref(), Some("abc"));
+        let number = |bytes| Reader { bytes, at: 0 }.number();
+        assert_eq!(number(&[0x80, 0]), None, "a number that is longer than it need be");
+        assert_eq!(number(&[0x7f]), Some(127));
+        let token = |bytes| {
+            let mut text = Vec::new();
+            Reader { bytes, at: 0 }.token()?.write(bytes, &mut text);
+            Some(text)
+        };
+        assert_eq!(token(&[8, b'a', b'b', b'c', b'd']), None, "hex that is not packed");
+        assert_eq!(token(&[6, b'a', b'b', b'c']).as_deref(), Some(&b"abc"[..]));
     }
 
     #[test]

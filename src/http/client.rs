@@ -1,0 +1,402 @@
+//! A DataHUB's connection: one exchange a time, as a client speaks HTTP/1.1 to a server that it does not trust.
+//!
+//! Interim answers are skipped. An answer's body ends where its framing says so, or it breaks off with an error. Whenever
+//! the framing is in doubt, or a byte is left over, the connection is never used again: the next call on it may be
+//! somebody else's.
+
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
+
+use crate::http::body::{BodyDecoder, BodyLength, CHUNK_END, ChunkError, Extent, LAST_CHUNK, write_chunk_size};
+use crate::http::buffer::{Buffer, BufferPool, PIECE};
+use crate::http::head::{Fields, HeadLimits, ResponseHead, decimal};
+use crate::http::timer::{Elapsed, Timer};
+
+/// A connection of any kind.
+pub type Stream = Box<dyn Duplex>;
+
+/// What every kind of connection can do.
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
+
+impl std::fmt::Debug for dyn Duplex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stream")
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    io: Io,
+    timer: Timer,
+}
+
+/// The stream and what has been read from it.
+#[derive(Debug)]
+struct Io {
+    stream: Stream,
+    /// Bytes that were read and not used yet.
+    read: Buffer,
+    /// Whether anything has come back since the last request was sent.
+    has_begun: bool,
+}
+
+/// An answer whose head is there.
+#[derive(Debug)]
+pub struct Response {
+    head: ResponseHead,
+    bytes: Buffer,
+    /// How much of the body came with the head, in bytes.
+    start: usize,
+    /// The rest of the body.
+    pub body: BodyDecoder,
+    /// How its body is delimited.
+    pub length: BodyLength,
+    /// What Content-Length says, also of a body that is not sent: to HEAD, with a 304.
+    pub content_length: Option<u64>,
+    /// Whether the connection may be used again once the body has ended.
+    pub is_reusable: bool,
+}
+
+impl Response {
+    /// The final status, 200 or above.
+    pub fn status(&self) -> u16 {
+        self.head.status
+    }
+
+    /// The fields of its head.
+    pub fn fields(&self) -> Fields<'_> {
+        self.head.fields(&self.bytes)
+    }
+
+    /// What came of the body together with the head.
+    pub fn start(&self) -> &[u8] {
+        &self.bytes[self.head.length..self.head.length + self.start]
+    }
+
+    /// The final answer that `read` begins with, interim ones skipped; `None` if more must be read. It is taken out of `read`
+    /// with what is there of its body.
+    ///
+    /// # Errors
+    /// [`ReceiveError::Invalid`] for what is no answer, or one that leaves its framing in doubt.
+    pub fn parse(read: &mut Buffer, is_head: bool) -> Result<Option<Self>, ReceiveError> {
+        let Some(head) =
+            ResponseHead::parse(read, LIMITS).map_err(|_| ReceiveError::Invalid("a head that is not HTTP"))?
+        else {
+            return Ok(None);
+        };
+        if head.status < 200 {
+            let _interim = read.split_off_front(head.length);
+            return match head.status {
+                101 => Err(ReceiveError::Invalid("an upgrade nobody asked for")),
+                _ if read.is_empty() => Ok(None),
+                _ => Self::parse(read, is_head),
+            };
+        }
+        let fields = head.fields(read);
+        let is_persistent =
+            head.is_http_1_1 && !fields.list("connection").any(|option| option.eq_ignore_ascii_case(b"close"));
+        let (length, content_length) = length_of(&head, fields, is_head)?;
+        let mut body = BodyDecoder::new(length);
+        // Chunks that are none break off when they are passed on, whichever packet they come in.
+        let rest = &mut read[head.length..];
+        let extent = body.decode(rest).unwrap_or(Extent { data: 0, used: rest.len() });
+        let is_reusable = is_persistent && length != BodyLength::UntilClose && head.length + extent.used == read.len();
+        let bytes = read.split_off_front(head.length + extent.used);
+        Ok(Some(Self { head, bytes, start: extent.data, body, length, content_length, is_reusable }))
+    }
+}
+
+/// How long the body of an answer is (RFC 9112 section 6.3), and what Content-Length says.
+fn length_of(
+    head: &ResponseHead,
+    fields: Fields<'_>,
+    is_head: bool,
+) -> Result<(BodyLength, Option<u64>), ReceiveError> {
+    let (Ok(coding), Ok(length)) = (fields.only("transfer-encoding"), fields.only("content-length")) else {
+        return Err(ReceiveError::Invalid("a framing that is ambiguous"));
+    };
+    if coding.is_some() && (length.is_some() || !head.is_http_1_1) {
+        return Err(ReceiveError::Invalid("a framing that is ambiguous"));
+    }
+    let length = match length {
+        Some(text) => Some(decimal(text).ok_or(ReceiveError::Invalid("a content length"))?),
+        None => None,
+    };
+    if is_head || matches!(head.status, 204 | 304) {
+        // A 204 has no length to announce, whatever it says (RFC 9110 section 8.6).
+        return Ok((BodyLength::None, length.filter(|_| head.status != 204)));
+    }
+    let body = match (coding, length) {
+        (Some(coding), _) if coding.eq_ignore_ascii_case(b"chunked") => BodyLength::Chunked,
+        (Some(_), _) => return Err(ReceiveError::Invalid("a transfer coding that is not chunked")),
+        (None, Some(length)) => BodyLength::Known(length),
+        (None, None) => BodyLength::UntilClose,
+    };
+    Ok((body, length))
+}
+
+impl Connection {
+    /// A connection on which nothing has been said.
+    pub fn new(stream: Stream, pool: &BufferPool) -> Self {
+        Self { io: Io { stream, read: pool.none(), has_begun: false }, timer: Timer::new(Instant::now() + FIRST_ALARM) }
+    }
+
+    /// Sends the beginning of a request, or all of it. Whether the other side took it: one that takes no more may have said why
+    /// before it closed the connection (RFC 9112 section 9.6), so that it is the answer that tells how this went.
+    ///
+    /// # Errors
+    /// [`Elapsed`] if it takes longer than `limit`.
+    pub async fn send(&mut self, bytes: &[u8], limit: Duration) -> Result<bool, Elapsed> {
+        let Self { io, timer } = self;
+        io.has_begun = false;
+        let sent = async {
+            io.stream.write_all(bytes).await?;
+            // Through TLS what was written is on its way only once it has been flushed.
+            io.stream.flush().await
+        };
+        timer.within(Instant::now() + limit, pin!(sent)).await.map(|sent: io::Result<()>| sent.is_ok())
+    }
+
+    /// Sends the body of a request, piece by piece out of `next`, until it has ended, or until an answer comes or nothing more
+    /// is taken before that. The other side may take `limit` for each piece; how long `next` may take is its own matter.
+    ///
+    /// # Errors
+    /// [`SendBodyError`]; the connection cannot be used any more then.
+    pub async fn send_body<E>(
+        &mut self,
+        length: BodyLength,
+        is_head: bool,
+        mut next: impl AsyncFnMut() -> Result<Option<Buffer>, E>,
+        limit: Duration,
+    ) -> Result<Sent, SendBodyError<E>> {
+        let Self { io, timer } = self;
+        let is_chunked = length == BodyLength::Chunked;
+        loop {
+            let piece = {
+                let mut next = pin!(next());
+                std::future::poll_fn(|cx| match io.poll_response(cx, is_head) {
+                    Poll::Ready(early) => Poll::Ready(Err(early)),
+                    Poll::Pending => next.as_mut().poll(cx).map(Ok),
+                })
+                .await
+            };
+            let piece = match piece {
+                Ok(piece) => piece.map_err(SendBodyError::Source)?,
+                Err(early) => return Ok(Sent::Early(Box::new(early?))),
+            };
+            let mut size = Vec::new();
+            let parts: [&[u8]; 3] = match &piece {
+                Some(piece) if is_chunked => {
+                    write_chunk_size(piece.len(), &mut size);
+                    [&size, piece, CHUNK_END]
+                }
+                Some(piece) => [piece, b"", b""],
+                None if is_chunked => [LAST_CHUNK, b"", b""],
+                None => return Ok(Sent::Whole),
+            };
+            match timer.within(Instant::now() + limit, pin!(io.write_or_response(&parts, is_head))).await {
+                Err(Elapsed) => return Err(SendBodyError::Stalled),
+                Ok(Written::Early(early)) => return Ok(Sent::Early(Box::new(early?))),
+                Ok(Written::NotTaken) => return Ok(Sent::NotTaken),
+                Ok(Written::All) if piece.is_none() => return Ok(Sent::Whole),
+                Ok(Written::All) => {}
+            }
+        }
+    }
+
+    /// The head of the final answer, which may take `limit`.
+    ///
+    /// # Errors
+    /// [`ReceiveError`]; the connection cannot be used any more then.
+    pub async fn receive(&mut self, is_head: bool, limit: Duration) -> Result<Response, ReceiveError> {
+        let Self { io, timer } = self;
+        let received = std::future::poll_fn(|cx| io.poll_response(cx, is_head));
+        timer.within(Instant::now() + limit, received).await.unwrap_or(Err(ReceiveError::Stalled))
+    }
+
+    /// The next piece of an answer's `body`, which may take `limit`; `None` once it has ended.
+    ///
+    /// # Errors
+    /// [`ResponseBodyError`]; the connection cannot be used any more then.
+    pub async fn next_piece(
+        &mut self,
+        body: &mut BodyDecoder,
+        limit: Duration,
+    ) -> Result<Option<Buffer>, ResponseBodyError> {
+        let Self { io, timer } = self;
+        while !body.is_done() {
+            if io.read.is_empty() && !matches!(body, BodyDecoder::Broken) {
+                let most = body
+                    .remaining()
+                    .and_then(|left| usize::try_from(left).ok())
+                    .unwrap_or(PIECE)
+                    .clamp(MIN_READ, PIECE);
+                io.read.make_room(most);
+                let read = io.stream.read_buf(&mut *io.read);
+                match timer.within(Instant::now() + limit, pin!(read)).await {
+                    Ok(Ok(0)) if matches!(body, BodyDecoder::UntilClose) => {
+                        *body = BodyDecoder::Done;
+                        return Ok(None);
+                    }
+                    Ok(Ok(0)) => return Err(ResponseBodyError::Truncated),
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => return Err(ResponseBodyError::Lost(error)),
+                    Err(Elapsed) => return Err(ResponseBodyError::Stalled),
+                }
+            }
+            let extent = body.decode(&mut io.read)?;
+            let mut piece = io.read.split_off_front(extent.used);
+            piece.truncate(extent.data);
+            if !piece.is_empty() {
+                return Ok(Some(piece));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether every byte that came has been used.
+    pub fn is_drained(&self) -> bool {
+        self.io.read.is_empty()
+    }
+
+    /// Whether the other side has neither closed the connection nor said anything that nobody asked for.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let mut byte = tokio::io::ReadBuf::new(&mut byte);
+        let mut cx = Context::from_waker(Waker::noop());
+        self.io.read.is_empty() && Pin::new(&mut self.io.stream).poll_read(&mut cx, &mut byte).is_pending()
+    }
+}
+
+impl Io {
+    fn poll_response(&mut self, cx: &mut Context<'_>, is_head: bool) -> Poll<Result<Response, ReceiveError>> {
+        loop {
+            self.has_begun |= !self.read.is_empty();
+            if !self.read.is_empty()
+                && let Some(response) = Response::parse(&mut self.read, is_head)?
+            {
+                return Poll::Ready(Ok(response));
+            }
+            self.read.make_room(MIN_READ);
+            let read = ready!(pin!(self.stream.read_buf(&mut *self.read)).poll(cx));
+            return Poll::Ready(Err(match read {
+                Ok(0) if self.has_begun => ReceiveError::Invalid("a head that breaks off"),
+                Ok(0) => ReceiveError::Closed,
+                Ok(_) => continue,
+                Err(error) if self.has_begun => ReceiveError::Lost(error),
+                Err(error) => ReceiveError::before_a_byte(error),
+            }));
+        }
+    }
+
+    /// Writes all of `parts`, unless an answer comes or nothing more is taken before that.
+    async fn write_or_response(&mut self, parts: &[&[u8]; 3], is_head: bool) -> Written {
+        let mut slices = parts.map(IoSlice::new);
+        let mut slices = slices.as_mut_slice();
+        IoSlice::advance_slices(&mut slices, 0);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(early) = self.poll_response(cx, is_head) {
+                return Poll::Ready(Written::Early(early));
+            }
+            while !slices.is_empty() {
+                match ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices)) {
+                    Ok(count) if count > 0 => IoSlice::advance_slices(&mut slices, count),
+                    _ => return Poll::Ready(Written::NotTaken),
+                }
+            }
+            let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+            Poll::Ready(if flushed.is_ok() { Written::All } else { Written::NotTaken })
+        })
+        .await
+    }
+}
+
+enum Written {
+    All,
+    Early(Result<Response, ReceiveError>),
+    NotTaken,
+}
+
+/// How far the body of a request has got.
+#[derive(Debug)]
+pub enum Sent {
+    /// To its end.
+    Whole,
+    /// An answer came before its end: nothing more of it is wanted.
+    Early(Box<Response>),
+    /// The other side takes no more; there may be an answer that says why.
+    NotTaken,
+}
+
+/// Why the body of a request was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendBodyError<E> {
+    /// Where it comes from.
+    #[error("the body broke off")]
+    Source(E),
+    /// An answer that is not to be passed on came before its end.
+    #[error(transparent)]
+    Answer(#[from] ReceiveError),
+    /// The other side did not take it in time.
+    #[error("the body was not taken in time")]
+    Stalled,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The connection was closed before a byte came back.
+    #[error("the connection was closed without an answer")]
+    Closed,
+    /// The connection broke in the middle of an answer's head.
+    #[error("the connection broke")]
+    Lost(#[source] io::Error),
+    /// It did not come in time.
+    #[error("no answer came in time")]
+    Stalled,
+    /// What came is not to be passed on.
+    #[error("the answer was {0}")]
+    Invalid(&'static str),
+}
+
+impl ReceiveError {
+    fn before_a_byte(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
+                Self::Closed
+            }
+            _ => Self::Lost(error),
+        }
+    }
+}
+
+/// Why the body of an answer broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum ResponseBodyError {
+    /// The connection ended before the body did.
+    #[error("the answer broke off")]
+    Truncated,
+    /// The connection broke.
+    #[error("the connection broke in the middle of an answer")]
+    Lost(#[source] io::Error),
+    /// Nothing came for too long.
+    #[error("the answer stalled")]
+    Stalled,
+    /// Chunks that are none.
+    #[error(transparent)]
+    Chunks(#[from] ChunkError),
+}
+
+/// How long the head of an answer may be, and how many fields it may have.
+const LIMITS: HeadLimits = HeadLimits { length: 64 * 1024, fields: 128 };
+/// Room for what is read at least, in bytes.
+const MIN_READ: usize = 4 * 1024;
+/// When the timer of a new connection fires if nobody asks for less.
+const FIRST_ALARM: Duration = Duration::from_mins(1);
