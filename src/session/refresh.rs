@@ -78,23 +78,17 @@ impl Refresher {
         (Self { cache: Arc::new(RefreshCache::new(limits.remember)), tasks, limits }, Tasks(queue))
     }
 
-    /// Whether nothing is known of any token: then no call needs [`Refresher::has_entry_for`]. One load, no lock.
-    pub fn is_empty(&self) -> bool {
-        self.cache.is_empty()
-    }
-
-    /// Whether something may be known of this refresh token; `false` is certain, and the answer for nearly every call. A few
-    /// nanoseconds, no lock; only the last eight bytes of the token are looked at, at least that many must be given.
-    pub fn may_have_entry_for(&self, refresh_token: &[u8]) -> bool {
-        self.cache.may_hold(refresh_token)
+    /// Whether something may be known of a refresh token of this [`filter_hash`](crate::datahub::token::filter_hash); `false` is
+    /// certain, and the answer for nearly every call. Costs two loads and no lock.
+    pub fn may_have_entry_for(&self, filter_hash: u64) -> bool {
+        self.cache.may_hold(filter_hash)
     }
 
     /// Whether a call with these tokens must ask [`Refresher::resolve`], whatever its own reason. Takes a lock only if
     /// [`Refresher::may_have_entry_for`].
-    #[expect(clippy::disallowed_methods, reason = "it is compared and not kept")]
     pub fn has_entry_for(&self, datahub: &DataHub, tokens: &TokenSet) -> bool {
         let Some(token) = &tokens.refresh else { return false };
-        self.may_have_entry_for(token.expose().as_bytes())
+        self.may_have_entry_for(token.filter_hash())
             && self.cache.lookup(&CacheKey::new(datahub, token), tokens, Instant::now()).is_some()
     }
 
