@@ -217,7 +217,8 @@ impl Proxy {
 
         let call = Call { proxy: self, replay, datahub, sid: &sid, session: &session, context };
         let is_expiring = session.is_stale_at(now, self.refresh_ahead(length));
-        let is_superseded = || !refresher.is_empty() && refresher.has_entry_for(datahub, &session.decode().tokens);
+        let may_be_known = session.refresh_filter_hash().is_some_and(|hash| refresher.may_have_entry_for(hash));
+        let is_superseded = || may_be_known && refresher.has_entry_for(datahub, &session.decode().tokens);
         if is_expiring || is_superseded() {
             // The body first: should it be too long, no refresh has been spent on a call that cannot be sent again.
             drain(client, length.known()).await?;
