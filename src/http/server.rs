@@ -128,12 +128,15 @@ impl Connection {
             let arrival = async {
                 tokio::select! {
                     biased;
-                    ready = stream.readable() => ready?,
-                    () = shutdown.as_mut(), if is_idle => return Ok(0),
+                    count = async {
+                        // No buffer before there is something to put into it.
+                        stream.readable().await?;
+                        read.make_room(MIN_READ);
+                        stream.read(read).await
+                    } => count,
+                    // A socket may say that it is readable and not be.
+                    () = shutdown.as_mut(), if is_idle => Ok(0),
                 }
-                // No buffer before there is something to put into it.
-                read.make_room(MIN_READ);
-                stream.read(read).await
             };
             match timer.within(deadline, arrival).await {
                 Ok(Ok(count)) if count > 0 => {}
