@@ -124,7 +124,7 @@ impl Connection {
                 scanned = self.read.len();
             }
             let is_idle = self.read.is_empty();
-            let Self { stream, read, timer, shutdown, .. } = self;
+            let Self { stream, read, timer, shutdown, settings, .. } = self;
             let arrival = async {
                 tokio::select! {
                     biased;
@@ -132,7 +132,7 @@ impl Connection {
                         // No buffer before there is something to put into it.
                         stream.readable().await?;
                         read.make_room(MIN_READ);
-                        stream.read(read).await
+                        stream.read(read, settings.head.length).await
                     } => count,
                     // A socket may say that it is readable and not be.
                     () = shutdown.as_mut(), if is_idle => Ok(0),
@@ -189,7 +189,7 @@ impl Connection {
         self.read.make_room(most);
         let deadline = Instant::now() + self.settings.timeouts.body;
         let Self { stream, read, timer, .. } = self;
-        match timer.within(deadline, stream.read(read)).await {
+        match timer.within(deadline, stream.read(read, most)).await {
             Ok(Ok(0)) => Err(BodyError::Gone(io::ErrorKind::UnexpectedEof.into())),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(BodyError::Gone(error)),
@@ -215,8 +215,9 @@ impl Connection {
             if self.stream.readable().await.is_err() {
                 return;
             }
-            self.read.make_room(MIN_READ);
-            if !matches!(self.stream.read(&mut self.read).await, Ok(count) if count > 0) {
+            let most = MAX_READ_AHEAD - self.read.len();
+            self.read.make_room(most.min(MIN_READ));
+            if !matches!(self.stream.read(&mut self.read, most).await, Ok(count) if count > 0) {
                 return;
             }
         }
@@ -318,8 +319,8 @@ impl Connection {
                 loop {
                     read.clear();
                     read.make_room(MIN_READ);
-                    match stream.read(read).await {
-                        Ok(count) if count > 0 && count <= left => left -= count,
+                    match stream.read(read, left).await {
+                        Ok(count) if count > 0 => left -= count,
                         _ => break,
                     }
                 }
@@ -352,10 +353,11 @@ impl Stream {
         }
     }
 
-    async fn read(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
+    /// Reads what there is, as far as `into` has room, but not more than `most` bytes.
+    async fn read(&mut self, into: &mut Vec<u8>, most: usize) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.read_buf(into).await,
-            Self::Unix(stream) => stream.read_buf(into).await,
+            Self::Tcp(stream) => stream.take(most as u64).read_buf(into).await,
+            Self::Unix(stream) => stream.take(most as u64).read_buf(into).await,
         }
     }
 
