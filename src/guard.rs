@@ -12,6 +12,7 @@ use actix_web::http::header::{HeaderMap, HeaderValue};
 use crate::access_log::Event;
 use crate::context::{Client, RequestContext};
 use crate::error::{ApiError, Code};
+use crate::http::buffer::append;
 use crate::http::head::{Fields, HeadError, RequestHead, Several};
 use crate::http::server::{BodyError, RequestError};
 
@@ -182,8 +183,7 @@ impl Guard {
     pub fn write_cors(&self, access: Access, fields: Fields<'_>, out: &mut Vec<u8>) {
         let is_let_in = matches!(access, Access::Dev | Access::Preflight);
         if let Some(origin) = self.dev_origin(fields).filter(|_| is_let_in) {
-            let parts = ["access-control-allow-origin: ", origin, CORS];
-            parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+            append(out, [b"access-control-allow-origin: ", origin.as_bytes(), CORS.as_bytes()]);
         }
     }
 }
