@@ -86,19 +86,19 @@ impl Response {
     /// # Errors
     /// [`ReceiveError::Invalid`] for what is no answer, or one that leaves its framing in doubt.
     pub fn parse(read: &mut Buffer, is_head: bool) -> Result<Option<Self>, ReceiveError> {
-        let Some(head) =
-            ResponseHead::parse(read, LIMITS).map_err(|_| ReceiveError::Invalid("a head that is not HTTP"))?
-        else {
-            return Ok(None);
+        let mut interim = 0;
+        let head = loop {
+            let head = ResponseHead::parse(&read[interim..], LIMITS);
+            match head.map_err(|_| ReceiveError::Invalid("a head that is not HTTP"))? {
+                Some(head) if head.status == 101 => return Err(ReceiveError::Invalid("an upgrade nobody asked for")),
+                Some(head) if head.status < 200 => interim += head.length,
+                head => break head,
+            }
         };
-        if head.status < 200 {
-            let _interim = read.split_off_front(head.length);
-            return match head.status {
-                101 => Err(ReceiveError::Invalid("an upgrade nobody asked for")),
-                _ if read.is_empty() => Ok(None),
-                _ => Self::parse(read, is_head),
-            };
+        if interim > 0 {
+            drop(read.split_off_front(interim));
         }
+        let Some(head) = head else { return Ok(None) };
         let fields = head.fields(read);
         let is_persistent =
             head.is_http_1_1 && !fields.list("connection").any(|option| option.eq_ignore_ascii_case(b"close"));
