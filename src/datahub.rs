@@ -7,6 +7,7 @@ pub mod oidc;
 pub mod token;
 pub mod transport;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -29,44 +30,77 @@ pub struct DataHub {
     pub address: Address,
     /// Its OpenID provider, and what it knows us as.
     pub provider: Provider,
+    index: usize,
+}
+
+impl DataHub {
+    /// A DataHUB that is not among others yet.
+    pub fn new(
+        id: DataHubId,
+        name: String,
+        description: String,
+        aliases: Vec<String>,
+        address: Address,
+        provider: Provider,
+    ) -> Self {
+        Self { id, name, description, aliases, address, provider, index: 0 }
+    }
+
+    /// Its place among the [`DataHubs`] it belongs to, from 0 on: for tables with a row for each of them.
+    pub fn index(&self) -> usize {
+        self.index
+    }
 }
 
 /// Every DataHUB of this deployment, in the order of their ids.
 #[derive(Debug, Clone)]
-pub struct DataHubs(Arc<[Arc<DataHub>]>);
+pub struct DataHubs(Arc<Listed>);
+
+#[derive(Debug)]
+struct Listed {
+    all: Vec<Arc<DataHub>>,
+    by_id: HashMap<Arc<str>, usize>,
+}
 
 impl DataHubs {
     /// `datahubs` in any order; ids and aliases are known to differ.
-    pub fn new(mut datahubs: Vec<Arc<DataHub>>) -> Self {
+    pub fn new(mut datahubs: Vec<DataHub>) -> Self {
         datahubs.sort_by(|a, b| a.id.cmp(&b.id));
-        Self(datahubs.into())
+        let by_id = datahubs.iter().enumerate().map(|(index, datahub)| (datahub.id.shared(), index)).collect();
+        let all = datahubs.into_iter().enumerate().map(|(index, datahub)| Arc::new(DataHub { index, ..datahub }));
+        Self(Arc::new(Listed { all: all.collect(), by_id }))
     }
 
     /// The DataHUB of exactly this id.
     pub fn by_id(&self, id: &str) -> Option<&Arc<DataHub>> {
-        self.0.iter().find(|datahub| &*datahub.id.0 == id)
+        self.0.by_id.get(id).map(|index| &self.0.all[*index])
     }
 
     /// The DataHUB of this id or alias: what `?datahub=` may name.
     pub fn by_name(&self, name: &str) -> Option<&Arc<DataHub>> {
-        self.by_id(name).or_else(|| self.0.iter().find(|datahub| datahub.aliases.iter().any(|alias| alias == name)))
+        self.by_id(name).or_else(|| self.iter().find(|datahub| datahub.aliases.iter().any(|alias| alias == name)))
     }
 
     /// All of them, in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<DataHub>> {
-        self.0.iter()
+        self.0.all.iter()
     }
 }
 
 /// A DataHUB's id, such as `tuebingen`: 1 to 32 of `a-z0-9_-`, a letter or digit at both ends, no `__` (it separates the
-/// parts of an environment variable's name). Safe in a path and in a cookie name.
+/// parts of an environment variable's name). Safe in a path and in a cookie name. Clones share its text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DataHubId(Box<str>);
+pub struct DataHubId(Arc<str>);
 
 impl DataHubId {
     /// The id's text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The same text, for whoever keeps it longer than the id.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
     }
 }
 

@@ -118,7 +118,7 @@ impl Guard {
         let fields = request.fields();
         let code = if !METHODS.contains(&request.method()) {
             Code::MethodNotImplemented
-        } else if !request.target().starts_with('/') {
+        } else if !request.is_below("/") {
             Code::BadRequestTarget
         } else if !self.origins.are_addressed(fields) {
             Code::WrongHost
@@ -253,22 +253,9 @@ struct FetchMetadata<'a> {
 
 impl<'a> FetchMetadata<'a> {
     fn of(fields: Fields<'a>) -> Result<Self, Several> {
-        let mut metadata = Self { site: None, mode: None, dest: None };
-        for field in fields.iter().filter(|field| field.name.len() == "sec-fetch-site".len()) {
-            let place = if field.is("sec-fetch-site") {
-                &mut metadata.site
-            } else if field.is("sec-fetch-mode") {
-                &mut metadata.mode
-            } else if field.is("sec-fetch-dest") {
-                &mut metadata.dest
-            } else {
-                continue;
-            };
-            if place.replace(field.value).is_some() {
-                return Err(Several);
-            }
-        }
-        Ok(metadata)
+        let (site, mode, dest) =
+            (fields.only("sec-fetch-site")?, fields.only("sec-fetch-mode")?, fields.only("sec-fetch-dest")?);
+        Ok(Self { site, mode, dest })
     }
 }
 

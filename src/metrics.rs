@@ -1,15 +1,24 @@
 //! What is counted, for `/metrics`: process-wide, since operators ask a process and not a worker.
 //!
-//! Each room says what happened by one function here; no label ever holds what a request chose.
+//! Each room says what happened by one function here; no label ever holds what a request chose. What happens with every
+//! request is counted by its [`worker`].
+
+mod process;
+pub mod worker;
 
 use std::sync::LazyLock;
+use std::time::SystemTime;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+use self::process::Process;
+use self::worker::Sums;
 
 /// A text was sealed under the key of this id.
 pub fn sealed(key: String) {
@@ -117,7 +126,13 @@ struct ReplayLabel {
 }
 
 static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
-    let mut registry = Registry::with_prefix("gateway");
+    let mut all = Registry::default();
+    all.register_collector(Box::new(Process { began: SystemTime::now() }));
+    let registry = all.sub_registry_with_prefix("gateway");
+    registry.register_collector(Box::new(Sums));
+    let build =
+        [("version", env!("CARGO_PKG_VERSION")), ("revision", option_env!("GATEWAY_REVISION").unwrap_or("unknown"))];
+    registry.register("build", "Which gateway this is", Info::new(build));
     let metrics = Metrics::default();
     let Metrics {
         seals,
@@ -141,5 +156,5 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     registry.register("datahub_up", "Whether a DataHUB answers calls", datahub_up);
     registry.register("panics", "Defects of the gateway that it met", panics);
     registry.register("log_dropped", "Lines of the log that nobody read in time", log_dropped);
-    (registry, metrics)
+    (all, metrics)
 });

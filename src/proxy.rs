@@ -12,15 +12,16 @@ pub mod response;
 pub mod target;
 pub mod upstream;
 
-use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use actix_web::http::StatusCode;
+use memchr::memchr2;
 
 use crate::access_log::{Event, chain};
 use crate::context::{Incomplete, RequestContext};
-use crate::datahub::{DataHub, DataHubId, DataHubs};
+use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
 use crate::guard::{Access, Guard};
 use crate::http::body::{BodyLength, CHUNK_END, LAST_CHUNK, write_chunk_size};
@@ -46,9 +47,18 @@ use crate::session::{Sessions, Sid};
 pub struct Proxy {
     shared: Arc<Shared>,
     guard: Arc<Guard>,
-    upstreams: BTreeMap<DataHubId, Upstream>,
+    /// In the order of the DataHUBs.
+    routes: Vec<Route>,
     pool: BufferPool,
     clock: DateClock,
+}
+
+/// The way to one DataHUB and back.
+#[derive(Debug)]
+struct Route {
+    upstream: Upstream,
+    /// The gateway's URL for the DataHUB.
+    public: String,
 }
 
 /// What the proxies of all workers share.
@@ -60,7 +70,8 @@ pub struct Shared {
     public: String,
     settings: Settings,
     datahubs: DataHubs,
-    limits: BTreeMap<DataHubId, (Arc<ConcurrencyLimit>, Arc<CircuitBreaker>)>,
+    /// In the order of the DataHUBs.
+    limits: Vec<(Arc<ConcurrencyLimit>, Arc<CircuitBreaker>)>,
     sessions: Arc<Sessions>,
     refresher: Refresher,
 }
@@ -78,7 +89,7 @@ impl Shared {
         let Limits { in_flight, waiting, .. } = settings.limits;
         let limits = datahubs.iter().map(|datahub| {
             let limit = Arc::new(ConcurrencyLimit::new(in_flight, waiting));
-            (datahub.id.clone(), (limit, Arc::new(CircuitBreaker::new(datahub.id.clone()))))
+            (limit, Arc::new(CircuitBreaker::new(datahub.id.clone())))
         });
         let (limits, public, prefix) = (limits.collect(), public.to_owned(), format!("{base_path}/datahubs/"));
         Self { prefix, public, settings, datahubs, limits, sessions, refresher }
@@ -164,17 +175,17 @@ impl Proxy {
         let Settings { deadlines, limits, .. } = shared.settings;
         // As many as may be in use at once, over all workers.
         let max_idle = limits.in_flight.div_ceil(workers.max(1));
-        let upstreams = shared.datahubs.iter().map(|datahub| {
-            let (limit, breaker) = shared.limits[&datahub.id].clone();
+        let routes = shared.datahubs.iter().zip(shared.limits.iter().cloned()).map(|(datahub, (limit, breaker))| {
             let address = datahub.address.clone();
-            (datahub.id.clone(), Upstream::new(address, deadlines, limit, breaker, pool.clone(), max_idle))
+            let upstream = Upstream::new(address, deadlines, limit, breaker, pool.clone(), max_idle);
+            Route { upstream, public: format!("{}{}{}", shared.public, shared.prefix, datahub.id) }
         });
-        Self { upstreams: upstreams.collect(), shared, guard, pool, clock: DateClock::default() }
+        Self { routes: routes.collect(), shared, guard, pool, clock: DateClock::default() }
     }
 
-    /// Whether a target is a call of the proxy's.
-    pub fn serves(&self, target: &str) -> bool {
-        target.starts_with(&self.shared.prefix)
+    /// Whether a request is a call of the proxy's.
+    pub fn serves(&self, request: &RequestHead) -> bool {
+        request.is_below(&self.shared.prefix)
     }
 
     /// Forwards one call and passes the answer on.
@@ -191,8 +202,9 @@ impl Proxy {
     ) -> Result<(), Failure> {
         let Shared { settings, sessions, refresher, .. } = &*self.shared;
         let now = SystemTime::now();
-        self.check_length(request.target(), MAX_COUNTER)?;
-        let replay = ReplayTarget::parse(request.target()).map_err(ApiError::from)?;
+        let raw = request.target();
+        self.check_length(raw, MAX_COUNTER)?;
+        let replay = ReplayTarget::parse(raw).map_err(ApiError::from)?;
         let (datahub, raw) = self.datahub(replay.target, context)?;
         context.replay.set(replay.replays);
         let session = sessions.open(request.fields().values("cookie"), datahub, context, now);
@@ -205,7 +217,8 @@ impl Proxy {
 
         let call = Call { proxy: self, replay, datahub, sid: &sid, session: &session, context };
         let is_expiring = session.is_stale_at(now, self.refresh_ahead(length));
-        let is_superseded = || !refresher.is_empty() && refresher.has_entry_for(datahub, &session.decode().tokens);
+        let may_be_known = session.refresh_filter_hash().is_some_and(|hash| refresher.may_have_entry_for(hash));
+        let is_superseded = || may_be_known && refresher.has_entry_for(datahub, &session.decode().tokens);
         if is_expiring || is_superseded() {
             // The body first: should it be too long, no refresh has been spent on a call that cannot be sent again.
             drain(client, length.known()).await?;
@@ -229,7 +242,7 @@ impl Proxy {
         };
         let (is_head, is_idempotent) = (request.method() == "HEAD", is_idempotent(request.method()));
         let up = UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent };
-        let upstream = &self.upstreams[&datahub.id];
+        let upstream = &self.routes[datahub.index()].upstream;
         let sent = Instant::now();
         let mut exchange = upstream.exchange(&up, client, context).await?;
         context.upstream.set(Some(sent.elapsed()));
@@ -259,9 +272,8 @@ impl Proxy {
         context: &RequestContext,
     ) -> Result<(), Failure> {
         let (response, is_head) = (&exchange.response, request.method() == "HEAD");
-        let public = format!("{}{}{}", self.shared.public, self.shared.prefix, datahub.id);
-        let rewriter =
-            UrlRewriter { upstream: &datahub.address, public: &public, policy: &self.shared.settings.policy };
+        let public = &self.routes[datahub.index()].public;
+        let rewriter = UrlRewriter { upstream: &datahub.address, public, policy: &self.shared.settings.policy };
         let is_unbounded = response.length.known().is_none();
         let is_chunked = is_unbounded && client.takes_chunks();
         client.persists(is_last || (is_unbounded && !is_chunked));
@@ -297,7 +309,7 @@ impl Proxy {
         };
         let mut ended = is_whole && !(is_chunked && start.is_empty());
         while written.is_ok() && !ended {
-            let piece = match client.unless_client_leaves(exchange.next_piece()).await {
+            let piece = match client.unless_client_leaves(pin!(exchange.next_piece())).await {
                 Ok(Ok(piece)) => piece,
                 Ok(Err(error)) => return Ok(break_off(&error, datahub, client, context)),
                 Err(ClientLeft) => {
@@ -336,7 +348,7 @@ impl Proxy {
     /// The DataHUB that a target names, and what follows its id.
     fn datahub<'a>(&self, target: &'a str, context: &RequestContext) -> Result<(&Arc<DataHub>, &'a str), ApiError> {
         let rest = target.strip_prefix(&self.shared.prefix).ok_or(Code::NotFound)?;
-        let (id, raw) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let (id, raw) = rest.split_at(memchr2(b'/', b'?', rest.as_bytes()).unwrap_or(rest.len()));
         let datahub = self.shared.datahubs.by_id(id).ok_or(Code::UnknownDatahub)?;
         self.check_length(target, 0)?;
         context.set_datahub(datahub.id.as_str());

@@ -102,7 +102,7 @@ impl Keyring {
     /// [`UnsealError`], whatever the reason.
     pub fn unseal(&self, context: &[&[u8]], text: &[u8]) -> Result<Unsealed, UnsealError> {
         let mut sealed = decode(text).ok_or(UnsealError)?;
-        let (head, rest) = sealed.split_at_mut(HEAD);
+        let (head, rest) = sealed.0.split_at_mut(HEAD);
         let (plaintext, tag) = rest.split_at_mut(rest.len() - TAG);
         let keys = self.0.load();
         let key = keys.by_id(id_in(head)).ok_or(UnsealError)?;
@@ -116,13 +116,13 @@ impl Keyring {
 /// An unsealed plaintext, where it was decrypted: one allocation that never moves and is wiped when dropped.
 ///
 /// The bytes are the whole sealed text, of which the ciphertext has become the plaintext.
-pub struct Unsealed(Zeroizing<Vec<u8>>);
+pub struct Unsealed(Wiped);
 
 impl Deref for Unsealed {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0[HEAD..self.0.len() - TAG]
+        &self.0.0[HEAD..self.0.0.len() - TAG]
     }
 }
 
@@ -134,7 +134,7 @@ impl fmt::Debug for Unsealed {
 
 /// The id of the key that `text` says it was sealed under; `None` if it has not the form of a sealed text.
 pub fn key_id(text: &[u8]) -> Option<KeyId> {
-    decode(text).map(|sealed| id_in(&sealed))
+    decode(text).map(|sealed| id_in(&sealed.0))
 }
 
 /// The key id in a sealed text's bytes, of which the first five are there.
@@ -144,11 +144,19 @@ fn id_in(sealed: &[u8]) -> KeyId {
 
 /// The bytes of a sealed text: of our version, and long enough for all of its parts. They will be decrypted in place, so
 /// they are wiped when dropped.
-fn decode(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let mut sealed = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
-    let length = URL_SAFE_NO_PAD.decode_slice(text, &mut sealed).ok()?;
-    sealed.truncate(length);
-    Some(sealed).filter(|sealed| sealed.len() >= OVERHEAD && sealed[0] == VERSION)
+fn decode(text: &[u8]) -> Option<Wiped> {
+    let mut sealed = Wiped(Vec::with_capacity(base64::decoded_len_estimate(text.len())));
+    URL_SAFE_NO_PAD.decode_vec(text, &mut sealed.0).ok()?;
+    Some(sealed).filter(|Wiped(sealed)| sealed.len() >= OVERHEAD && sealed[0] == VERSION)
+}
+
+/// Bytes that never grow and are wiped when dropped, all at once: `Zeroizing<Vec<u8>>` does it byte by byte.
+struct Wiped(Vec<u8>);
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        self.0.as_mut_slice().zeroize();
+    }
 }
 
 /// A text that does not unseal: altered, of another context, of a key that is not on the ring, or never ours.
@@ -439,7 +447,7 @@ mod tests {
         let ring = ring(&[&Key::generate()]);
         let nonces = (0..count).map(|_| {
             let sealed = decode(ring.seal(&[b""], b"").as_bytes()).expect("our own text");
-            <[u8; NONCE]>::try_from(&sealed[5..HEAD]).expect("24 bytes")
+            <[u8; NONCE]>::try_from(&sealed.0[5..HEAD]).expect("24 bytes")
         });
         assert_eq!(nonces.collect::<HashSet<_>>().len(), count);
     }
@@ -452,12 +460,12 @@ mod tests {
         let text = both.seal(&[b""], b"plain");
         let mut sealed = decode(text.as_bytes()).expect("our own text");
         assert_eq!(key_id(text.as_bytes()), Some(key(&one).id));
-        sealed[1..5].copy_from_slice(&key(&other).id.0);
-        let relabelled = URL_SAFE_NO_PAD.encode(&sealed);
+        sealed.0[1..5].copy_from_slice(&key(&other).id.0);
+        let relabelled = URL_SAFE_NO_PAD.encode(&sealed.0);
         assert_eq!(key_id(relabelled.as_bytes()), Some(key(&other).id));
         assert_eq!(unseal(&both, b"", relabelled.as_bytes()), Err(UnsealError));
-        sealed[1..5].copy_from_slice(&key(&one).id.0);
-        unseal(&both, b"", URL_SAFE_NO_PAD.encode(&sealed).as_bytes()).expect("the right label");
+        sealed.0[1..5].copy_from_slice(&key(&one).id.0);
+        unseal(&both, b"", URL_SAFE_NO_PAD.encode(&sealed.0).as_bytes()).expect("the right label");
     }
 
     #[test]

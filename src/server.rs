@@ -28,6 +28,7 @@ use crate::http::buffer::BufferPool;
 use crate::http::date::DateClock;
 use crate::http::head::HeadLimits;
 use crate::http::server::{Settings, Stream};
+use crate::metrics::worker::WorkerMetrics;
 use crate::proxy::{self, Proxy};
 use crate::server::dispatch::Worker;
 use crate::server::web::Web;
@@ -168,6 +169,7 @@ impl Shared {
             shutdown: self.draining.shutdown(),
             pool,
             clock: DateClock::default(),
+            metrics: WorkerMetrics::new(config.datahubs.iter().map(|datahub| datahub.id.as_str())),
         }
     }
 }

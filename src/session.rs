@@ -11,7 +11,6 @@ pub mod open_session;
 pub mod refresh;
 pub mod replay;
 
-use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use actix_web::http::header::HeaderValue;
@@ -22,7 +21,7 @@ use crate::access_log::Event;
 use crate::context::RequestContext;
 use crate::datahub::oidc::{LoginResult, User};
 use crate::datahub::token::TokenSet;
-use crate::datahub::{DataHub, DataHubId, DataHubs};
+use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
 use crate::seal::cookie::{self, Found, SealedCookie};
 use crate::seal::{self, KeyId, Keyring, UnsealError};
@@ -106,7 +105,8 @@ pub struct Sessions {
     keyring: Keyring,
     not_before: NotBefore,
     limits: Limits,
-    cookies: HashMap<DataHubId, Cookies>,
+    /// By the index of their DataHUB.
+    cookies: Vec<Cookies>,
 }
 
 #[derive(Debug)]
@@ -120,7 +120,7 @@ impl Sessions {
     pub fn new(keyring: Keyring, not_before: NotBefore, limits: Limits, datahubs: &DataHubs, origin: &str) -> Self {
         let cookies = datahubs.iter().map(|datahub| {
             let session = SealedCookie::new(format!("__Host-Http-session-{}", datahub.id), origin);
-            (datahub.id.clone(), Cookies { session, sid: format!("__Host-Http-sid-{}", datahub.id) })
+            Cookies { session, sid: format!("__Host-Http-sid-{}", datahub.id) }
         });
         Self { keyring, not_before, limits, cookies: cookies.collect() }
     }
@@ -245,7 +245,7 @@ impl Sessions {
     }
 
     fn cookies(&self, datahub: &DataHub) -> &Cookies {
-        self.cookies.get(&datahub.id).expect("every DataHUB got its cookies in `new`")
+        &self.cookies[datahub.index()]
     }
 }
 
@@ -277,9 +277,9 @@ impl Sid {
     }
 
     fn from_cookie(value: &[u8]) -> Option<Self> {
-        let mut bytes = [0; 18];
+        let mut bytes = [0; 16];
         let length = URL_SAFE_NO_PAD.decode_slice(value, &mut bytes).ok()?;
-        bytes[..length].try_into().ok().map(Self)
+        (length == bytes.len()).then_some(Self(bytes))
     }
 
     fn to_cookie(self) -> String {
@@ -449,24 +449,64 @@ mod tests {
     }
 
     fn context() -> std::rc::Rc<RequestContext> {
-        RequestContext::new(actix_web::http::Method::GET, Client { address: None, is_local: false })
+        let client = Client { address: None, is_local: false };
+        RequestContext::new(actix_web::http::Method::GET, client, crate::metrics::worker::WorkerMetrics::new([]))
+    }
+
+    #[test]
+    fn each_of_many_datahubs_has_cookies_of_its_own() {
+        let ids: Vec<String> = (0..50).map(|number| format!("hub-{}", number * 7 % 50)).collect();
+        let (sessions, datahubs) = sessions_at(ids.iter().map(String::as_str));
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
+        let fields: Vec<_> = datahubs
+            .iter()
+            .map(|datahub| {
+                let tokens = TokenSet {
+                    access: datahub.id.to_string().try_into().expect("visible ASCII"),
+                    refresh: None,
+                    issued: now,
+                    lifetime: Duration::from_hours(2),
+                };
+                let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
+                let (sid, session) = sessions.begin(LoginResult { user, tokens, scopes: Vec::new() }, datahub);
+                let cookies = sessions.login_cookies(datahub, &sid, &session, &context(), now).expect("it fits");
+                cookies.map(|cookie| cookie.to_str().expect("ASCII").split(';').next().expect("a pair").to_owned())
+            })
+            .collect();
+        let all: Vec<_> = fields.iter().flatten().map(String::as_bytes).collect();
+        for (datahub, own) in datahubs.iter().zip(&fields) {
+            assert!(datahubs.by_id(datahub.id.as_str()).is_some_and(|found| Arc::ptr_eq(found, datahub)));
+            let (_, session) = sessions.open(all.iter().copied(), datahub, &context(), now).expect("its own is there");
+            assert_eq!(session.decode().tokens.access.bearer(), format!("Bearer {}", datahub.id));
+            let others = all.iter().copied().filter(|pair| own.iter().all(|own| own.as_bytes() != *pair));
+            assert_eq!(sessions.open(others.clone(), datahub, &context(), now).err(), Some(SessionError::None));
+            assert!(!sessions.has_cookies(others, datahub) && sessions.has_cookies(all.iter().copied(), datahub));
+        }
+        for id in ["", "hub", "hub-", "hub-50", "hub-0 ", "HUB-0", "zzz"] {
+            assert!(datahubs.by_id(id).is_none(), "{id}");
+        }
     }
 
     fn sessions() -> (Sessions, Arc<DataHub>) {
+        let (sessions, datahubs) = sessions_at(["a"]);
+        (sessions, Arc::clone(datahubs.by_id("a").expect("the one there is")))
+    }
+
+    fn sessions_at<'a>(ids: impl IntoIterator<Item = &'a str>) -> (Sessions, DataHubs) {
         let url = Url::parse("https://git.example.org").expect("a URL");
         let address = Address::new(url.clone(), None, tls_config(None).expect("roots")).expect("an address");
-        let issuer = openidconnect::IssuerUrl::from_url(url.clone());
-        let provider = Provider::new(
-            openidconnect::ClientId::new("id".into()),
-            openidconnect::ClientSecret::new("secret".into()),
-            openidconnect::RedirectUrl::from_url(url.clone()),
-            Vec::new(),
-            Discovery::new(issuer),
-            BackChannel::new(vec![address.clone()], Duration::from_secs(1)),
-        );
-        let id: DataHubId = "a".parse().expect("an id");
-        let (name, description, aliases) = (String::new(), String::new(), Vec::new());
-        let datahub = Arc::new(DataHub { id, name, description, aliases, address, provider });
+        let datahub = |id: &str| {
+            let provider = Provider::new(
+                openidconnect::ClientId::new("id".into()),
+                openidconnect::ClientSecret::new("secret".into()),
+                openidconnect::RedirectUrl::from_url(url.clone()),
+                Vec::new(),
+                Discovery::new(openidconnect::IssuerUrl::from_url(url.clone())),
+                BackChannel::new(vec![address.clone()], Duration::from_secs(1)),
+            );
+            let (name, description, aliases) = (String::new(), String::new(), Vec::new());
+            DataHub::new(id.parse().expect("an id"), name, description, aliases, address.clone(), provider)
+        };
         let keyring = Keyring::new(vec![Key::generate().parse().expect("a generated key")]).expect("one key");
         let hours = |hours: u64| Duration::from_secs(hours * 3_600);
         let limits = Limits {
@@ -476,7 +516,8 @@ mod tests {
             refresh_ahead_body: Duration::from_mins(15),
             remember: Duration::from_mins(10),
         };
-        let datahubs = DataHubs::new(vec![Arc::clone(&datahub)]);
-        (Sessions::new(keyring, NotBefore::default(), limits, &datahubs, "https://app.example.org"), datahub)
+        let datahubs = DataHubs::new(ids.into_iter().map(datahub).collect());
+        let sessions = Sessions::new(keyring, NotBefore::default(), limits, &datahubs, "https://app.example.org");
+        (sessions, datahubs)
     }
 }

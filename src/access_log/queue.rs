@@ -26,7 +26,7 @@ pub(super) enum Priority {
 /// Lines that wait to be written, in the order in which they came.
 #[derive(Debug)]
 pub(super) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     /// Wakes the thread that writes.
     filled: Condvar,
     /// Wakes those that wait until something is written.
@@ -35,7 +35,7 @@ pub(super) struct Queue {
 
 // The panic hook needs it, too: nothing that may panic is done while it is locked.
 #[derive(Debug)]
-struct State {
+struct QueueState {
     lines: Vec<u8>,
     /// Bytes that were ever added.
     added: u64,
@@ -53,8 +53,15 @@ struct State {
 
 impl Queue {
     pub(super) const fn new() -> Self {
-        let state =
-            State { lines: Vec::new(), added: 0, done: 0, dropped: 0, flushes: 0, is_hurried: false, is_idle: false };
+        let state = QueueState {
+            lines: Vec::new(),
+            added: 0,
+            done: 0,
+            dropped: 0,
+            flushes: 0,
+            is_hurried: false,
+            is_idle: false,
+        };
         Self { state: Mutex::new(state), filled: Condvar::new(), emptied: Condvar::new() }
     }
 
@@ -167,7 +174,7 @@ impl Queue {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -67,7 +67,7 @@ fn datahub(
     mut section: Section<'_>,
     server: Option<&Server>,
     back_channel: Option<Duration>,
-) -> Option<Arc<DataHub>> {
+) -> Option<DataHub> {
     let url: Option<Url> = section.required("url");
     let is_insecure_allowed = section.optional("insecure_http").unwrap_or(false);
     let issuer: Option<Url> = section.optional("issuer");
@@ -119,14 +119,8 @@ fn datahub(
         Discovery::new(issuer),
         back_channel,
     );
-    Some(Arc::new(DataHub {
-        name: name.unwrap_or_else(|| id.to_string()),
-        description: description.unwrap_or_default(),
-        aliases: aliases?,
-        address,
-        provider,
-        id,
-    }))
+    let name = name.unwrap_or_else(|| id.to_string());
+    Some(DataHub::new(id, name, description.unwrap_or_default(), aliases?, address, provider))
 }
 
 fn client_secret(section: &mut Section<'_>) -> Option<ClientSecret> {

@@ -161,7 +161,7 @@ impl Connection {
             // Through TLS what was written is on its way only once it has been flushed.
             io.stream.flush().await
         };
-        timer.within(Instant::now() + limit, sent).await.map(|sent: io::Result<()>| sent.is_ok())
+        timer.within(Instant::now() + limit, pin!(sent)).await.map(|sent: io::Result<()>| sent.is_ok())
     }
 
     /// Sends the body of a request, piece by piece out of `next`, until it has ended, or until an answer comes or nothing more
@@ -201,7 +201,7 @@ impl Connection {
                 None if is_chunked => [LAST_CHUNK, b"", b""],
                 None => return Ok(Sent::Whole),
             };
-            match timer.within(Instant::now() + limit, io.write_or_response(&parts, is_head)).await {
+            match timer.within(Instant::now() + limit, pin!(io.write_or_response(&parts, is_head))).await {
                 Err(Elapsed) => return Err(SendBodyError::Stalled),
                 Ok(Written::Early(early)) => return Ok(Sent::Early(Box::new(early?))),
                 Ok(Written::NotTaken) => return Ok(Sent::NotTaken),
@@ -240,7 +240,7 @@ impl Connection {
                     .clamp(MIN_READ, PIECE);
                 io.read.make_room(most);
                 let read = io.stream.read_buf(&mut *io.read);
-                match timer.within(Instant::now() + limit, read).await {
+                match timer.within(Instant::now() + limit, pin!(read)).await {
                     Ok(Ok(0)) if matches!(body, BodyDecoder::UntilClose) => {
                         *body = BodyDecoder::Done;
                         return Ok(None);

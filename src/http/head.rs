@@ -109,6 +109,11 @@ impl RequestHead {
         std::str::from_utf8(self.target.of(&self.bytes)).expect("a target is ASCII")
     }
 
+    /// Whether the target is a path on this server that begins with `prefix`.
+    pub fn is_below(&self, prefix: &str) -> bool {
+        self.target.of(&self.bytes).starts_with(prefix.as_bytes())
+    }
+
     /// Of the head, in bytes.
     #[expect(clippy::len_without_is_empty, reason = "no head is empty")]
     pub fn len(&self) -> usize {
@@ -184,7 +189,9 @@ impl<'a> Fields<'a> {
 
     /// The values of all fields of the name `lower`, which is written in lower case.
     pub fn values(self, lower: &str) -> impl Iterator<Item = &'a [u8]> + Clone {
-        self.iter().filter(move |field| field.is(lower)).map(|field| field.value)
+        let is_wanted =
+            move |span: &&FieldSpan| span.name.len() == lower.len() && is_name(span.name.of(self.bytes), lower);
+        self.spans.iter().filter(is_wanted).map(move |span| span.value.of(self.bytes))
     }
 
     /// Whether there is a field of this name.
@@ -276,6 +283,10 @@ struct Span {
 impl Span {
     fn of(self, bytes: &[u8]) -> &[u8] {
         &bytes[self.begin as usize..self.end as usize]
+    }
+
+    fn len(self) -> usize {
+        (self.end - self.begin) as usize
     }
 
     fn moved_by(self, start: usize) -> Self {

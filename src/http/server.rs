@@ -9,7 +9,7 @@
 //!   answer is not lost to a reset.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -138,7 +138,7 @@ impl Connection {
                     () = shutdown.as_mut(), if is_idle => Ok(0),
                 }
             };
-            match timer.within(deadline, arrival).await {
+            match timer.within(deadline, pin!(arrival)).await {
                 Ok(Ok(count)) if count > 0 => {}
                 Err(Elapsed) if !is_idle => return Err(RequestError::Timeout),
                 Ok(_) | Err(Elapsed) => return Ok(None),
@@ -189,7 +189,7 @@ impl Connection {
         self.read.make_room(most);
         let deadline = Instant::now() + self.settings.timeouts.body;
         let Self { stream, read, timer, .. } = self;
-        match timer.within(deadline, stream.read(read, most)).await {
+        match timer.within(deadline, pin!(stream.read(read, most))).await {
             Ok(Ok(0)) => Err(BodyError::Gone(io::ErrorKind::UnexpectedEof.into())),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(BodyError::Gone(error)),
@@ -198,14 +198,18 @@ impl Connection {
     }
 
     /// What `work` comes to, unless the client leaves before that: whoever closes the connection, or its own half of it, takes
-    /// the call along. What else arrives is kept for its turn, up to a bound.
+    /// the call along. What else arrives is kept for its turn, up to a bound. `work` is pinned where it stands: to move it would
+    /// be to copy it.
     ///
     /// # Errors
-    /// [`ClientLeft`]; `work` is dropped then.
-    pub async fn unless_client_leaves<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ClientLeft> {
+    /// [`ClientLeft`]; `work` is not polled any more then.
+    pub async fn unless_client_leaves<T>(
+        &mut self,
+        mut work: impl Future<Output = T> + Unpin,
+    ) -> Result<T, ClientLeft> {
         tokio::select! {
             biased;
-            output = work => Ok(output),
+            output = &mut work => Ok(output),
             () = self.client_leaves() => Err(ClientLeft),
         }
     }
@@ -280,7 +284,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let deadline = Instant::now() + self.settings.timeouts.answer;
                     let Self { stream, timer, .. } = self;
-                    match timer.within(deadline, stream.writable()).await {
+                    match timer.within(deadline, pin!(stream.writable())).await {
                         Ok(ready) => ready.map_err(WriteError::Gone)?,
                         Err(Elapsed) => return Err(WriteError::TooSlow),
                     }
@@ -314,18 +318,17 @@ impl Connection {
         let mut left = MAX_DISCARDED;
         let deadline = Instant::now() + LINGER;
         let Self { stream, read, timer, .. } = &mut self;
-        let _ = timer
-            .within(deadline, async {
-                loop {
-                    read.clear();
-                    read.make_room(MIN_READ);
-                    match stream.read(read, left).await {
-                        Ok(count) if count > 0 => left -= count,
-                        _ => break,
-                    }
+        let discarding = async {
+            loop {
+                read.clear();
+                read.make_room(MIN_READ);
+                match stream.read(read, left).await {
+                    Ok(count) if count > 0 => left -= count,
+                    _ => break,
                 }
-            })
-            .await;
+            }
+        };
+        let _ = timer.within(deadline, pin!(discarding)).await;
     }
 }
 
@@ -795,7 +798,7 @@ mod tests {
                 client.write_all(GET.as_bytes()).await.expect("there is room");
                 tokio::time::sleep(SECOND).await;
             };
-            connection.unless_client_leaves(two).await.expect("it is there");
+            connection.unless_client_leaves(pin!(two)).await.expect("it is there");
             connection.answer().await;
             assert_eq!(connection.request().await.target(), "/b");
             assert_eq!(connection.whole_body().await.expect("a body"), b"ab");
@@ -811,11 +814,12 @@ mod tests {
                 }
                 tokio::time::sleep(SECOND).await;
             };
-            connection.unless_client_leaves(flood).await.expect("it is there");
+            connection.unless_client_leaves(pin!(flood)).await.expect("it is there");
             assert!(sent > 64 * 1024, "{sent}");
             assert_eq!(connection.read.len(), MAX_READ_AHEAD);
             drop(client);
-            let work = connection.unless_client_leaves(tokio::time::sleep(SECOND));
+            let pause = pin!(tokio::time::sleep(SECOND));
+            let work = connection.unless_client_leaves(pause);
             assert_eq!(work.await, Ok(()), "behind so much nobody sees who leaves");
         });
     }

@@ -15,12 +15,15 @@ impl Timer {
         Self(Box::pin(sleep_until(deadline)))
     }
 
-    /// What `work` comes to, if it does until `deadline`.
+    /// What `work` comes to, if it does until `deadline`. It is pinned where it stands: to move it would be to copy it.
     ///
     /// # Errors
-    /// [`Elapsed`]; `work` is dropped then.
-    pub async fn within<T>(&mut self, deadline: Instant, work: impl Future<Output = T>) -> Result<T, Elapsed> {
-        let mut work = std::pin::pin!(work);
+    /// [`Elapsed`]; `work` is not polled any more then.
+    pub async fn within<T>(
+        &mut self,
+        deadline: Instant,
+        mut work: impl Future<Output = T> + Unpin,
+    ) -> Result<T, Elapsed> {
         loop {
             tokio::select! {
                 biased;
@@ -48,6 +51,7 @@ pub struct Elapsed;
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::time::Duration;
 
     use super::*;
@@ -61,10 +65,10 @@ mod tests {
             let mut timer = Timer::new(Instant::now() + MINUTE);
             for wait in [10 * MINUTE, MINUTE / 60, MINUTE, MINUTE / 2, 3 * MINUTE, Duration::ZERO] {
                 let begun = Instant::now();
-                assert_eq!(timer.within(begun + wait, std::future::pending::<()>()).await, Err(Elapsed));
+                assert_eq!(timer.within(begun + wait, pin!(std::future::pending::<()>())).await, Err(Elapsed));
                 let late = begun.elapsed() - wait;
                 assert!(late < Duration::from_millis(5), "{wait:?}: {late:?} too late");
-                let work = tokio::time::sleep(wait / 2);
+                let work = pin!(tokio::time::sleep(wait / 2));
                 assert_eq!(timer.within(Instant::now() + wait + MINUTE, work).await, Ok(()), "{wait:?}");
             }
         });

@@ -4,6 +4,8 @@
 //! words it has for a token it has never seen, to what a person may not do, such as merging. The second kind is told
 //! apart by asking for something that anybody with a token may have.
 
+use std::pin::pin;
+
 use memchr::memmem;
 
 use crate::context::RequestContext;
@@ -33,7 +35,7 @@ pub async fn is_invalid_token(
     }
     peeked.extend_from_slice(exchange.response.start());
     while peeked.len() < MAX_REASON {
-        match client.unless_client_leaves(exchange.next_piece()).await? {
+        match client.unless_client_leaves(pin!(exchange.next_piece())).await? {
             Ok(Some(piece)) => peeked.extend_from_slice(&piece),
             // One that breaks off does so again when it is passed on.
             Ok(None) | Err(_) => break,

@@ -4,13 +4,11 @@
 //! ones named here, no cookie, no content that a browser would run. The fields go from the buffer they were read into
 //! straight into the one that is written.
 
-use std::io::Write as _;
-
 use memchr::memchr;
 
 use crate::datahub::transport::Address;
 use crate::error::{ApiError, Code};
-use crate::http::body::BodyLength;
+use crate::http::body::{BodyLength, write_content_length};
 use crate::http::client::Response;
 use crate::http::head::{Field, is_name};
 use crate::proxy::target::{Policy, Target};
@@ -38,9 +36,9 @@ pub fn write_fields(
     out: &mut Vec<u8>,
 ) -> Result<(), ApiError> {
     let fields = response.fields();
-    let has_options = fields
-        .list("connection")
-        .any(|option| !matches!(option.to_ascii_lowercase().as_slice(), b"keep-alive" | b"close"));
+    let is_field_name =
+        |option: &[u8]| !option.eq_ignore_ascii_case(b"keep-alive") && !option.eq_ignore_ascii_case(b"close");
+    let has_options = fields.list("connection").any(is_field_name);
     let mut seen = Singletons::default();
     for field in fields.iter() {
         // What `Connection` names is of that connection only.
@@ -86,7 +84,7 @@ pub fn write_framing(response: &Response, takes_chunks: bool, out: &mut Vec<u8>)
             out.extend_from_slice(b"transfer-encoding: chunked\r\n");
         }
         (BodyLength::None | BodyLength::Known(_), Some(length)) => {
-            write!(out, "content-length: {length}\r\n").expect("a Vec takes everything");
+            write_content_length(length, out);
         }
         _ => {}
     }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -96,7 +97,7 @@ impl Upstream {
         context: &RequestContext,
     ) -> Result<Exchange<'_>, SendError> {
         self.breaker.check()?;
-        let permit = client.unless_client_leaves(self.limit.acquire(self.deadlines.connect)).await??;
+        let permit = client.unless_client_leaves(pin!(self.limit.acquire(self.deadlines.connect))).await??;
         let outcome = self.exchange_over_any(request, client, context).await;
         match &outcome {
             Ok(_) | Err(SendError::Answer(ReceiveError::Invalid(_))) => self.breaker.record_success(),
@@ -122,7 +123,7 @@ impl Upstream {
             }
         }
         let connecting = timeout(self.deadlines.connect, self.address.connect());
-        let stream = client.unless_client_leaves(connecting).await?.map_err(|_| SendError::ConnectTimeout)?;
+        let stream = client.unless_client_leaves(pin!(connecting)).await?.map_err(|_| SendError::ConnectTimeout)?;
         let mut connection = Connection::new(stream.map_err(SendError::Connect)?, &self.pool);
         let response = self.exchange_over(&mut connection, request, client, context).await?;
         Ok((connection, response))
@@ -151,7 +152,7 @@ impl Upstream {
             Sent::Early(response) => (*response, false),
             sent => {
                 let receiving = connection.receive(request.is_head, self.deadlines.first_byte);
-                (client.unless_client_leaves(receiving).await??, matches!(sent, Sent::Whole))
+                (client.unless_client_leaves(pin!(receiving)).await??, matches!(sent, Sent::Whole))
             }
         };
         response.is_reusable &= is_whole;

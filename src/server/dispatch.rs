@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,11 +19,12 @@ use crate::admin::Draining;
 use crate::context::{Client, Incomplete, RequestContext};
 use crate::error::{ApiError, Code};
 use crate::guard::{self, Access, Guard};
-use crate::http::body::{self, CHUNK_END, LAST_CHUNK, write_chunk_size};
+use crate::http::body::{self, CHUNK_END, LAST_CHUNK, write_chunk_size, write_content_length};
 use crate::http::buffer::{Buffer, BufferPool};
 use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
 use crate::http::server::{Connection, RequestError, Settings, Stream, WriteError};
+use crate::metrics::worker::WorkerMetrics;
 use crate::proxy::{Failure, Proxy};
 use crate::server::web::{Web, WebRequest};
 
@@ -37,6 +39,7 @@ pub(super) struct Worker {
     pub(super) shutdown: CancellationToken,
     pub(super) pool: BufferPool,
     pub(super) clock: DateClock,
+    pub(super) metrics: Rc<WorkerMetrics>,
 }
 
 impl Worker {
@@ -63,28 +66,37 @@ impl Worker {
     async fn dispatch(&self, request: &RequestHead, connection: &mut Connection, peer: Option<SocketAddr>) {
         let client = self.guard.client(peer.map(canonical), request.fields());
         let method = Method::from_bytes(request.method().as_bytes()).expect("the head's parser takes tokens only");
-        let context = RequestContext::new(method, client);
-        let work = async {
-            let mut access = Access::Open;
-            let answer = self.answer(request, connection, peer, &mut access, &context);
+        let context = RequestContext::new(method, client, Rc::clone(&self.metrics));
+        context.id.scope(pin!(self.answer_or_fail(request, connection, peer, &context))).await;
+    }
+
+    async fn answer_or_fail(
+        &self,
+        request: &RequestHead,
+        connection: &mut Connection,
+        peer: Option<SocketAddr>,
+        context: &Rc<RequestContext>,
+    ) {
+        let mut access = Access::Open;
+        let answered = {
+            let answer = pin!(self.answer(request, connection, peer, &mut access, context));
             // A panic is the end of one request and not of the worker.
-            let answered = AssertUnwindSafe(answer).catch_unwind().await;
-            match answered.unwrap_or_else(|_| Err(ApiError::from(Code::Internal).closing().into())) {
-                Ok(()) => {}
-                Err(Failure::ClientLeft) => {
-                    context.record_incomplete(Incomplete::ClientGone);
-                    connection.abort();
-                }
-                Err(Failure::Refused(_)) if connection.has_answered() => {
-                    context.record_incomplete(Incomplete::Internal);
-                    connection.abort();
-                }
-                Err(Failure::Refused(error)) => {
-                    self.write_error(&error, Some(request), access, connection, &context).await;
-                }
-            }
+            AssertUnwindSafe(answer).catch_unwind().await
         };
-        context.id.scope(work).await;
+        match answered.unwrap_or_else(|_| Err(ApiError::from(Code::Internal).closing().into())) {
+            Ok(()) => {}
+            Err(Failure::ClientLeft) => {
+                context.record_incomplete(Incomplete::ClientGone);
+                connection.abort();
+            }
+            Err(Failure::Refused(_)) if connection.has_answered() => {
+                context.record_incomplete(Incomplete::Internal);
+                connection.abort();
+            }
+            Err(Failure::Refused(error)) => {
+                self.write_error(&error, Some(request), access, connection, context).await;
+            }
+        }
     }
 
     async fn answer(
@@ -95,7 +107,7 @@ impl Worker {
         access: &mut Access,
         context: &Rc<RequestContext>,
     ) -> Result<(), Failure> {
-        if self.proxy.serves(request.target()) {
+        if self.proxy.serves(request) {
             *access = self.guard.check_call(request, context)?;
             if *access == Access::Preflight {
                 return self.write_preflight(request, false, connection, context).await;
@@ -111,7 +123,7 @@ impl Worker {
         }
         let body = read_body(request, connection, context).await?;
         let answer = self.web.call(web_request, body, context);
-        let response = connection.unless_client_leaves(answer).await??;
+        let response = connection.unless_client_leaves(pin!(answer)).await??;
         self.write_response(response, is_file, *access, request, connection, context).await;
         Ok(())
     }
@@ -145,7 +157,7 @@ impl Worker {
             }
         }
         match size {
-            BodySize::Sized(length) if status != StatusCode::NO_CONTENT => write_length(length, &mut out),
+            BodySize::Sized(length) if status != StatusCode::NO_CONTENT => write_content_length(length, &mut out),
             BodySize::Stream if is_chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             _ => {}
         }
@@ -204,7 +216,7 @@ impl Worker {
         if access == Access::Download {
             out.extend_from_slice(b"content-disposition: attachment\r\n");
         }
-        write_length(problem.len() as u64, &mut out);
+        write_content_length(problem.len() as u64, &mut out);
         self.end_head(false, access, request, connection, context, &mut out);
         context.record_answer(status.as_u16(), Some(error.code()));
         if request.is_none_or(|request| request.method() != "HEAD") {
@@ -217,9 +229,10 @@ impl Worker {
     /// Answers what is no request, after which the connection is closed. It has its line in the log, too.
     async fn refuse(&self, error: RequestError, connection: &mut Connection, peer: Option<IpAddr>) {
         let method = Method::from_bytes(b"-").expect("a token");
-        let context = RequestContext::new(method, Client { address: peer, is_local: false });
+        let client = Client { address: peer, is_local: false };
+        let context = RequestContext::new(method, client, Rc::clone(&self.metrics));
         let error = ApiError::from(error);
-        context.id.scope(self.write_error(&error, None, Access::Open, connection, &context)).await;
+        context.id.scope(pin!(self.write_error(&error, None, Access::Open, connection, &context))).await;
     }
 
     /// Lets a development origin's script send what it asks about (Fetch, CORS protocol).
@@ -282,6 +295,7 @@ async fn read_body(
         context.count_in(piece.len());
         body.extend_from_slice(&piece);
         if body.len() as u64 > MAX_BODY {
+            connection.abort();
             return Ok(Bytes::new());
         }
     }
@@ -298,11 +312,6 @@ fn record_written(written: Result<(), WriteError>, context: &RequestContext) {
 
 fn canonical(peer: SocketAddr) -> IpAddr {
     peer.ip().to_canonical()
-}
-
-fn write_length(length: u64, out: &mut Vec<u8>) {
-    use std::io::Write as _;
-    write!(out, "content-length: {length}\r\n").expect("a Vec takes everything");
 }
 
 fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 use crate::datahub::oidc::User;
-use crate::datahub::token::{AccessToken, RefreshToken, TokenSet};
+use crate::datahub::token::{AccessToken, RefreshToken, TokenSet, filter_hash};
 use crate::seal::cookie::Plaintext;
 use crate::session::Session;
 
@@ -186,6 +186,18 @@ impl Token {
         }
     }
 
+    /// The [`filter_hash`] of the token itself, which is somewhere in `bytes`.
+    pub(super) fn filter_hash(&self, bytes: &[u8]) -> u64 {
+        match self {
+            Self::Plain(span) => filter_hash(&bytes[span.clone()]),
+            // Hex of four bytes, if there are as many.
+            Self::Packed(span) => bytes[span.clone()].last_chunk::<4>().map_or(0, |end| {
+                let digits = end.map(|byte| [hex_digit(byte >> 4), hex_digit(byte & 0xf)]);
+                filter_hash(digits.as_flattened())
+            }),
+        }
+    }
+
     /// Appends the token itself, which is somewhere in `bytes`.
     pub(super) fn write(&self, bytes: &[u8], out: &mut Vec<u8>) {
         match self {
@@ -307,7 +319,10 @@ impl Reader<'_> {
 
     fn text(&mut self) -> Option<Range<usize>> {
         let length = self.number()?.try_into().ok()?;
-        self.take(length).filter(|span| str::from_utf8(&self.bytes[span.clone()]).is_ok())
+        let span = self.take(length)?;
+        let text = &self.bytes[span.clone()];
+        // Most texts are ASCII, which is quickly seen.
+        (text.is_ascii() || str::from_utf8(text).is_ok()).then_some(span)
     }
 
     fn token(&mut self) -> Option<Token> {

@@ -72,3 +72,46 @@ impl NotBefore {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::session::open_session::tests::open;
+
+    #[test]
+    fn a_cut_off_ends_whom_it_names_and_nobody_else() {
+        // Of user 7, from second 1,795,000,192 on.
+        let session =
+            open(b"\x03\x6a\xfd\x83\x80\x00\xa0\x38\x80\xf5\x24\x80\xa3\x05\x07\x04user\x00\x05\xab\xcd\x06xyz");
+        let session = session.expect("a session");
+        let login = session.created_at();
+        let [here, there] = ["a", "b"].map(|id| id.parse::<DataHubId>().expect("an id"));
+        let second = Duration::from_secs(1);
+        let of_all = |time| CutOffs { all: Some(time), ..CutOffs::default() };
+        let of_datahub = |id: &DataHubId, time| CutOffs { datahubs: [(id.clone(), time)].into(), ..CutOffs::default() };
+        let of_user = |id: &DataHubId, user: &str, time| CutOffs {
+            users: [(id.clone(), [(user.to_owned(), time)].into())].into(),
+            ..CutOffs::default()
+        };
+        for (case, cut_offs, has_ended) in [
+            ("none", CutOffs::default(), false),
+            ("everybody, a second later", of_all(login + second), true),
+            ("everybody, the very second", of_all(login), false),
+            ("this DataHUB, a second later", of_datahub(&here, login + second), true),
+            ("this DataHUB, the very second", of_datahub(&here, login), false),
+            ("another DataHUB", of_datahub(&there, login + second), false),
+            ("this user, a second later", of_user(&here, "7", login + second), true),
+            ("this user, the very second", of_user(&here, "7", login), false),
+            ("another user", of_user(&here, "77", login + second), false),
+            ("the same id at another DataHUB", of_user(&there, "7", login + second), false),
+        ] {
+            assert_eq!(NotBefore::new(cut_offs).has_ended(&session, &here), has_ended, "{case}");
+        }
+        let held = NotBefore::default();
+        let clone = held.clone();
+        held.replace_by(&NotBefore::new(of_user(&here, "7", login + second)));
+        assert!(clone.has_ended(&session, &here), "replaced for everybody who holds it");
+    }
+}

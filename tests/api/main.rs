@@ -5,6 +5,7 @@
 #![expect(unreachable_pub, reason = "nobody depends on tests")]
 
 mod access;
+mod access_log;
 mod browser;
 mod callback;
 mod config;
@@ -18,6 +19,7 @@ mod keys;
 mod leaving;
 mod login;
 mod logout;
+mod metrics;
 mod odd_bytes;
 mod origin;
 mod panics;

@@ -98,7 +98,7 @@ def svg(rows):
     """Bars, a group for each row; the line is nginx. Readable on light and on dark pages."""
     targets = [target for target in columns(rows) if any(target in row["bars"] for row in rows)] if rows else []
     shown = targets[1:]
-    top, left, width, bar = 40, 330, 420, 12
+    top, left, width, bar = 40, 350, 400, 12
     height_of_group = len(shown) * bar + 14
     most = max((row["bars"].get(target, 0) for row in rows for target in shown), default=1)
     scale = width / max(1.2, most * 1.08)
@@ -108,7 +108,7 @@ def svg(rows):
         parts.append(f'<rect class="c{at % len(COLOURS)}" x="{x}" y="12" width="10" height="10"/><text x="{x + 15}" y="21">{plain(target)}</text>')
     for number, row in enumerate(rows):
         y = top + number * height_of_group
-        parts.append(f'<text class="name" x="{left - 10}" y="{y + len(shown) * bar / 2 + 4:.0f}">{plain(row["name"])}</text>')
+        parts.append(f'<text class="name" x="{left - 10}" y="{y + len(shown) * bar / 2 + 4:.0f}">{plain(row["name"].removeprefix("CPU a call, "))}</text>')
         for at, target in enumerate(shown):
             value = row["bars"].get(target)
             if value is None:

@@ -18,6 +18,7 @@ import socket
 import statistics
 import time
 
+import check
 import peers
 import report
 from stage import FILE, LINKED, LINKED_BY_TLS, PAGE, RELEASE, Load, Stage, end, memory
@@ -80,7 +81,7 @@ def calls(bench, table):
         table.ratios(f"CPU a call, {what}, {connections} connection{'s'[:connections - 1]}", told, cost, "µs", 1e6)
     thrifty = nginx(bench.stage, bench.load, name="nginx that keeps 256", kept=256)
     told = bench.calls([thrifty, *targets[1:]], LINKED, 512)
-    table.ratios("the last but two beside an nginx that keeps 256 connections", told, cost, "µs", 1e6, reference="nginx")
+    table.ratios("CPU a call, `Link` fields, 512 connections, of an nginx that keeps 256", told, cost, "µs", 1e6, reference="nginx")
     stop([thrifty, *targets])
 
 
@@ -190,6 +191,17 @@ def scaling(bench, table):
         stop([one, *more])
 
 
+def counts(bench, table):
+    """What no noise touches; see `check.py`, which holds the same of another build."""
+    found = {name: check.count(path, bench.stage.tools) for name, path in bench.builds.items()}
+    for answer in check.ANSWERS:
+        cells = {}
+        for name, figures in found.items():
+            figures = figures[answer]
+            cells[name] = f"{figures['instructions']:,.0f} · {figures['allocations']:.1f} · {figures['syscalls']:.2f}"
+        table.add(f"instructions · allocations · system calls, {answer}", cells)
+
+
 def cost(line):
     """CPU seconds of one call."""
     return line["cpu_seconds"] / line["calls"]
@@ -200,7 +212,8 @@ def stop(targets):
         end(target.process)
 
 
-PARTS = {"calls": calls, "tls": tls, "latency": latency, "streams": streams, "memory": footprint, "start": start_up, "scaling": scaling}
+PARTS = {"calls": calls, "tls": tls, "latency": latency, "streams": streams, "memory": footprint, "start": start_up, "scaling": scaling,
+         "counts": counts}
 HELD = 10_000
 
 if __name__ == "__main__":
