@@ -211,6 +211,20 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// [`Fields::only`] for each of several names, in one go through the fields.
+    #[inline]
+    pub fn only_each<const N: usize>(self, names: [&str; N]) -> [Result<Option<&'a [u8]>, Several>; N] {
+        let mut found = [Ok(None); N];
+        for span in self.spans {
+            for (lower, found) in names.iter().zip(&mut found) {
+                if span.name.len() == lower.len() && is_name(span.name.of(self.bytes), lower) {
+                    *found = if *found == Ok(None) { Ok(Some(span.value.of(self.bytes))) } else { Err(Several) };
+                }
+            }
+        }
+        found
+    }
+
     /// What all fields of the name `lower` list, between commas (RFC 9110 section 5.6.1).
     pub fn list(self, lower: &str) -> impl Iterator<Item = &'a [u8]> {
         self.values(lower).flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
