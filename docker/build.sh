@@ -17,7 +17,7 @@ if [ -z "${BUILDER:-}" ]; then
 fi
 
 if [ "$BUILDER" = docker ]; then
-    exec docker build --file docker/Dockerfile --target gateway \
+    exec docker build --file docker/Dockerfile --target gateway --build-arg "GATEWAY_REVISION=$revision" \
         --label "org.opencontainers.image.version=$version" \
         --label "org.opencontainers.image.revision=$revision" \
         --tag "$image:$version" --tag "$image:latest" .
@@ -31,7 +31,7 @@ if [ -z "${BINARY:-}" ]; then
     CARGO_TARGET_DIR=${STATIC_TARGET_DIR:-target/static}
     export CARGO_TARGET_DIR
     RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"' CARGO_PROFILE_RELEASE_STRIP=symbols \
-        cargo build --release --locked --bin arcmanager-gateway --target "$target"
+        GATEWAY_REVISION=$revision cargo build --release --locked --bin arcmanager-gateway --target "$target"
     BINARY=$CARGO_TARGET_DIR/$target/release/arcmanager-gateway
 fi
 

@@ -3,19 +3,30 @@
 //! A line is one JSON object. It never holds a token, cookie, code, state, verifier, body, query or name: requests are
 //! named by their route's pattern and by an id that the answer carries too. Whatever is logged while a request is worked
 //! on carries that id by itself.
+//!
+//! Nobody waits for standard output: lines go through a bounded queue to a thread that writes them, and are dropped and
+//! counted where they would have to wait.
 
+mod access;
 mod line;
+mod queue;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::panic::{self, PanicHookInfo};
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use env_logger::{Builder, Env, Target};
-use log::{Level, LevelFilter};
+use log::{Level, LevelFilter, Metadata, Record};
 
+use self::queue::{Priority, Queue};
 use crate::metrics;
 
 /// Starts the log. `RUST_LOG` wins over `level`.
@@ -24,15 +35,35 @@ pub fn start(format: Format, level: LevelFilter) {
         Format::Json => line::write_json,
         Format::Text => line::write_text,
     };
-    Builder::new()
+    // Not `io::stdout()` itself: it has a buffer, and a lock that would be held while a reader stalls.
+    let out = io::stdout().as_fd().try_clone_to_owned().expect("a process that begins may open one more file");
+    let thread = thread::Builder::new()
+        .name("log".into())
+        .spawn(move || QUEUE.run(File::from(out), |lines| dropped(lines, write)));
+    thread.expect("a process that begins may start one more thread");
+    let logger = Builder::new()
         .filter_level(level)
         // It tells of every worker and listener, twice.
         .filter_module("actix_server", level.min(LevelFilter::Warn))
         .parse_env(Env::default())
-        .target(Target::Stdout)
-        .format(move |out, record| write(out, record))
-        .init();
+        .target(Target::Pipe(Box::new(Pipe)))
+        .format(move |out, record| {
+            out.write_all(&[priority(record.metadata()) as u8])?;
+            write(out, record)
+        })
+        .build();
+    let record = Record::builder().level(Level::Info).target("access").args(format_args!("request")).build();
+    if logger.matches(&record) {
+        ACCESS.set(format).expect("the log is started once");
+    }
+    log::set_max_level(logger.filter());
+    log::set_boxed_logger(Box::new(logger)).expect("the log is started once");
     panic::set_hook(Box::new(panicked));
+}
+
+/// Waits until what is logged is written, but for `limit` at most: a reader that stalls does not keep the process.
+pub fn flush(limit: Duration) {
+    QUEUE.flush(limit);
 }
 
 /// A panic's line: where it happened and what our source says about it, never what a value at hand adds to that.
@@ -41,7 +72,50 @@ fn panicked(panic: &PanicHookInfo<'_>) {
     let at = panic.location().map(ToString::to_string);
     let reason = panic.payload().downcast_ref::<&'static str>();
     log::error!(at, reason; "a defect of the gateway: one call failed, the others go on; please report it");
+    // It may be the last thing that the process does.
+    flush(PANIC_FLUSH);
 }
+
+/// The line about lines that were dropped.
+fn dropped(lines: u64, write: fn(&mut dyn Write, &Record<'_>) -> io::Result<()>) -> Vec<u8> {
+    let (mut line, field) = (Vec::new(), ("dropped", lines));
+    let mut record = Record::builder();
+    record.level(Level::Warn).target(module_path!()).key_values(&field);
+    let written =
+        write(&mut line, &record.args(format_args!("lines of the log were dropped: nobody read them")).build());
+    written.expect("a Vec takes everything");
+    line
+}
+
+/// What is dropped first, if a line must be.
+fn priority(of: &Metadata<'_>) -> Priority {
+    if of.level() <= Level::Warn || of.target() == SECURITY { Priority::High } else { Priority::Low }
+}
+
+/// How `env_logger` reaches the queue: each write is one line, behind one byte that says its priority.
+struct Pipe;
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some((mark, line)) = bytes.split_first() {
+            let priority = if *mark == Priority::High as u8 { Priority::High } else { Priority::Low };
+            QUEUE.push(line, priority);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+static QUEUE: Queue = Queue::new();
+/// How the line of a request looks, if the log has any.
+static ACCESS: OnceLock<Format> = OnceLock::new();
+/// How long a panic waits for its line to be written.
+const PANIC_FLUSH: Duration = Duration::from_millis(100);
+/// The target of security events.
+const SECURITY: &str = "security";
 
 impl FromStr for Format {
     type Err = FormatError;
@@ -125,13 +199,13 @@ impl Event {
 pub fn event(event: Event, datahub: &str, client: Option<IpAddr>) {
     let client = client.map(|ip| ip.to_string());
     let (level, event) = (event.level(), event.name());
-    log::log!(target: "security", level, event, datahub, client; "{event}");
+    log::log!(target: SECURITY, level, event, datahub, client; "{event}");
 }
 
 /// Logs a security event of the process itself.
-pub fn event_of_ours(event: Event, detail: &str) {
+pub fn process_event(event: Event, detail: &str) {
     let (level, event) = (event.level(), event.name());
-    log::log!(target: "security", level, event, detail; "{event}");
+    log::log!(target: SECURITY, level, event, detail; "{event}");
 }
 
 /// What the line of one request says.
@@ -151,23 +225,16 @@ pub struct AccessLine<'a> {
     pub replay: u8,
 }
 
-/// Writes the line of one request.
+/// Writes the line of one request, if the log is to have such lines.
 pub fn request(line: &AccessLine<'_>) {
-    log::info!(
-        target: "access",
-        request_id = line.request_id.as_str(),
-        method = line.method,
-        route = line.route,
-        datahub = line.datahub,
-        status = line.status,
-        code = line.code,
-        duration_ms = milliseconds(line.duration),
-        upstream_ms = line.upstream.map(milliseconds),
-        bytes_in = line.bytes_in,
-        bytes_out = line.bytes_out,
-        replay = line.replay;
-        "request"
-    );
+    let Some(format) = ACCESS.get() else { return };
+    let push = |writer: &mut access::Writer| {
+        QUEUE.push(writer.write(*format, line, SystemTime::now()), Priority::Low);
+    };
+    // A thread that ends lets go of its requests last.
+    if WRITER.try_with(|writer| push(&mut writer.borrow_mut())).is_err() {
+        push(&mut access::Writer::new());
+    }
 }
 
 /// Names one request: 32 hex digits.
@@ -178,12 +245,9 @@ impl RequestId {
     /// Random for each worker, then counted: unique without asking the system for each request.
     #[must_use]
     pub fn next() -> Self {
-        let (prefix, count) = NEXT_ID.get();
-        NEXT_ID.set((prefix, count.wrapping_add(1)));
-        let mut id = [0; 32];
-        for (digits, byte) in id.chunks_exact_mut(2).zip([prefix.to_be_bytes(), count.to_be_bytes()].as_flattened()) {
-            digits.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]]);
-        }
+        let (mut id, count) = NEXT_ID.get();
+        NEXT_ID.set((id, count.wrapping_add(1)));
+        id[16..].copy_from_slice(&hex(count));
         Self(id)
     }
 
@@ -210,17 +274,22 @@ tokio::task_local! {
 }
 
 thread_local! {
-    static NEXT_ID: Cell<(u64, u64)> = Cell::new({
-        let mut seed = [0; 16];
-        getrandom::fill(&mut seed).expect("the system's random generator works from the start of the process on");
-        let (prefix, count) = seed.split_at(8);
-        let number = |half: &[u8]| u64::from_be_bytes(half.try_into().expect("half of 16 bytes"));
-        (number(prefix), number(count))
+    static WRITER: RefCell<access::Writer> = const { RefCell::new(access::Writer::new()) };
+    /// The thread's own half of an id, before the other half, and what that begins to count from.
+    static NEXT_ID: Cell<([u8; 32], u64)> = Cell::new({
+        let random = || getrandom::u64().expect("the system's random generator works from the start of the process on");
+        let mut id = [0; 32];
+        id[..16].copy_from_slice(&hex(random()));
+        (id, random())
     });
 }
 
-fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
+fn hex(number: u64) -> [u8; 16] {
+    let mut digits = [0; 16];
+    for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(number.to_be_bytes()) {
+        *pair = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]];
+    }
+    digits
 }
 
 /// An error and what caused it.

@@ -10,7 +10,7 @@ use actix_web::http::header::CACHE_CONTROL;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpResponse, Responder};
 
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics;
 
@@ -50,9 +50,9 @@ impl Draining {
         self.0.ends.cancel();
     }
 
-    /// Waits for [`end`](Self::end).
-    pub fn ended(&self) -> WaitForCancellationFutureOwned {
-        self.0.ends.clone().cancelled_owned()
+    /// Cancelled by [`end`](Self::end). One for each worker, so that they do not contend for it.
+    pub fn shutdown(&self) -> CancellationToken {
+        self.0.ends.child_token()
     }
 
     /// Waits until no connection is open, but a second at most.

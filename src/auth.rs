@@ -18,7 +18,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use url::form_urlencoded;
 
 use crate::auth::pending::PendingLogins;
-use crate::auth::rate::Limiter;
+use crate::auth::rate::RateLimiter;
 use crate::context::RequestContext;
 use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
@@ -38,9 +38,9 @@ pub struct Auth {
     /// Logins that are under way.
     pub pending: PendingLogins,
     /// How often one client may begin a login.
-    pub logins: Limiter,
+    pub logins: RateLimiter,
     /// How often one client may end a login.
-    pub callbacks: Limiter,
+    pub callbacks: RateLimiter,
     /// Where the app is: a path or a URL.
     pub app_url: String,
 }
@@ -51,25 +51,25 @@ pub fn routes(config: &mut ServiceConfig, auth: &Auth) {
         .service(
             web::resource("/auth/login")
                 .wrap(auth.pending.middleware())
-                .wrap_fn(pending::only_the_login_cookie)
+                .wrap_fn(pending::keep_only_login_cookie)
                 .get(login::login)
-                .default_service(only("GET")),
+                .default_service(method_not_allowed("GET")),
         )
         .service(
             web::resource("/auth/callback")
                 .wrap(auth.pending.middleware())
-                .wrap_fn(pending::only_the_login_cookie)
+                .wrap_fn(pending::keep_only_login_cookie)
                 .get(callback::callback)
-                .default_service(only("GET")),
+                .default_service(method_not_allowed("GET")),
         )
-        .service(web::resource("/auth/session").get(status::status).default_service(only("GET")))
-        .service(web::resource("/auth/refresh").post(refresh::refresh).default_service(only("POST")))
-        .service(web::resource("/auth/logout").post(logout::logout).default_service(only("POST")))
-        .service(web::resource("/datahubs").get(status::datahubs).default_service(only("GET")));
+        .service(web::resource("/auth/session").get(status::status).default_service(method_not_allowed("GET")))
+        .service(web::resource("/auth/refresh").post(refresh::refresh).default_service(method_not_allowed("POST")))
+        .service(web::resource("/auth/logout").post(logout::logout).default_service(method_not_allowed("POST")))
+        .service(web::resource("/datahubs").get(status::datahubs).default_service(method_not_allowed("GET")));
 }
 
 /// The answer to every other method.
-fn only(allow: &'static str) -> actix_web::Route {
+fn method_not_allowed(allow: &'static str) -> actix_web::Route {
     web::to(move || async move { Err::<HttpResponse, _>(ApiError::method_not_allowed(allow)) })
 }
 
@@ -78,7 +78,11 @@ impl Auth {
     ///
     /// # Errors
     /// `unknown_datahub` for a name that is none, `bad_request` for two of them.
-    fn named(&self, parameters: &Parameters, context: &RequestContext) -> Result<Option<&Arc<DataHub>>, ApiError> {
+    fn named_datahub(
+        &self,
+        parameters: &Parameters,
+        context: &RequestContext,
+    ) -> Result<Option<&Arc<DataHub>>, ApiError> {
         let Some(name) = parameters.one("datahub")? else { return Ok(None) };
         let datahub = self.datahubs.by_name(name).ok_or(Code::UnknownDatahub)?;
         context.set_datahub(datahub.id.as_str());
@@ -86,12 +90,18 @@ impl Auth {
     }
 
     /// The one that is named, or all of them.
-    fn chosen(&self, parameters: &Parameters, context: &RequestContext) -> Result<Vec<&Arc<DataHub>>, ApiError> {
-        Ok(self.named(parameters, context)?.map_or_else(|| self.datahubs.iter().collect(), |datahub| vec![datahub]))
+    fn selected_datahubs(
+        &self,
+        parameters: &Parameters,
+        context: &RequestContext,
+    ) -> Result<Vec<&Arc<DataHub>>, ApiError> {
+        Ok(self
+            .named_datahub(parameters, context)?
+            .map_or_else(|| self.datahubs.iter().collect(), |datahub| vec![datahub]))
     }
 
     /// Back to the app, with a word about why the login failed, which is counted.
-    fn back_to_app(&self, error: Option<LoginError>) -> HttpResponse {
+    fn redirect_to_app(&self, error: Option<LoginError>) -> HttpResponse {
         match error {
             None => see_other(&self.app_url),
             Some(error) => {

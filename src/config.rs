@@ -19,7 +19,8 @@ pub use crate::config::section::Faults;
 use crate::config::section::Section;
 use crate::datahub::DataHubs;
 use crate::datahub::transport::Endpoint;
-use crate::origin::TrustedOrigins;
+use crate::guard::TrustedOrigins;
+use crate::http::server::Timeouts;
 use crate::proxy;
 use crate::proxy::target::Policy;
 use crate::proxy::upstream::Deadlines;
@@ -47,7 +48,7 @@ pub struct Config {
     /// What the proxy is told.
     pub proxy: proxy::Settings,
     /// How long a browser may take.
-    pub patience: Patience,
+    pub client_timeouts: Timeouts,
     /// How often one client may begin a login.
     pub login_rate: Rate,
     /// How often one client may end a login.
@@ -86,17 +87,6 @@ pub struct App {
     pub files: Option<(String, PathBuf)>,
     /// Whose script may call.
     pub origins: TrustedOrigins,
-}
-
-/// How long a browser may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// For the head of a request, from its first byte to its last.
-    pub head: Duration,
-    /// For the next piece of a request's body.
-    pub body: Duration,
-    /// For taking the next piece of an answer.
-    pub answer: Duration,
 }
 
 impl Config {
@@ -156,7 +146,7 @@ impl Config {
 
         let (keyring, keys_file, all, session) = session?;
         cut_offs.all = all;
-        let (deadlines, patience, _) = timeouts?;
+        let (deadlines, client_timeouts, _) = timeouts?;
         let (login_rate, callback_rate) = rates?;
         Some(Self {
             server: server?,
@@ -167,7 +157,7 @@ impl Config {
             session,
             datahubs: datahubs?,
             proxy: proxy::Settings { policy: policy?, limits: limits?, deadlines },
-            patience,
+            client_timeouts,
             login_rate,
             callback_rate,
             log: log?,
@@ -345,14 +335,14 @@ fn limits(mut section: Section<'_>) -> Option<proxy::Limits> {
 }
 
 /// For a forwarded call, for the browser, for one of our own calls.
-fn timeouts(mut section: Section<'_>) -> Option<(Deadlines, Patience, Duration)> {
+fn timeouts(mut section: Section<'_>) -> Option<(Deadlines, Timeouts, Duration)> {
     let [request_head, request_body, connect, first_byte, idle, back_channel] =
         ["request_head", "request_body", "connect", "first_byte", "idle", "back_channel"]
             .map(|key| section.duration(key));
     section.finish();
     let deadlines = Deadlines { connect: connect?, first_byte: first_byte?, idle: idle? };
-    let patience = Patience { head: request_head?, body: request_body?, answer: deadlines.idle };
-    Some((deadlines, patience, back_channel?))
+    let client = Timeouts { head: request_head?, body: request_body?, answer: deadlines.idle };
+    Some((deadlines, client, back_channel?))
 }
 
 fn rates(mut section: Section<'_>) -> Option<(Rate, Rate)> {

@@ -14,6 +14,7 @@ use actix_web::http::header::HeaderValue;
 
 use crate::access_log::{self, AccessLine, Event, RequestId};
 use crate::error::Code;
+use crate::metrics::worker::{DataHubIndex, WorkerMetrics};
 
 /// Who sent a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,17 +38,19 @@ pub struct RequestContext {
     pub upstream: Cell<Option<Duration>>,
     method: Method,
     route: RefCell<Cow<'static, str>>,
-    datahub: RefCell<String>,
+    datahub: Cell<DataHubIndex>,
     status: Cell<u16>,
     code: Cell<&'static str>,
     bytes_in: Cell<u64>,
     bytes_out: Cell<u64>,
     started: Instant,
+    metrics: Rc<WorkerMetrics>,
 }
 
 impl RequestContext {
-    /// A request that has just come in from `client`.
-    pub fn new(method: Method, client: Client) -> Rc<Self> {
+    /// A request that has just come in from `client`, counted by its worker's `metrics`.
+    pub fn new(method: Method, client: Client, metrics: Rc<WorkerMetrics>) -> Rc<Self> {
+        metrics.began();
         Rc::new(Self {
             id: RequestId::next(),
             client,
@@ -55,12 +58,13 @@ impl RequestContext {
             upstream: Cell::default(),
             method,
             route: RefCell::default(),
-            datahub: RefCell::default(),
+            datahub: Cell::default(),
             status: Cell::default(),
             code: Cell::default(),
             bytes_in: Cell::default(),
             bytes_out: Cell::default(),
             started: Instant::now(),
+            metrics,
         })
     }
 
@@ -69,9 +73,9 @@ impl RequestContext {
         self.route.replace(route.into());
     }
 
-    /// Which DataHUB it is about.
+    /// Which of its worker's DataHUBs it is about.
     pub fn set_datahub(&self, id: &str) {
-        self.datahub.replace(id.to_owned());
+        self.datahub.set(self.metrics.datahub(id));
     }
 
     /// What the answer is, once its head is known.
@@ -114,15 +118,18 @@ impl Drop for RequestContext {
         if self.status.get() == 0 {
             self.record_incomplete(Incomplete::ClientGone);
         }
+        let (method, datahub, status) = (self.method.as_str(), self.datahub.get(), self.status.get());
+        let (duration, upstream) = (self.started.elapsed(), self.upstream.get());
+        self.metrics.ended(datahub, method, status, duration, upstream);
         access_log::request(&AccessLine {
             request_id: self.id,
-            method: self.method.as_str(),
+            method,
             route: &self.route.borrow(),
-            datahub: &self.datahub.borrow(),
-            status: self.status.get(),
+            datahub: self.metrics.datahub_id(datahub),
+            status,
             code: self.code.get(),
-            duration: self.started.elapsed(),
-            upstream: self.upstream.get(),
+            duration,
+            upstream,
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
             replay: self.replay.get(),
@@ -141,6 +148,8 @@ pub enum Incomplete {
     UpstreamStalled,
     /// The client did not take the answer in time.
     ResponseTimeout,
+    /// We failed ourselves in the middle of it.
+    Internal,
 }
 
 impl Incomplete {
@@ -151,6 +160,7 @@ impl Incomplete {
             Self::UpstreamBroke => "upstream_broke",
             Self::UpstreamStalled => "upstream_stalled",
             Self::ResponseTimeout => "response_timeout",
+            Self::Internal => "internal",
         }
     }
 }

@@ -4,41 +4,45 @@
 //! alone: nothing that a DataHUB, a browser or a library said is repeated.
 
 use std::error::Error as StdError;
-use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::error::PayloadError;
+use actix_web::ResponseError;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 
 /// A call that failed: what the browser is told, and what only the log learns.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{}", code.as_str())]
 pub struct ApiError {
     code: Code,
-    retry_after: Option<Duration>,
-    allow: Option<&'static str>,
+    fields: Vec<(&'static str, String)>,
     closes: bool,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl ApiError {
     /// A failure whose reason is for the log and never for the body.
     pub fn because(code: Code, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { source: Some(source.into()), ..Self::from(code) }
+        Self { source: Some(source.into().into()), ..Self::from(code) }
     }
 
     /// A method that the route does not have; `allow` lists those it has (RFC 9110 section 10.2.1).
     pub fn method_not_allowed(allow: &'static str) -> Self {
-        Self { allow: Some(allow), ..Self::from(Code::MethodNotAllowed) }
+        Self::from(Code::MethodNotAllowed).with_field("allow", allow)
     }
 
     /// Asks the caller to come back after `wait`, in whole seconds (RFC 9110 section 10.2.3).
     #[must_use]
     pub fn retry_after(self, wait: Duration) -> Self {
-        Self { retry_after: Some(wait), ..self }
+        self.with_field("retry-after", wait.as_secs().max(1).to_string())
+    }
+
+    /// Adds a field to the answer, such as Location or Set-Cookie; `name` is in lower case. A name may come twice.
+    #[must_use]
+    pub fn with_field(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.fields.push((name, value.into()));
+        self
     }
 
     /// Ends the connection after the answer.
@@ -52,6 +56,22 @@ impl ApiError {
         self.code
     }
 
+    /// The fields that this failure adds to those of every failure (Content-Type, Cache-Control), in the order they were
+    /// added: name in lower case, value.
+    pub fn fields(&self) -> &[(&'static str, String)] {
+        &self.fields
+    }
+
+    /// Whether the connection ends after the answer.
+    pub fn closes(&self) -> bool {
+        self.closes
+    }
+
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.code.row().0).expect("the table holds valid status codes")
+    }
+
     /// The body, which names the request it answers.
     pub fn problem(&self, request_id: &str) -> String {
         let (status, _, title, detail) = self.code.row();
@@ -62,41 +82,14 @@ impl ApiError {
 
 impl From<Code> for ApiError {
     fn from(code: Code) -> Self {
-        Self { code, retry_after: None, allow: None, closes: false, source: None }
+        Self { code, fields: Vec::new(), closes: false, source: None }
     }
 }
 
-/// A request's body that did not come, or not in time, or that did not end.
-impl From<PayloadError> for ApiError {
-    fn from(error: PayloadError) -> Self {
-        let code = match &error {
-            PayloadError::Overflow => Code::BodyTooLarge,
-            PayloadError::Io(error) if error.kind() == io::ErrorKind::TimedOut => Code::RequestTimeout,
-            _ => Code::BadRequest,
-        };
-        Self::because(code, error)
-    }
-}
-
+/// Handlers fail with it; the server takes it out of their answer and writes it itself, since only it knows the request's id.
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
-        StatusCode::from_u16(self.code.row().0).expect("the table holds valid status codes")
-    }
-
-    /// The head alone: the outermost layer adds the body, since only it knows the request's id.
-    fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status_code());
-        response.insert_header((CONTENT_TYPE, "application/problem+json")).insert_header((CACHE_CONTROL, "no-store"));
-        if let Some(wait) = self.retry_after {
-            response.insert_header((RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1))));
-        }
-        if let Some(allow) = self.allow {
-            response.insert_header((ALLOW, allow));
-        }
-        if self.closes {
-            response.force_close().insert_header((CONNECTION, "close"));
-        }
-        response.finish()
+        self.status()
     }
 }
 

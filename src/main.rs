@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
-use arcmanager_gateway::access_log::chain;
+use arcmanager_gateway::access_log::{self, chain};
 use arcmanager_gateway::admin::Draining;
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::datahub::transport::Endpoint;
@@ -68,11 +68,13 @@ fn main() -> ExitCode {
     };
     match command.unwrap_or(Command::Serve) {
         Command::Serve => {
-            arcmanager_gateway::access_log::start(config.log.0, config.log.1);
+            access_log::start(config.log.0, config.log.1);
             for warning in &config.warnings {
                 log::warn!("{warning}");
             }
-            done(actix_web::rt::System::new().block_on(serve(config, files)))
+            let outcome = done(actix_web::rt::System::new().block_on(serve(config, files)));
+            access_log::flush(LOG_FLUSH);
+            outcome
         }
         Command::Check => done(actix_web::rt::System::new().block_on(check(&config))),
         Command::Inspect => done(inspect(&config)),
@@ -86,20 +88,20 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
     actix_web::rt::spawn(reload::watch(Arc::clone(&config), files)?);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (sockets, are_passed) = sockets(&config.server.listen)?;
-    let places: Vec<_> = sockets.iter().map(Socket::place).collect();
+    let places: Vec<_> = sockets.iter().map(Socket::address).collect();
     let draining = Draining::default();
     let operators = match &config.admin {
         Some(endpoint) => {
             let socket = Socket::bind(endpoint).map_err(|error| named(&error, "admin.listen"))?;
-            log::info!(listen = socket.place(); "operators may ask");
-            Some(server::operators(socket, &draining)?)
+            log::info!(listen = socket.address(); "operators may ask");
+            Some(server::admin_server(socket, &draining)?)
         }
         None => None,
     };
     let operators_handle = operators.as_ref().map(actix_web::dev::Server::handle);
     let operators = operators.map(actix_web::rt::spawn);
 
-    let (server, tasks) = server::gateway(&config, sockets, &draining)?;
+    let (server, tasks) = server::gateway(&config, sockets, &draining, |_| {})?;
     let handle = server.handle();
     let (end, ended) = oneshot::channel::<()>();
     let tasks = actix_web::rt::spawn(tasks.run(async { ended.await.unwrap_or_default() }));
@@ -257,5 +259,7 @@ fn done(outcome: io::Result<()>) -> ExitCode {
 
 /// Of a Cookie header, in bytes; browsers send far less.
 const LONGEST_INPUT: u64 = 1 << 20;
+/// How long the end waits for the log's reader.
+const LOG_FLUSH: Duration = Duration::from_secs(2);
 /// A wrong configuration (BSD sysexits(3)).
 const EX_CONFIG: u8 = 78;

@@ -1,15 +1,24 @@
 //! What is counted, for `/metrics`: process-wide, since operators ask a process and not a worker.
 //!
-//! Each room says what happened by one function here; no label ever holds what a request chose.
+//! Each room says what happened by one function here; no label ever holds what a request chose. What happens with every
+//! request is counted by its [`worker`].
+
+mod process;
+pub mod worker;
 
 use std::sync::LazyLock;
+use std::time::SystemTime;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+use self::process::Process;
+use self::worker::Sums;
 
 /// A text was sealed under the key of this id.
 pub fn sealed(key: String) {
@@ -60,6 +69,11 @@ pub fn panicked() {
     METRICS.1.panics.inc();
 }
 
+/// So many lines of the log were dropped.
+pub fn log_dropped(lines: u64) {
+    METRICS.1.log_dropped.inc_by(lines);
+}
+
 /// Everything, as text for Prometheus.
 pub fn text() -> String {
     let mut text = String::new();
@@ -81,6 +95,7 @@ struct Metrics {
     logins: Family<ResultLabel, Counter>,
     datahub_up: Family<DataHubLabel, Gauge>,
     panics: Counter,
+    log_dropped: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -111,10 +126,26 @@ struct ReplayLabel {
 }
 
 static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
-    let mut registry = Registry::with_prefix("gateway");
+    let mut all = Registry::default();
+    all.register_collector(Box::new(Process { began: SystemTime::now() }));
+    let registry = all.sub_registry_with_prefix("gateway");
+    registry.register_collector(Box::new(Sums));
+    let build =
+        [("version", env!("CARGO_PKG_VERSION")), ("revision", option_env!("GATEWAY_REVISION").unwrap_or("unknown"))];
+    registry.register("build", "Which gateway this is", Info::new(build));
     let metrics = Metrics::default();
-    let Metrics { seals, unseal_failures, key_info, reloads, refreshes, replays, logins, datahub_up, panics } =
-        metrics.clone();
+    let Metrics {
+        seals,
+        unseal_failures,
+        key_info,
+        reloads,
+        refreshes,
+        replays,
+        logins,
+        datahub_up,
+        panics,
+        log_dropped,
+    } = metrics.clone();
     registry.register("seals", "Cookies sealed, by key", seals);
     registry.register("unseal_failures", "Cookies of ours that did not unseal", unseal_failures);
     registry.register("key_info", "The keys on the ring; the one of role seal seals", key_info);
@@ -124,5 +155,6 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     registry.register("logins", "Logins that ended, by result", logins);
     registry.register("datahub_up", "Whether a DataHUB answers calls", datahub_up);
     registry.register("panics", "Defects of the gateway that it met", panics);
-    (registry, metrics)
+    registry.register("log_dropped", "Lines of the log that nobody read in time", log_dropped);
+    (all, metrics)
 });

@@ -1,47 +1,61 @@
 //! Going through: forwards one API call.
 //!
 //! The recipe, top to bottom: which DataHUB, whose session, which target, fresh tokens, up, down. Whoever reads
-//! [`forward`] has read it all; each step has a room of its own.
+//! [`Proxy::forward`] has read it all; each step has a room of its own.
 
-pub mod body;
-pub mod framing;
-pub mod gate;
 pub mod graphql;
-pub mod refusal;
+pub mod inspect;
+pub mod limiter;
+pub mod rejection;
+mod relay;
 pub mod request;
 pub mod response;
 pub mod target;
 pub mod upstream;
 
-use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use actix_web::web::{Data, Payload, ReqData};
-use actix_web::{HttpMessage, HttpRequest, HttpResponse};
+use memchr::memchr2;
 
 use crate::access_log::Event;
 use crate::context::RequestContext;
-use crate::datahub::{DataHub, DataHubId, DataHubs};
+use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
-use crate::origin::Admission;
-use crate::proxy::body::Body;
-use crate::proxy::gate::Gate;
-use crate::proxy::request::Framing;
-use crate::proxy::response::Addresses;
+use crate::guard::{Access, Guard};
+use crate::http::body::BodyLength;
+use crate::http::buffer::BufferPool;
+use crate::http::date::DateClock;
+use crate::http::head::RequestHead;
+use crate::http::server::{BodyError, ClientLeft, Connection};
+use crate::proxy::inspect::RequestBody;
+use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit};
+use crate::proxy::request::{Caller, Message};
 use crate::proxy::target::{Policy, Target};
-use crate::proxy::upstream::{Deadlines, Outgoing, Upstream};
-use crate::seal::cookie;
-use crate::session::refresh::{Fresh, Need, Refresher};
-use crate::session::replay::{self, Counted};
-use crate::session::{Session, Sessions, Sid};
+use crate::proxy::upstream::{Deadlines, SendError, Upstream, UpstreamRequest};
+use crate::session::decision::Reason;
+use crate::session::open_session::OpenSession;
+use crate::session::refresh::{Refresher, Resolution};
+use crate::session::replay::{self, ReplayTarget};
+use crate::session::{Sessions, Sid};
 
 /// One worker's proxy to all DataHUBs.
 #[derive(Debug)]
 pub struct Proxy {
     shared: Arc<Shared>,
-    upstreams: BTreeMap<DataHubId, Rc<Upstream>>,
+    guard: Arc<Guard>,
+    /// In the order of the DataHUBs.
+    routes: Vec<Route>,
+    pool: BufferPool,
+    clock: DateClock,
+}
+
+/// The way to one DataHUB and back.
+#[derive(Debug)]
+struct Route {
+    upstream: Upstream,
+    /// The gateway's URL for the DataHUB.
+    public: String,
 }
 
 /// What the proxies of all workers share.
@@ -51,9 +65,12 @@ pub struct Shared {
     prefix: String,
     /// The gateway's own address, without a slash at its end.
     public: String,
+    /// That of the gateway's own address.
+    scheme: String,
     settings: Settings,
     datahubs: DataHubs,
-    gates: BTreeMap<DataHubId, Arc<Gate>>,
+    /// In the order of the DataHUBs.
+    limits: Vec<(Arc<ConcurrencyLimit>, Arc<CircuitBreaker>)>,
     sessions: Arc<Sessions>,
     refresher: Refresher,
 }
@@ -68,14 +85,14 @@ impl Shared {
         sessions: Arc<Sessions>,
         refresher: Refresher,
     ) -> Self {
-        let gates = datahubs.iter().map(|datahub| {
-            (
-                datahub.id.clone(),
-                Arc::new(Gate::new(datahub.id.clone(), settings.limits.in_flight, settings.limits.waiting)),
-            )
+        let Limits { in_flight, waiting, .. } = settings.limits;
+        let limits = datahubs.iter().map(|datahub| {
+            let limit = Arc::new(ConcurrencyLimit::new(in_flight, waiting));
+            (limit, Arc::new(CircuitBreaker::new(datahub.id.clone())))
         });
-        let (gates, public, prefix) = (gates.collect(), public.to_owned(), format!("{base_path}/datahubs/"));
-        Self { prefix, public, settings, datahubs, gates, sessions, refresher }
+        let scheme = public.split(':').next().unwrap_or_default().to_owned();
+        let (limits, public, prefix) = (limits.collect(), public.to_owned(), format!("{base_path}/datahubs/"));
+        Self { prefix, public, scheme, settings, datahubs, limits, sessions, refresher }
     }
 }
 
@@ -107,132 +124,153 @@ pub struct Limits {
     pub waiting: usize,
 }
 
-/// Forwards one call.
-///
-/// # Errors
-/// [`ApiError`]; where nothing was sent upstream the code says so.
-pub async fn forward(
-    req: HttpRequest,
-    body: Payload,
-    proxy: Data<Proxy>,
-    context: ReqData<Rc<RequestContext>>,
-) -> Result<HttpResponse, ApiError> {
-    let now = SystemTime::now();
-    if !target::is_forwarded(req.method()) {
-        return Err(Code::MethodNotImplemented.into());
-    }
-    let counted = replay::Counted::parse(proxy.raw_target(&req)?)?;
-    let shared = &*proxy.shared;
-    let (datahub, raw) = proxy.datahub(counted.target, &context)?;
-    context.replay.set(counted.replays);
-    let (sid, session) = shared.sessions.open(cookie::fields(req.headers()), datahub, &context, now)?;
-    let session = session.decode();
-    let target = Target::parse(raw, &shared.settings.policy)
-        .map_err(ApiError::from)
-        .inspect_err(|error| refused(error, datahub, &context))?;
-    let framing = Framing::of(req.method(), req.headers());
-    if matches!(framing, Framing::Length(length) if length > shared.settings.limits.body) {
-        return Err(Code::BodyTooLarge.into());
-    }
-
-    let round = Round { proxy: &proxy, context: &context, counted, datahub, sid: &sid, session: &session };
-    let is_stale = session.is_stale_at(now, proxy.refresh_ahead(framing));
-    if is_stale || shared.refresher.knows(datahub, &session.tokens) {
-        // The body first: should it be too long, no refresh has been spent on a call that cannot be sent again.
-        replay::drain(body, framing.length()).await?;
-        return round.again(if is_stale { Need::Stale } else { Need::None }).await;
-    }
-
-    let head = request::head(&req, target, framing, datahub, &session.tokens.access, &context, &shared.public)?;
-    let body = if target.is_graphql() {
-        graphql::inspected(req.method(), req.headers(), body, framing, &context).await
-    } else {
-        Body::inspected(body, framing, req.headers(), &context).await
-    };
-    let body = body.inspect_err(|error| refused(error, datahub, &context))?;
-    let sent = Instant::now();
-    let upstream = &proxy.upstreams[&datahub.id];
-    let mut answer = upstream.send(Outgoing::new(req.method(), head, body, framing, &context)).await?;
-    context.upstream.set(Some(sent.elapsed()));
-    if refusal::is_of_token(&mut answer, upstream, datahub, &session.tokens.access, &context).await {
-        if let Some(rest) = answer.unsent {
-            replay::drain(rest, None).await?;
-        }
-        return round.again(Need::Refused).await;
-    }
-    round.has_passed();
-
-    let here = format!("{}{}{}", shared.public, shared.prefix, datahub.id);
-    let is_download = req.extensions().get() == Some(&Admission::Download);
-    let addresses = Addresses { there: &datahub.address, here: &here, policy: &shared.settings.policy };
-    response::inbound(answer, &addresses, is_download).map(HttpResponse::map_into_boxed_body)
+/// A call that comes to no answer of the DataHUB's; nothing has been written to the client.
+#[derive(Debug)]
+pub enum Failure {
+    /// It is answered with this.
+    Refused(ApiError),
+    /// Nobody waits for an answer.
+    ClientLeft,
 }
 
-/// A call that is not made now: the browser sends it again, with newer tokens or to look for some.
-struct Round<'a> {
-    proxy: &'a Proxy,
-    context: &'a RequestContext,
-    counted: Counted<'a>,
-    datahub: &'a Arc<DataHub>,
-    sid: &'a Sid,
-    session: &'a Session,
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(error)
+    }
 }
 
-impl Round<'_> {
-    async fn again(self, need: Need) -> Result<HttpResponse, ApiError> {
-        let Self { proxy, context, counted, datahub, sid, session } = self;
-        let Shared { sessions, refresher, .. } = &*proxy.shared;
-        match refresher.fresh(datahub, session, need, counted.replays, sessions.limits(), context).await {
-            // What was known is forgotten; but the body has been read.
-            Ok(Fresh::AsIs) => counted.again(None, false),
-            Ok(Fresh::Newer(tokens)) => {
-                let renewed = session.renewed(tokens, sessions.limits());
-                counted.again(Some(sessions.session_cookie(datahub, sid, &renewed, context, SystemTime::now())?), false)
-            }
-            Ok(Fresh::Elsewhere { closes }) => counted.again(None, closes),
-            Err(failure) => {
-                counted.ended("lost");
-                Err(failure.into())
-            }
+impl From<Code> for Failure {
+    fn from(code: Code) -> Self {
+        Self::Refused(code.into())
+    }
+}
+
+impl From<ClientLeft> for Failure {
+    fn from(_: ClientLeft) -> Self {
+        Self::ClientLeft
+    }
+}
+
+impl From<SendError> for Failure {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::ClientLeft(_) => Self::ClientLeft,
+            error => Self::Refused(error.into()),
         }
     }
+}
 
-    fn has_passed(&self) {
-        self.counted.ended("passed");
+impl From<BodyError> for Failure {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Gone(_) => Self::ClientLeft,
+            error => Self::Refused(error.into()),
+        }
     }
 }
 
 impl Proxy {
-    /// A worker's own proxy: its connections are its own, all else is shared.
-    pub fn new(shared: Arc<Shared>) -> Self {
-        let upstreams = shared.datahubs.iter().map(|datahub| {
-            let gate = Arc::clone(&shared.gates[&datahub.id]);
-            (datahub.id.clone(), Upstream::new(datahub.address.clone(), shared.settings.deadlines, gate))
+    /// A worker's own proxy, one of `workers`: its connections are its own, all else is shared.
+    pub fn new(shared: Arc<Shared>, guard: Arc<Guard>, pool: BufferPool, workers: usize) -> Self {
+        let Settings { deadlines, limits, .. } = shared.settings;
+        // As many as may be in use at once, over all workers.
+        let max_idle = limits.in_flight.div_ceil(workers.max(1));
+        let routes = shared.datahubs.iter().zip(shared.limits.iter().cloned()).map(|(datahub, (limit, breaker))| {
+            let address = datahub.address.clone();
+            let upstream = Upstream::new(address, deadlines, limit, breaker, pool.clone(), max_idle);
+            Route { upstream, public: format!("{}{}{}", shared.public, shared.prefix, datahub.id) }
         });
-        Self { upstreams: upstreams.collect(), shared }
+        Self { routes: routes.collect(), shared, guard, pool, clock: DateClock::default() }
     }
 
-    /// The request's target, raw, if it is a path on this server and not too long.
-    fn raw_target<'a>(&self, req: &'a HttpRequest) -> Result<&'a str, ApiError> {
-        let uri = req.uri();
-        if uri.authority().is_some() {
-            return Err(Code::BadRequestTarget.into());
+    /// Whether a request is a call of the proxy's.
+    pub fn serves(&self, request: &RequestHead) -> bool {
+        request.is_below(&self.shared.prefix)
+    }
+
+    /// Forwards one call and passes the answer on.
+    ///
+    /// # Errors
+    /// [`Failure`]; where nothing was sent upstream the code says so.
+    pub async fn forward(
+        &self,
+        request: &RequestHead,
+        client: &mut Connection,
+        access: Access,
+        is_last: bool,
+        context: &RequestContext,
+    ) -> Result<(), Failure> {
+        let Shared { settings, sessions, refresher, .. } = &*self.shared;
+        let now = SystemTime::now();
+        let raw = request.target();
+        self.check_length(raw, MAX_COUNTER)?;
+        let replay = ReplayTarget::parse(raw).map_err(ApiError::from)?;
+        let (datahub, raw) = self.datahub(replay.target, context)?;
+        context.replay.set(replay.replays);
+        let session = sessions.open(request.fields().values("cookie"), datahub, context, now);
+        let (sid, session) = session.map_err(ApiError::from)?;
+        let target = Target::parse(raw, &settings.policy).map_err(|error| refused(error.into(), datahub, context))?;
+        let length = body_length(request);
+        if length.known().is_some_and(|length| length > settings.limits.body) {
+            return Err(Code::BodyTooLarge.into());
         }
-        let raw = uri.path_and_query().ok_or(Code::BadRequestTarget)?.as_str();
-        if raw.len() > self.shared.settings.limits.target + LONGEST_COUNTER {
-            return Err(ApiError::from(Code::TargetTooLong).closing());
+
+        let caller = Caller { datahub, session: &session, context, scheme: &self.shared.scheme };
+        let call =
+            Call { proxy: self, request, access, is_last, replay, datahub, sid: &sid, session: &session, context };
+        let is_expiring = session.is_stale_at(now, self.refresh_ahead(length));
+        let may_be_known = session.refresh_filter_hash().is_some_and(|hash| refresher.may_have_entry_for(hash));
+        let is_superseded = || may_be_known && refresher.has_entry_for(datahub, &session.decode().tokens);
+        if is_expiring || is_superseded() {
+            // The body first: should it be too long, no refresh has been spent on a call that cannot be sent again.
+            drain(client, length.known()).await?;
+            return Err(call.retry(if is_expiring { Reason::Expiring } else { Reason::None }).await.into());
         }
-        Ok(raw)
+
+        let mut message = Message::of_call(self.pool.take(), request, target, length, caller)?;
+        let body = if target.is_graphql() {
+            graphql::inspect(request, client, context).await
+        } else {
+            inspect::inspect(request, client, context).await
+        };
+        let rest = match body.map_err(|failure| failure.recorded(datahub, context))? {
+            RequestBody::Buffered(body) => {
+                message.append(&body);
+                BodyLength::None
+            }
+            RequestBody::Streaming => length,
+        };
+        let (is_head, is_idempotent) = (request.method() == "HEAD", is_idempotent(request.method()));
+        let up = UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent };
+        let upstream = &self.routes[datahub.index()].upstream;
+        let sent = Instant::now();
+        let mut exchange = upstream.exchange(&up, client, context).await?;
+        context.upstream.set(Some(sent.elapsed()));
+        drop(message);
+
+        let mut peeked = Vec::new();
+        let probe = || Message::probe(self.pool.take(), caller);
+        if rejection::is_invalid_token(&mut exchange, &mut peeked, upstream, probe, client, context).await? {
+            drop(exchange);
+            drain(client, None).await?;
+            return Err(call.retry(Reason::Rejected).await.into());
+        }
+        replay.record_outcome("passed");
+        call.relay(exchange, &peeked, client).await
+    }
+
+    /// Whether a target of `longest` bytes more than may be would still be taken.
+    fn check_length(&self, target: &str, more: usize) -> Result<(), ApiError> {
+        let is_short = target.len() <= self.shared.settings.limits.target + more;
+        if is_short { Ok(()) } else { Err(ApiError::from(Code::TargetTooLong).closing()) }
     }
 
     /// The DataHUB that a target names, and what follows its id.
     fn datahub<'a>(&self, target: &'a str, context: &RequestContext) -> Result<(&Arc<DataHub>, &'a str), ApiError> {
         let rest = target.strip_prefix(&self.shared.prefix).ok_or(Code::NotFound)?;
-        let (id, raw) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let (id, raw) = rest.split_at(memchr2(b'/', b'?', rest.as_bytes()).unwrap_or(rest.len()));
         let datahub = self.shared.datahubs.by_id(id).ok_or(Code::UnknownDatahub)?;
-        if target.len() > self.shared.settings.limits.target {
-            return Err(ApiError::from(Code::TargetTooLong).closing());
-        }
+        self.check_length(target, 0)?;
         context.set_datahub(datahub.id.as_str());
         context.set_route(ROUTE);
         Ok((datahub, raw))
@@ -240,13 +278,62 @@ impl Proxy {
 
     /// With how much of its life left a token is renewed before this call: more before a long body, since it is
     /// GitLab's answer to that body, long after its first byte, that the token must live to see.
-    fn refresh_ahead(&self, framing: Framing) -> Duration {
+    fn refresh_ahead(&self, length: BodyLength) -> Duration {
         let limits = self.shared.sessions.limits();
-        if framing.may_exceed(LONG_BODY) { limits.refresh_ahead_body } else { limits.refresh_ahead }
+        if length.may_exceed(LONG_BODY) { limits.refresh_ahead_body } else { limits.refresh_ahead }
     }
 }
 
-fn refused(error: &ApiError, datahub: &DataHub, context: &RequestContext) {
+/// A call of a session's.
+struct Call<'a> {
+    proxy: &'a Proxy,
+    request: &'a RequestHead,
+    access: Access,
+    /// Whether the connection is to end after the answer.
+    is_last: bool,
+    replay: ReplayTarget<'a>,
+    datahub: &'a Arc<DataHub>,
+    sid: &'a Sid,
+    session: &'a OpenSession,
+    context: &'a RequestContext,
+}
+
+impl Call<'_> {
+    /// What the browser is told of a call that is not made now: to send it again, with newer tokens or to look for some.
+    async fn retry(&self, reason: Reason) -> ApiError {
+        let Self { proxy, replay, datahub, sid, session, context, .. } = self;
+        let Shared { sessions, refresher, .. } = &*proxy.shared;
+        let session = session.decode();
+        match refresher.resolve(datahub, &session, reason, replay.replays, context, SystemTime::now()).await {
+            // What was known is forgotten; but the body has been read.
+            Ok(Resolution::UseCurrent) => replay.retry_response(None, false),
+            Ok(Resolution::Renewed(tokens)) => {
+                let renewed = session.renewed(tokens, sessions.limits());
+                match sessions.session_cookie(datahub, sid, &renewed, context, SystemTime::now()) {
+                    Ok(cookie) => replay.retry_response(Some(cookie), false),
+                    Err(error) => error.into(),
+                }
+            }
+            Ok(Resolution::Retry { closes }) => replay.retry_response(None, closes),
+            Err(failure) => {
+                replay.record_outcome("lost");
+                failure.into()
+            }
+        }
+    }
+}
+
+impl Failure {
+    /// The same, and whoever watches over security learns of it.
+    fn recorded(self, datahub: &DataHub, context: &RequestContext) -> Self {
+        match self {
+            Self::Refused(error) => Self::Refused(refused(error, datahub, context)),
+            Self::ClientLeft => Self::ClientLeft,
+        }
+    }
+}
+
+fn refused(error: ApiError, datahub: &DataHub, context: &RequestContext) -> ApiError {
     match error.code() {
         Code::CredentialParameter | Code::CredentialEndpoint => {
             context.event(Event::CredentialRefused, datahub.id.as_str());
@@ -254,11 +341,32 @@ fn refused(error: &ApiError, datahub: &DataHub, context: &RequestContext) {
         Code::BadRequestTarget | Code::NotForwarded => context.event(Event::TargetRefused, datahub.id.as_str()),
         _ => {}
     }
+    error
+}
+
+/// How the body of the request that goes up is delimited: ours, whatever the browser's was.
+fn body_length(request: &RequestHead) -> BodyLength {
+    match request.body {
+        // These have a body by definition, if an empty one (RFC 9110 section 8.6).
+        BodyLength::None if matches!(request.method(), "POST" | "PUT" | "PATCH") => BodyLength::Known(0),
+        length => length,
+    }
+}
+
+/// RFC 9110 section 9.2.2.
+fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
+}
+
+/// Reads what is left of a request's body, of `length` if that is known, and throws it away.
+async fn drain(client: &mut Connection, length: Option<u64>) -> Result<(), ApiError> {
+    let next_piece = async || client.next_piece().await.map(|piece| piece.map(|piece| piece.len()));
+    replay::discard_body(length, next_piece).await
 }
 
 /// What the log calls a forwarded call.
 const ROUTE: &str = "/datahubs/{datahub}/{path}";
 /// `?_gateway_replay=16`, in bytes.
-const LONGEST_COUNTER: usize = 19;
+const MAX_COUNTER: usize = 19;
 /// A longer body, in bytes, is a long one.
 const LONG_BODY: u64 = 1024 * 1024;

@@ -1,9 +1,9 @@
 //! Takes over new keys and cut-offs while the process runs.
 //!
-//! On SIGHUP at once, and a few seconds after one of the files has changed: its content is compared and not its date, so
-//! a symbolic link that is swapped counts (Kubernetes does that). A change counts once two looks have seen the same, so
-//! a file that is being written is not read half. All files are read and checked as at the start; if anything is wrong,
-//! the log says what, and everything stays as it was. What else has changed takes effect at the next start.
+//! It does so on SIGHUP at once, and a few seconds after one of the files has changed. The content is compared and not the
+//! date, so a symbolic link that is swapped counts (Kubernetes does that). A change counts once two polls have observed
+//! the same content, so no file is read while it is half written. All files are read and checked as at the start. If
+//! anything is wrong, the log says what, and everything stays as it was. All other settings take effect at the next start.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
-use crate::access_log::{Event, event_of_ours};
+use crate::access_log::{Event, process_event};
 use crate::config::Config;
 use crate::metrics;
 
@@ -25,82 +25,82 @@ use crate::metrics;
 /// If no handler for SIGHUP can be set.
 pub fn watch(config: Arc<Config>, arguments: Vec<PathBuf>) -> io::Result<impl Future<Output = ()>> {
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut files = Files { paths: config.files.clone(), taken: content(&config.files), seen: None };
-    tell_metrics(&config);
+    let mut files = Files { paths: config.files.clone(), applied: content(&config.files), observed: None };
+    report_key_ring(&config);
     Ok(async move {
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut polls = interval(POLL_INTERVAL);
+        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let is_told = tokio::select! {
+            let is_requested = tokio::select! {
                 _ = hangup.recv() => true,
-                _ = looks.tick() => false,
+                _ = polls.tick() => false,
             };
-            if !files.have_changed(is_told).await {
+            if !files.observe(is_requested).await {
                 continue;
             }
             let arguments = arguments.clone();
-            match apart(move || Config::load(&arguments)).await {
+            match run_blocking(move || Config::load(&arguments)).await {
                 Ok(new) => {
-                    take_over(&config, &new);
-                    files.are_now(new.files).await;
+                    apply(&config, &new);
+                    files.set_paths(new.files).await;
                 }
                 Err(faults) => {
                     metrics::reloaded(false);
-                    event_of_ours(Event::ReloadFailed, &format!("keys and cut-offs stay as they were: {faults}"));
+                    process_event(Event::ReloadFailed, &format!("keys and cut-offs stay as they were: {faults}"));
                 }
             }
         }
     })
 }
 
-fn take_over(config: &Config, new: &Config) {
+fn apply(config: &Config, new: &Config) {
     config.keyring.replace_by(&new.keyring);
     config.not_before.replace_by(&new.not_before);
     for warning in &new.warnings {
         log::warn!("{warning}");
     }
-    tell_metrics(config);
+    report_key_ring(config);
     metrics::reloaded(true);
     let ids: Vec<_> = config.keyring.ids().iter().map(ToString::to_string).collect();
-    event_of_ours(Event::KeysReloaded, &format!("the first of these keys seals: {}", ids.join(" ")));
+    process_event(Event::KeysReloaded, &format!("the first of these keys seals: {}", ids.join(" ")));
 }
 
-fn tell_metrics(config: &Config) {
+fn report_key_ring(config: &Config) {
     metrics::key_ring(config.keyring.ids().iter().map(ToString::to_string));
 }
 
-/// What was in the files when they were last taken over, and when they were last looked at.
+/// The content of the files when they were last applied, and at the last poll.
 struct Files {
     paths: Vec<PathBuf>,
-    taken: Content,
-    seen: Option<Content>,
+    applied: Content,
+    observed: Option<Content>,
 }
 
 type Content = [u8; 32];
 
 impl Files {
-    /// Whether there is something new that two looks have seen, or something that we are told is new. It counts as taken
-    /// over from then on.
-    async fn have_changed(&mut self, is_told: bool) -> bool {
+    /// Reads the files. Whether their content is to be applied: it is new and two polls have observed it, or SIGHUP requests
+    /// it. It counts as applied from then on.
+    async fn observe(&mut self, is_requested: bool) -> bool {
         let paths = self.paths.clone();
-        let now = apart(move || content(&paths)).await;
-        let is_settled = self.seen.replace(now) == Some(now);
-        if !is_settled && !is_told {
+        let now = run_blocking(move || content(&paths)).await;
+        let is_settled = self.observed.replace(now) == Some(now);
+        if !is_settled && !is_requested {
             return false;
         }
-        std::mem::replace(&mut self.taken, now) != now || is_told
+        std::mem::replace(&mut self.applied, now) != now || is_requested
     }
 
-    /// The files themselves may be others now.
-    async fn are_now(&mut self, paths: Vec<PathBuf>) {
+    /// Watches these files from now on, since the configuration may name others than before.
+    async fn set_paths(&mut self, paths: Vec<PathBuf>) {
         if paths != self.paths {
             self.paths.clone_from(&paths);
-            self.taken = apart(move || content(&paths)).await;
+            self.applied = run_blocking(move || content(&paths)).await;
         }
     }
 }
 
-/// A file that cannot be read has a content too: that it cannot be read.
+/// A digest of all the files. A file that cannot be read counts by the reason for that.
 fn content(paths: &[PathBuf]) -> Content {
     let mut hash = Sha256::new();
     for path in paths {
@@ -112,10 +112,10 @@ fn content(paths: &[PathBuf]) -> Content {
     hash.finalize().into()
 }
 
-/// Reading files may take its time, and so may a system's certificate authorities: not on a thread that serves.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+/// Runs `work` on a thread of its own: reading files and a system's certificate authorities would hold up a worker.
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("it does not panic, and nobody aborts it")
 }
 
-/// Between two looks at the files: a change is taken over after one more, well within 10 s.
-const LOOK: Duration = Duration::from_secs(3);
+/// Between two polls of the files. A change is applied at the second poll that observes it, well within 10 s.
+const POLL_INTERVAL: Duration = Duration::from_secs(3);

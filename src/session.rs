@@ -4,6 +4,7 @@
 //! other, the sid, names the login and stays; its bytes take part in the seal, so a session opens beside its own sid
 //! only, and a refresh that arrives after a logout, or after someone else's login, brings nothing back to life.
 
+pub mod decision;
 pub mod encoding;
 pub mod not_before;
 pub mod open_session;
@@ -18,7 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::access_log::Event;
 use crate::context::RequestContext;
-use crate::datahub::oidc::{Grant, User};
+use crate::datahub::oidc::{LoginResult, User};
 use crate::datahub::token::TokenSet;
 use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
@@ -183,8 +184,8 @@ impl Sessions {
     }
 
     /// A new session, with a new sid: nothing of an earlier one is taken over.
-    pub fn begin(&self, grant: Grant, datahub: &DataHub) -> (Sid, Session) {
-        let Grant { user, tokens, scopes } = grant;
+    pub fn begin(&self, login: LoginResult, datahub: &DataHub) -> (Sid, Session) {
+        let LoginResult { user, tokens, scopes } = login;
         let created_at = tokens.issued;
         let scopes = (scopes != datahub.provider.scopes()).then_some(scopes);
         let (expires_at, idle_expires_at) = (created_at + self.limits.max_age, self.limits.idle_end(&tokens));
@@ -355,7 +356,7 @@ mod tests {
     use crate::datahub::back_channel::BackChannel;
     use crate::datahub::discovery::Discovery;
     use crate::datahub::oidc::Provider;
-    use crate::datahub::transport::{Address, trust};
+    use crate::datahub::transport::{Address, tls_config};
     use crate::seal::Key;
 
     /// SC-04.
@@ -371,7 +372,7 @@ mod tests {
                 lifetime: Duration::from_hours(2),
             };
             let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
-            let (sid, session) = sessions.begin(Grant { user, tokens, scopes: Vec::new() }, &datahub);
+            let (sid, session) = sessions.begin(LoginResult { user, tokens, scopes: Vec::new() }, &datahub);
             sessions.login_cookies(&datahub, &sid, &session, &context(), now)
         };
         assert_eq!(cookies(2_800), Err(TooLarge));
@@ -420,7 +421,7 @@ mod tests {
             lifetime: hours(2),
         };
         let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
-        let (sid, session) = sessions.begin(Grant { user, tokens: tokens(login), scopes: Vec::new() }, &datahub);
+        let (sid, session) = sessions.begin(LoginResult { user, tokens: tokens(login), scopes: Vec::new() }, &datahub);
         let [cookie, sid_cookie] =
             sessions.login_cookies(&datahub, &sid, &session, &context(), login).expect("it fits");
         for cookie in [&cookie, &sid_cookie] {
@@ -448,7 +449,8 @@ mod tests {
     }
 
     fn context() -> std::rc::Rc<RequestContext> {
-        RequestContext::new(actix_web::http::Method::GET, Client { address: None, is_local: false })
+        let client = Client { address: None, is_local: false };
+        RequestContext::new(actix_web::http::Method::GET, client, crate::metrics::worker::WorkerMetrics::new([]))
     }
 
     #[test]
@@ -466,7 +468,7 @@ mod tests {
                     lifetime: Duration::from_hours(2),
                 };
                 let user = User { id: "7".into(), username: "testuser".into(), name: "Test".into() };
-                let (sid, session) = sessions.begin(Grant { user, tokens, scopes: Vec::new() }, datahub);
+                let (sid, session) = sessions.begin(LoginResult { user, tokens, scopes: Vec::new() }, datahub);
                 let cookies = sessions.login_cookies(datahub, &sid, &session, &context(), now).expect("it fits");
                 cookies.map(|cookie| cookie.to_str().expect("ASCII").split(';').next().expect("a pair").to_owned())
             })
@@ -492,7 +494,7 @@ mod tests {
 
     fn sessions_at<'a>(ids: impl IntoIterator<Item = &'a str>) -> (Sessions, DataHubs) {
         let url = Url::parse("https://git.example.org").expect("a URL");
-        let address = Address::new(url.clone(), None, trust(None).expect("roots")).expect("an address");
+        let address = Address::new(url.clone(), None, tls_config(None).expect("roots")).expect("an address");
         let datahub = |id: &str| {
             let provider = Provider::new(
                 openidconnect::ClientId::new("id".into()),

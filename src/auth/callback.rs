@@ -13,7 +13,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use openidconnect::AuthorizationCode;
 
 use crate::access_log::{Event, chain};
-use crate::auth::pending::{PendingError, PendingLogin, remove_useless};
+use crate::auth::pending::{PendingError, PendingLogin, remove_empty_cookie};
 use crate::auth::return_to::ReturnTo;
 use crate::auth::{Auth, LoginError, Parameters, see_other};
 use crate::context::RequestContext;
@@ -21,7 +21,7 @@ use crate::datahub::DataHub;
 use crate::datahub::back_channel::BackChannelError;
 use crate::datahub::discovery::MetadataError;
 use crate::datahub::id_token::IdTokenError;
-use crate::datahub::oidc::RedeemError;
+use crate::datahub::oidc::ExchangeError;
 use crate::error::ApiError;
 use crate::metrics;
 
@@ -42,10 +42,10 @@ pub async fn callback(
             let reason = failure.reason;
             log::info!(datahub = failure.datahub.as_str(), reason; "a login failed");
             context.event(failure.event, &failure.datahub);
-            auth.back_to_app(Some(failure.error))
+            auth.redirect_to_app(Some(failure.error))
         }
     };
-    remove_useless(&req, &session, &mut response);
+    remove_empty_cookie(&req, &session, &mut response);
     Ok(response)
 }
 
@@ -63,24 +63,24 @@ async fn finish(
         .and_then(|login| login.confirm(&datahub.id, now))
         .map_err(|error| Failure::pending(error, datahub))?;
     // It is this DataHUB that answers, be it yes or no.
-    datahub.provider.check_issuer(issuer).await.map_err(|error| Failure::redeem(&error, datahub))?;
+    datahub.provider.check_issuer(issuer).await.map_err(|error| Failure::exchange(&error, datahub))?;
     // It said yes.
     let code = outcome.map_err(|error| Failure::new(error, datahub, "the DataHUB said no"))?;
     // It takes the code with the verifier; ID token and userinfo are signed, of now, of this login and of one person.
-    let grant = datahub
+    let result = datahub
         .provider
-        .redeem(code, login.verifier, &login.nonce, now)
+        .exchange_code(code, login.verifier, &login.nonce, now)
         .await
-        .map_err(|error| Failure::redeem(&error, datahub))?;
+        .map_err(|error| Failure::exchange(&error, datahub))?;
     // The session is new in every part, and browsers will keep it.
-    let (sid, session) = auth.sessions.begin(grant, datahub);
+    let (sid, session) = auth.sessions.begin(result, datahub);
     let cookies = auth
         .sessions
         .login_cookies(datahub, &sid, &session, context, now)
         .map_err(|_| Failure::new(LoginError::Failed, datahub, "the session does not fit into a cookie"))?;
     // The one it takes the place of is over at the DataHUB, too.
     if let Some(token) = login.replaces {
-        auth.end(datahub, token, context).await;
+        auth.end_session(datahub, token, context).await;
     }
 
     context.event(Event::LoginOk, datahub.id.as_str());
@@ -104,10 +104,13 @@ struct Query<'a> {
 
 impl<'a> Query<'a> {
     fn read(parameters: &'a Parameters, auth: &'a Auth, context: &RequestContext) -> Result<Self, Failure> {
-        let ambiguous = |_: ApiError| Failure::nowhere("an ambiguous query");
-        let datahub = auth.named(parameters, context).map_err(ambiguous)?.ok_or(Failure::nowhere("no DataHUB"))?;
+        let ambiguous = |_: ApiError| Failure::without_datahub("an ambiguous query");
+        let datahub = auth
+            .named_datahub(parameters, context)
+            .map_err(ambiguous)?
+            .ok_or(Failure::without_datahub("no DataHUB"))?;
         let one = |name| match parameters.one(name) {
-            Ok(value) if value.is_none_or(|value| value.len() <= LONGEST) => Ok(value),
+            Ok(value) if value.is_none_or(|value| value.len() <= MAX_PARAMETER_BYTES) => Ok(value),
             _ => Err(Failure::new(LoginError::Failed, datahub, "an ambiguous query")),
         };
         let state = one("state")?.ok_or(Failure::new(LoginError::Failed, datahub, "no state"))?;
@@ -137,39 +140,39 @@ impl Failure {
         Self { error, event: Event::LoginFailed, datahub: datahub.id.to_string(), reason: reason.to_owned() }
     }
 
-    fn nowhere(reason: &str) -> Self {
+    fn without_datahub(reason: &str) -> Self {
         let (datahub, reason) = (String::new(), reason.to_owned());
         Self { error: LoginError::Failed, event: Event::LoginFailed, datahub, reason }
     }
 
     fn pending(error: PendingError, datahub: &DataHub) -> Self {
-        let told = match error {
+        let login_error = match error {
             PendingError::None => LoginError::CookiesBlocked,
             PendingError::State | PendingError::Expired => LoginError::Expired,
             PendingError::DataHub => LoginError::Failed,
         };
         let is_mismatch = matches!(error, PendingError::State | PendingError::DataHub);
         let event = if is_mismatch { Event::StateMismatch } else { Event::LoginFailed };
-        Self { event, ..Self::new(told, datahub, &error.to_string()) }
+        Self { event, ..Self::new(login_error, datahub, &error.to_string()) }
     }
 
-    fn redeem(error: &RedeemError, datahub: &DataHub) -> Self {
-        let told = match error {
-            RedeemError::Unreachable(BackChannelError::Malformed | BackChannelError::ForeignAddress) => {
+    fn exchange(error: &ExchangeError, datahub: &DataHub) -> Self {
+        let login_error = match error {
+            ExchangeError::Unreachable(BackChannelError::Malformed | BackChannelError::ForeignAddress) => {
                 LoginError::Failed
             }
-            RedeemError::Unreachable(_)
-            | RedeemError::Metadata(MetadataError::Unreachable(_) | MetadataError::Paused) => LoginError::Unavailable,
+            ExchangeError::Unreachable(_)
+            | ExchangeError::Metadata(MetadataError::Unreachable(_) | MetadataError::Paused) => LoginError::Unavailable,
             _ => LoginError::Failed,
         };
         let event = match error {
-            RedeemError::Issuer | RedeemError::IdToken(IdTokenError::Issuer) => Event::IssuerMismatch,
-            RedeemError::IdToken(IdTokenError::Nonce) => Event::NonceMismatch,
+            ExchangeError::Issuer | ExchangeError::IdToken(IdTokenError::Issuer) => Event::IssuerMismatch,
+            ExchangeError::IdToken(IdTokenError::Nonce) => Event::NonceMismatch,
             _ => Event::LoginFailed,
         };
-        Self { event, ..Self::new(told, datahub, &chain(error)) }
+        Self { event, ..Self::new(login_error, datahub, &chain(error)) }
     }
 }
 
 /// Longest parameter, in bytes; GitLab's codes and our states are shorter than 100.
-const LONGEST: usize = 2_048;
+const MAX_PARAMETER_BYTES: usize = 2_048;

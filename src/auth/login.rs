@@ -12,14 +12,14 @@ use actix_web::web::{Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 
 use crate::access_log::{Event, chain};
-use crate::auth::pending::{AsItCame, PendingLogin};
+use crate::auth::pending::{OriginalHeaders, PendingLogin};
 use crate::auth::return_to::ReturnTo;
 use crate::auth::{Auth, LoginError, Parameters, redirect};
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::token::RefreshToken;
 use crate::error::{ApiError, Code};
-use crate::origin;
+use crate::guard;
 use crate::seal::cookie;
 
 /// 302 to the DataHUB; the pending login goes into its cookie.
@@ -34,30 +34,23 @@ pub async fn login(
 ) -> Result<HttpResponse, ApiError> {
     auth.logins.check(context.client)?;
     let parameters = Parameters::of(&req);
-    let datahub = auth.named(&parameters, &context)?.ok_or(Code::BadRequest)?;
-    if !origin::is_own_navigation(req.headers()) {
+    let datahub = auth.named_datahub(&parameters, &context)?.ok_or(Code::BadRequest)?;
+    if !guard::is_own_navigation(req.headers()) {
         // A link from elsewhere, or a page behind the person's back: they land in the app and decide there.
-        return Ok(auth.back_to_app(None));
+        return Ok(auth.redirect_to_app(None));
     }
     let return_to = parameters.one("return_to").ok().flatten().and_then(ReturnTo::parse);
-    let replaces = auth.present_token(&req, datahub);
-    match datahub.provider.authorize().await {
+    let replaces = auth.replaced_refresh_token(&req, datahub);
+    match datahub.provider.authorization_request().await {
         Ok(authorization) => {
-            PendingLogin::remember(
-                &session,
-                &authorization,
-                &datahub.id,
-                return_to,
-                replaces.as_ref(),
-                SystemTime::now(),
-            );
+            PendingLogin::store(&session, &authorization, &datahub.id, return_to, replaces.as_ref(), SystemTime::now());
             Ok(redirect(StatusCode::FOUND, authorization.url.as_str()))
         }
         Err(error) => {
             let reason = chain(&error);
             log::warn!(datahub = datahub.id.as_str(), reason; "a login cannot begin");
             context.event(Event::LoginFailed, datahub.id.as_str());
-            Ok(auth.back_to_app(Some(LoginError::Unavailable)))
+            Ok(auth.redirect_to_app(Some(LoginError::Unavailable)))
         }
     }
 }
@@ -65,9 +58,9 @@ pub async fn login(
 impl Auth {
     /// The refresh token of the session that a login at `datahub` takes the place of, one that has ended too: at GitLab
     /// it lives on. The callback cannot know it, since Strict cookies do not come with a navigation from elsewhere.
-    fn present_token(&self, req: &HttpRequest, datahub: &DataHub) -> Option<RefreshToken> {
+    fn replaced_refresh_token(&self, req: &HttpRequest, datahub: &DataHub) -> Option<RefreshToken> {
         let extensions = req.extensions();
-        let AsItCame(fields) = extensions.get()?;
+        let OriginalHeaders(fields) = extensions.get()?;
         let (_, session) = self.sessions.inspect(cookie::fields(fields), datahub).ok()?;
         session.decode().tokens.refresh
     }

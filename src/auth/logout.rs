@@ -26,10 +26,10 @@ pub async fn logout(
     context: ReqData<Rc<RequestContext>>,
 ) -> Result<HttpResponse, ApiError> {
     let now = SystemTime::now();
-    let chosen = auth.chosen(&Parameters::of(&req), &context)?;
+    let chosen = auth.selected_datahubs(&Parameters::of(&req), &context)?;
     let ends = chosen.iter().filter_map(|datahub| {
         let (_, session) = auth.sessions.open(cookie::fields(req.headers()), datahub, &context, now).ok()?;
-        Some(auth.end(datahub, session.decode().tokens.refresh?, &context))
+        Some(auth.end_session(datahub, session.decode().tokens.refresh?, &context))
     });
     join_all(ends).await;
 
@@ -46,10 +46,10 @@ pub async fn logout(
 
 impl Auth {
     /// Revokes the newest pair this process knows of: a refresh under way is waited for, or its tokens would live on.
-    pub(super) async fn end(&self, datahub: &DataHub, token: RefreshToken, context: &RequestContext) {
-        let newest = self.refresher.end(datahub, &token, PATIENCE).await;
+    pub(super) async fn end_session(&self, datahub: &DataHub, token: RefreshToken, context: &RequestContext) {
+        let newest = self.refresher.invalidate_chain(datahub, &token, MAX_WAIT).await;
         let revocation = datahub.provider.revoke(&newest);
-        let reason = match tokio::time::timeout(PATIENCE, revocation).await {
+        let reason = match tokio::time::timeout(MAX_WAIT, revocation).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => chain(&error),
             Err(_) => "no answer in time".to_owned(),
@@ -60,4 +60,4 @@ impl Auth {
 }
 
 /// How long a person waits for a refresh under way, and for the revocation.
-const PATIENCE: Duration = Duration::from_millis(1_500);
+const MAX_WAIT: Duration = Duration::from_millis(1_500);

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::auth::return_to::ReturnTo;
 use crate::datahub::DataHubId;
-use crate::datahub::oidc::Authorization;
+use crate::datahub::oidc::AuthorizationRequest;
 use crate::datahub::token::RefreshToken;
 use crate::seal::Keyring;
 use crate::seal::cookie::{self, Found, Plaintext, SealedCookie};
@@ -46,7 +46,7 @@ impl PendingLogins {
 
     /// What reads them from a request and writes them into its answer.
     pub fn middleware(&self) -> SessionMiddleware<Self> {
-        let lifetime = actix_web::cookie::time::Duration::seconds(LIFETIME.as_secs().try_into().expect("600 fits"));
+        let lifetime = actix_web::cookie::time::Duration::seconds(LOGIN_TTL.as_secs().try_into().expect("600 fits"));
         SessionMiddleware::builder(self.clone(), Key::from(&[0; 64]))
             .cookie_name(COOKIE_NAME.to_owned())
             .cookie_path("/".to_owned())
@@ -60,12 +60,12 @@ impl PendingLogins {
     }
 }
 
-/// A request's fields as they came, before [`only_the_login_cookie`].
+/// A request's fields as they came, before [`keep_only_login_cookie`].
 #[derive(Debug)]
-pub struct AsItCame(pub HeaderMap);
+pub struct OriginalHeaders(pub HeaderMap);
 
 /// Leaves nothing in the Cookie field but the exact pair of the pending logins: actix-session would decode names.
-pub fn only_the_login_cookie<B: MessageBody, S>(
+pub fn keep_only_login_cookie<B: MessageBody, S>(
     mut req: ServiceRequest,
     next: &S,
 ) -> impl Future<Output = Result<ServiceResponse<B>, actix_web::Error>> + use<B, S>
@@ -78,8 +78,8 @@ where
         Found::One(value) => HeaderValue::from_bytes(&[COOKIE_NAME.as_bytes(), b"=", value].concat()).ok(),
         Found::None | Found::Several => None,
     };
-    let as_it_came = AsItCame(req.headers().clone());
-    req.extensions_mut().insert(as_it_came);
+    let original = OriginalHeaders(req.headers().clone());
+    req.extensions_mut().insert(original);
     req.headers_mut().remove(COOKIE);
     if let Some(pair) = pair {
         req.headers_mut().insert(COOKIE, pair);
@@ -101,7 +101,7 @@ pub struct PendingLogin {
     #[serde(rename = "o")]
     replaces: Option<String>,
     #[serde(rename = "t")]
-    began: u64,
+    created_at: u64,
 }
 
 /// A login whose state has come back in the browser that began it, at the DataHUB it began at, in time.
@@ -119,9 +119,9 @@ pub struct ConfirmedLogin {
 impl PendingLogin {
     /// Keeps what `authorization` must be told by when it comes back.
     #[expect(clippy::disallowed_methods, reason = "it goes into the sealed cookie")]
-    pub fn remember(
+    pub fn store(
         session: &Session,
-        authorization: &Authorization,
+        authorization: &AuthorizationRequest,
         datahub: &DataHubId,
         return_to: Option<ReturnTo>,
         replaces: Option<&RefreshToken>,
@@ -132,12 +132,12 @@ impl PendingLogin {
             nonce: authorization.nonce.secret().clone(),
             verifier: authorization.verifier.secret().clone(),
             return_to: return_to.map(ReturnTo::into_string),
-            replaces: replaces.map(|token| token.expose().to_owned()).filter(|token| token.len() <= LONGEST_TOKEN),
-            began: seconds(now),
+            replaces: replaces.map(|token| token.expose().to_owned()).filter(|token| token.len() <= MAX_TOKEN_BYTES),
+            created_at: seconds(now),
         };
         let state = authorization.state.secret();
         session.insert(state, login).expect("strings and a number always serialise");
-        make_room(session, state);
+        evict_oldest(session, state);
     }
 
     /// The login that `state` belongs to, which is forgotten with that.
@@ -164,7 +164,7 @@ impl PendingLogin {
         if self.datahub != datahub.as_str() {
             return Err(PendingError::DataHub);
         }
-        if seconds(now).saturating_sub(self.began) >= LIFETIME.as_secs() {
+        if seconds(now).saturating_sub(self.created_at) >= LOGIN_TTL.as_secs() {
             return Err(PendingError::Expired);
         }
         Ok(ConfirmedLogin {
@@ -177,7 +177,7 @@ impl PendingLogin {
 }
 
 /// Removes a cookie that holds no pending login, such as one that does not unseal; it would only come back.
-pub fn remove_useless(req: &HttpRequest, session: &Session, response: &mut HttpResponse) {
+pub fn remove_empty_cookie(req: &HttpRequest, session: &Session, response: &mut HttpResponse) {
     if session.entries().is_empty()
         && session.status() == actix_session::SessionStatus::Unchanged
         && req.headers().contains_key(COOKIE)
@@ -188,18 +188,19 @@ pub fn remove_useless(req: &HttpRequest, session: &Session, response: &mut HttpR
 }
 
 /// Drops the oldest logins, never the `newest`, until three are left and the cookie is short enough.
-fn make_room(session: &Session, newest: &str) {
+fn evict_oldest(session: &Session, newest: &str) {
     loop {
         let oldest = {
             let logins = session.entries();
             let length: usize = logins.iter().map(|(state, login)| state.len() + login.len()).sum();
-            if logins.len() <= MOST && (length <= LONGEST || logins.len() == 1) {
+            if logins.len() <= MAX_LOGINS && (length <= MAX_BYTES || logins.len() == 1) {
                 return;
             }
-            let began = |login: &str| serde_json::from_str(login).map_or(0, |login: PendingLogin| login.began);
+            let created_at =
+                |login: &str| serde_json::from_str(login).map_or(0, |login: PendingLogin| login.created_at);
             // Several may have begun in one second.
             let others = logins.iter().filter(|(state, _)| *state != newest);
-            others.min_by_key(|(_, login)| began(login)).map(|(state, _)| state.clone())
+            others.min_by_key(|(_, login)| created_at(login)).map(|(state, _)| state.clone())
         };
         session.remove(&oldest.expect("there are at least two"));
     }
@@ -280,12 +281,12 @@ impl SessionStore for PendingLogins {
 
 const COOKIE_NAME: &str = "__Host-Http-login";
 /// How long a person may take at the DataHUB.
-const LIFETIME: Duration = Duration::from_mins(10);
+const LOGIN_TTL: Duration = Duration::from_mins(10);
 /// How many logins one browser may have under way.
-const MOST: usize = 3;
+const MAX_LOGINS: usize = 3;
 /// How long they may be together, in bytes: sealed and signed they stay below actix-session's limit of 4,064.
-const LONGEST: usize = 2_600;
+const MAX_BYTES: usize = 2_600;
 /// A refresh token that is longer is not kept, and so not revoked; GitLab's have 64 characters.
-const LONGEST_TOKEN: usize = 256;
+const MAX_TOKEN_BYTES: usize = 256;
 /// A login has no sid yet.
 const NO_SID: [u8; 16] = [0; 16];

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::{DefaultKeyedRateLimiter, Quota};
 
 use crate::context::Client;
 use crate::error::{ApiError, Code};
@@ -35,14 +35,14 @@ pub struct RateError;
 
 /// Counts per client, in memory and over all workers.
 #[derive(Debug)]
-pub struct Limiter(DefaultKeyedRateLimiter<IpAddr>);
+pub struct RateLimiter(DefaultKeyedRateLimiter<IpAddr>);
 
-impl Limiter {
+impl RateLimiter {
     /// The whole of `rate` may come at once; then it comes back bit by bit.
     pub fn new(rate: Rate) -> Self {
         let each = (rate.period / rate.count.get()).max(Duration::from_nanos(1));
         let quota = Quota::with_period(each).expect("longer than nothing").allow_burst(rate.count);
-        Self(RateLimiter::keyed(quota))
+        Self(governor::RateLimiter::keyed(quota))
     }
 
     /// Counts one more of `client`; one on this machine, or of no known address, is never limited.
@@ -51,7 +51,7 @@ impl Limiter {
     /// `rate_limited`, and when to come back.
     pub fn check(&self, client: Client) -> Result<(), ApiError> {
         let Some(client) = client.address.filter(|_| !client.is_local) else { return Ok(()) };
-        if self.0.len() > MOST_CLIENTS {
+        if self.0.len() > MAX_CLIENTS {
             self.0.retain_recent();
         }
         self.0.check_key(&client).map_err(|until| {
@@ -62,7 +62,7 @@ impl Limiter {
 }
 
 /// With more clients than this in memory, those that have not come lately are forgotten.
-const MOST_CLIENTS: usize = 10_000;
+const MAX_CLIENTS: usize = 10_000;
 
 #[cfg(test)]
 mod tests {
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn one_client_is_limited_and_another_is_not() {
-        let limiter = Limiter::new("2/1h".parse().expect("a rate"));
+        let limiter = RateLimiter::new("2/1h".parse().expect("a rate"));
         let client = |ip: [u8; 4], is_local| Client { address: Some(ip.into()), is_local };
         let (one, other) = (client([192, 0, 2, 1], false), client([192, 0, 2, 2], false));
         assert!(limiter.check(one).is_ok() && limiter.check(one).is_ok());

@@ -1,12 +1,11 @@
 //! `POST /auth/refresh`: newer tokens now, for an app that plans ahead, such as before a long upload.
 //!
-//! Where a forwarded call would be sent round without a cookie, so is this one; else it answers at once.
+//! Where a forwarded call would be sent again without a cookie, so is this one; else it answers at once.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use actix_web::http::header::{HeaderValue, SET_COOKIE};
+use actix_web::http::header::SET_COOKIE;
 use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::future::join_all;
@@ -14,91 +13,77 @@ use futures_util::future::join_all;
 use crate::auth::status::{Entry, answer};
 use crate::auth::{Auth, Parameters};
 use crate::context::RequestContext;
-use crate::datahub::DataHub;
 use crate::error::ApiError;
 use crate::seal::cookie;
-use crate::session::refresh::{Fresh, Need};
-use crate::session::replay::Counted;
-use crate::session::{Session, SessionError, Sid};
+use crate::session::SessionError;
+use crate::session::decision::Reason;
+use crate::session::refresh::Resolution;
+use crate::session::replay::ReplayTarget;
 
 /// The sessions with their new times; each is treated by itself.
 ///
 /// # Errors
-/// That of the session, if none works: `not_logged_in` without any.
+/// That of the session, if none works: `not_logged_in` without any. `session_superseded` if one of them may have newer
+/// tokens elsewhere.
 pub async fn refresh(
     req: HttpRequest,
     auth: Data<Auth>,
     context: ReqData<Rc<RequestContext>>,
 ) -> Result<HttpResponse, ApiError> {
     let now = SystemTime::now();
-    let counted = Counted::parse(req.uri().path_and_query().map_or("", |target| target.as_str()))?;
+    let target = ReplayTarget::parse(req.uri().path_and_query().map_or("", |raw| raw.as_str()))?;
     let mut closed = SessionError::None;
     let mut opened = Vec::new();
-    for datahub in auth.chosen(&Parameters::read(counted.query().unwrap_or_default()), &context)? {
+    for datahub in auth.selected_datahubs(&Parameters::read(target.query().unwrap_or_default()), &context)? {
         match auth.sessions.open(cookie::fields(req.headers()), datahub, &context, now) {
             Ok((sid, session)) => opened.push((datahub, sid, session.decode())),
             Err(SessionError::Ended) => closed = SessionError::Ended,
             Err(SessionError::None) => {}
         }
     }
-    let renewals =
-        opened.iter().map(|(datahub, sid, session)| auth.renew(datahub, sid, session, counted.replays, &context));
-    let renewals = join_all(renewals).await;
-    if renewals.iter().all(Result::is_err) {
-        return Err(renewals.into_iter().find_map(Result::err).unwrap_or_else(|| closed.into()));
-    }
+    let resolutions = opened.iter().map(|(datahub, _, session)| {
+        let serves = session.tokens.refresh.is_none() && now < session.tokens.expires_at();
+        let reason = if serves { Reason::None } else { Reason::Expiring };
+        auth.refresher.resolve(datahub, session, reason, target.replays, &context, now)
+    });
+    let resolutions = join_all(resolutions).await;
 
-    let (mut entries, mut cookies, mut elsewhere) = (Vec::new(), Vec::new(), None);
-    for ((datahub, _, session), renewal) in opened.iter().zip(renewals) {
-        match renewal {
-            Ok(Renewal::Here(renewed, cookie)) => {
+    let (mut entries, mut cookies, mut retry, mut failures) = (Vec::new(), Vec::new(), None, Vec::new());
+    for ((datahub, sid, session), resolution) in opened.iter().zip(resolutions) {
+        let renewed = match resolution {
+            Ok(Resolution::UseCurrent) => Ok((session.clone(), None)),
+            Ok(Resolution::Renewed(tokens)) => {
+                let renewed = session.renewed(tokens, auth.sessions.limits());
+                let cookie = auth.sessions.session_cookie(datahub, sid, &renewed, &context, SystemTime::now());
+                cookie.map(|cookie| (renewed, Some(cookie))).map_err(ApiError::from)
+            }
+            Ok(Resolution::Retry { closes }) => {
+                retry = Some(closes || retry == Some(true));
+                continue;
+            }
+            Err(failure) => Err(failure.into()),
+        };
+        match renewed {
+            Ok((renewed, cookie)) => {
                 entries.push(Entry::new(datahub, &renewed));
                 cookies.extend(cookie);
             }
-            Ok(Renewal::Elsewhere { closes }) => elsewhere = Some(closes || elsewhere == Some(true)),
-            Err(error) => entries.push(Entry::new(datahub, session).failed(error.code())),
+            Err(error) => {
+                entries.push(Entry::new(datahub, session).failed(error.code()));
+                failures.push(error);
+            }
         }
     }
-    if let Some(closes) = elsewhere {
-        // Sessions that have new cookies get them with this round, and are young in the next.
-        return counted.again(cookies, closes);
+    if let Some(closes) = retry {
+        // Sessions that have new cookies get them with this answer, and are young when the call comes again.
+        return Err(target.retry_response(cookies, closes));
+    }
+    if failures.len() == entries.len() {
+        return Err(failures.into_iter().next().unwrap_or_else(|| closed.into()));
     }
     let mut response = answer(entries, now);
     for cookie in cookies {
         response.headers_mut().append(SET_COOKIE, cookie);
     }
     Ok(response)
-}
-
-/// What became of one session.
-enum Renewal {
-    /// It goes on, with a new cookie if its tokens are new.
-    Here(Box<Session>, Option<HeaderValue>),
-    /// Somebody else may know more.
-    Elsewhere { closes: bool },
-}
-
-impl Auth {
-    /// The session with newer tokens; the session itself if its tokens are young, or cannot be renewed.
-    async fn renew(
-        &self,
-        datahub: &Arc<DataHub>,
-        sid: &Sid,
-        session: &Session,
-        replays: u8,
-        context: &RequestContext,
-    ) -> Result<Renewal, ApiError> {
-        let (now, limits) = (SystemTime::now(), self.sessions.limits());
-        let is_lasting = session.tokens.refresh.is_none() && now < session.tokens.expires_at();
-        let need = if is_lasting || session.is_young_at(now, limits) { Need::None } else { Need::Stale };
-        Ok(match self.refresher.fresh(datahub, session, need, replays, limits, context).await? {
-            Fresh::AsIs => Renewal::Here(Box::new(session.clone()), None),
-            Fresh::Newer(tokens) => {
-                let renewed = session.renewed(tokens, limits);
-                let cookie = self.sessions.session_cookie(datahub, sid, &renewed, context, SystemTime::now())?;
-                Renewal::Here(Box::new(renewed), Some(cookie))
-            }
-            Fresh::Elsewhere { closes } => Renewal::Elsewhere { closes },
-        })
-    }
 }

@@ -11,7 +11,7 @@ impl ReturnTo {
     /// `None` for whatever is not plainly such a path.
     pub fn parse(text: &str) -> Option<Self> {
         let (path, query) = text.split_once('?').unwrap_or((text, ""));
-        let is_safe = text.len() <= LONGEST
+        let is_safe = text.len() <= MAX_BYTES
             && path.starts_with('/')
             && !path.contains("//")
             && path.split('/').all(|segment| !is_dots(segment))
@@ -54,7 +54,7 @@ fn is_plain(text: &str) -> bool {
 }
 
 /// Longest path with its query, in bytes.
-const LONGEST: usize = 2_048;
+const MAX_BYTES: usize = 2_048;
 
 #[cfg(test)]
 mod tests {
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn whatever_might_lead_elsewhere_is_dropped() {
-        let long = format!("/{}", "a".repeat(LONGEST));
+        let long = format!("/{}", "a".repeat(MAX_BYTES));
         for text in [
             "",
             "a",

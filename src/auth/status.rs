@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::auth::Auth;
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
+use crate::datahub::oidc::User;
 use crate::error::Code;
 use crate::seal::cookie;
 use crate::session::Session;
@@ -21,8 +22,8 @@ pub async fn status(req: HttpRequest, auth: Data<Auth>, context: ReqData<Rc<Requ
     let opened = auth.datahubs.iter().filter_map(|datahub| {
         let (_, session) = auth.sessions.open(cookie::fields(req.headers()), datahub, &context, now).ok()?;
         let session = session.decode();
-        let is_dead = auth.refresher.is_dead(datahub, &session.tokens);
-        (!is_dead).then(|| Entry::new(datahub, &session))
+        let has_ended = auth.refresher.is_invalidated(datahub, &session.tokens);
+        (!has_ended).then(|| Entry::new(datahub, &session))
     });
     answer(opened.collect(), now)
 }
@@ -57,7 +58,7 @@ struct Status {
 #[derive(Serialize)]
 pub(super) struct Entry {
     datahub: String,
-    user: User,
+    user: SessionUser,
     scopes: Vec<String>,
     expires_at: String,
     session_ends_at: String,
@@ -66,7 +67,7 @@ pub(super) struct Entry {
 }
 
 #[derive(Serialize)]
-struct User {
+struct SessionUser {
     id: String,
     username: String,
     name: String,
@@ -74,10 +75,10 @@ struct User {
 
 impl Entry {
     pub(super) fn new(datahub: &DataHub, session: &Session) -> Self {
-        let crate::datahub::oidc::User { id, username, name } = session.user.clone();
+        let User { id, username, name } = session.user.clone();
         Self {
             datahub: datahub.id.to_string(),
-            user: User { id, username, name },
+            user: SessionUser { id, username, name },
             scopes: session.scopes.clone().unwrap_or_else(|| datahub.provider.scopes().to_vec()),
             expires_at: rfc3339(session.tokens.expires_at()),
             session_ends_at: rfc3339(session.ends_at()),

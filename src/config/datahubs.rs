@@ -84,7 +84,7 @@ fn datahub(
     let client_id: Option<String> = section.required("client_id");
     let client_secret = client_secret(&mut section);
     let connect: Option<Endpoint> = section.optional("connect");
-    let trust = ca_file(&mut section);
+    let tls = ca_file(&mut section);
     let name: Option<String> = section.optional("name");
     let description: Option<String> = section.optional("description");
     let aliases = section.list("aliases");
@@ -97,14 +97,14 @@ fn datahub(
         .and_then(|uri| RedirectUrl::new(uri).map_err(|_| section.fault::<()>("redirect_uri", "must be a URL")).ok());
     let address = |key, url, connect| {
         // Where `ca_file` has a fault, the address is looked at all the same.
-        let trust = trust.clone().or_else(|| transport::trust(None).ok())?;
-        Address::new(url, connect, trust).map_err(|error| section.fault::<()>(key, error)).ok()
+        let tls = tls.clone().or_else(|| transport::tls_config(None).ok())?;
+        Address::new(url, connect, tls).map_err(|error| section.fault::<()>(key, error)).ok()
     };
     let place = url.and_then(|url| address("url", url, connect));
     let issuer_place = issuer.and_then(|url| address("issuer", url, None));
     section.finish();
 
-    let address = trust.and(place)?;
+    let address = tls.and(place)?;
     let issuer = issuer_place.as_ref().unwrap_or(&address).as_str().to_owned();
     let issuer = IssuerUrl::new(issuer).expect("a URL without the slash at its end is still one");
     let addresses = std::iter::once(address.clone()).chain(issuer_place).collect();
@@ -146,7 +146,7 @@ fn ca_file(section: &mut Section<'_>) -> Option<Arc<rustls::ClientConfig>> {
         },
         None => None,
     };
-    transport::trust(pem.as_deref()).map_err(|error| section.fault::<()>("ca_file", error)).ok()
+    transport::tls_config(pem.as_deref()).map_err(|error| section.fault::<()>("ca_file", error)).ok()
 }
 
 const DEFAULT_SCOPES: [&str; 3] = ["openid", "profile", "api"];

@@ -17,9 +17,10 @@ use openidconnect::{HttpRequest, HttpResponse};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use url::Url;
 
-use crate::datahub::transport::{Address, Stream};
+use crate::datahub::transport::Address;
+use crate::http::client::Stream;
 
-/// Our side of the conversation with one DataHUB.
+/// Calls to one DataHUB.
 #[derive(Debug, Clone)]
 pub struct BackChannel {
     /// The DataHUB's own, and its issuer's where that is another.
@@ -28,7 +29,7 @@ pub struct BackChannel {
 }
 
 impl BackChannel {
-    /// Calls to these `addresses` and to no others; `timeout` is for one whole call.
+    /// Calls go to these `addresses` and to no others; `timeout` is for one whole call.
     pub fn new(addresses: Vec<Address>, timeout: Duration) -> Self {
         Self { addresses, timeout }
     }
@@ -57,7 +58,7 @@ impl BackChannel {
             .map_err(|_| BackChannelError::Malformed)?;
         let mut call = self
             .client(address)
-            .request(method, plain(url)?)
+            .request(method, without_tls(url)?)
             .insert_header((header::HOST, address.host_header()))
             .no_decompress();
         for (name, value) in &parts.headers {
@@ -68,14 +69,14 @@ impl BackChannel {
         let mut answer = sent.await.map_err(unreachable)?;
         let status = answer.status();
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            return Err(BackChannelError::InTrouble(status.as_u16()));
+            return Err(BackChannelError::ServerError(status.as_u16()));
         }
 
         let mut response = http::Response::builder().status(answer.status().as_u16());
         for (name, value) in answer.headers() {
             response = response.header(name.as_str(), value.as_bytes());
         }
-        let body = answer.body().limit(LONGEST_ANSWER).await.map_err(|_| BackChannelError::Malformed)?;
+        let body = answer.body().limit(MAX_RESPONSE_BYTES).await.map_err(|_| BackChannelError::Malformed)?;
         response.body(body.to_vec()).map_err(|_| BackChannelError::Malformed)
     }
 
@@ -86,7 +87,7 @@ impl BackChannel {
             let address = address.clone();
             async move {
                 let stream = address.connect().await.map_err(ConnectError::Io)?;
-                Ok::<_, ConnectError>(Connection::new(to.request().clone(), Polled(stream)))
+                Ok::<_, ConnectError>(Connection::new(to.request().clone(), AwcStream(stream)))
             }
         });
         awc::Client::builder()
@@ -99,7 +100,7 @@ impl BackChannel {
 }
 
 /// The URL with the scheme that makes awc leave TLS to the transport.
-fn plain(url: &Url) -> Result<Uri, BackChannelError> {
+fn without_tls(url: &Url) -> Result<Uri, BackChannelError> {
     let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
     Uri::builder()
         .scheme("http")
@@ -138,7 +139,7 @@ pub enum BackChannelError {
     Timeout,
     /// A status that says "not now": 429, or one from 500 on.
     #[error("the DataHUB answered with {0}")]
-    InTrouble(u16),
+    ServerError(u16),
     /// An answer that is not HTTP, or too long.
     #[error("the DataHUB's answer cannot be read")]
     Malformed,
@@ -147,17 +148,17 @@ pub enum BackChannelError {
     ForeignAddress,
 }
 
-/// A connection as awc wants it; readiness is what polling tells.
+/// A connection with the trait that awc asks for. It always says that it is ready, since polling it tells the truth.
 #[derive(Debug)]
-struct Polled(Stream);
+struct AwcStream(Stream);
 
-impl AsyncRead for Polled {
+impl AsyncRead for AwcStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, into)
     }
 }
 
-impl AsyncWrite for Polled {
+impl AsyncWrite for AwcStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }
@@ -171,7 +172,7 @@ impl AsyncWrite for Polled {
     }
 }
 
-impl ActixStream for Polled {
+impl ActixStream for AwcStream {
     fn poll_read_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<Ready>> {
         Poll::Ready(Ok(Ready::ALL))
     }
@@ -182,4 +183,4 @@ impl ActixStream for Polled {
 }
 
 /// Longest answer we read, in bytes: ten times the largest userinfo of a member of a thousand groups would still fit.
-const LONGEST_ANSWER: usize = 256 * 1024;
+const MAX_RESPONSE_BYTES: usize = 256 * 1024;

@@ -21,7 +21,7 @@ use crate::datahub::back_channel::{BackChannel, BackChannelError};
 
 /// What OpenID Connect Discovery tells, its JSON web key set included.
 pub type Metadata = ProviderMetadata<
-    Additional,
+    AdditionalMetadata,
     CoreAuthDisplay,
     CoreClientAuthMethod,
     CoreClaimName,
@@ -37,7 +37,7 @@ pub type Metadata = ProviderMetadata<
 
 /// The members that OpenID Connect itself does not define.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Additional {
+pub struct AdditionalMetadata {
     /// RFC 8414 section 2.
     pub revocation_endpoint: Option<Url>,
     /// RFC 9207 section 3.
@@ -45,17 +45,17 @@ pub struct Additional {
     pub authorization_response_iss_parameter_supported: bool,
 }
 
-impl AdditionalProviderMetadata for Additional {}
+impl AdditionalProviderMetadata for AdditionalMetadata {}
 
 /// The metadata of one issuer, cached.
 #[derive(Debug)]
 pub struct Discovery {
     issuer: IssuerUrl,
-    cache: Mutex<Cache>,
+    cache: Mutex<MetadataCache>,
 }
 
 #[derive(Debug, Default)]
-struct Cache {
+struct MetadataCache {
     known: Option<(Arc<Metadata>, Instant)>,
     failed: Option<Instant>,
     key_missed: Option<Instant>,
@@ -74,7 +74,7 @@ impl Discovery {
     pub async fn metadata(&self, back_channel: &BackChannel, now: Instant) -> Result<Arc<Metadata>, MetadataError> {
         let mut cache = self.cache.lock().await;
         if let Some((metadata, since)) = &cache.known
-            && now.saturating_duration_since(*since) < KEPT
+            && now.saturating_duration_since(*since) < METADATA_TTL
         {
             return Ok(Arc::clone(metadata));
         }
@@ -91,7 +91,8 @@ impl Discovery {
         now: Instant,
     ) -> Result<Arc<Metadata>, MetadataError> {
         let mut cache = self.cache.lock().await;
-        let is_too_soon = cache.key_missed.is_some_and(|missed| now.saturating_duration_since(missed) < KEY_PAUSE);
+        let is_too_soon =
+            cache.key_missed.is_some_and(|missed| now.saturating_duration_since(missed) < MISSING_KEY_INTERVAL);
         if let (true, Some((metadata, _))) = (is_too_soon, &cache.known) {
             return Ok(Arc::clone(metadata));
         }
@@ -101,12 +102,12 @@ impl Discovery {
 
     async fn renew(
         &self,
-        cache: &mut Cache,
+        cache: &mut MetadataCache,
         back_channel: &BackChannel,
         now: Instant,
     ) -> Result<Arc<Metadata>, MetadataError> {
         let known = cache.known.as_ref().map(|(metadata, _)| Arc::clone(metadata));
-        if cache.failed.is_some_and(|failed| now.saturating_duration_since(failed) < PAUSE) {
+        if cache.failed.is_some_and(|failed| now.saturating_duration_since(failed) < RETRY_INTERVAL) {
             return known.ok_or(MetadataError::Paused);
         }
         match self.fetch(back_channel).await {
@@ -166,8 +167,8 @@ pub enum MetadataError {
 }
 
 /// How long metadata are used without asking again.
-const KEPT: Duration = Duration::from_hours(1);
+const METADATA_TTL: Duration = Duration::from_hours(1);
 /// How long nothing is fetched for another missing key.
-const KEY_PAUSE: Duration = Duration::from_mins(1);
+const MISSING_KEY_INTERVAL: Duration = Duration::from_mins(1);
 /// How long a failed fetch is not repeated.
-const PAUSE: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);

@@ -41,7 +41,7 @@ pub fn subject(
         if issued > now + LEEWAY {
             return Err("issued in the future".into());
         }
-        if issued + OLDEST < now {
+        if issued + MAX_AGE < now {
             return Err("issued too long ago".into());
         }
         Ok(())
@@ -54,7 +54,7 @@ pub fn subject(
         ClaimsVerificationError::InvalidNonce(_) => IdTokenError::Nonce,
         error => IdTokenError::Refused(reason(&error)),
     })?;
-    let Unchecked { nbf, azp } = Unchecked::of(token).ok_or(IdTokenError::Refused("unreadable"))?;
+    let UncheckedClaims { nbf, azp } = UncheckedClaims::of(token).ok_or(IdTokenError::Refused("unreadable"))?;
     if SystemTime::UNIX_EPOCH + Duration::from_secs(nbf.unwrap_or(0).into()) > now + LEEWAY {
         return Err(IdTokenError::Refused("not valid yet"));
     }
@@ -98,14 +98,14 @@ fn reason(error: &ClaimsVerificationError) -> &'static str {
 
 /// The claims that openidconnect leaves unchecked.
 #[derive(Deserialize)]
-struct Unchecked {
+struct UncheckedClaims {
     /// From when it holds (RFC 7519 section 4.1.5).
     nbf: Option<u32>,
     /// The client it was issued to (OpenID Connect Core section 2).
     azp: Option<String>,
 }
 
-impl Unchecked {
+impl UncheckedClaims {
     fn of(token: &CoreIdToken) -> Option<Self> {
         let text = token.to_string();
         let payload = URL_SAFE_NO_PAD.decode(text.split('.').nth(1)?).ok()?;
@@ -116,7 +116,7 @@ impl Unchecked {
 /// How far a DataHUB's clock and ours may differ.
 const LEEWAY: Duration = Duration::from_mins(1);
 /// How old an ID token may be: it is read right after it was issued.
-const OLDEST: Duration = Duration::from_mins(10);
+const MAX_AGE: Duration = Duration::from_mins(10);
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! What we ask of a DataHUB as its OAuth client: authorise, redeem, refresh, revoke.
+//! What we ask of a DataHUB as its OAuth client: begin a login, exchange a code, refresh, revoke.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant, SystemTime};
@@ -62,7 +62,7 @@ impl Provider {
     ///
     /// # Errors
     /// [`MetadataError`] if the DataHUB's endpoints are not known.
-    pub async fn authorize(&self) -> Result<Authorization, MetadataError> {
+    pub async fn authorization_request(&self) -> Result<AuthorizationRequest, MetadataError> {
         let metadata = self.metadata().await?;
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
         let client = self.client(&metadata);
@@ -74,34 +74,34 @@ impl Provider {
             request = request.add_scope(Scope::new(scope.clone()));
         }
         let (url, state, nonce) = request.url();
-        Ok(Authorization { url, state, nonce, verifier })
+        Ok(AuthorizationRequest { url, state, nonce, verifier })
     }
 
     /// Whether the answer that came by the browser is this issuer's: it says so exactly, if it says anything, and it says so
     /// if the metadata announce it (RFC 9207 section 2.4).
     ///
     /// # Errors
-    /// [`RedeemError::Issuer`], or [`RedeemError::Metadata`] if they are not known.
-    pub async fn check_issuer(&self, issuer: Option<&str>) -> Result<(), RedeemError> {
+    /// [`ExchangeError::Issuer`], or [`ExchangeError::Metadata`] if they are not known.
+    pub async fn check_issuer(&self, issuer: Option<&str>) -> Result<(), ExchangeError> {
         let metadata = self.metadata().await?;
         let is_ours = match issuer {
             Some(issuer) => issuer == metadata.issuer().as_str(),
             None => !metadata.additional_metadata().authorization_response_iss_parameter_supported,
         };
-        if is_ours { Ok(()) } else { Err(RedeemError::Issuer) }
+        if is_ours { Ok(()) } else { Err(ExchangeError::Issuer) }
     }
 
     /// Exchanges a code for tokens and learns whose they are: from userinfo, whose subject must be the ID token's.
     ///
     /// # Errors
-    /// [`RedeemError`]; no token is kept then.
-    pub async fn redeem(
+    /// [`ExchangeError`]; no token is kept then.
+    pub async fn exchange_code(
         &self,
         code: AuthorizationCode,
         verifier: PkceCodeVerifier,
         nonce: &Nonce,
         now: SystemTime,
-    ) -> Result<Grant, RedeemError> {
+    ) -> Result<LoginResult, ExchangeError> {
         let metadata = self.metadata().await?;
         let http = |request| self.back_channel.call(request);
         let client = self.client(&metadata);
@@ -111,10 +111,10 @@ impl Provider {
             .set_pkce_verifier(verifier)
             .request_async(&http)
             .await
-            .map_err(RedeemError::from_token_endpoint)?;
+            .map_err(ExchangeError::from_token_endpoint)?;
         // First of all: openidconnect would panic at a token that cannot be a header's value.
         let tokens = tokens(&response, None, now)?;
-        let id_token = response.id_token().ok_or(RedeemError::Invalid("no ID token"))?;
+        let id_token = response.id_token().ok_or(ExchangeError::Invalid("no ID token"))?;
         let verify = |metadata: &Metadata| {
             id_token::subject(id_token, metadata, &self.client_id, &self.client_secret, nonce, now)
         };
@@ -128,15 +128,15 @@ impl Provider {
             || self.scopes.clone(),
             |scopes| scopes.iter().map(|scope| scope.as_str().to_owned()).collect(),
         );
-        let user = self.user(&metadata, response.access_token().clone(), subject).await?;
-        Ok(Grant { user, tokens, scopes })
+        let user = self.fetch_user(&metadata, response.access_token().clone(), subject).await?;
+        Ok(LoginResult { user, tokens, scopes })
     }
 
     /// Exchanges a refresh token for a new set. A second try, on another connection, follows one that broke: at GitLab it
     /// does no harm, since a token that was spent is refused and nothing else happens.
     ///
     /// # Errors
-    /// [`RefreshError::Denied`] if this refresh token is spent or revoked; anything else may pass.
+    /// [`RefreshError::InvalidGrant`] if this refresh token is spent or revoked; anything else may pass.
     pub async fn refresh(&self, token: &RefreshToken) -> Result<TokenSet, RefreshError> {
         match self.refresh_once(token).await {
             Err(RefreshError::Unreachable(BackChannelError::Unreachable(_))) => self.refresh_once(token).await,
@@ -175,24 +175,24 @@ impl Provider {
             .append_pair("token_type_hint", "refresh_token")
             .finish();
         let request = http::Request::post(endpoint.as_str())
-            .header(http::header::AUTHORIZATION, self.basic())
+            .header(http::header::AUTHORIZATION, self.client_authentication())
             .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(body.into_bytes())
             .map_err(|_| RevokeError::NoEndpoint)?;
         let response = self.back_channel.call(request).await?;
-        if response.status() == http::StatusCode::OK { Ok(()) } else { Err(RevokeError::Refused(response.status())) }
+        if response.status() == http::StatusCode::OK { Ok(()) } else { Err(RevokeError::Status(response.status())) }
     }
 
     async fn metadata(&self) -> Result<std::sync::Arc<Metadata>, MetadataError> {
         self.discovery.metadata(&self.back_channel, Instant::now()).await
     }
 
-    async fn user(
+    async fn fetch_user(
         &self,
         metadata: &Metadata,
         token: openidconnect::AccessToken,
         subject: SubjectIdentifier,
-    ) -> Result<User, RedeemError> {
+    ) -> Result<User, ExchangeError> {
         let id = subject.to_string();
         let http = |request| self.back_channel.call(request);
         let claims: CoreUserInfoClaims = self
@@ -202,8 +202,8 @@ impl Provider {
             .request_async(&http)
             .await
             .map_err(|error| match error {
-                UserInfoError::Request(error) => RedeemError::Unreachable(error),
-                _ => RedeemError::Invalid("userinfo"),
+                UserInfoError::Request(error) => ExchangeError::Unreachable(error),
+                _ => ExchangeError::Invalid("userinfo"),
             })?;
         let username = claims.preferred_username().map(|name| name.to_string()).unwrap_or_default();
         let name = claims.name().and_then(|name| name.get(None)).map(|name| name.to_string()).unwrap_or_default();
@@ -211,25 +211,25 @@ impl Provider {
     }
 
     /// The client authentication of RFC 6749 section 2.3.1.
-    fn basic(&self) -> String {
+    fn client_authentication(&self) -> String {
         let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
         let pair = format!("{}:{}", encoded(&self.client_id), encoded(self.client_secret.secret()));
         format!("Basic {}", STANDARD.encode(pair))
     }
 
-    fn client(&self, metadata: &Metadata) -> Client {
+    fn client(&self, metadata: &Metadata) -> OidcClient {
         CoreClient::from_provider_metadata(metadata.clone(), self.client_id.clone(), Some(self.client_secret.clone()))
             .set_redirect_uri(self.redirect_uri.clone())
     }
 }
 
 /// openidconnect's client as the metadata of a DataHUB leave it.
-type Client =
+type OidcClient =
     CoreClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointMaybeSet, EndpointMaybeSet>;
 
 /// A login that may begin.
 #[derive(Debug)]
-pub struct Authorization {
+pub struct AuthorizationRequest {
     /// Where the browser goes.
     pub url: Url,
     /// Comes back in the callback's query.
@@ -242,7 +242,7 @@ pub struct Authorization {
 
 /// What a login has brought.
 #[derive(Debug)]
-pub struct Grant {
+pub struct LoginResult {
     /// Whose it is.
     pub user: User,
     /// What opens the API.
@@ -264,7 +264,7 @@ pub struct User {
 
 /// Why a code brought no session.
 #[derive(Debug, thiserror::Error)]
-pub enum RedeemError {
+pub enum ExchangeError {
     /// The DataHUB's endpoints or keys are not known.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
@@ -272,26 +272,26 @@ pub enum RedeemError {
     #[error("the answer is not this issuer's")]
     Issuer,
     /// No answer.
-    #[error("cannot reach the DataHUB to redeem the code")]
+    #[error("cannot reach the DataHUB to exchange the code")]
     Unreachable(#[source] BackChannelError),
     /// The token endpoint said no, in a word of RFC 6749 section 5.2.
     #[error("the DataHUB refused the code: {0}")]
-    Refused(Cow<'static, str>),
+    ErrorResponse(Cow<'static, str>),
     /// An answer that is not to be believed.
     #[error("the DataHUB's answer is invalid: {0}")]
     Invalid(&'static str),
     /// An ID token that is not to be believed.
     #[error(transparent)]
     IdToken(#[from] IdTokenError),
-    /// A token that is none.
+    /// A token that cannot be a header's value.
     #[error(transparent)]
     Token(#[from] TokenError),
 }
 
-impl RedeemError {
+impl ExchangeError {
     fn from_token_endpoint(error: TokenEndpointError) -> Self {
         match error {
-            RequestTokenError::ServerResponse(response) => Self::Refused(word(response.error())),
+            RequestTokenError::ServerResponse(response) => Self::ErrorResponse(error_code(response.error())),
             RequestTokenError::Request(error) => Self::Unreachable(error),
             // Their text may hold the answer, and so a token.
             RequestTokenError::Parse(..) | RequestTokenError::Other(_) => Self::Invalid("token answer"),
@@ -304,7 +304,7 @@ impl RedeemError {
 pub enum RefreshError {
     /// The token is spent or revoked.
     #[error("the DataHUB no longer accepts the refresh token")]
-    Denied,
+    InvalidGrant,
     /// The DataHUB's endpoints are not known.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
@@ -313,7 +313,7 @@ pub enum RefreshError {
     Unreachable(#[source] BackChannelError),
     /// Another refusal, such as one of our own client.
     #[error("the DataHUB refused the refresh: {0}")]
-    Refused(Cow<'static, str>),
+    ErrorResponse(Cow<'static, str>),
     /// An answer that is none.
     #[error("the DataHUB's answer to the refresh is invalid")]
     Invalid,
@@ -323,8 +323,8 @@ impl RefreshError {
     fn from_token_endpoint(error: TokenEndpointError) -> Self {
         match error {
             RequestTokenError::ServerResponse(response) => match response.error() {
-                CoreErrorResponseType::InvalidGrant => Self::Denied,
-                other => Self::Refused(word(other)),
+                CoreErrorResponseType::InvalidGrant => Self::InvalidGrant,
+                other => Self::ErrorResponse(error_code(other)),
             },
             RequestTokenError::Request(error) => Self::Unreachable(error),
             RequestTokenError::Parse(..) | RequestTokenError::Other(_) => Self::Invalid,
@@ -346,13 +346,13 @@ pub enum RevokeError {
     Unreachable(#[from] BackChannelError),
     /// Anything but 200.
     #[error("the DataHUB answered the revocation with {0}")]
-    Refused(http::StatusCode),
+    Status(http::StatusCode),
 }
 
 type TokenEndpointError = RequestTokenError<BackChannelError, StandardErrorResponse<CoreErrorResponseType>>;
 
 /// A word of the standard, or `other`: what a DataHUB makes up does not enter the log.
-fn word(error: &CoreErrorResponseType) -> Cow<'static, str> {
+fn error_code(error: &CoreErrorResponseType) -> Cow<'static, str> {
     match error {
         CoreErrorResponseType::Extension(_) => Cow::Borrowed("other"),
         known => Cow::Owned(known.to_string()),
@@ -360,21 +360,25 @@ fn word(error: &CoreErrorResponseType) -> Cow<'static, str> {
 }
 
 /// The tokens of the answer to a request that was sent at `now`; `old` stays where the answer has no refresh token (RFC 6749 section 6).
-fn tokens(response: &CoreTokenResponse, old: Option<&RefreshToken>, now: SystemTime) -> Result<TokenSet, RedeemError> {
+fn tokens(
+    response: &CoreTokenResponse,
+    old: Option<&RefreshToken>,
+    now: SystemTime,
+) -> Result<TokenSet, ExchangeError> {
     if !matches!(response.token_type(), CoreTokenType::Bearer) {
-        return Err(RedeemError::Invalid("token type"));
+        return Err(ExchangeError::Invalid("token type"));
     }
     let lifetime = response.expires_in().unwrap_or(DEFAULT_LIFETIME);
     if lifetime.is_zero() {
-        return Err(RedeemError::Invalid("token lifetime"));
+        return Err(ExchangeError::Invalid("token lifetime"));
     }
     let refresh = match response.refresh_token() {
         Some(token) => Some(RefreshToken::try_from(token.secret().clone())?),
         None => old.cloned(),
     };
     let access = AccessToken::try_from(response.access_token().secret().clone())?;
-    Ok(TokenSet { access, refresh, issued: now, lifetime: lifetime.min(LONGEST_LIFETIME) })
+    Ok(TokenSet { access, refresh, issued: now, lifetime: lifetime.min(MAX_LIFETIME) })
 }
 
 /// What a token is taken to live at most, so that no answer can make a time overflow.
-const LONGEST_LIFETIME: Duration = Duration::from_hours(8784);
+const MAX_LIFETIME: Duration = Duration::from_hours(8784);

@@ -3,7 +3,6 @@
 //! Both ways out go through here, the proxy's and the back channel's, so that certificates are checked in one place. No
 //! proxy of the environment is asked, no address but the configured one is ever dialled.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,28 +10,28 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use crate::access_log::{self, Event};
+use crate::http::client::Stream;
 
 /// Where one DataHUB is: what it calls itself, and how it is reached.
 #[derive(Debug, Clone)]
 pub struct Address {
     url: Url,
     host_header: String,
-    route: Endpoint,
+    connect_to: Endpoint,
     tls: Option<(ServerName<'static>, Arc<ClientConfig>)>,
 }
 
 impl Address {
-    /// The address `url`, reached by `route` where it is not to be dialled as it says; `tls` is for `https`.
+    /// The address `url`, reached at `connect_to` where it is not to be dialled as it says; `tls` is for `https`.
     ///
     /// # Errors
     /// [`AddressError`] for a URL that cannot be a DataHUB's.
-    pub fn new(url: Url, route: Option<Endpoint>, tls: Arc<ClientConfig>) -> Result<Self, AddressError> {
+    pub fn new(url: Url, connect_to: Option<Endpoint>, tls: Arc<ClientConfig>) -> Result<Self, AddressError> {
         let has_tls = match url.scheme() {
             "https" => true,
             "http" => false,
@@ -52,8 +51,8 @@ impl Address {
             Host::Ipv4(ip) => ServerName::from(std::net::IpAddr::from(*ip)),
             Host::Ipv6(ip) => ServerName::from(std::net::IpAddr::from(*ip)),
         };
-        let route = route.unwrap_or_else(|| Endpoint::Tcp(format!("{host}:{port}")));
-        Ok(Self { route, host_header, tls: has_tls.then_some((name, tls)), url })
+        let connect_to = connect_to.unwrap_or_else(|| Endpoint::Tcp(format!("{host}:{port}")));
+        Ok(Self { connect_to, host_header, tls: has_tls.then_some((name, tls)), url })
     }
 
     /// The address as configured, without a slash at its end: what GitLab writes into its own links.
@@ -81,7 +80,7 @@ impl Address {
     /// # Errors
     /// What the network or rustls said; a certificate that is not right is [`io::ErrorKind::InvalidData`].
     pub async fn connect(&self) -> io::Result<Stream> {
-        let socket: Stream = match &self.route {
+        let socket: Stream = match &self.connect_to {
             Endpoint::Tcp(address) => {
                 let socket = TcpStream::connect(address).await?;
                 socket.set_nodelay(true)?;
@@ -94,7 +93,7 @@ impl Address {
                 let tls = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket).await;
                 let tls = tls.inspect_err(|error| {
                     if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) {
-                        access_log::event_of_ours(Event::DatahubTlsFailed, &format!("{}: {error}", self.as_str()));
+                        access_log::process_event(Event::DatahubTlsFailed, &format!("{}: {error}", self.as_str()));
                     }
                 })?;
                 Ok(Box::new(tls))
@@ -103,13 +102,6 @@ impl Address {
         }
     }
 }
-
-/// A connection of any kind.
-pub type Stream = Box<dyn Duplex>;
-
-/// What every kind of connection can do.
-pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 /// A place to dial or to listen at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,18 +148,18 @@ pub enum AddressError {
 /// the system has none (an empty container), those of Mozilla. TLS 1.2 or newer, HTTP/1.1 only.
 ///
 /// # Errors
-/// [`TrustError`] when `ca_file` cannot be read or holds no certificate.
-pub fn trust(ca_file: Option<&[u8]>) -> Result<Arc<ClientConfig>, TrustError> {
+/// [`CaFileError`] when `ca_file` cannot be read or holds no certificate.
+pub fn tls_config(ca_file: Option<&[u8]>) -> Result<Arc<ClientConfig>, CaFileError> {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
 
     let mut roots = rustls::RootCertStore::empty();
     if let Some(pem) = ca_file {
         for certificate in CertificateDer::pem_slice_iter(pem) {
-            roots.add(certificate.map_err(|_| TrustError)?).map_err(|_| TrustError)?;
+            roots.add(certificate.map_err(|_| CaFileError)?).map_err(|_| CaFileError)?;
         }
         if roots.is_empty() {
-            return Err(TrustError);
+            return Err(CaFileError);
         }
     } else {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -188,21 +180,15 @@ pub fn trust(ca_file: Option<&[u8]>) -> Result<Arc<ClientConfig>, TrustError> {
 /// A file of certificates that is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("holds no PEM certificate of an authority")]
-pub struct TrustError;
-
-impl fmt::Debug for dyn Duplex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Stream")
-    }
-}
+pub struct CaFileError;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn address(url: &str) -> Result<Address, AddressError> {
-        let trust = trust(None).expect("the system's roots, or Mozilla's");
-        Address::new(Url::parse(url).expect(url), None, trust)
+        let tls = tls_config(None).expect("the system's roots, or Mozilla's");
+        Address::new(Url::parse(url).expect(url), None, tls)
     }
 
     #[test]
@@ -238,6 +224,6 @@ mod tests {
 
     #[test]
     fn a_file_without_a_certificate_is_refused() {
-        assert_eq!(trust(Some(b"nothing")).unwrap_err(), TrustError);
+        assert_eq!(tls_config(Some(b"nothing")).unwrap_err(), CaFileError);
     }
 }

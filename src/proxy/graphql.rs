@@ -5,9 +5,6 @@
 //! changes (`personalAccessTokenCreate`) and a token by that word, so the words of a name are what is refused; a call
 //! may so be refused that would have done no harm, and none passes because its name was not in a list.
 
-use actix_web::http::Method;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
-use actix_web::web::{Bytes, Payload};
 use apollo_parser::Parser;
 use apollo_parser::cst::{CstNode, Definition, Field};
 use serde::Deserialize;
@@ -15,8 +12,10 @@ use serde::de::IgnoredAny;
 
 use crate::context::RequestContext;
 use crate::error::{ApiError, Code};
-use crate::proxy::body::Body;
-use crate::proxy::request::Framing;
+use crate::http::head::RequestHead;
+use crate::http::server::Connection;
+use crate::proxy::Failure;
+use crate::proxy::inspect::{self, RequestBody};
 
 /// The body of a call to `/api/graphql`, if it is one that we forward.
 ///
@@ -24,27 +23,25 @@ use crate::proxy::request::Framing;
 /// `method_not_allowed` but for POST; `bad_request` for anything but one well-formed operation in JSON with a
 /// Content-Length, introspection among it; `body_too_large` above 64 KiB; `credential_endpoint` for what is about
 /// credentials.
-pub async fn inspected(
-    method: &Method,
-    headers: &HeaderMap,
-    payload: Payload,
-    framing: Framing,
+pub async fn inspect(
+    request: &RequestHead,
+    client: &mut Connection,
     context: &RequestContext,
-) -> Result<Body, ApiError> {
-    if method != Method::POST {
+) -> Result<RequestBody, Failure> {
+    if request.method() != "POST" {
         return Err(Code::MethodNotAllowed.into());
     }
-    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let fields = request.fields();
+    let kind =
+        fields.values("content-type").next().and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or(kind).trim();
-    if !essence.eq_ignore_ascii_case("application/json") || headers.contains_key(CONTENT_ENCODING) {
-        return Err(ApiError::because(Code::BadRequest, GraphqlError::NotJson));
+    if !essence.eq_ignore_ascii_case("application/json") || fields.contains("content-encoding") {
+        return Err(ApiError::from(GraphqlError::NotJson).into());
     }
-    let Framing::Length(length) = framing else {
-        return Err(ApiError::because(Code::BadRequest, GraphqlError::NoLength));
-    };
-    let body = Body::hold(payload, length, context).await?;
-    check(&body)?;
-    Ok(Body::Held(body))
+    let Some(length) = request.body.known() else { return Err(ApiError::from(GraphqlError::NoLength).into()) };
+    let body = inspect::buffer(length, client, context).await?;
+    check(&body).map_err(ApiError::from)?;
+    Ok(RequestBody::Buffered(body))
 }
 
 /// Why a GraphQL call is not forwarded.
@@ -95,9 +92,9 @@ struct Call<'a> {
     _extensions: Option<IgnoredAny>,
 }
 
-fn check(body: &Bytes) -> Result<(), GraphqlError> {
+fn check(body: &[u8]) -> Result<(), GraphqlError> {
     let call: Call<'_> = serde_json::from_slice(body).map_err(|_| GraphqlError::NotOneCall)?;
-    let tree = Parser::new(&call.query).recursion_limit(DEEPEST).token_limit(MOST_TOKENS).parse();
+    let tree = Parser::new(&call.query).recursion_limit(MAX_DEPTH).token_limit(MAX_TOKENS).parse();
     if tree.errors().next().is_some() {
         return Err(GraphqlError::NotGraphql);
     }
@@ -154,15 +151,15 @@ const SECRET: [&str; 10] = [
 const CHANGED: [&str; 6] = ["key", "keys", "runner", "runners", "trigger", "triggers"];
 
 /// GitLab's own limit is 20 levels or so.
-const DEEPEST: usize = 100;
-const MOST_TOKENS: usize = 16 * 1024;
+const MAX_DEPTH: usize = 100;
+const MAX_TOKENS: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn checked(query: &str) -> Result<(), GraphqlError> {
-        check(&serde_json::json!({ "query": query, "variables": {}, "operationName": null }).to_string().into())
+        check(serde_json::json!({ "query": query, "variables": {}, "operationName": null }).to_string().as_bytes())
     }
 
     /// PQ-03.
@@ -223,7 +220,7 @@ mod tests {
             "{}",
             "",
         ] {
-            assert_eq!(check(&Bytes::from(body)), Err(GraphqlError::NotOneCall), "{body}");
+            assert_eq!(check(body.as_bytes()), Err(GraphqlError::NotOneCall), "{body}");
         }
     }
 

@@ -1,165 +1,212 @@
-//! What comes down: an allow-list of headers, links rewritten, content neutralised.
+//! What comes down: an allow-list of fields, links rewritten, content that a browser would run made a download.
 //!
-//! A DataHUB's answer now stands on our origin, beside our cookies. So nothing of it may act on that origin: no header
-//! but the ones named here, no cookie, no content that a browser would run.
+//! A DataHUB's answer now stands on our origin, beside our cookies. So nothing of it may act on that origin: no field but the
+//! ones named here, no cookie, no content that a browser would run. The fields go from the buffer they were read into
+//! straight into the one that is written.
 
-use actix_web::HttpResponse;
-use actix_web::body::{BodySize, MessageBody};
-use actix_web::http::StatusCode;
-use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK,
-    LOCATION, VARY,
-};
+use memchr::memchr;
 
 use crate::datahub::transport::Address;
 use crate::error::{ApiError, Code};
+use crate::http::body::{BodyLength, write_content_length};
+use crate::http::buffer::append;
+use crate::http::client::Response;
+use crate::http::head::{Field, is_name};
 use crate::proxy::target::{Policy, Target};
-use crate::proxy::upstream::answer::{Answer, AnswerBody};
-use crate::proxy::upstream::connection::Head;
 
 /// How a DataHUB's addresses read in a browser.
-pub struct Addresses<'a> {
+#[derive(Debug, Clone, Copy)]
+pub struct UrlRewriter<'a> {
     /// The DataHUB's own.
-    pub there: &'a Address,
+    pub upstream: &'a Address,
     /// The gateway's URL for it.
-    pub here: &'a str,
+    pub public: &'a str,
     /// What the gateway would forward.
     pub policy: &'a Policy,
 }
 
-/// The DataHUB's answer as the browser gets it.
+/// Appends the fields of the DataHUB's answer as the browser gets them, its framing not included.
 ///
 /// # Errors
 /// `datahub_invalid_response` for an answer that cannot be passed on without lying or leaking.
-pub fn inbound(
-    answer: Answer,
-    addresses: &Addresses<'_>,
+pub fn write_fields(
+    response: &Response,
+    rewriter: UrlRewriter<'_>,
+    is_head: bool,
     is_download: bool,
-) -> Result<HttpResponse<AnswerBody>, ApiError> {
-    let Answer { head, body, .. } = answer;
-    let status = StatusCode::from_u16(head.status).map_err(|_| Code::DatahubInvalidResponse)?;
-    let mut response = HttpResponse::with_body(status, body);
-    let is_bodiless = response.body().is_none();
-    let announced = response.body().announced().filter(|_| is_bodiless);
-    let has_body = !matches!(response.body().size(), BodySize::None | BodySize::Sized(0));
-
-    let headers = response.headers_mut();
-    copy(&head, headers)?;
-    addresses.rewrite(status, headers)?;
-    neutralise(headers, has_body, is_download);
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    headers.insert(VARY, HeaderValue::from_static("Cookie, Accept-Encoding"));
-    // Of a HEAD or a 304: what the body would be, which actix-web does not derive from a body that is not there.
-    if let Some(length) = announced.filter(|_| status == StatusCode::NOT_MODIFIED) {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    Ok(response)
-}
-
-/// Copies what the allow-list names, byte for byte, but for what `Connection` says is of that connection only.
-fn copy(head: &Head, headers: &mut HeaderMap) -> Result<(), ApiError> {
-    let of_connection: Vec<&[u8]> = head.options().collect();
-    for (name, value) in head.fields() {
-        if of_connection.iter().any(|option| option.eq_ignore_ascii_case(name)) {
+    out: &mut Vec<u8>,
+) -> Result<(), ApiError> {
+    let fields = response.fields();
+    let is_field_name =
+        |option: &[u8]| !option.eq_ignore_ascii_case(b"keep-alive") && !option.eq_ignore_ascii_case(b"close");
+    let has_options = fields.list("connection").any(is_field_name);
+    let mut seen = Singletons::default();
+    for field in fields.iter() {
+        // What `Connection` names is of that connection only.
+        if has_options && fields.list("connection").any(|option| option.eq_ignore_ascii_case(field.name)) {
             continue;
         }
-        let Ok(name) = HeaderName::from_bytes(name) else { continue };
-        let name = match name.as_str() {
-            "x-request-id" => UPSTREAM_REQUEST_ID,
-            name_text if passes(name_text) => name,
-            _ => continue,
-        };
-        let value = HeaderValue::from_bytes(value).map_err(|_| Code::DatahubInvalidResponse)?;
-        if ONCE.contains(&name) && headers.contains_key(&name) {
+        match Passage::of(field.name) {
+            Passage::Dropped => {}
+            Passage::AsItIs => field.write(out),
+            Passage::UpstreamRequestId => {
+                append(out, [b"x-upstream-request-id: ", field.value, b"\r\n"]);
+            }
+            Passage::Link => rewriter.write_links(field.value, out),
+            Passage::ContentType => seen.content_type = once(seen.content_type, field)?,
+            Passage::ContentDisposition => seen.disposition = once(seen.disposition, field)?,
+            Passage::Location => seen.location = once(seen.location, field)?,
+        }
+    }
+    if let Some(field) = seen.content_type {
+        field.write(out);
+    }
+    if let Some(location) = seen.location {
+        let is_written =
+            std::str::from_utf8(location.value).is_ok_and(|location| rewriter.write_location(location, out));
+        if !is_written && matches!(response.status(), 300..400) {
+            // Not so a 201: what has been made is made, wherever it is.
             return Err(Code::DatahubInvalidResponse.into());
         }
-        headers.append(name, value);
     }
+    let has_body = match response.length {
+        BodyLength::None => is_head && response.content_length.is_some_and(|length| length > 0),
+        length => !length.is_empty(),
+    };
+    seen.write_disposition(has_body, is_download, out);
     Ok(())
 }
 
-/// The allow-list; `name` is lower-case.
-fn passes(name: &str) -> bool {
-    match name {
-        "content-type"
-        | "content-encoding"
-        | "content-disposition"
-        | "content-range"
-        | "accept-ranges"
-        | "etag"
-        | "last-modified"
-        | "link"
-        | "location"
-        | "retry-after"
-        | "deprecation"
-        | "sunset"
-        | "x-accel-buffering" => true,
-        _ => {
-            name.starts_with("x-gitlab-")
-                || name.starts_with("ratelimit-")
-                || name.starts_with("x-total")
-                || (name.starts_with("x-") && name.ends_with("page"))
+/// Appends how the body is delimited: by its length where that is known, also that of a body that is not sent, else by chunks
+/// where the client takes them.
+pub fn write_framing(response: &Response, takes_chunks: bool, out: &mut Vec<u8>) {
+    match (response.length, response.content_length) {
+        (BodyLength::Chunked | BodyLength::UntilClose, _) if takes_chunks => {
+            out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+        }
+        (BodyLength::None | BodyLength::Known(_), Some(length)) => {
+            write_content_length(length, out);
+        }
+        _ => {}
+    }
+}
+
+/// Fields of which two would mean two things.
+#[derive(Default)]
+struct Singletons<'a> {
+    content_type: Option<Field<'a>>,
+    disposition: Option<Field<'a>>,
+    location: Option<Field<'a>>,
+}
+
+fn once<'a>(earlier: Option<Field<'a>>, field: Field<'a>) -> Result<Option<Field<'a>>, ApiError> {
+    if earlier.is_some() { Err(Code::DatahubInvalidResponse.into()) } else { Ok(Some(field)) }
+}
+
+impl Singletons<'_> {
+    /// Makes a download of whatever a browser might run, or might take for something that it runs.
+    fn write_disposition(&self, has_body: bool, is_download: bool, out: &mut Vec<u8>) {
+        let is_inert = self.content_type.map_or(!has_body, |field| is_inert(field.value));
+        match self.disposition {
+            Some(field) if is_inert && !is_download => field.write(out),
+            None if is_inert && !is_download => {}
+            disposition => {
+                let value = disposition.map_or(&b""[..], |field| field.value);
+                let parameters = memchr(b';', value).map_or(&b""[..], |at| &value[at..]);
+                append(out, [b"content-disposition: attachment", parameters, b"\r\n"]);
+            }
         }
     }
 }
 
-impl Addresses<'_> {
-    /// Points Location and Link at the gateway where they lead to the DataHUB's API.
-    fn rewrite(&self, status: StatusCode, headers: &mut HeaderMap) -> Result<(), ApiError> {
-        if let Some(location) = headers.remove(LOCATION).next() {
-            if let Some(to) = location.to_str().ok().and_then(|location| self.located(location)) {
-                headers.insert(LOCATION, to);
-            } else if status.is_redirection() {
-                // Not so a 201: what has been made is made, wherever it is.
-                return Err(Code::DatahubInvalidResponse.into());
+/// What becomes of a field: the allow-list.
+enum Passage {
+    Dropped,
+    AsItIs,
+    ContentType,
+    ContentDisposition,
+    Link,
+    Location,
+    UpstreamRequestId,
+}
+
+impl Passage {
+    fn of(name: &[u8]) -> Self {
+        let passes = match (name.len(), name[0] | 0x20) {
+            (4, b'l') if is_name(name, "link") => return Self::Link,
+            (8, b'l') if is_name(name, "location") => return Self::Location,
+            (12, b'c') if is_name(name, "content-type") => return Self::ContentType,
+            (12, b'x') if is_name(name, "x-request-id") => return Self::UpstreamRequestId,
+            (19, b'c') if is_name(name, "content-disposition") => return Self::ContentDisposition,
+            (4, b'e') => is_name(name, "etag"),
+            (6, b's') => is_name(name, "sunset"),
+            (11, b'd') => is_name(name, "deprecation"),
+            (11, b'r') if is_name(name, "retry-after") => true,
+            (13, b'a') => is_name(name, "accept-ranges"),
+            (13, b'c') => is_name(name, "content-range"),
+            (13, b'l') => is_name(name, "last-modified"),
+            (16, b'c') => is_name(name, "content-encoding"),
+            (17, b'x') if is_name(name, "x-accel-buffering") => true,
+            (_, b'r') => begins(name, "ratelimit-"),
+            (_, b'x') => {
+                begins(name, "x-gitlab-")
+                    || begins(name, "x-total")
+                    || (begins(name, "x-") && name.len() >= 6 && is_name(&name[name.len() - 4..], "page"))
             }
-        }
-        let links: Vec<HeaderValue> = headers.get_all(LINK).filter_map(|link| self.relinked(link)).collect();
-        headers.remove(LINK);
-        for link in links {
-            headers.append(LINK, link);
-        }
-        Ok(())
+            _ => false,
+        };
+        if passes { Self::AsItIs } else { Self::Dropped }
+    }
+}
+
+fn begins(name: &[u8], lower: &str) -> bool {
+    name.len() >= lower.len() && is_name(&name[..lower.len()], lower)
+}
+
+impl UrlRewriter<'_> {
+    /// Writes where a browser may go: into the API, or to storage elsewhere, without our cookies and without the token.
+    /// Whether there was such a place.
+    fn write_location(&self, location: &str, out: &mut Vec<u8>) -> bool {
+        let (prefix, rest) = match self.at_gateway(location) {
+            Some(target) => (self.public, target.as_str()),
+            None if self.is_elsewhere(location) => ("", location),
+            None => return false,
+        };
+        append(out, [b"location: ", prefix.as_bytes(), rest.as_bytes(), b"\r\n"]);
+        true
     }
 
-    /// Where a browser may go: into the API, or to storage elsewhere, without our cookies and without the token.
-    fn located(&self, location: &str) -> Option<HeaderValue> {
-        match self.at_gateway(location) {
-            Some(to) => HeaderValue::from_str(&to).ok(),
-            None if self.is_elsewhere(location) => HeaderValue::from_str(location).ok(),
-            None => None,
-        }
-    }
-
-    /// A Link field (RFC 8288 section 3) with the links to other pages of the API rewritten and all others left out.
-    fn relinked(&self, field: &HeaderValue) -> Option<HeaderValue> {
-        let mut rest = field.to_str().ok()?;
-        let mut links = Vec::new();
-        while let Some((url, after)) =
-            rest.trim_start_matches([',', ' ', '\t']).strip_prefix('<').and_then(|rest| rest.split_once('>'))
+    /// Writes a Link field (RFC 8288 section 3) with the links to other pages of the API rewritten and all others left out.
+    fn write_links(&self, field: &[u8], out: &mut Vec<u8>) {
+        let Some(mut rest) = std::str::from_utf8(field).ok().filter(|field| field.is_ascii()) else { return };
+        let mut before = "link: <";
+        while let Some(link) = rest.trim_start_matches([',', ' ', '\t']).strip_prefix('<')
+            && let Some(end) = memchr(b'>', link.as_bytes())
         {
-            let mut is_quoted = false;
-            let end = after.find(|letter| {
-                is_quoted ^= letter == '"';
-                letter == ',' && !is_quoted
-            });
-            let (parameters, next) = after.split_at(end.unwrap_or(after.len()));
-            if let (true, Some(to)) = (is_to_a_page(parameters), self.at_gateway(url)) {
-                links.push(format!("<{to}>{}", parameters.trim_end()));
+            let (url, after) = (&link[..end], &link[end + 1..]);
+            let (parameters, next) = after.split_at(end_of_parameters(after.as_bytes()));
+            if is_to_a_page(parameters)
+                && let Some(target) = self.at_gateway(url)
+            {
+                let parts = [before, self.public, target.as_str(), ">", parameters.trim_end()];
+                append(out, parts.map(str::as_bytes));
+                before = ", <";
             }
             rest = next;
         }
-        if links.is_empty() { None } else { HeaderValue::from_str(&links.join(", ")).ok() }
+        if before == ", <" {
+            out.extend_from_slice(b"\r\n");
+        }
     }
 
-    /// The gateway's URL for one of the DataHUB's, if it is one that we would forward.
-    fn at_gateway(&self, url: &str) -> Option<String> {
+    /// The target that one of the DataHUB's URLs is at the gateway, if it is one that we would forward.
+    fn at_gateway<'a>(&self, url: &'a str) -> Option<Target<'a>> {
         let target = match self.below(url) {
             Some(target) => target,
-            None if url.starts_with('/') && !url.starts_with("//") => url.strip_prefix(self.there.root())?,
+            None if url.starts_with('/') && !url.starts_with("//") => url.strip_prefix(self.upstream.root())?,
             None => return None,
         };
-        Target::parse(target, self.policy).ok().map(|target| format!("{}{}", self.here, target.as_str()))
+        Target::parse(target, self.policy).ok().filter(|target| is_visible(target.as_str()))
     }
 
     /// What follows the DataHUB's address in `url`, whichever of the two schemes it has: GitLab writes `http` at times.
@@ -167,47 +214,49 @@ impl Addresses<'_> {
         fn schemeless(url: &str) -> Option<&str> {
             url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))
         }
-        let place = schemeless(self.there.as_str())?;
+        let place = schemeless(self.upstream.as_str())?;
         schemeless(url)?.strip_prefix(place).filter(|rest| rest.starts_with('/'))
     }
 
     /// Neither at the DataHUB nor at the gateway: to lead a browser to another call is not the DataHUB's to do.
     fn is_elsewhere(&self, url: &str) -> bool {
         url.starts_with("https://")
+            && is_visible(url)
             && self.below(url).is_none()
             && url::Url::parse(url).is_ok_and(|parsed| {
-                let is_here = url::Url::parse(self.here).is_ok_and(|here| here.origin() == parsed.origin());
-                !is_here && !self.there.is_origin_of(&parsed)
+                let is_here = url::Url::parse(self.public).is_ok_and(|here| here.origin() == parsed.origin());
+                !is_here && !self.upstream.is_origin_of(&parsed)
             })
     }
 }
 
-/// Makes a download of whatever a browser might run, or might take for something that it runs.
-fn neutralise(headers: &mut HeaderMap, has_body: bool, is_download: bool) {
-    let is_inert = match headers.get(CONTENT_TYPE) {
-        Some(value) => value.to_str().is_ok_and(|value| {
-            let essence = value.split(';').next().unwrap_or(value).trim().to_ascii_lowercase();
-            INERT.contains(&&*essence) || is_json(&essence)
-        }),
-        None => !has_body,
+/// Where a link's parameters end: at a comma that is not within quotes.
+fn end_of_parameters(text: &[u8]) -> usize {
+    let mut is_quoted = false;
+    let is_end = |byte: &u8| {
+        is_quoted ^= *byte == b'"';
+        *byte == b',' && !is_quoted
     };
-    if is_inert && !is_download {
-        return;
-    }
-    let parameters = headers
-        .get(CONTENT_DISPOSITION)
-        .and_then(|value| {
-            value.as_bytes().iter().position(|byte| *byte == b';').map(|at| value.as_bytes()[at..].to_vec())
-        })
-        .unwrap_or_default();
-    let attachment = HeaderValue::from_bytes(&[b"attachment", parameters.as_slice()].concat());
-    headers.insert(CONTENT_DISPOSITION, attachment.unwrap_or(HeaderValue::from_static("attachment")));
+    text.iter().position(is_end).unwrap_or(text.len())
+}
+
+/// ASCII without control characters: what may stand in a field of ours.
+fn is_visible(text: &str) -> bool {
+    text.bytes().fold(true, |is, byte| is & (b' '..0x7f).contains(&byte))
+}
+
+/// Whether no browser runs content of this type, given `nosniff`.
+fn is_inert(content_type: &[u8]) -> bool {
+    let essence = content_type[..memchr(b';', content_type).unwrap_or(content_type.len())].trim_ascii();
+    INERT.iter().any(|inert| inert.len() == essence.len() && essence.eq_ignore_ascii_case(inert.as_bytes()))
+        || is_json(essence)
 }
 
 /// `application/problem+json` and its like, and nothing that only ends so.
-fn is_json(essence: &str) -> bool {
-    let name = essence.strip_prefix("application/").and_then(|rest| rest.strip_suffix("+json"));
-    name.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)))
+fn is_json(essence: &[u8]) -> bool {
+    let lower = essence.to_ascii_lowercase();
+    let name = lower.strip_prefix(b"application/").and_then(|rest| rest.strip_suffix(b"+json"));
+    name.is_some_and(|name| name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(byte)))
 }
 
 /// Whether a link leads to another page, and not to something that a browser would load by itself.
@@ -217,11 +266,11 @@ fn is_to_a_page(parameters: &str) -> bool {
         name.trim().eq_ignore_ascii_case("rel").then(|| value.trim().trim_matches('"'))
     });
     let (Some(rel), None) = (rels.next(), rels.next()) else { return false };
-    rel.split(' ').all(|rel| PAGES.contains(&rel))
+    rel.split(' ').all(|rel| PAGINATION_RELS.contains(&rel))
 }
 
 /// How GitLab's links to other pages are related (`lib/gitlab/pagination/offset_header_builder.rb`).
-const PAGES: [&str; 4] = ["first", "prev", "next", "last"];
+const PAGINATION_RELS: [&str; 4] = ["first", "prev", "next", "last"];
 
 /// Types that no browser runs, given `nosniff`.
 const INERT: [&str; 14] = [
@@ -241,25 +290,25 @@ const INERT: [&str; 14] = [
     "text/event-stream",
 ];
 
-/// Fields of which two would mean two things.
-const ONCE: [HeaderName; 3] = [CONTENT_TYPE, LOCATION, CONTENT_DISPOSITION];
-
-const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-request-id");
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datahub::transport::trust;
+    use crate::datahub::transport::tls_config;
 
     /// PR-03: storage may be anywhere but here.
     #[test]
     fn a_redirect_leads_into_the_api_or_elsewhere_and_never_to_ourselves() {
         let url = url::Url::parse("https://hub.example/gitlab").expect("a URL");
         let there =
-            Address::new(url, None, trust(None).expect("the system's roots, or Mozilla's")).expect("an address");
+            Address::new(url, None, tls_config(None).expect("the system's roots, or Mozilla's")).expect("an address");
         let here = "https://gateway.example/datahubs/a";
-        let addresses = Addresses { there: &there, here, policy: &Policy::default() };
-        let located = |location: &str| addresses.located(location).and_then(|to| to.to_str().ok().map(str::to_owned));
+        let rewriter = UrlRewriter { upstream: &there, public: here, policy: &Policy::default() };
+        let located = |location: &str| {
+            let mut out = Vec::new();
+            let is_written = rewriter.write_location(location, &mut out);
+            let line = String::from_utf8(out).expect("ASCII");
+            is_written.then(|| line["location: ".len()..].trim_end().to_owned())
+        };
         let passed = |location: &str| Some(location.to_owned());
         for location in ["https://hub.example/gitlab/api/v4/a%2Fb?c=d&", "/gitlab/api/v4/a%2Fb?c=d&"] {
             assert_eq!(located(location), passed("https://gateway.example/datahubs/a/api/v4/a%2Fb?c=d&"), "{location}");

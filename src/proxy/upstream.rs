@@ -1,42 +1,35 @@
 //! Connections to a DataHUB: one call a time on each, kept for the next one, streamed both ways.
-//!
-//! The door is small: a head and a body go in, a head and a body come out. Behind it is HTTP/1.1 (RFC 9112) as a client
-//! speaks it to a server that it does not trust. Interim answers are skipped. A body ends where its framing says so or
-//! breaks off with an error, which the browser sees as a transfer that broke off. Whenever the framing is in doubt, or a
-//! byte is left over, the connection is closed and never used again: the next one on it may be someone else.
-
-pub mod answer;
-pub mod connection;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::rc::Rc;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix_web::error::PayloadError;
-use actix_web::http::Method;
-use actix_web::web::BytesMut;
 use tokio::time::timeout;
 
 use crate::context::RequestContext;
 use crate::datahub::transport::Address;
 use crate::error::{ApiError, Code};
-use crate::proxy::body::Body;
-use crate::proxy::gate::{Closed, Gate, Place};
-use crate::proxy::request::Framing;
-use crate::proxy::upstream::answer::Answer;
-use crate::proxy::upstream::connection::Connection;
+use crate::http::body::BodyLength;
+use crate::http::buffer::{Buffer, BufferPool};
+use crate::http::client::{Connection, ReceiveError, Response, ResponseBodyError, SendBodyError, Sent};
+use crate::http::server::{self, BodyError, ClientLeft};
+use crate::http::timer::Elapsed;
+use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit, Permit, Rejected};
 
 /// One worker's connections to one DataHUB.
 #[derive(Debug)]
 pub struct Upstream {
     address: Address,
     deadlines: Deadlines,
-    gate: Arc<Gate>,
+    limit: Arc<ConcurrencyLimit>,
+    breaker: Arc<CircuitBreaker>,
+    pool: BufferPool,
     /// The last one used is the next one taken.
     idle: RefCell<VecDeque<Idle>>,
+    max_idle: usize,
 }
 
 /// How long each step may take. There is no limit on the whole: a gigabyte takes what it takes.
@@ -56,51 +49,121 @@ struct Idle {
     since: Instant,
 }
 
+/// What goes up.
+#[derive(Debug)]
+pub struct UpstreamRequest<'a> {
+    /// The head, and the whole body if it is short.
+    pub message: &'a [u8],
+    /// How the rest of the body is delimited, which is still at the client's; nothing if the message is all there is.
+    pub rest: BodyLength,
+    /// Whether the method is HEAD, whose answer has no body whatever its head says.
+    pub is_head: bool,
+    /// Whether the same request twice does what it does once (RFC 9110 section 9.2.2).
+    pub is_idempotent: bool,
+}
+
+/// An answer on its way down, and what its call holds until the end of it.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    upstream: &'a Upstream,
+    connection: Option<Connection>,
+    permit: Option<Permit<'a>>,
+    /// What came down.
+    pub response: Response,
+}
+
 impl Upstream {
-    /// No connection yet; `gate` is shared with the other workers.
-    pub fn new(address: Address, deadlines: Deadlines, gate: Arc<Gate>) -> Rc<Self> {
-        Rc::new(Self { address, deadlines, gate, idle: RefCell::default() })
+    /// No connection yet; `limit` and `breaker` are shared with the other workers. At most `max_idle` connections are kept.
+    pub fn new(
+        address: Address,
+        deadlines: Deadlines,
+        limit: Arc<ConcurrencyLimit>,
+        breaker: Arc<CircuitBreaker>,
+        pool: BufferPool,
+        max_idle: usize,
+    ) -> Self {
+        Self { address, deadlines, limit, breaker, pool, idle: RefCell::default(), max_idle }
     }
 
-    /// Sends one request and waits for the head of its answer. An idempotent one whose body, if any, is held is sent once
-    /// more, on a new connection, if a kept one turns out to be closed before a byte came back; no other ever is.
+    /// Sends one request of `client` and waits for the head of its answer. An idempotent one without a rest is sent once more,
+    /// on a new connection, if a kept one turns out to be closed before a byte came back; no other ever is.
     ///
     /// # Errors
     /// [`SendError`]; the connection is closed then.
-    pub async fn send(self: &Rc<Self>, request: Outgoing<'_>) -> Result<Answer, SendError> {
-        let place = self.gate.enter(self.deadlines.connect).await?;
-        let outcome = self.exchange(request, place).await;
+    pub async fn exchange(
+        &self,
+        request: &UpstreamRequest<'_>,
+        client: &mut server::Connection,
+        context: &RequestContext,
+    ) -> Result<Exchange<'_>, SendError> {
+        self.breaker.check()?;
+        let permit = client.unless_client_leaves(pin!(self.limit.acquire(self.deadlines.connect))).await??;
+        let outcome = self.exchange_over_any(request, client, context).await;
         match &outcome {
-            Ok(_) | Err(SendError::Invalid(_)) => self.gate.answered(),
-            Err(SendError::Body(_) | SendError::NotSent(_)) => {}
-            Err(_) => self.gate.unanswered(),
+            Ok(_) | Err(SendError::Answer(ReceiveError::Invalid(_))) => self.breaker.record_success(),
+            Err(SendError::Rejected(_) | SendError::ClientLeft(_) | SendError::Body(_)) => {}
+            Err(_) => self.breaker.record_failure(),
         }
-        outcome
+        let (connection, response) = outcome?;
+        let mut exchange = Exchange { upstream: self, connection: Some(connection), permit: Some(permit), response };
+        exchange.release_at_end();
+        Ok(exchange)
     }
 
-    async fn exchange(self: &Rc<Self>, request: Outgoing<'_>, place: Place) -> Result<Answer, SendError> {
-        let Outgoing { context, head, mut body, framing, is_head, is_idempotent } = request;
+    async fn exchange_over_any(
+        &self,
+        request: &UpstreamRequest<'_>,
+        client: &mut server::Connection,
+        context: &RequestContext,
+    ) -> Result<(Connection, Response), SendError> {
         if let Some(mut connection) = self.take_idle() {
-            let again = if is_idempotent { body.again() } else { None };
-            match (connection.exchange(&head, body, framing, is_head, context, &self.deadlines).await, again) {
-                (Err(SendError::Closed), Some(again)) => body = again,
-                (outcome, _) => return outcome.map(|exchanged| Answer::new(self, connection, exchanged, place)),
+            match self.exchange_over(&mut connection, request, client, context).await {
+                Err(SendError::Answer(ReceiveError::Closed)) if request.is_idempotent && request.rest.is_empty() => {}
+                outcome => return outcome.map(|response| (connection, response)),
             }
         }
-        let stream = timeout(self.deadlines.connect, self.address.connect())
-            .await
-            .map_err(|_| SendError::ConnectTimeout)?
-            .map_err(SendError::Connect)?;
-        let mut connection = Connection::new(stream);
-        let exchanged = connection.exchange(&head, body, framing, is_head, context, &self.deadlines).await?;
-        Ok(Answer::new(self, connection, exchanged, place))
+        let connecting = timeout(self.deadlines.connect, self.address.connect());
+        let stream = client.unless_client_leaves(pin!(connecting)).await?.map_err(|_| SendError::ConnectTimeout)?;
+        let mut connection = Connection::new(stream.map_err(SendError::Connect)?, &self.pool);
+        let response = self.exchange_over(&mut connection, request, client, context).await?;
+        Ok((connection, response))
+    }
+
+    async fn exchange_over(
+        &self,
+        connection: &mut Connection,
+        request: &UpstreamRequest<'_>,
+        client: &mut server::Connection,
+        context: &RequestContext,
+    ) -> Result<Response, SendError> {
+        let is_taken = connection.send(request.message, self.deadlines.idle).await?;
+        let sent = match is_taken {
+            true if request.rest.is_empty() => Sent::Whole,
+            true => {
+                let next = async || {
+                    let piece = client.next_piece().await;
+                    piece.inspect(|piece| context.count_in(piece.as_ref().map_or(0, |piece| piece.len())))
+                };
+                connection.send_body(request.rest, request.is_head, next, self.deadlines.idle).await?
+            }
+            false => Sent::NotTaken,
+        };
+        let (mut response, is_whole) = match sent {
+            Sent::Early(response) => (*response, false),
+            sent => {
+                let receiving = connection.receive(request.is_head, self.deadlines.first_byte);
+                (client.unless_client_leaves(pin!(receiving)).await??, matches!(sent, Sent::Whole))
+            }
+        };
+        response.is_reusable &= is_whole;
+        Ok(response)
     }
 
     /// A kept connection on which nothing has happened since: closed ones, and those that said something unasked, go.
     fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         while let Some(Idle { mut connection, since }) = idle.pop_back() {
-            if since.elapsed() < LONGEST_IDLE && connection.is_quiet() {
+            if since.elapsed() < MAX_IDLE_TIME && connection.is_quiet() {
                 return Some(connection);
             }
         }
@@ -108,36 +171,48 @@ impl Upstream {
     }
 
     fn keep(&self, connection: Connection) {
+        let now = Instant::now();
         let mut idle = self.idle.borrow_mut();
-        while idle.front().is_some_and(|oldest| oldest.since.elapsed() >= LONGEST_IDLE) {
+        while idle.front().is_some_and(|oldest| now.duration_since(oldest.since) >= MAX_IDLE_TIME) {
             idle.pop_front();
         }
-        if idle.len() < MOST_IDLE {
-            idle.push_back(Idle { connection, since: Instant::now() });
+        if idle.len() < self.max_idle {
+            idle.push_back(Idle { connection, since: now });
         }
     }
 }
 
-/// What goes up.
-pub struct Outgoing<'a> {
-    /// Of the request it is for.
-    pub context: &'a RequestContext,
-    /// The head, as it goes over the wire.
-    pub head: BytesMut,
-    /// The body.
-    pub body: Body,
-    /// How the head says that the body is delimited.
-    pub framing: Framing,
-    /// Whether the method is HEAD, whose answer has no body whatever its head says.
-    pub is_head: bool,
-    /// Whether the same request twice does what it does once (RFC 9110 section 9.2.2).
-    pub is_idempotent: bool,
-}
+impl Exchange<'_> {
+    /// The next piece of the answer's body after [`Response::start`]; `None` once it has ended.
+    ///
+    /// # Errors
+    /// [`ResponseBodyError`]; what has been passed on is not whole.
+    pub async fn next_piece(&mut self) -> Result<Option<Buffer>, ResponseBodyError> {
+        if self.response.body.is_done() {
+            return Ok(None);
+        }
+        // One that broke off stays broken.
+        let connection = self.connection.as_mut().ok_or(ResponseBodyError::Truncated)?;
+        let piece = connection.next_piece(&mut self.response.body, self.upstream.deadlines.idle).await;
+        if piece.is_err() {
+            self.connection = None;
+        }
+        self.release_at_end();
+        piece
+    }
 
-impl<'a> Outgoing<'a> {
-    /// A request whose method is `method`.
-    pub fn new(method: &Method, head: BytesMut, body: Body, framing: Framing, context: &'a RequestContext) -> Self {
-        Self { context, head, body, framing, is_head: method == Method::HEAD, is_idempotent: method.is_idempotent() }
+    /// Once the body has ended, the next call may have the connection and the place.
+    fn release_at_end(&mut self) {
+        if !self.response.body.is_done() {
+            return;
+        }
+        self.permit = None;
+        if let Some(connection) = self.connection.take()
+            && self.response.is_reusable
+            && connection.is_drained()
+        {
+            self.upstream.keep(connection);
+        }
     }
 }
 
@@ -146,38 +221,40 @@ impl<'a> Outgoing<'a> {
 pub enum SendError {
     /// It was not to be tried.
     #[error(transparent)]
-    NotSent(#[from] Closed),
+    Rejected(#[from] Rejected),
+    /// Its client left.
+    #[error(transparent)]
+    ClientLeft(#[from] ClientLeft),
     /// No connection.
     #[error("cannot connect to the DataHUB")]
     Connect(#[source] io::Error),
     /// No connection in time.
     #[error("connecting to the DataHUB took too long")]
     ConnectTimeout,
-    /// The connection was closed before a byte came back.
-    #[error("the DataHUB closed the connection without an answer")]
-    Closed,
-    /// The connection broke in the middle of an answer's head.
-    #[error("the connection to the DataHUB broke")]
-    Lost(#[source] io::Error),
-    /// The DataHUB neither took the request nor answered in time.
-    #[error("the DataHUB did not answer in time")]
+    /// The DataHUB did not take the request in time.
+    #[error("the DataHUB did not take the request in time")]
     Stalled,
-    /// An answer that is not to be passed on.
-    #[error("the DataHUB answered with {0}")]
-    Invalid(&'static str),
-    /// The browser's body broke off.
+    /// No answer, or one that is not to be passed on.
+    #[error("the DataHUB gave no answer that can be passed on")]
+    Answer(#[from] ReceiveError),
+    /// The client's body broke off.
     #[error("the body of the request broke off")]
-    Body(#[source] PayloadError),
+    Body(#[source] BodyError),
 }
 
-impl SendError {
-    /// A connection that broke before a byte came back.
-    fn lost(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
-                Self::Closed
-            }
-            _ => Self::Lost(error),
+impl From<Elapsed> for SendError {
+    fn from(_: Elapsed) -> Self {
+        Self::Stalled
+    }
+}
+
+impl From<SendBodyError<BodyError>> for SendError {
+    fn from(error: SendBodyError<BodyError>) -> Self {
+        match error {
+            SendBodyError::Source(BodyError::Gone(_)) => Self::ClientLeft(ClientLeft),
+            SendBodyError::Source(error) => Self::Body(error),
+            SendBodyError::Answer(error) => Self::Answer(error),
+            SendBodyError::Stalled => Self::Stalled,
         }
     }
 }
@@ -185,17 +262,19 @@ impl SendError {
 impl From<SendError> for ApiError {
     fn from(error: SendError) -> Self {
         let code = match error {
-            SendError::NotSent(closed) => return closed.into(),
-            SendError::Connect(_) | SendError::Closed | SendError::Lost(_) => Code::DatahubUnreachable,
-            SendError::ConnectTimeout | SendError::Stalled => Code::DatahubTimeout,
-            SendError::Invalid(_) => Code::DatahubInvalidResponse,
+            SendError::Rejected(rejected) => return rejected.into(),
             SendError::Body(error) => return error.into(),
+            // Nobody hears it.
+            SendError::ClientLeft(_) => Code::BadRequest,
+            SendError::Answer(ReceiveError::Invalid(_)) => Code::DatahubInvalidResponse,
+            SendError::ConnectTimeout | SendError::Stalled | SendError::Answer(ReceiveError::Stalled) => {
+                Code::DatahubTimeout
+            }
+            SendError::Connect(_) | SendError::Answer(_) => Code::DatahubUnreachable,
         };
         Self::because(code, error)
     }
 }
 
-/// Most connections that a worker keeps to one DataHUB.
-const MOST_IDLE: usize = 128;
 /// How long a connection is kept: less than the 65 s and more after which GitLab's nginx closes it.
-const LONGEST_IDLE: Duration = Duration::from_secs(50);
+const MAX_IDLE_TIME: Duration = Duration::from_secs(50);

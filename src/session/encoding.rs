@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 use crate::datahub::oidc::User;
-use crate::datahub::token::{AccessToken, RefreshToken, TokenSet};
+use crate::datahub::token::{AccessToken, RefreshToken, TokenSet, filter_hash};
 use crate::seal::cookie::Plaintext;
 use crate::session::Session;
 
@@ -183,6 +183,18 @@ impl Token {
         match self {
             Self::Packed(span) => span.len() * 2,
             Self::Plain(span) => span.len(),
+        }
+    }
+
+    /// The [`filter_hash`] of the token itself, which is somewhere in `bytes`.
+    pub(super) fn filter_hash(&self, bytes: &[u8]) -> u64 {
+        match self {
+            Self::Plain(span) => filter_hash(&bytes[span.clone()]),
+            // Hex of four bytes, if there are as many.
+            Self::Packed(span) => bytes[span.clone()].last_chunk::<4>().map_or(0, |end| {
+                let digits = end.map(|byte| [hex_digit(byte >> 4), hex_digit(byte & 0xf)]);
+                filter_hash(digits.as_flattened())
+            }),
         }
     }
 

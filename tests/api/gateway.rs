@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -28,11 +28,27 @@ pub const BASE: &str = "/arcmanager/api/v1";
 pub struct Gateway {
     child: Child,
     pub address: String,
-    output: Arc<Mutex<Vec<String>>>,
+    output: Arc<Written>,
     readers: Vec<std::thread::JoinHandle<()>>,
     secrets: Arc<Mutex<BTreeSet<String>>>,
     answers: Mutex<String>,
     _folder: Arc<Folder>,
+}
+
+/// What a gateway has written so far, and whether its standard output is read.
+#[derive(Default)]
+struct Written {
+    lines: Mutex<Vec<String>>,
+    reading: Mutex<Reading>,
+    changed: Condvar,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    #[default]
+    On,
+    Off,
+    Closed,
 }
 
 /// How a gateway is started; several may be started alike.
@@ -104,6 +120,12 @@ impl Setup {
         self
     }
 
+    /// The same with another filter of the log, as in `RUST_LOG`; it must let `serving` through.
+    pub fn logging(mut self, filter: &'static str) -> Self {
+        self.log_level = filter;
+        self
+    }
+
     /// Writes the configuration's file, over the one of a gateway that was started by this setup.
     pub fn write(&self) -> PathBuf {
         let config = format!("server.listen = [{:?}]\n{}", self.listen, self.config);
@@ -111,24 +133,30 @@ impl Setup {
     }
 
     pub fn start(&self) -> Gateway {
-        Gateway::start(self)
+        let mut command = command();
+        command.arg("--config").arg(self.write());
+        Gateway::start(self, command)
+    }
+
+    /// Starts another process in the binary's place, which finds its configuration in the variable `GATEWAY_OF_A_TEST`.
+    pub fn start_as(&self, mut command: Command) -> Gateway {
+        command.env("GATEWAY_OF_A_TEST", self.write());
+        Gateway::start(self, command)
     }
 }
 
 impl Gateway {
-    fn start(setup: &Setup) -> Self {
-        let mut child = command()
-            .arg("--config")
-            .arg(setup.write())
+    fn start(setup: &Setup, mut command: Command) -> Self {
+        let mut child = command
             .env("RUST_LOG", setup.log_level)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary is built");
-        let output = Arc::new(Mutex::new(Vec::new()));
+        let output = Arc::new(Written::default());
         let readers = vec![
-            collect(child.stdout.take().expect("piped"), &output),
-            collect(child.stderr.take().expect("piped"), &output),
+            collect(child.stdout.take().expect("piped"), &output, true),
+            collect(child.stderr.take().expect("piped"), &output, false),
         ];
         let mut gateway = Self {
             child,
@@ -139,8 +167,7 @@ impl Gateway {
             answers: Mutex::default(),
             _folder: Arc::clone(&setup.folder),
         };
-        let serving = gateway.wait_for_line(|line| line["message"] == "serving");
-        serving["listen"].as_str().expect("a text").clone_into(&mut gateway.address);
+        gateway.address = gateway.wait_for_address("serving");
         gateway
     }
 
@@ -168,21 +195,51 @@ impl Gateway {
 
     /// All lines of the log so far.
     pub fn log(&self) -> Vec<Value> {
-        let output = self.output.lock().expect("no panic while held");
-        output.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        self.output().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Everything written so far, line by line.
+    pub fn output(&self) -> Vec<String> {
+        self.output.lines.lock().expect("no panic while held").clone()
+    }
+
+    /// From now on nobody reads its standard output, as when a collector of logs hangs.
+    pub fn stop_reading(&self) {
+        self.output.set(Reading::Off);
+    }
+
+    /// From now on it is read again.
+    pub fn read_on(&self) {
+        self.output.set(Reading::On);
+    }
+
+    /// Closes the other end of its standard output, as when a collector of logs dies: at the next line, which is read.
+    pub fn close_output(&self) {
+        self.output.set(Reading::Closed);
     }
 
     /// The first line of the log that is as wanted, once it is there.
     pub fn wait_for_line(&self, is_wanted: impl Fn(&Value) -> bool) -> Value {
+        self.wait_for(|line| serde_json::from_str(line).ok().filter(&is_wanted))
+    }
+
+    /// Where it listens, from the line that says so in whatever format.
+    fn wait_for_address(&self, message: &str) -> String {
+        self.wait_for(|line| {
+            let (before, after) = line.split_once("listen")?;
+            let address = after.split('"').find(|text| text.len() > 1)?;
+            before.contains(message).then(|| address.to_owned())
+        })
+    }
+
+    fn wait_for<T>(&self, find: impl Fn(&str) -> Option<T>) -> T {
         let until = Instant::now() + Duration::from_secs(10);
         loop {
-            if let Some(line) = self.log().into_iter().find(&is_wanted) {
-                return line;
+            let output = self.output();
+            if let Some(found) = output.iter().find_map(|line| find(line)) {
+                return found;
             }
-            if Instant::now() > until {
-                let output = self.output.lock().expect("no panic while held").join("\n");
-                panic!("no such line in the log:\n{output}");
-            }
+            assert!(Instant::now() < until, "no such line in the log:\n{}", output.join("\n"));
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -203,8 +260,7 @@ impl Gateway {
 
     /// What `/metrics` says.
     pub fn metrics(&self) -> String {
-        let line = self.wait_for_line(|line| line["message"] == "operators may ask");
-        let mut connection = Connection::open(line["listen"].as_str().expect("a text"));
+        let mut connection = Connection::open(&self.wait_for_address("operators may ask"));
         connection.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         connection.answer(true).text()
     }
@@ -248,11 +304,12 @@ impl Drop for Gateway {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+        self.read_on();
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
         if !std::thread::panicking() {
-            self.search("output", &self.output.lock().expect("no panic while held").join("\n"));
+            self.search("output", &self.output().join("\n"));
             self.search("answers", &self.answers.lock().expect("no panic while held"));
         }
     }
@@ -326,13 +383,30 @@ pub fn datahub_with(change: impl FnOnce(&mut Behaviour)) -> DataHub {
     datahub
 }
 
-fn collect(stream: impl Read + Send + 'static, output: &Arc<Mutex<Vec<String>>>) -> std::thread::JoinHandle<()> {
+fn collect(stream: impl Read + Send + 'static, output: &Arc<Written>, may_stop: bool) -> std::thread::JoinHandle<()> {
     let output = Arc::clone(output);
     std::thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            output.lock().expect("no panic while held").push(line);
+            output.lines.lock().expect("no panic while held").push(line);
+            if may_stop && !output.may_read() {
+                return;
+            }
         }
     })
+}
+
+impl Written {
+    fn set(&self, reading: Reading) {
+        *self.reading.lock().expect("no panic while held") = reading;
+        self.changed.notify_all();
+    }
+
+    /// Waits while it is not to be read; false once it is to be closed.
+    fn may_read(&self) -> bool {
+        let reading = self.reading.lock().expect("no panic while held");
+        *self.changed.wait_while(reading, |reading| *reading == Reading::Off).expect("no panic while held")
+            == Reading::On
+    }
 }
 
 /// A folder that goes with the test.

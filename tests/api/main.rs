@@ -4,22 +4,36 @@
 
 #![expect(unreachable_pub, reason = "nobody depends on tests")]
 
+mod access;
+mod access_log;
 mod browser;
 mod callback;
 mod config;
+mod connection;
+mod drain;
+mod far_end;
 mod framing;
 mod gateway;
+mod hardening;
 mod keys;
+mod leaving;
 mod login;
 mod logout;
+mod metrics;
+mod odd_bytes;
 mod origin;
+mod panics;
+mod paths;
+mod pieces;
 mod process;
 mod provider;
 mod proxy;
 mod refresh;
+mod refusals;
 mod return_to;
 mod session;
 mod storm;
 mod streams;
 mod tls;
 mod upstream;
+mod wire;

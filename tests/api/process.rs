@@ -73,6 +73,45 @@ fn a_unix_socket_is_listened_on_and_one_left_behind_is_replaced() {
 }
 
 #[test]
+fn a_socket_that_somebody_listens_on_is_left_alone() {
+    let hub = datahub();
+    let folder = Folder::default();
+    let path = folder.path().join("gateway.sock");
+    let there = std::os::unix::net::UnixListener::bind(&path).expect("a path of our own");
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let tcp_address = tcp.local_addr().expect("it is bound").to_string();
+    for place in [format!("unix:{}", path.display()), tcp_address] {
+        let setup = Setup::new(&[("a", &hub)]).listening_at(&place);
+        let output = crate::gateway::run(&["--config", setup.write().to_str().expect("a plain path")], &[]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && told.contains("server.listen"), "{place}: {told}");
+    }
+    drop(there);
+}
+
+#[test]
+fn every_socket_of_the_list_is_served() {
+    let hub = datahub();
+    let folder = Folder::default();
+    let path = folder.path().join("gateway.sock");
+    let list = format!("127.0.0.1:0, unix:{}", path.display());
+    let mut command = std::process::Command::new("/bin/sh");
+    let script = "exec \"$0\" --config \"$GATEWAY_OF_A_TEST\"";
+    command.env_clear().env("GATEWAY__SERVER__LISTEN", list).args(["-c", script, crate::gateway::BINARY]);
+    let gateway = Setup::new(&[("a", &hub)]).start_as(command);
+    let (tcp, unix) = gateway.address.split_once(' ').expect("two places");
+    assert_eq!(unix, format!("unix:{}", path.display()));
+    let request = format!("GET {BASE}/datahubs HTTP/1.1\r\nHost: localhost:8000\r\nConnection: close\r\n\r\n");
+    let answers = crate::wire::exchange(tcp, &request);
+    assert_eq!(answers[0].status, 200);
+    let mut stream = UnixStream::connect(&path).expect("it listens");
+    stream.write_all(request.as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+#[test]
 fn every_request_has_a_line_in_the_log_that_names_its_route_and_nothing_secret() {
     let hub = datahub();
     let gateway = Setup::new(&[("a", &hub)]).start();
@@ -96,6 +135,22 @@ fn every_request_has_a_line_in_the_log_that_names_its_route_and_nothing_secret()
     assert_eq!(line["bytes_out"].as_u64(), Some(answer.body.len() as u64));
     assert!(line["duration_ms"].as_f64() > line["upstream_ms"].as_f64() && line["upstream_ms"].as_f64() > Some(0.0));
     assert!(!gateway.log().iter().any(|line| line.to_string().contains("canary")), "neither query nor body");
+}
+
+/// The list in `docs/connections.md`: `file::name`, or `file::*` for all of a file.
+#[test]
+fn every_row_about_connections_names_tests_that_are_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let list = std::fs::read_to_string(root.join("docs/connections.md")).expect("the list");
+    for row in list.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| what |")) {
+        let holds = row.trim_end_matches(" |").rsplit(" | ").next().expect("a cell");
+        assert!(holds.contains("::"), "no test: {row}");
+        for (file, name) in holds.split('`').filter_map(|word| word.split_once("::")) {
+            let text = std::fs::read_to_string(root.join(format!("tests/api/{file}.rs"))).unwrap_or_default();
+            let is_there = if name == "*" { text.contains("#[test]") } else { text.contains(&format!("fn {name}()")) };
+            assert!(is_there, "{file}::{name}: {row}");
+        }
+    }
 }
 
 /// EL-01: the search at the end of every test is able to find something.

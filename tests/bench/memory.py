@@ -13,7 +13,8 @@ import subprocess
 import tempfile
 import time
 
-from run import BASE, RELEASE, free_port, log_in, peak_memory, wait_for
+from stage import RELEASE, free_port, peak_memory, wait_for
+from targets import BASE, log_in
 
 MIB = 1 << 20
 FILES = f"{BASE}/datahubs/bench/api/v4/projects/230/packages/generic"

@@ -1,8 +1,9 @@
 //! Anything as a DataHUB's answer: however it arrives in pieces it is read the same, or refused the same.
 #![no_main]
 
-use actix_web::web::BytesMut;
-use arcmanager_gateway::proxy::upstream::connection::{Head, Length};
+use arcmanager_gateway::http::body::BodyLength;
+use arcmanager_gateway::http::buffer::BufferPool;
+use arcmanager_gateway::http::client::Response;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u8, &[u8])| {
@@ -11,23 +12,20 @@ fuzz_target!(|input: (u8, &[u8])| {
 });
 
 /// Status, framing and body; `None` where it is refused or breaks off.
-fn read(bytes: &[u8], step: usize) -> Option<(u16, String, Vec<u8>)> {
-    let (mut buffer, mut pieces) = (BytesMut::new(), bytes.chunks(step));
-    let head = loop {
+fn read(bytes: &[u8], step: usize) -> Option<(u16, BodyLength, Vec<u8>)> {
+    let (mut buffer, mut pieces) = (BufferPool::default().take(), bytes.chunks(step));
+    let mut response = loop {
         buffer.extend_from_slice(pieces.next()?);
-        if let Some((head, _)) = Head::parse(&mut buffer).ok()? {
-            break head;
+        if let Some(response) = Response::parse(&mut buffer, false).ok()? {
+            break response;
         }
     };
-    let length = Length::of(&head, false).ok()?;
-    let name = format!("{length:?}");
-    let Length::Chunked(mut chunks) = length else { return Some((head.status, name, Vec::new())) };
-    let mut body = Vec::new();
-    loop {
-        match chunks.next(&mut buffer).ok()? {
-            Some(piece) if piece.is_empty() => return Some((head.status, name, body)),
-            Some(piece) => body.extend_from_slice(&piece),
-            None => buffer.extend_from_slice(pieces.next()?),
-        }
+    let mut data = response.start().to_vec();
+    while response.length == BodyLength::Chunked && !response.body.is_done() {
+        let mut piece = pieces.next()?.to_vec();
+        let extent = response.body.decode(&mut piece).ok()?;
+        data.extend_from_slice(&piece[..extent.data]);
     }
+    let data = if response.length == BodyLength::Chunked { data } else { Vec::new() };
+    Some((response.status(), response.length, data))
 }

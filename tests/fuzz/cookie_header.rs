@@ -5,6 +5,7 @@
 
 #![no_main]
 
+use std::rc::Rc;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,7 @@ use actix_web::http::Method;
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::context::{Client, RequestContext};
 use arcmanager_gateway::datahub::DataHub;
+use arcmanager_gateway::metrics::worker::WorkerMetrics;
 use arcmanager_gateway::seal::cookie::{Plaintext, SealedCookie};
 use arcmanager_gateway::session::open_session::OpenSession;
 use arcmanager_gateway::session::{Session, Sessions};
@@ -69,6 +71,10 @@ struct Gateway {
     raw: SealedCookie<Raw>,
 }
 
+thread_local! {
+    static METRICS: Rc<WorkerMetrics> = WorkerMetrics::new([]);
+}
+
 static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/gateway.toml");
     let config = Config::load(&[file.into()]).expect("a good configuration");
@@ -82,7 +88,8 @@ impl Gateway {
         let fields = || std::iter::once(field);
         let datahub: &DataHub = self.config.datahubs.by_id("a").expect("it is configured");
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_300_000);
-        let context = RequestContext::new(Method::GET, Client { address: None, is_local: false });
+        let client = Client { address: None, is_local: false };
+        let context = RequestContext::new(Method::GET, client, METRICS.with(Rc::clone));
         let opened = self.sessions.open(fields(), datahub, &context, now).ok().map(|(_, session)| session.decode());
         let inspected = self.sessions.inspect(fields(), datahub).ok().map(|(_, session)| agreed(&session));
         // Operators see those that have ended, too.

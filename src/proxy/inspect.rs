@@ -1,13 +1,10 @@
-//! A body on its way up: short ones that hold parameters are held and looked through, all others pass as they come.
+//! A request's body on its way up: short ones that hold parameters are read and looked through, all others pass as they come.
 //!
 //! GitLab takes credentials from parameters too, and some of them before the bearer. What is in a long body, or in one without
 //! a length or a Content-Type, passes unseen; whoever sends it acts with a token that is the person's own.
 
 use std::fmt;
 
-use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
-use actix_web::web::{Bytes, BytesMut, Payload};
-use futures_util::StreamExt;
 use memchr::memmem;
 use serde::de::{self, IgnoredAny, MapAccess};
 use serde::{Deserialize, Deserializer};
@@ -15,62 +12,56 @@ use url::form_urlencoded;
 
 use crate::context::RequestContext;
 use crate::error::{ApiError, Code};
-use crate::proxy::request::Framing;
+use crate::http::body::BodyLength;
+use crate::http::head::{Fields, RequestHead};
+use crate::http::server::Connection;
+use crate::proxy::Failure;
 use crate::proxy::target::{is_credential, mentions_credential};
 
-/// An outbound body.
-pub enum Body {
+/// What goes up of a request's body.
+#[derive(Debug)]
+pub enum RequestBody {
     /// Small enough to have been looked through.
-    Held(Bytes),
+    Buffered(Vec<u8>),
     /// Passed on as it comes.
-    Streamed(Payload),
+    Streaming,
 }
 
-impl Body {
-    /// Holds a short form, multipart or JSON body and looks for credentials in it; any other stays a stream.
-    ///
-    /// # Errors
-    /// `credential_parameter` for a top-level name that GitLab would take for a credential; `bad_request` for a body that
-    /// breaks off, or is not plainly what its Content-Type says.
-    pub async fn inspected(
-        payload: Payload,
-        framing: Framing,
-        headers: &HeaderMap,
-        context: &RequestContext,
-    ) -> Result<Self, ApiError> {
-        let length = match framing {
-            Framing::None | Framing::Length(0) => return Ok(Self::Held(Bytes::new())),
-            Framing::Length(length) if length <= LONGEST_INSPECTED => length,
-            _ => return Ok(Self::Streamed(payload)),
-        };
-        let Some(kind) = Kind::of(headers) else { return Ok(Self::Streamed(payload)) };
-        let body = Self::hold(payload, length, context).await?;
-        if kind.names_credential(&body)? { Err(Code::CredentialParameter.into()) } else { Ok(Self::Held(body)) }
-    }
+/// Reads a short form, multipart or JSON body and looks for credentials in it; any other stays where it is.
+///
+/// # Errors
+/// `credential_parameter` for a top-level name that GitLab would take for a credential; `bad_request` for a body that
+/// breaks off, or is not plainly what its Content-Type says.
+pub async fn inspect(
+    request: &RequestHead,
+    client: &mut Connection,
+    context: &RequestContext,
+) -> Result<RequestBody, Failure> {
+    let length = match request.body {
+        body if body.is_empty() => return Ok(RequestBody::Buffered(Vec::new())),
+        BodyLength::Known(length) if length <= MAX_INSPECTED => length,
+        _ => return Ok(RequestBody::Streaming),
+    };
+    let Some(kind) = Kind::of(request.fields()) else { return Ok(RequestBody::Streaming) };
+    let body = buffer(length, client, context).await?;
+    let is_credential = kind.names_credential(&body).map_err(ApiError::from)?;
+    if is_credential { Err(Code::CredentialParameter.into()) } else { Ok(RequestBody::Buffered(body)) }
+}
 
-    /// The same body once more, if it is still there.
-    pub fn again(&self) -> Option<Self> {
-        match self {
-            Self::Held(body) => Some(Self::Held(body.clone())),
-            Self::Streamed(_) => None,
-        }
+/// All of a short body.
+///
+/// # Errors
+/// `body_too_large` above 64 KiB; `bad_request` if it breaks off.
+pub async fn buffer(length: u64, client: &mut Connection, context: &RequestContext) -> Result<Vec<u8>, Failure> {
+    if length > MAX_INSPECTED {
+        return Err(Code::BodyTooLarge.into());
     }
-
-    /// All of a short body.
-    ///
-    /// # Errors
-    /// `body_too_large` above 64 KiB; `bad_request` if it breaks off.
-    pub async fn hold(mut payload: Payload, length: u64, context: &RequestContext) -> Result<Bytes, ApiError> {
-        if length > LONGEST_INSPECTED {
-            return Err(Code::BodyTooLarge.into());
-        }
-        let mut body = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
-        while let Some(piece) = payload.next().await {
-            body.extend_from_slice(&piece?);
-        }
-        context.count_in(body.len());
-        Ok(body.freeze())
+    let mut body = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    while let Some(piece) = client.next_piece().await? {
+        context.count_in(piece.len());
+        body.extend_from_slice(&piece);
     }
+    Ok(body)
 }
 
 /// Bodies whose parameters GitLab reads, told apart as Rack and Grape do (`lib/rack/media_type.rb`: up to a `;` or `,`).
@@ -82,8 +73,8 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(headers: &HeaderMap) -> Option<Self> {
-        let value = lossy(headers.get(CONTENT_TYPE)?.as_bytes());
+    fn of(fields: Fields<'_>) -> Option<Self> {
+        let value = lossy(fields.values("content-type").next()?);
         let essence = value.split([';', ',']).next().unwrap_or(&value).trim().to_ascii_lowercase();
         match essence.as_str() {
             "application/x-www-form-urlencoded" => Some(Self::Form),
@@ -253,4 +244,4 @@ impl<'de> Deserialize<'de> for Name {
 }
 
 /// How long a body may be to be held and looked through, in bytes.
-const LONGEST_INSPECTED: u64 = 64 * 1024;
+const MAX_INSPECTED: u64 = 64 * 1024;

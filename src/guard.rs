@@ -1,0 +1,518 @@
+//! Who may call, and what keeps an answer from acting on our origin.
+//!
+//! Cookies come along with whatever a browser sends, so a cookie alone is no proof that our app asked. The proof is Fetch
+//! Metadata, which no page can forge, or, from a browser without it, a header that a foreign page cannot send without
+//! asking first. It is wanted of every route but the few that people or other sites may open by a link. On its way out every
+//! answer gets the hardening fields: a DataHUB's answer stands on our origin, beside our cookies.
+
+use std::net::IpAddr;
+
+use actix_web::http::header::{HeaderMap, HeaderValue};
+
+use crate::access_log::Event;
+use crate::context::{Client, RequestContext};
+use crate::error::{ApiError, Code};
+use crate::http::buffer::append;
+use crate::http::head::{Fields, HeadError, RequestHead, Several};
+use crate::http::server::{BodyError, RequestError};
+
+/// What requests must be, and what answers get.
+#[derive(Debug)]
+pub struct Guard {
+    origins: TrustedOrigins,
+    base_path: String,
+    /// The path that the app's files are served at.
+    files: Option<String>,
+    trusted_proxies: Vec<IpAddr>,
+    is_https: bool,
+}
+
+/// The origins whose script may call.
+#[derive(Debug, Clone)]
+pub struct TrustedOrigins {
+    /// That of `server.public_url`.
+    pub own: String,
+    /// Those of `app.dev_origins`: a development server on another port of the same host.
+    pub dev: Vec<String>,
+}
+
+/// How a request got in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// By a route that is open to all.
+    Open,
+    /// As our own origin's script.
+    Script,
+    /// As script of a development origin.
+    Dev,
+    /// As a download that our own page offers, whose answer must not be shown.
+    Download,
+    /// As a development origin's question what its script may send (Fetch, CORS protocol).
+    Preflight,
+}
+
+impl Guard {
+    /// A guard of the routes below `base_path` and of the app's files at `files`.
+    pub fn new(
+        origins: TrustedOrigins,
+        base_path: String,
+        files: Option<String>,
+        trusted_proxies: Vec<IpAddr>,
+    ) -> Self {
+        let is_https = origins.own.starts_with("https:");
+        Self { origins, base_path, files, trusted_proxies, is_https }
+    }
+
+    /// Who sent a request: the peer, or whom a front proxy that we trust speaks for. Of the addresses in X-Forwarded-For the
+    /// last one that is not itself a trusted proxy counts; whoever sent the request may have written those before it.
+    pub fn client(&self, peer: Option<IpAddr>, fields: Fields<'_>) -> Client {
+        let is_trusted = peer.is_none_or(|peer| self.trusted_proxies.contains(&peer));
+        let is_loopback = peer.is_none_or(|peer| peer.is_loopback());
+        if !is_trusted && !is_loopback {
+            return Client { address: peer, is_local: false };
+        }
+        let forwarded: Vec<&str> =
+            fields.list("x-forwarded-for").filter_map(|text| std::str::from_utf8(text).ok()).collect();
+        if !is_trusted || forwarded.is_empty() {
+            return Client { address: peer, is_local: is_loopback && forwarded.is_empty() };
+        }
+        let parsed = forwarded.iter().rev().map_while(|text| text.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical());
+        let address = parsed.into_iter().find(|ip| !self.trusted_proxies.contains(ip));
+        Client { address: address.or(peer), is_local: false }
+    }
+
+    /// Lets a call of the proxy in.
+    ///
+    /// # Errors
+    /// What [`Guard::check_request`] refuses, and `cross_site_request`.
+    pub fn check_call(&self, request: &RequestHead, context: &RequestContext) -> Result<Access, ApiError> {
+        let provenance = Provenance::of(request.fields());
+        self.check_request(request, &provenance)?;
+        if self.is_preflight(request) {
+            return Ok(Access::Preflight);
+        }
+        self.check_origin(request, &provenance, true, context)
+    }
+
+    /// Lets a request for one of our own routes or of the app's files in. `path` is the one that the router goes by:
+    /// whoever judges another reading of it judges another route.
+    ///
+    /// # Errors
+    /// What [`Guard::check_request`] refuses, `cross_site_request`, and `method_not_allowed` for a file.
+    pub fn check_route(&self, request: &RequestHead, path: &str, context: &RequestContext) -> Result<Access, ApiError> {
+        let provenance = Provenance::of(request.fields());
+        self.check_request(request, &provenance)?;
+        if self.is_preflight(request) {
+            return Ok(Access::Preflight);
+        }
+        if self.is_file(path) && !matches!(request.method(), "GET" | "HEAD") {
+            context.set_route(self.files.clone().unwrap_or_default());
+            return Err(ApiError::method_not_allowed("GET, HEAD"));
+        }
+        if self.is_open(path) {
+            let is_dev = self.dev_origin(request.fields()).is_some();
+            return Ok(if is_dev { Access::Dev } else { Access::Open });
+        }
+        self.check_origin(request, &provenance, false, context)
+    }
+
+    /// Whether a request is one that we take, whatever it asks for.
+    fn check_request(&self, request: &RequestHead, provenance: &Provenance<'_>) -> Result<(), ApiError> {
+        let code = if !METHODS.contains(&request.method()) {
+            Code::MethodNotImplemented
+        } else if !request.is_below("/") {
+            Code::BadRequestTarget
+        } else if !self.origins.are_addressed(provenance) {
+            Code::WrongHost
+        } else if provenance.has_upgrade {
+            Code::UpgradeRefused
+        } else if matches!(request.method(), "GET" | "HEAD" | "OPTIONS") && !request.body.is_empty() {
+            // It means nothing there, and a proxy in front may not expect it (RFC 9110 section 9.3.1).
+            Code::BadRequest
+        } else {
+            return Ok(());
+        };
+        // Who asks for such things is not to be trusted with where the next request begins.
+        Err(ApiError::from(code).closing())
+    }
+
+    fn check_origin(
+        &self,
+        request: &RequestHead,
+        provenance: &Provenance<'_>,
+        is_call: bool,
+        context: &RequestContext,
+    ) -> Result<Access, ApiError> {
+        self.origins.check(request.method(), provenance, is_call).map_err(|error| {
+            context.event(Event::CrossSiteRefused, "");
+            error.into()
+        })
+    }
+
+    fn is_preflight(&self, request: &RequestHead) -> bool {
+        let fields = request.fields();
+        request.method() == "OPTIONS"
+            && self.dev_origin(fields).is_some()
+            && fields.contains("access-control-request-method")
+    }
+
+    /// The routes that people and other sites may open: exact paths, and the app's files.
+    fn is_open(&self, path: &str) -> bool {
+        match below(&self.base_path, path) {
+            Some(path) => matches!(path, "/datahubs" | "/auth/login" | "/auth/callback"),
+            None => self.is_file(path),
+        }
+    }
+
+    /// Whether the app's files are asked; what is below our own routes never is one, even if the app is at `/`.
+    pub fn is_file(&self, path: &str) -> bool {
+        below(&self.base_path, path).is_none() && self.files.as_ref().is_some_and(|place| below(place, path).is_some())
+    }
+
+    /// The trusted development origin that sent this request, if one did.
+    fn dev_origin(&self, fields: Fields<'_>) -> Option<&str> {
+        if self.origins.dev.is_empty() {
+            return None;
+        }
+        let origin = fields.only("origin").ok()??;
+        self.origins.dev.iter().find(|dev| origin == dev.as_bytes()).map(String::as_str)
+    }
+
+    /// Appends the fields that keep an answer from acting on our origin; the app's own files may run.
+    pub fn harden(&self, is_file: bool, out: &mut Vec<u8>) {
+        out.extend_from_slice(if is_file { FILE_HARDENING } else { HARDENING });
+        if self.is_https {
+            out.extend_from_slice(b"strict-transport-security: max-age=31536000\r\n");
+        }
+    }
+
+    /// Appends what lets the development origin that sent a request read its answer; nothing for any other.
+    pub fn write_cors(&self, access: Access, fields: Fields<'_>, out: &mut Vec<u8>) {
+        let is_let_in = matches!(access, Access::Dev | Access::Preflight);
+        if let Some(origin) = self.dev_origin(fields).filter(|_| is_let_in) {
+            append(out, [b"access-control-allow-origin: ", origin.as_bytes(), CORS.as_bytes()]);
+        }
+    }
+}
+
+/// Whether `name` is one of the fields that [`Guard::harden`] writes; lower case.
+pub fn is_hardening(name: &str) -> bool {
+    matches!(
+        name,
+        "content-security-policy"
+            | "x-content-type-options"
+            | "referrer-policy"
+            | "cross-origin-resource-policy"
+            | "cross-origin-opener-policy"
+            | "strict-transport-security"
+    )
+}
+
+impl TrustedOrigins {
+    /// Whether script of a trusted origin sent this request; `is_call` says that it is one to the proxy.
+    ///
+    /// # Errors
+    /// [`CrossSite`] without that proof.
+    fn check(&self, method: &str, provenance: &Provenance<'_>, is_call: bool) -> Result<Access, CrossSite> {
+        let is_dev = match provenance.origin? {
+            None => false,
+            Some(origin) if origin == self.own.as_bytes() => false,
+            Some(origin) if self.dev.iter().any(|dev| origin == dev.as_bytes()) => true,
+            Some(_) => return Err(CrossSite),
+        };
+        let script = if is_dev { Access::Dev } else { Access::Script };
+        let (site, mode, dest) = (provenance.site?, provenance.mode?, provenance.dest?);
+        if site.is_none() && mode.is_none() && dest.is_none() {
+            return if provenance.csrf? == Some(b"1") { Ok(script) } else { Err(CrossSite) };
+        }
+        let from_here = site == Some(b"same-origin");
+        let from_dev = is_dev && site == Some(b"same-site");
+        if (from_here || from_dev) && matches!(mode, Some(b"cors" | b"same-origin")) && dest == Some(b"empty") {
+            return Ok(script);
+        }
+        // `<a download>` of our own page.
+        if is_call && method == "GET" && from_here && mode == Some(b"navigate") && dest == Some(b"empty") {
+            return Ok(Access::Download);
+        }
+        Err(CrossSite)
+    }
+
+    /// Whether a request is addressed to a trusted origin: one Host field, of exactly that host and port (RFC 9110 section
+    /// 7.2). Another name that leads here is another site's way to our cookies (DNS rebinding), or a mistake.
+    fn are_addressed(&self, provenance: &Provenance<'_>) -> bool {
+        let Ok(Some(host)) = provenance.host else { return false };
+        std::iter::once(&self.own).chain(&self.dev).filter_map(|origin| origin.split_once("://")).any(
+            |(scheme, own)| {
+                let default = if scheme == "https" { b":443".as_slice() } else { b":80" };
+                let is_own = |host: &[u8]| own.as_bytes().eq_ignore_ascii_case(host);
+                is_own(host) || host.strip_suffix(default).is_some_and(is_own)
+            },
+        )
+    }
+}
+
+/// What a request says of where it goes and of where it comes from (W3C Fetch Metadata), each of it once or not at all.
+struct Provenance<'a> {
+    host: Result<Option<&'a [u8]>, Several>,
+    origin: Result<Option<&'a [u8]>, Several>,
+    site: Result<Option<&'a [u8]>, Several>,
+    mode: Result<Option<&'a [u8]>, Several>,
+    dest: Result<Option<&'a [u8]>, Several>,
+    csrf: Result<Option<&'a [u8]>, Several>,
+    has_upgrade: bool,
+}
+
+impl<'a> Provenance<'a> {
+    fn of(fields: Fields<'a>) -> Self {
+        let names = ["host", "origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest", "x-csrf", "upgrade"];
+        let [host, origin, site, mode, dest, csrf, upgrade] = fields.only_each(names);
+        Self { host, origin, site, mode, dest, csrf, has_upgrade: upgrade != Ok(None) }
+    }
+}
+
+/// Whether people, and not a page behind their back, are opening the login: a link of our app or of nobody's.
+pub fn is_own_navigation(headers: &HeaderMap) -> bool {
+    let [site, mode, dest] =
+        ["sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"].map(|name| headers.get(name).map(HeaderValue::as_bytes));
+    if headers.contains_key("sec-purpose") {
+        return false;
+    }
+    (site.is_none() && mode.is_none() && dest.is_none())
+        || (matches!(site, Some(b"same-origin" | b"none")) && mode == Some(b"navigate") && dest == Some(b"document"))
+}
+
+/// The request cannot show that it is this origin's own script's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not sent by this origin's own script")]
+pub struct CrossSite;
+
+/// Two of one name prove nothing.
+impl From<Several> for CrossSite {
+    fn from(_: Several) -> Self {
+        Self
+    }
+}
+
+impl From<CrossSite> for ApiError {
+    fn from(error: CrossSite) -> Self {
+        Self::because(Code::CrossSiteRequest, error)
+    }
+}
+
+/// What came is no request.
+impl From<RequestError> for ApiError {
+    fn from(error: RequestError) -> Self {
+        let code = match error {
+            RequestError::Head(HeadError::Malformed) => Code::BadRequest,
+            RequestError::Head(HeadError::Target) => Code::BadRequestTarget,
+            RequestError::Head(HeadError::TooLarge) => Code::HeadTooLarge,
+            RequestError::Timeout => Code::RequestTimeout,
+        };
+        Self::because(code, error).closing()
+    }
+}
+
+/// A request's body that did not come, or not in time, or that did not end.
+impl From<BodyError> for ApiError {
+    fn from(error: BodyError) -> Self {
+        let code = match error {
+            BodyError::TooLarge => Code::BodyTooLarge,
+            BodyError::Timeout => Code::RequestTimeout,
+            BodyError::Malformed | BodyError::Gone(_) => Code::BadRequest,
+        };
+        Self::because(code, error)
+    }
+}
+
+/// What follows `place` in a path that is there or below.
+fn below<'a>(place: &str, path: &'a str) -> Option<&'a str> {
+    path.strip_prefix(place).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// What our routes, the proxy and CORS know.
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+const HARDENING: &[u8] =
+    b"content-security-policy: default-src 'none'; sandbox; frame-ancestors 'none'; base-uri 'none'\r\n\
+    x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\ncross-origin-resource-policy: same-origin\r\n\
+    cross-origin-opener-policy: same-origin\r\n";
+const FILE_HARDENING: &[u8] = b"content-security-policy: default-src 'self'; img-src 'self' data: https:; \
+    style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'\r\n\
+    x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\ncross-origin-resource-policy: same-origin\r\n\
+    cross-origin-opener-policy: same-origin\r\n";
+/// What follows the origin in an answer to a development origin.
+const CORS: &str = "\r\naccess-control-allow-credentials: true\r\naccess-control-expose-headers: Link, X-Total, X-Total-Pages, \
+    X-Page, X-Per-Page, X-Next-Page, X-Prev-Page, X-Gitlab-Blob-Id, X-Gitlab-Commit-Id, X-Gitlab-Content-Sha256, \
+    X-Gitlab-Encoding, X-Gitlab-File-Name, X-Gitlab-File-Path, X-Gitlab-Last-Commit-Id, X-Gitlab-Ref, X-Gitlab-Size, ETag, \
+    Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Content-Disposition, X-Request-Id, \
+    X-Upstream-Request-Id\r\nvary: Origin\r\n";
+/// What an answer to a development origin's preflight has besides.
+pub const PREFLIGHT: &[u8] = b"access-control-allow-methods: GET, HEAD, POST, PUT, PATCH, DELETE\r\n\
+    access-control-allow-headers: content-type, x-csrf, range, if-match, if-none-match\r\naccess-control-max-age: 600\r\n";
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+    use crate::http::buffer::BufferPool;
+    use crate::http::head::HeadLimits;
+
+    const OWN: &str = "https://app.example.test";
+
+    fn head(fields: &[(&str, &str)]) -> RequestHead {
+        let mut read = BufferPool::default().take();
+        let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        read.extend_from_slice(format!("GET / HTTP/1.0\r\n{lines}\r\n").as_bytes());
+        let head = RequestHead::parse(&mut read, HeadLimits { length: 4096, fields: 96 });
+        head.expect("a good head").expect("a whole one")
+    }
+
+    fn check(method: &str, fields: &[(&str, &str)], is_call: bool) -> Result<Access, CrossSite> {
+        let trusted = TrustedOrigins { own: OWN.into(), dev: vec!["https://app.example.test:5173".into()] };
+        trusted.check(method, &Provenance::of(head(fields).fields()), is_call)
+    }
+
+    /// CS-02.
+    #[test]
+    fn of_all_combinations_of_fetch_metadata_only_our_own_script_passes() {
+        for site in ["cross-site", "same-origin", "same-site", "none"] {
+            for mode in ["cors", "navigate", "no-cors", "same-origin", "websocket"] {
+                for dest in [
+                    "empty",
+                    "document",
+                    "iframe",
+                    "image",
+                    "script",
+                    "style",
+                    "worker",
+                    "serviceworker",
+                    "object",
+                    "embed",
+                    "font",
+                    "manifest",
+                ] {
+                    let headers =
+                        [("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest), ("x-csrf", "1")];
+                    let ours = site == "same-origin" && (mode == "cors" || mode == "same-origin") && dest == "empty";
+                    assert_eq!(check("GET", &headers, false).is_ok(), ours, "{site} {mode} {dest}");
+                }
+            }
+        }
+    }
+
+    /// CS-01.
+    #[test]
+    fn without_fetch_metadata_the_header_is_the_proof() {
+        assert_eq!(check("POST", &[("x-csrf", "1")], false), Ok(Access::Script));
+        assert_eq!(check("POST", &[], false), Err(CrossSite));
+        assert_eq!(check("POST", &[("x-csrf", "0")], false), Err(CrossSite));
+        assert_eq!(check("POST", &[("x-csrf", "")], false), Err(CrossSite));
+        assert_eq!(check("POST", &[("x_csrf", "1")], false), Err(CrossSite));
+        assert_eq!(check("POST", &[("x-csrf", "1"), ("x-csrf", "1")], false), Err(CrossSite));
+        assert_eq!(check("POST", &[("x-csrf", "1"), ("sec-fetch-site", "cross-site")], false), Err(CrossSite));
+    }
+
+    /// CS-03.
+    #[test]
+    fn an_origin_must_be_ours() {
+        assert_eq!(check("POST", &[("x-csrf", "1"), ("origin", OWN)], false), Ok(Access::Script));
+        for origin in [
+            "null",
+            "https://evil.test",
+            "https://x.app.example.test",
+            "https://app.example.test.evil.test",
+            "http://app.example.test",
+            "https://app.example.test:444",
+            "https://app.example.test/",
+            "",
+        ] {
+            assert_eq!(check("POST", &[("x-csrf", "1"), ("origin", origin)], false), Err(CrossSite), "{origin}");
+        }
+        let twice = [("x-csrf", "1"), ("origin", OWN), ("origin", OWN)];
+        assert_eq!(check("POST", &twice, false), Err(CrossSite));
+    }
+
+    #[test]
+    fn a_development_origin_may_be_same_site_and_no_other_may() {
+        let call = |origin| {
+            let metadata = [("sec-fetch-site", "same-site"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")];
+            check("POST", &[&metadata[..], &[("origin", origin)]].concat(), false)
+        };
+        assert_eq!(call("https://app.example.test:5173"), Ok(Access::Dev));
+        assert_eq!(call(OWN), Err(CrossSite));
+        assert_eq!(call("https://app.example.test:4173"), Err(CrossSite));
+    }
+
+    #[test]
+    fn a_download_passes_for_the_proxy_only() {
+        let link = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "empty")];
+        assert_eq!(check("GET", &link, true), Ok(Access::Download));
+        assert_eq!(check("GET", &link, false), Err(CrossSite));
+        assert_eq!(check("POST", &link, true), Err(CrossSite));
+    }
+
+    #[test]
+    fn a_request_is_addressed_to_exactly_our_host() {
+        let trusted = |own: &str| TrustedOrigins { own: own.into(), dev: vec!["http://localhost:5173".into()] };
+        let addressed = |own: &str, hosts: &[&str]| {
+            let hosts: Vec<_> = hosts.iter().map(|host| ("Host", *host)).collect();
+            trusted(own).are_addressed(&Provenance::of(head(&hosts).fields()))
+        };
+        for host in ["app.example.test", "APP.example.test", "app.example.test:443", "localhost:5173"] {
+            assert!(addressed(OWN, &[host]), "{host}");
+        }
+        for host in [
+            "",
+            "evil.test",
+            "app.example.test.",
+            "app.example.test:80",
+            "app.example.test:444",
+            "app.example.test:443:443",
+            "app.example.test,evil.test",
+            "x.app.example.test",
+            "app.example.test@evil.test",
+            "localhost",
+        ] {
+            assert!(!addressed(OWN, &[host]), "{host}");
+        }
+        assert!(!addressed(OWN, &[]));
+        assert!(
+            addressed("http://localhost:8000", &["localhost:8000"])
+                && !addressed("http://localhost:8000", &["localhost"])
+        );
+    }
+
+    /// PQ-13: also where one socket serves both families of addresses.
+    #[test]
+    fn an_address_is_the_same_in_either_family() {
+        let trusted = vec!["127.0.0.1".parse().expect("an address")];
+        let origins = TrustedOrigins { own: OWN.into(), dev: Vec::new() };
+        let guard = Guard::new(origins, "/api".into(), None, trusted);
+        for (peer, forwarded, address) in [
+            ("::ffff:127.0.0.1", "203.0.113.9", "203.0.113.9"),
+            ("::ffff:127.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
+            ("127.0.0.1", "203.0.113.9, ::ffff:127.0.0.1", "203.0.113.9"),
+            ("::ffff:192.0.2.1", "203.0.113.9", "192.0.2.1"),
+            ("2001:db8::1", "203.0.113.9", "2001:db8::1"),
+        ] {
+            let peer: IpAddr = peer.parse().expect(peer);
+            let client = guard.client(Some(peer.to_canonical()), head(&[("X-Forwarded-For", forwarded)]).fields());
+            assert_eq!(client, Client { address: address.parse().ok(), is_local: false }, "{peer} {forwarded}");
+        }
+    }
+
+    #[test]
+    fn login_is_opened_by_people_only() {
+        let opened = |headers: &[(&'static str, &'static str)]| {
+            let request = headers.iter().fold(TestRequest::default(), |request, header| request.append_header(*header));
+            is_own_navigation(request.to_srv_request().headers())
+        };
+        let link = |site| [("sec-fetch-site", site), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+        assert!(opened(&[]));
+        assert!(opened(&link("same-origin")) && opened(&link("none")));
+        assert!(!opened(&link("cross-site")) && !opened(&link("same-site")));
+        assert!(!opened(&[("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")]));
+        assert!(!opened(&[&link("none")[..], &[("sec-purpose", "prefetch")]].concat()));
+    }
+}

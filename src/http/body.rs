@@ -1,0 +1,378 @@
+//! Bodies: how they are delimited (RFC 9112 section 6), and chunks, taken apart strictly (section 7.1), of both sides.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+
+use actix_web::body::MessageBody;
+use actix_web::web::Bytes;
+
+/// How a body is delimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyLength {
+    /// No body.
+    None,
+    /// So many bytes.
+    Known(u64),
+    /// Chunks.
+    Chunked,
+    /// Until the connection ends; answers only.
+    UntilClose,
+}
+
+impl BodyLength {
+    /// How many bytes will come, if that is known.
+    pub fn known(self) -> Option<u64> {
+        match self {
+            Self::None => Some(0),
+            Self::Known(length) => Some(length),
+            Self::Chunked | Self::UntilClose => None,
+        }
+    }
+
+    /// Whether there is nothing to come.
+    pub fn is_empty(self) -> bool {
+        self.known() == Some(0)
+    }
+
+    /// Whether more than `limit` bytes may come.
+    pub fn may_exceed(self, limit: u64) -> bool {
+        self.known().is_none_or(|length| length > limit)
+    }
+}
+
+/// Takes the data of one body out of what is read.
+#[derive(Debug)]
+pub enum BodyDecoder {
+    /// So many bytes are left.
+    Known(u64),
+    /// Chunks.
+    Chunked(ChunkedDecoder),
+    /// Whatever comes.
+    UntilClose,
+    /// It has ended.
+    Done,
+    /// Its chunks are none from here on.
+    Broken,
+}
+
+/// What of some bytes belongs to a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// How many bytes of data there are; they are at the beginning now.
+    pub data: usize,
+    /// How many of the bytes belong to the body; those that follow are there only if it has ended.
+    pub used: usize,
+}
+
+impl BodyDecoder {
+    /// For a body delimited like this.
+    pub fn new(length: BodyLength) -> Self {
+        match length {
+            BodyLength::None | BodyLength::Known(0) => Self::Done,
+            BodyLength::Known(length) => Self::Known(length),
+            BodyLength::Chunked => Self::Chunked(ChunkedDecoder::default()),
+            BodyLength::UntilClose => Self::UntilClose,
+        }
+    }
+
+    /// Whether the body has ended.
+    pub fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+
+    /// How many bytes are to come at least, as far as that is known.
+    pub fn remaining(&self) -> Option<u64> {
+        match self {
+            Self::Known(left) => Some(*left),
+            Self::Chunked(_) | Self::UntilClose => None,
+            Self::Done | Self::Broken => Some(0),
+        }
+    }
+
+    /// Moves the data in `bytes`, which follow those of before, to their beginning. Data before malformed chunks is data.
+    ///
+    /// # Errors
+    /// [`ChunkError`] for anything but strict chunks; there is no more data then.
+    pub fn decode(&mut self, bytes: &mut [u8]) -> Result<Extent, ChunkError> {
+        match self {
+            Self::Broken => Err(ChunkError),
+            Self::Done => Ok(Extent { data: 0, used: 0 }),
+            Self::UntilClose => Ok(Extent { data: bytes.len(), used: bytes.len() }),
+            Self::Known(left) => {
+                let count = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                *left -= count as u64;
+                if *left == 0 {
+                    *self = Self::Done;
+                }
+                Ok(Extent { data: count, used: count })
+            }
+            Self::Chunked(chunks) => {
+                let (mut data, mut used) = (0, 0);
+                while used < bytes.len() {
+                    match chunks.next(&bytes[used..]) {
+                        Err(error) => {
+                            *self = Self::Broken;
+                            return if data > 0 { Ok(Extent { data, used: bytes.len() }) } else { Err(error) };
+                        }
+                        Ok(Decoded::Nothing) => used = bytes.len(),
+                        Ok(Decoded::Data { skip, length }) => {
+                            let begin = used + skip;
+                            bytes.copy_within(begin..begin + length, data);
+                            data += length;
+                            used = begin + length;
+                        }
+                        Ok(Decoded::End { skip }) => {
+                            used += skip;
+                            *self = Self::Done;
+                            break;
+                        }
+                    }
+                }
+                Ok(Extent { data, used })
+            }
+        }
+    }
+}
+
+/// The next piece of a body that actix-web makes; `None` once it has ended.
+///
+/// # Errors
+/// What whoever makes the body says.
+pub async fn next_piece<B: MessageBody + Unpin>(body: &mut B) -> Option<Result<Bytes, B::Error>> {
+    poll_fn(|cx| Pin::new(&mut *body).poll_next(cx)).await
+}
+
+/// What stands before a chunk of `length` bytes; [`CHUNK_END`] stands after it.
+pub fn write_chunk_size(length: usize, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    write!(out, "{length:x}\r\n").expect("a Vec takes everything");
+}
+
+/// Appends a Content-Length field, as a line.
+pub fn write_content_length(length: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"content-length: ");
+    write_decimal(length, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a number: what every answer has is written without the detour of a formatter.
+pub fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut begin = digits.len();
+    loop {
+        begin -= 1;
+        digits[begin] = b'0' + u8::try_from(number % 10).expect("a digit");
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[begin..]);
+}
+
+/// What stands after the data of a chunk.
+pub const CHUNK_END: &[u8] = b"\r\n";
+/// The chunk that ends a body, and no trailers.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Where in a chunked body we are: trailers and extensions are skipped.
+#[derive(Debug, Default)]
+pub struct ChunkedDecoder {
+    state: State,
+    /// Bytes of extensions and trailers so far.
+    extras: usize,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+enum State {
+    /// Before a chunk's size.
+    #[default]
+    Size,
+    /// In a size: so many digits, and what they say.
+    SizeDigits(u32, u64),
+    /// After the size, which is this.
+    Extension(u64),
+    /// After the CR that ends a line with a size.
+    SizeEnd(u64),
+    /// So many bytes of data are left.
+    Data(u64),
+    DataCr,
+    DataLf,
+    /// At the beginning of a trailer, or of the line that ends them all.
+    TrailerStart,
+    TrailerName,
+    TrailerValue,
+    TrailerLf,
+    EndLf,
+}
+
+/// What comes next in a chunked body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decoded {
+    /// So many bytes to skip, then so many of data.
+    Data { skip: usize, length: usize },
+    /// So many bytes to skip, and the body has ended.
+    End { skip: usize },
+    /// Nothing but bytes to skip.
+    Nothing,
+}
+
+impl ChunkedDecoder {
+    /// What comes next in `bytes`, which follow those of all pieces before.
+    fn next(&mut self, bytes: &[u8]) -> Result<Decoded, ChunkError> {
+        for (at, byte) in bytes.iter().copied().enumerate() {
+            self.state = match (self.state, byte) {
+                (State::Data(left), _) => {
+                    let length = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - at);
+                    let left = left - length as u64;
+                    self.state = if left == 0 { State::DataCr } else { State::Data(left) };
+                    return Ok(Decoded::Data { skip: at, length });
+                }
+                (State::Size, _) => State::SizeDigits(1, digit(byte)?),
+                (State::SizeDigits(_, size), b'\r') => State::SizeEnd(size),
+                (State::SizeDigits(_, size), b';') => State::Extension(size),
+                (State::SizeDigits(digits, size), _) if digits < MAX_DIGITS => {
+                    State::SizeDigits(digits + 1, size << 4 | digit(byte)?)
+                }
+                (State::Extension(size), b'\r') => State::SizeEnd(size),
+                (State::Extension(size), _) if is_text(byte) => State::Extension(self.extra(size)?),
+                (State::SizeEnd(0), b'\n') => State::TrailerStart,
+                (State::SizeEnd(size), b'\n') => State::Data(size),
+                (State::DataCr, b'\r') => State::DataLf,
+                (State::DataLf, b'\n') => State::Size,
+                (State::TrailerStart, b'\r') => State::EndLf,
+                (State::TrailerStart | State::TrailerName, _) if is_token(byte) => self.extra(State::TrailerName)?,
+                (State::TrailerName, b':') => State::TrailerValue,
+                (State::TrailerValue, b'\r') => State::TrailerLf,
+                (State::TrailerValue, _) if is_text(byte) => self.extra(State::TrailerValue)?,
+                (State::TrailerLf, b'\n') => State::TrailerStart,
+                (State::EndLf, b'\n') => return Ok(Decoded::End { skip: at + 1 }),
+                _ => return Err(ChunkError),
+            };
+        }
+        Ok(Decoded::Nothing)
+    }
+
+    /// Counts one more byte that carries no data.
+    fn extra<T>(&mut self, then: T) -> Result<T, ChunkError> {
+        self.extras += 1;
+        if self.extras > MAX_EXTRAS { Err(ChunkError) } else { Ok(then) }
+    }
+}
+
+/// Not chunks, or not to be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the chunks are malformed")]
+pub struct ChunkError;
+
+fn digit(byte: u8) -> Result<u64, ChunkError> {
+    char::from(byte).to_digit(16).map(u64::from).ok_or(ChunkError)
+}
+
+/// What a field's value may hold (RFC 9110 section 5.5).
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}
+
+/// What a field's name may hold (RFC 9110 section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Most digits of a size: no size is near the end of 64 bits.
+const MAX_DIGITS: u32 = 15;
+/// Most bytes in the extensions and trailers of one body.
+const MAX_EXTRAS: usize = 8 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a body that arrives in pieces of `step` bytes holds.
+    fn read(body: &[u8], step: usize) -> Result<Option<Vec<u8>>, ChunkError> {
+        let (mut decoder, mut data) = (BodyDecoder::new(BodyLength::Chunked), Vec::new());
+        for piece in body.chunks(step) {
+            let mut piece = piece.to_vec();
+            let extent = decoder.decode(&mut piece)?;
+            data.extend_from_slice(&piece[..extent.data]);
+            if matches!(decoder, BodyDecoder::Broken) {
+                return decoder.decode(&mut []).map(|_| None);
+            }
+            if decoder.is_done() {
+                return Ok((extent.used == piece.len()).then_some(data));
+            }
+            assert_eq!(extent.used, piece.len(), "nothing is left over before the end");
+        }
+        Ok(None)
+    }
+
+    #[test]
+    fn a_chunked_body_is_the_same_however_it_arrives() {
+        let body = b"5\r\nhello\r\n00A;ext=\"x\"\r\n, chunked!\r\n0\r\nTrailer: dropped\r\n\r\n";
+        for step in [1, 2, 3, 7, body.len()] {
+            assert_eq!(read(body, step), Ok(Some(b"hello, chunked!".to_vec())), "in pieces of {step}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_strictly_chunked_is_refused() {
+        for body in [
+            &b"0x5\r\nhello\r\n0\r\n\r\n"[..],
+            b"+5\r\nhello\r\n0\r\n\r\n",
+            b"-0\r\n\r\n",
+            b" 5\r\nhello\r\n0\r\n\r\n",
+            b"\r\nhello\r\n0\r\n\r\n",
+            b"5\nhello\r\n0\r\n\r\n",
+            b"5\r\nhello!\r\n0\r\n\r\n",
+            b"5\r\nhelloX\n0\r\n\r\n",
+            b"5\rXhello\r\n0\r\n\r\n",
+            b"11111111111111111\r\nx",
+            b"0\r\nTrailer: x\n\r\n",
+            b"0\r\nTrailer\r\n\r\n",
+            b"0\r\nTrailer: x\r\n folded\r\n\r\n",
+            b"5 \r\nhello\r\n0\r\n\r\n",
+        ] {
+            assert_eq!(read(body, body.len()), Err(ChunkError), "{}", String::from_utf8_lossy(body));
+        }
+        for endless in [&b"5;"[..], b"0\r\nX", b"0\r\nX: "] {
+            let (most, more) = (MAX_EXTRAS - 100, MAX_EXTRAS + 100);
+            assert_eq!(read(&[endless, &vec![b'x'; most]].concat(), 100), Ok(None));
+            assert_eq!(read(&[endless, &vec![b'x'; more]].concat(), 100), Err(ChunkError));
+        }
+    }
+
+    #[test]
+    fn a_body_that_breaks_off_never_ends() {
+        let body = b"5\r\nhello\r\n0\r\n\r\n";
+        for length in 0..body.len() {
+            assert_eq!(read(&body[..length], 4), Ok(None), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_number_is_written_as_a_formatter_would() {
+        for number in [0, 9, 10, 99, 100, 1_234_567_890, u64::MAX] {
+            let mut out = Vec::new();
+            write_decimal(number, &mut out);
+            assert_eq!(String::from_utf8(out).expect("ASCII"), number.to_string());
+        }
+    }
+
+    #[test]
+    fn what_follows_a_body_is_not_of_it() {
+        for (length, bytes, data) in [
+            (BodyLength::Known(3), &b"abcGET"[..], "abc"),
+            (BodyLength::Chunked, b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\nGET", "abc"),
+            (BodyLength::None, b"GET", ""),
+            (BodyLength::Known(0), b"GET", ""),
+        ] {
+            let (mut decoder, mut bytes) = (BodyDecoder::new(length), bytes.to_vec());
+            let extent = decoder.decode(&mut bytes).expect("a good body");
+            assert!(decoder.is_done(), "{length:?}");
+            assert_eq!((&bytes[..extent.data], &bytes[extent.used..]), (data.as_bytes(), &b"GET"[..]), "{length:?}");
+        }
+        let mut decoder = BodyDecoder::new(BodyLength::UntilClose);
+        assert_eq!(decoder.decode(&mut [0; 5]), Ok(Extent { data: 5, used: 5 }));
+        assert!(!decoder.is_done());
+    }
+}

@@ -1,0 +1,122 @@
+//! Buffers that a worker uses again and again, so that a connection holds none while nothing is under way on it.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+
+/// A worker's buffers.
+#[derive(Debug, Clone, Default)]
+pub struct BufferPool(Rc<RefCell<Vec<Vec<u8>>>>);
+
+impl BufferPool {
+    /// An empty buffer with room for a usual head.
+    pub fn take(&self) -> Buffer {
+        let bytes = self.0.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(MIN_CAPACITY));
+        Buffer { bytes, pool: self.clone() }
+    }
+
+    /// No buffer: empty, and without room until something is written into it.
+    pub fn none(&self) -> Buffer {
+        Buffer { bytes: Vec::new(), pool: self.clone() }
+    }
+
+    fn put_back(&self, mut bytes: Vec<u8>) {
+        let mut pool = self.0.borrow_mut();
+        if pool.len() < MAX_POOLED && (MIN_CAPACITY..=MAX_CAPACITY).contains(&bytes.capacity()) {
+            bytes.clear();
+            pool.push(bytes);
+        }
+    }
+}
+
+/// A buffer of a worker, given back when dropped. What was in it is overwritten by whoever uses it next; whoever writes a
+/// secret into it wipes that.
+#[derive(Debug)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    pool: BufferPool,
+}
+
+impl Buffer {
+    /// Takes the first `length` bytes out; what follows them, mostly nothing, stays.
+    #[must_use]
+    pub fn split_off_front(&mut self, length: usize) -> Self {
+        let rest = if self.bytes.len() > length { self.pool.take() } else { self.pool.none() };
+        let mut front = std::mem::replace(self, rest);
+        self.bytes.extend_from_slice(&front.bytes[length..]);
+        front.bytes.truncate(length);
+        front
+    }
+
+    /// Makes room for `more` bytes; one without any room gets a used one of the worker.
+    pub fn make_room(&mut self, more: usize) {
+        if self.bytes.capacity() == 0 {
+            *self = self.pool.take();
+        }
+        self.bytes.reserve(more);
+    }
+}
+
+impl Deref for Buffer {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.pool.put_back(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// Appends all of `parts` to `out`.
+pub fn append<const N: usize>(out: &mut Vec<u8>, parts: [&[u8]; N]) {
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+}
+
+/// How much of a body is read or written at once, in bytes. Writes of 64 KiB are split by the loopback device; these are not.
+pub const PIECE: usize = 48 * 1024;
+/// Room for the head of a usual request or answer and a short body, in bytes.
+const MIN_CAPACITY: usize = 8 * 1024;
+/// A buffer that has grown beyond this is not kept, in bytes.
+const MAX_CAPACITY: usize = 64 * 1024;
+/// How many unused buffers a worker keeps.
+const MAX_POOLED: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_used_again_and_is_empty_then() {
+        let pool = BufferPool::default();
+        let mut buffer = pool.take();
+        buffer.extend_from_slice(b"of somebody else");
+        let address = buffer.as_ptr();
+        drop(buffer);
+        let again = pool.take();
+        assert_eq!((again.as_ptr(), again.len()), (address, 0));
+    }
+
+    #[test]
+    fn what_a_worker_keeps_is_bounded() {
+        let pool = BufferPool::default();
+        let mut large = pool.take();
+        large.reserve(MAX_CAPACITY + 1);
+        drop(large);
+        assert_eq!(pool.0.borrow().len(), 0, "a large one goes");
+        let many: Vec<_> = (0..2 * MAX_POOLED).map(|_| pool.take()).collect();
+        drop(many);
+        assert_eq!(pool.0.borrow().len(), MAX_POOLED);
+    }
+}

@@ -1,0 +1,628 @@
+//! Heads of requests and answers, read once and strictly: fields are slices of the buffer.
+//!
+//! `httparse` finds the pieces; what it lets pass and servers read in two ways is refused here: lines that do not end with
+//! CR LF, more than one empty line before a request, a framing that is said twice or in another spelling, and bytes in a
+//! target that no URI holds (RFC 9112 sections 2.2, 3.2, 5 and 6).
+
+use std::mem::MaybeUninit;
+
+use memchr::{memchr, memchr_iter};
+
+use crate::http::body::BodyLength;
+use crate::http::buffer::{Buffer, append};
+
+/// How long a head may be.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadLimits {
+    /// In bytes.
+    pub length: usize,
+    /// How many fields it may have; never more than 128.
+    pub fields: usize,
+}
+
+/// The head of a request. It owns the bytes it was read from.
+#[derive(Debug)]
+pub struct RequestHead {
+    bytes: Buffer,
+    method: Span,
+    target: Span,
+    /// Whether it is HTTP/1.1, and not HTTP/1.0.
+    pub is_http_1_1: bool,
+    /// How its body is delimited.
+    pub body: BodyLength,
+    /// Whether the client waits for an interim answer before it sends the body (RFC 9110 section 10.1.1).
+    pub expects_continue: bool,
+    /// Whether the client would send another request on this connection (RFC 9112 section 9.3).
+    pub is_persistent: bool,
+    fields: Vec<FieldSpan>,
+}
+
+impl RequestHead {
+    /// The head that `read` begins with; `None` if more must be read. A whole head is taken out of `read`, which then holds
+    /// what follows it.
+    ///
+    /// # Errors
+    /// [`HeadError`] for what is no head, or too much of one.
+    pub fn parse(read: &mut Buffer, limits: HeadLimits) -> Result<Option<Self>, HeadError> {
+        // One empty line before a request is let pass (RFC 9112 section 2.2).
+        let start = if read.starts_with(b"\r\n") { 2 } else { 0 };
+        let bytes = &read[start..];
+        let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut []);
+        let parsed = request.parse_with_uninit_headers(bytes, &mut slots[..limits.fields.min(MAX_FIELDS)]);
+        let length = match parsed {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => {
+                check_request_line(bytes)?;
+                check_line_ends(bytes)?;
+                return if read.len() > limits.length { Err(HeadError::TooLarge) } else { Ok(None) };
+            }
+            Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
+            Err(_) => {
+                check_request_line(bytes)?;
+                let is_too_large = read.len() > limits.length || memchr_iter(b'\n', bytes).count() > limits.fields + 1;
+                return Err(if is_too_large { HeadError::TooLarge } else { HeadError::Malformed });
+            }
+        };
+        let has_strict_ends = bytes[..length].ends_with(b"\r\n\r\n") && is_request_line_strict(bytes);
+        if !has_strict_ends {
+            return Err(HeadError::Malformed);
+        }
+        let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+            return Err(HeadError::Malformed);
+        };
+        check_method(method.as_bytes())?;
+        check_target(target.as_bytes())?;
+        let mut fields = Vec::with_capacity(request.headers.len());
+        let mut framing = RequestFraming::default();
+        let place = Place(bytes);
+        for field in &*request.headers {
+            let span = place.field(field)?;
+            framing.read(field)?;
+            fields.push(span.moved_by(start));
+        }
+        if start + length > limits.length {
+            return Err(HeadError::TooLarge);
+        }
+        let is_http_1_1 = version == 1;
+        // A request of HTTP/1.1 names its host (RFC 9112 section 3.2), and a POST of HTTP/1.0 says how long it is (RFC 1945
+        // section 8.3).
+        let is_incomplete = if is_http_1_1 { !framing.has_host } else { method == "POST" && framing.body.is_none() };
+        if is_incomplete {
+            return Err(HeadError::Malformed);
+        }
+        let [method, target] = [method, target].map(|part| place.span(part.as_bytes()).moved_by(start));
+        let body = framing.body(is_http_1_1)?;
+        let expects_continue = framing.expects_continue && is_http_1_1;
+        let is_persistent = !framing.closes && (is_http_1_1 || framing.is_kept_alive);
+        let bytes = read.split_off_front(start + length);
+        Ok(Some(Self { bytes, method, target, is_http_1_1, body, expects_continue, is_persistent, fields }))
+    }
+
+    /// The method, as it came.
+    pub fn method(&self) -> &str {
+        std::str::from_utf8(self.method.of(&self.bytes)).expect("a method is ASCII")
+    }
+
+    /// The target, as it came: visible ASCII.
+    pub fn target(&self) -> &str {
+        std::str::from_utf8(self.target.of(&self.bytes)).expect("a target is ASCII")
+    }
+
+    /// Whether the target is a path on this server that begins with `prefix`.
+    pub fn is_below(&self, prefix: &str) -> bool {
+        self.target.of(&self.bytes).starts_with(prefix.as_bytes())
+    }
+
+    /// Of the head, in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "no head is empty")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// All fields, in order.
+    pub fn fields(&self) -> Fields<'_> {
+        Fields { bytes: &self.bytes, spans: &self.fields }
+    }
+}
+
+/// The head of an answer, read from bytes that stay where they are.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// From 100 to 599.
+    pub status: u16,
+    /// Whether it is HTTP/1.1, and not HTTP/1.0.
+    pub is_http_1_1: bool,
+    /// Of the head, in bytes.
+    pub length: usize,
+    fields: Vec<FieldSpan>,
+}
+
+impl ResponseHead {
+    /// The head that `bytes` begin with; `None` if more must be read.
+    ///
+    /// # Errors
+    /// [`HeadError`] for what is no head, or too much of one.
+    pub fn parse(bytes: &[u8], limits: HeadLimits) -> Result<Option<Self>, HeadError> {
+        let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut response = httparse::Response::new(&mut []);
+        let slots = &mut slots[..limits.fields.min(MAX_FIELDS)];
+        let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, slots);
+        let length = match parsed {
+            Ok(httparse::Status::Complete(length)) if length <= limits.length => length,
+            Ok(httparse::Status::Partial) if bytes.len() <= limits.length => return Ok(None),
+            Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
+            Err(_) => return Err(HeadError::Malformed),
+        };
+        let status = response.code.filter(|status| (100..600).contains(status)).ok_or(HeadError::Malformed)?;
+        let place = Place(bytes);
+        let mut fields = Vec::with_capacity(response.headers.len());
+        for field in &*response.headers {
+            fields.push(place.span_of(field));
+        }
+        Ok(Some(Self { status, is_http_1_1: response.version == Some(1), length, fields }))
+    }
+
+    /// All fields, in order; `bytes` are those the head was read from.
+    pub fn fields<'a>(&'a self, bytes: &'a [u8]) -> Fields<'a> {
+        Fields { bytes, spans: &self.fields }
+    }
+}
+
+/// The fields of a head, in order.
+#[derive(Debug, Clone, Copy)]
+pub struct Fields<'a> {
+    bytes: &'a [u8],
+    spans: &'a [FieldSpan],
+}
+
+impl<'a> Fields<'a> {
+    /// Each field.
+    pub fn iter(self) -> impl Iterator<Item = Field<'a>> + Clone {
+        self.spans.iter().map(move |span| Field {
+            name: span.name.of(self.bytes),
+            value: span.value.of(self.bytes),
+            bytes: self.bytes,
+            span,
+        })
+    }
+
+    /// The values of all fields of the name `lower`, which is written in lower case.
+    pub fn values(self, lower: &str) -> impl Iterator<Item = &'a [u8]> + Clone {
+        let is_wanted =
+            move |span: &&FieldSpan| span.name.len() == lower.len() && is_name(span.name.of(self.bytes), lower);
+        self.spans.iter().filter(is_wanted).map(move |span| span.value.of(self.bytes))
+    }
+
+    /// Whether there is a field of this name.
+    pub fn contains(self, lower: &str) -> bool {
+        self.values(lower).next().is_some()
+    }
+
+    /// The only value of the name `lower`; of several of one name, nobody can say which one counts.
+    ///
+    /// # Errors
+    /// [`Several`] fields of this name.
+    pub fn only(self, lower: &str) -> Result<Option<&'a [u8]>, Several> {
+        let mut values = self.values(lower);
+        match (values.next(), values.next()) {
+            (value, None) => Ok(value),
+            _ => Err(Several),
+        }
+    }
+
+    /// [`Fields::only`] for each of several names, in one go through the fields.
+    #[inline]
+    pub fn only_each<const N: usize>(self, names: [&str; N]) -> [Result<Option<&'a [u8]>, Several>; N] {
+        let mut found = [Ok(None); N];
+        for span in self.spans {
+            for (lower, found) in names.iter().zip(&mut found) {
+                if span.name.len() == lower.len() && is_name(span.name.of(self.bytes), lower) {
+                    *found = if *found == Ok(None) { Ok(Some(span.value.of(self.bytes))) } else { Err(Several) };
+                }
+            }
+        }
+        found
+    }
+
+    /// What all fields of the name `lower` list, between commas (RFC 9110 section 5.6.1).
+    pub fn list(self, lower: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.values(lower).flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+    }
+}
+
+/// One field of a head.
+#[derive(Debug, Clone, Copy)]
+pub struct Field<'a> {
+    /// As it was written: a token.
+    pub name: &'a [u8],
+    /// Without the white space around it.
+    pub value: &'a [u8],
+    bytes: &'a [u8],
+    span: &'a FieldSpan,
+}
+
+impl Field<'_> {
+    /// Whether this is its name; `lower` is written in lower case: letters, digits and hyphens alone.
+    pub fn is(&self, lower: &str) -> bool {
+        is_name(self.name, lower)
+    }
+
+    /// Appends the field to `out`, as a line: as it came, if it came in the usual form.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let (begin, end) = (self.span.name.begin as usize, self.span.value.end as usize);
+        let is_usual =
+            self.span.value.begin == self.span.name.end + 2 && self.bytes[self.span.name.end as usize + 1] == b' ';
+        match self.bytes.get(begin..end + 2) {
+            Some(line) if is_usual && line.ends_with(b"\r\n") => out.extend_from_slice(line),
+            _ => append(out, [self.name, b": ", self.value, b"\r\n"]),
+        }
+    }
+}
+
+/// Several fields of a name of which one alone has a meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a field is there more than once")]
+pub struct Several;
+
+/// Whether `name` is `lower` in any case. `name` is a token and `lower` holds letters, digits and hyphens alone, so that no
+/// other byte of a token differs from one of `lower` in the bit of the case.
+#[inline]
+#[expect(clippy::needless_bitwise_bool, reason = "without a branch for each byte many are compared at once")]
+pub fn is_name(name: &[u8], lower: &str) -> bool {
+    let is_same = |is_same, (byte, lower): (&u8, &u8)| is_same & (byte | 0x20 == *lower);
+    name.len() == lower.len() && name.iter().zip(lower.as_bytes()).fold(true, is_same)
+}
+
+/// Why bytes are no head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// Not HTTP/1.1, or not the one reading of it that we take.
+    #[error("the head is malformed")]
+    Malformed,
+    /// A target, or what stands in its place, with a byte that no target holds.
+    #[error("the request line holds a byte that no target may hold")]
+    Target,
+    /// More bytes or fields than are taken.
+    #[error("the head is too large")]
+    TooLarge,
+}
+
+/// Which bytes of a head: they are fewer than 4 GiB.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    begin: u32,
+    end: u32,
+}
+
+impl Span {
+    fn of(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.begin as usize..self.end as usize]
+    }
+
+    fn len(self) -> usize {
+        (self.end - self.begin) as usize
+    }
+
+    fn moved_by(self, start: usize) -> Self {
+        let start = place(start);
+        Self { begin: self.begin + start, end: self.end + start }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct FieldSpan {
+    name: Span,
+    value: Span,
+}
+
+impl FieldSpan {
+    fn moved_by(self, start: usize) -> Self {
+        Self { name: self.name.moved_by(start), value: self.value.moved_by(start) }
+    }
+}
+
+fn place(at: usize) -> u32 {
+    u32::try_from(at).expect("a head has a limit far below 4 GiB")
+}
+
+/// The bytes that a head is read from.
+struct Place<'a>(&'a [u8]);
+
+impl Place<'_> {
+    /// Where `part`, which is one of the bytes' own slices, is in them.
+    fn span(&self, part: &[u8]) -> Span {
+        let begin = part.as_ptr().addr() - self.0.as_ptr().addr();
+        Span { begin: place(begin), end: place(begin + part.len()) }
+    }
+
+    fn span_of(&self, field: &httparse::Header<'_>) -> FieldSpan {
+        FieldSpan { name: self.span(field.name.as_bytes()), value: self.span(field.value) }
+    }
+
+    /// The same, if the field's line ends with CR LF.
+    fn field(&self, field: &httparse::Header<'_>) -> Result<FieldSpan, HeadError> {
+        let span = self.span_of(field);
+        let rest = &self.0[span.value.end as usize..];
+        // White space may follow the value.
+        let is_strict = rest.starts_with(b"\r\n")
+            || memchr(b'\n', rest).and_then(|end| end.checked_sub(1)).is_some_and(|last| rest[last] == b'\r');
+        if is_strict { Ok(span) } else { Err(HeadError::Malformed) }
+    }
+}
+
+/// What the fields of a request say of its framing and of the connection.
+#[expect(clippy::struct_excessive_bools, reason = "each is a field that was there, or what one said")]
+#[derive(Debug, Default)]
+struct RequestFraming {
+    has_host: bool,
+    body: Option<BodyLength>,
+    has_expectation: bool,
+    expects_continue: bool,
+    closes: bool,
+    is_kept_alive: bool,
+}
+
+impl RequestFraming {
+    fn read(&mut self, field: &httparse::Header<'_>) -> Result<(), HeadError> {
+        let (name, value) = (field.name.as_bytes(), field.value);
+        match name.len() {
+            4 if is_name(name, "host") && std::mem::replace(&mut self.has_host, true) => {
+                return Err(HeadError::Malformed);
+            }
+            6 if is_name(name, "expect") => {
+                if std::mem::replace(&mut self.has_expectation, true) {
+                    return Err(HeadError::Malformed);
+                }
+                self.expects_continue = value.eq_ignore_ascii_case(b"100-continue");
+            }
+            10 if is_name(name, "connection") => {
+                for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                    // We do not switch protocols; whoever asks for it would speak another one from here on.
+                    self.closes |= option.eq_ignore_ascii_case(b"close") || option.eq_ignore_ascii_case(b"upgrade");
+                    self.is_kept_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            14 if is_spelled(name, b"content-length") => {
+                let length = decimal(value).ok_or(HeadError::Malformed)?;
+                self.set_body(name, BodyLength::Known(length))?;
+            }
+            17 if is_spelled(name, b"transfer-encoding") => {
+                if !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(HeadError::Malformed);
+                }
+                self.set_body(name, BodyLength::Chunked)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Two of them, even two that agree, are one too many; some servers take an underscore for a hyphen.
+    fn set_body(&mut self, name: &[u8], body: BodyLength) -> Result<(), HeadError> {
+        if name.contains(&b'_') || self.body.replace(body).is_some() { Err(HeadError::Malformed) } else { Ok(()) }
+    }
+
+    fn body(&self, is_http_1_1: bool) -> Result<BodyLength, HeadError> {
+        match self.body {
+            // Chunks came with HTTP/1.1 (RFC 9112 section 6.1).
+            Some(BodyLength::Chunked) if !is_http_1_1 => Err(HeadError::Malformed),
+            body => Ok(body.unwrap_or(BodyLength::None)),
+        }
+    }
+}
+
+/// Whether `name` is `lower` to somebody who does not tell an underscore from a hyphen.
+fn is_spelled(name: &[u8], lower: &[u8]) -> bool {
+    name.iter().zip(lower).all(|(byte, lower)| byte.to_ascii_lowercase() == *lower || (*byte == b'_' && *lower == b'-'))
+}
+
+/// Digits and nothing else.
+pub fn decimal(text: &[u8]) -> Option<u64> {
+    let is_plain = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(text).ok().filter(|_| is_plain)?.parse().ok()
+}
+
+/// The request line, once it is whole: visible ASCII and single spaces, no fragment. A fragment is never sent (RFC 9112
+/// section 3.2); cut off, the rest would pass for the target.
+fn check_request_line(bytes: &[u8]) -> Result<(), HeadError> {
+    let Some(end) = memchr(b'\n', bytes) else { return Ok(()) };
+    let line = bytes[..end].strip_suffix(b"\r").ok_or(HeadError::Malformed)?;
+    if line.contains(&b'\r') || line.is_empty() {
+        return Err(HeadError::Malformed);
+    }
+    if line.iter().all(|byte| *byte != b'#' && matches!(byte, b' '..=b'~')) { Ok(()) } else { Err(HeadError::Target) }
+}
+
+/// Whether the first line is not empty and ends with CR LF.
+fn is_request_line_strict(bytes: &[u8]) -> bool {
+    memchr(b'\n', bytes).is_some_and(|end| end > 1 && bytes[end - 1] == b'\r')
+}
+
+/// Every line that has come of a head whose end has not: a bad one is refused at once.
+fn check_line_ends(bytes: &[u8]) -> Result<(), HeadError> {
+    let is_strict = memchr_iter(b'\n', bytes).all(|end| end > 0 && bytes[end - 1] == b'\r');
+    if is_strict { Ok(()) } else { Err(HeadError::Malformed) }
+}
+
+/// A method that is a token, of the bytes that methods have had so far.
+fn check_method(method: &[u8]) -> Result<(), HeadError> {
+    match method.iter().find(|byte| matches!(byte, b'#'..=b'\'')) {
+        None => Ok(()),
+        Some(b'#') => Err(HeadError::Target),
+        Some(_) => Err(HeadError::Malformed),
+    }
+}
+
+/// What a path and a query may hold: what a URI's may, and what browsers and scripts send besides (WHATWG URL, "path state"
+/// and "query state").
+#[expect(clippy::needless_bitwise_bool, reason = "without a branch for each byte many are compared at once")]
+fn check_target(target: &[u8]) -> Result<(), HeadError> {
+    let (path, query) = target.split_at(memchr(b'?', target).unwrap_or(target.len()));
+    let is_visible = target.iter().fold(true, |is, byte| is & (*byte > b' ') & (*byte < 0x7f) & (*byte != b'#'));
+    if !is_visible {
+        return Err(HeadError::Target);
+    }
+    let is_path = path.iter().fold(true, |is, byte| is & (*byte != b'<') & (*byte != b'>') & (*byte != b'`'));
+    let is_query = query.iter().fold(true, |is, byte| is & (*byte != b'<') & (*byte != b'>') & (*byte != b'"'));
+    if is_path && is_query { Ok(()) } else { Err(HeadError::Malformed) }
+}
+
+/// Most fields that any head may have.
+const MAX_FIELDS: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::buffer::BufferPool;
+
+    const LIMITS: HeadLimits = HeadLimits { length: 200, fields: 5 };
+
+    /// Reads a head that arrives in pieces of `step`, and what follows it.
+    fn read(bytes: &[u8], step: usize) -> Result<Option<(RequestHead, Vec<u8>)>, HeadError> {
+        let mut buffer = BufferPool::default().take();
+        for piece in bytes.chunks(step) {
+            buffer.extend_from_slice(piece);
+            if let Some(head) = RequestHead::parse(&mut buffer, LIMITS)? {
+                return Ok(Some((head, buffer.clone())));
+            }
+            if buffer.len() > LIMITS.length {
+                return Err(HeadError::TooLarge);
+            }
+        }
+        Ok(None)
+    }
+
+    fn error(head: &str) -> HeadError {
+        read(head.as_bytes(), 200).map(|head| format!("{head:?}")).expect_err(head)
+    }
+
+    #[test]
+    fn a_head_is_the_same_however_it_arrives() {
+        for (text, body) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", BodyLength::None),
+            ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", BodyLength::None),
+            ("PUT / HTTP/1.1\r\nHost: a\r\ncontent-length: 005 \r\n\r\n", BodyLength::Known(5)),
+            ("PUT / HTTP/1.0\r\nHost: a\r\nContent-Length:5\r\n\r\n", BodyLength::Known(5)),
+            (
+                "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\tChunked\r\nConnection: close\r\n\r\n",
+                BodyLength::Chunked,
+            ),
+        ] {
+            for step in [1, 2, 7, 200] {
+                let (head, rest) = read(text.as_bytes(), step).expect(text).expect(text);
+                assert_eq!((head.target(), head.body, rest.len()), ("/", body, 0), "{text}");
+            }
+            for length in 0..text.len() {
+                assert!(read(&text.as_bytes()[..length], 200).expect(text).is_none(), "{text:.length$}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_a_head_stays() {
+        let (head, rest) = read(b"PUT /a?b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET", 200)
+            .expect("good")
+            .expect("whole");
+        assert_eq!((head.method(), head.target(), rest.as_slice()), ("PUT", "/a?b", &b"abcGET"[..]));
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_refused() {
+        for head in [
+            "GET / HTTP/1.1\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a \n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n\n",
+            "GET / HTTP/1.1\r\nHost:\ra\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            "POST / HTTP/1.0\r\nHost: a\r\n\r\n",
+            "G$T / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\n A: a\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n: a\r\n\r\n",
+            "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.2\r\nHost: a\r\n\r\n",
+            "GET /\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551616\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent_Length: 5\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nTransfer_Encoding: chunked\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "PUT / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nExpect: 100-continue\r\n\r\n",
+        ] {
+            assert_eq!(error(head), HeadError::Malformed, "{head}");
+        }
+        for head in ["GET /a#b HTTP/1.1\r\n\r\n", "GET /\u{e4} HTTP/1.1\r\n\r\n", "GET /\t HTTP/1.1\r\n\r\n"] {
+            assert_eq!(error(head), HeadError::Target, "{head}");
+        }
+    }
+
+    #[test]
+    fn a_head_has_an_end() {
+        let head = |length: usize| format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", "a".repeat(length - 26));
+        assert!(matches!(read(head(200).as_bytes(), 50), Ok(Some(_))));
+        assert_eq!(error(&head(201)), HeadError::TooLarge);
+        assert!(matches!(read(&[b'a'; 201], 50), Err(HeadError::TooLarge)));
+        let fields = |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(count - 1));
+        assert!(matches!(read(fields(5).as_bytes(), 50), Ok(Some(_))));
+        assert_eq!(error(&fields(6)), HeadError::TooLarge);
+    }
+
+    #[test]
+    fn an_expectation_and_the_end_of_a_connection_are_found() {
+        for (fields, version, expects_continue, is_persistent) in [
+            ("", 1, false, true),
+            ("Expect: 100-Continue\r\n", 1, true, true),
+            ("Expect: 100-continue\r\n", 0, false, false),
+            ("Expect: something\r\n", 1, false, true),
+            ("Connection: close\r\n", 1, false, false),
+            ("Connection: Keep-Alive, Close\r\n", 1, false, false),
+            ("Connection: upgrade\r\n", 1, false, false),
+            ("Connection: keep-alive\r\n", 0, false, true),
+            ("Connection: x\r\n", 1, false, true),
+        ] {
+            let text = format!("PUT / HTTP/1.{version}\r\nHost: a\r\n{fields}\r\n");
+            let (head, _) = read(text.as_bytes(), 200).expect("good").expect("whole");
+            assert_eq!((head.expects_continue, head.is_persistent), (expects_continue, is_persistent), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_field_is_written_in_the_usual_form() {
+        let head = b"GET / HTTP/1.0\r\nA: b\r\nC:d\r\nE: \t f  \r\nG:\r\n\r\n";
+        let (head, _) = read(head, 200).expect("good").expect("whole");
+        let mut out = Vec::new();
+        head.fields().iter().for_each(|field| field.write(&mut out));
+        assert_eq!(out, b"A: b\r\nC: d\r\nE: f\r\nG: \r\n");
+    }
+
+    #[test]
+    fn a_name_is_the_same_in_any_case_and_no_other_is() {
+        assert!(is_name(b"Content-LENGTH", "content-length"));
+        for other in [&b"content_length"[..], b"content-lengt", b"content-lengthx", b"contentzlength"] {
+            assert!(!is_name(other, "content-length"), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn an_answers_head_is_read_where_it_is() {
+        let bytes = b"HTTP/1.1 200 OK\r\nServer: a\r\nX-Page:  2 \r\n\r\nbody";
+        let head = ResponseHead::parse(bytes, LIMITS).expect("good").expect("whole");
+        assert_eq!((head.status, head.length), (200, bytes.len() - 4));
+        assert_eq!(head.fields(bytes).only("x-page"), Ok(Some(&b"2"[..])));
+        assert!(ResponseHead::parse(&bytes[..20], LIMITS).expect("good so far").is_none());
+        for bad in ["HTTP/1.1 099 X\r\n\r\n", "HTTP/2.0 200 OK\r\n\r\n", "SSH-2.0\r\n", "HTTP/1.1 2000 OK\r\n\r\n"] {
+            assert!(ResponseHead::parse(bad.as_bytes(), LIMITS).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! One timer for all deadlines of a connection.
+
+use std::pin::Pin;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// A timer that is set once and then only moved: it may fire too early and is moved on then, so that a deadline that nearly
+/// never comes costs a comparison and no visit to the runtime's timers.
+#[derive(Debug)]
+pub struct Timer(Pin<Box<Sleep>>);
+
+impl Timer {
+    /// A timer that first fires at `deadline`, or earlier if an earlier one is waited for.
+    pub fn new(deadline: Instant) -> Self {
+        Self(Box::pin(sleep_until(deadline)))
+    }
+
+    /// What `work` comes to, if it does until `deadline`. It is pinned where it stands: to move it would be to copy it.
+    ///
+    /// # Errors
+    /// [`Elapsed`]; `work` is not polled any more then.
+    pub async fn within<T>(
+        &mut self,
+        deadline: Instant,
+        mut work: impl Future<Output = T> + Unpin,
+    ) -> Result<T, Elapsed> {
+        loop {
+            tokio::select! {
+                biased;
+                output = &mut work => return Ok(output),
+                () = self.fires_by(deadline) => {}
+            }
+            if Instant::now() >= deadline {
+                return Err(Elapsed);
+            }
+        }
+    }
+
+    async fn fires_by(&mut self, deadline: Instant) {
+        if self.0.deadline() > deadline || self.0.is_elapsed() {
+            self.0.as_mut().reset(deadline);
+        }
+        self.0.as_mut().await;
+    }
+}
+
+/// The deadline came first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it took too long")]
+pub struct Elapsed;
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn each_deadline_is_kept_whichever_came_before_it() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime").block_on(async {
+            let mut timer = Timer::new(Instant::now() + MINUTE);
+            for wait in [10 * MINUTE, MINUTE / 60, MINUTE, MINUTE / 2, 3 * MINUTE, Duration::ZERO] {
+                let begun = Instant::now();
+                assert_eq!(timer.within(begun + wait, pin!(std::future::pending::<()>())).await, Err(Elapsed));
+                let late = begun.elapsed().saturating_sub(wait);
+                assert!(late < Duration::from_millis(5), "{wait:?}: {late:?} too late");
+                let work = pin!(tokio::time::sleep(wait / 2));
+                assert_eq!(timer.within(Instant::now() + wait + MINUTE, work).await, Ok(()), "{wait:?}");
+            }
+        });
+    }
+}

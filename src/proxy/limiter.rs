@@ -1,0 +1,193 @@
+//! Which calls may go up to one DataHUB, so that a slow or a dead one cannot take the whole process.
+//!
+//! So many may be under way and so many may wait, not for long. And after a few calls in a row that got no answer at all,
+//! whoever they were for, the next ones are refused at once, but for one a second that finds out whether it is back.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
+use crate::datahub::DataHubId;
+use crate::error::{ApiError, Code};
+use crate::metrics;
+
+/// How many calls may be under way at one DataHUB, over all workers.
+#[derive(Debug)]
+pub struct ConcurrencyLimit {
+    permits: Semaphore,
+    waiting: AtomicUsize,
+    max_waiting: usize,
+}
+
+/// A call's place at a DataHUB, given back when dropped.
+#[derive(Debug)]
+pub struct Permit<'a>(#[expect(dead_code, reason = "held for its drop")] SemaphorePermit<'a>);
+
+impl ConcurrencyLimit {
+    /// `in_flight` calls at once, and `max_waiting` that wait.
+    pub fn new(in_flight: usize, max_waiting: usize) -> Self {
+        let permits = Semaphore::new(in_flight.min(Semaphore::MAX_PERMITS));
+        Self { permits, waiting: AtomicUsize::new(0), max_waiting }
+    }
+
+    /// A permit, at once or after waiting for one up to `limit`.
+    ///
+    /// # Errors
+    /// [`Rejected::Full`]; nothing is sent then.
+    pub async fn acquire(&self, limit: Duration) -> Result<Permit<'_>, Rejected> {
+        if let Ok(permit) = self.permits.try_acquire() {
+            return Ok(Permit(permit));
+        }
+        let turn = Waiting(&self.waiting);
+        if turn.0.fetch_add(1, Ordering::Relaxed) >= self.max_waiting {
+            return Err(Rejected::Full);
+        }
+        let permit = timeout(limit, self.permits.acquire()).await.map_err(|_| Rejected::Full)?;
+        Ok(Permit(permit.expect("the semaphore is never closed")))
+    }
+}
+
+/// A call that waits; one whose client leaves waits no more.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether a DataHUB answers, as the calls of all workers have found.
+#[derive(Debug)]
+pub struct CircuitBreaker {
+    datahub: DataHubId,
+    /// How many calls in a row got no answer.
+    failures: AtomicU32,
+    began: Instant,
+    /// When the next call may try a DataHUB that does not answer, in milliseconds since `began`.
+    next_try: AtomicU64,
+}
+
+impl CircuitBreaker {
+    /// Calls to `datahub` pass from the start.
+    pub fn new(datahub: DataHubId) -> Self {
+        metrics::datahub(datahub.as_str(), true);
+        Self { datahub, failures: AtomicU32::new(0), began: Instant::now(), next_try: AtomicU64::new(0) }
+    }
+
+    /// Whether a call may try.
+    ///
+    /// # Errors
+    /// [`Rejected::Unanswered`]; nothing is sent then.
+    pub fn check(&self) -> Result<(), Rejected> {
+        if self.failures.load(Ordering::Relaxed) < FAILURE_THRESHOLD {
+            return Ok(());
+        }
+        let (now, next) = (self.now(), self.next_try.load(Ordering::Relaxed));
+        let is_turn = now >= next
+            && self.next_try.compare_exchange(next, now + RETRY_INTERVAL, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if is_turn { Ok(()) } else { Err(Rejected::Unanswered) }
+    }
+
+    /// The DataHUB has answered, whatever it said.
+    pub fn record_success(&self) {
+        // Nearly always nothing changes, and nothing is written that all workers share.
+        if self.failures.load(Ordering::Relaxed) > 0 && self.failures.swap(0, Ordering::Relaxed) >= FAILURE_THRESHOLD {
+            metrics::datahub(self.datahub.as_str(), true);
+            log::info!(datahub = self.datahub.as_str(); "a DataHUB answers again");
+        }
+    }
+
+    /// A call got no answer.
+    pub fn record_failure(&self) {
+        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 == FAILURE_THRESHOLD {
+            self.next_try.store(self.now() + RETRY_INTERVAL, Ordering::Relaxed);
+            metrics::datahub(self.datahub.as_str(), false);
+            log::warn!(datahub = self.datahub.as_str(); "a DataHUB does not answer; one call a second tries it");
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Why a call does not go up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// Too many calls are waiting for this DataHUB, or one has waited too long.
+    #[error("too many calls are under way at this DataHUB")]
+    Full,
+    /// It has not answered for a while.
+    #[error("the DataHUB has not answered the last calls")]
+    Unanswered,
+}
+
+impl From<Rejected> for ApiError {
+    fn from(error: Rejected) -> Self {
+        let code = match error {
+            Rejected::Full => Code::Overloaded,
+            Rejected::Unanswered => Code::DatahubUnreachable,
+        };
+        Self::because(code, error).retry_after(Duration::from_millis(RETRY_INTERVAL))
+    }
+}
+
+/// After how many calls without an answer a DataHUB is given up.
+const FAILURE_THRESHOLD: u32 = 5;
+/// How long until the next call tries it, in milliseconds.
+const RETRY_INTERVAL: u64 = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn who_leaves_makes_room_for_who_waits_and_no_more_wait_than_may() {
+        actix_web::rt::System::new().block_on(one_place_and_one_that_may_wait());
+    }
+
+    async fn one_place_and_one_that_may_wait() {
+        let limit = Arc::new(ConcurrencyLimit::new(1, 1));
+        let first = limit.acquire(LONG).await.expect("the place is free");
+        let waiter = actix_web::rt::spawn({
+            let limit = Arc::clone(&limit);
+            async move { limit.acquire(LONG).await.map(drop) }
+        });
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(limit.acquire(LONG).await.unwrap_err(), Rejected::Full);
+        drop(first);
+        waiter.await.expect("it did not panic").expect("the place is free again");
+        assert_eq!(limit.waiting.load(Ordering::Relaxed), 0);
+        let second = limit.acquire(LONG).await.expect("the place is free once more");
+        assert_eq!(limit.acquire(Duration::from_millis(1)).await.unwrap_err(), Rejected::Full);
+        assert_eq!(limit.waiting.load(Ordering::Relaxed), 0);
+        drop(second);
+        assert!(limit.acquire(LONG).await.is_ok());
+    }
+
+    #[test]
+    fn after_a_few_calls_without_an_answer_one_a_second_tries() {
+        let breaker = CircuitBreaker::new("a".parse().expect("an id"));
+        for _ in 1..FAILURE_THRESHOLD {
+            breaker.record_failure();
+        }
+        assert!(breaker.check().is_ok(), "not yet");
+        breaker.record_success();
+        for _ in 0..FAILURE_THRESHOLD {
+            assert!(breaker.check().is_ok(), "one that was answered begins the count again");
+            breaker.record_failure();
+        }
+        assert_eq!(breaker.check(), Err(Rejected::Unanswered));
+        breaker.next_try.store(breaker.now(), Ordering::Relaxed);
+        assert!(breaker.check().is_ok(), "one tries");
+        assert_eq!(breaker.check(), Err(Rejected::Unanswered), "and no second one");
+        breaker.record_success();
+        assert!(breaker.check().is_ok());
+    }
+
+    const LONG: Duration = Duration::from_mins(1);
+}

@@ -1,0 +1,65 @@
+//! Whether a DataHUB's 401 is about the token that we sent, or the app's own business.
+//!
+//! GitLab answers 401 to an expired or revoked token and says `invalid_token`; but it also answers 401, with the very
+//! words it has for a token it has never seen, to what a person may not do, such as merging. The second kind is told
+//! apart by asking for something that anybody with a token may have.
+
+use std::pin::pin;
+
+use memchr::memmem;
+
+use crate::context::RequestContext;
+use crate::http::body::BodyLength;
+use crate::http::server::{ClientLeft, Connection};
+use crate::proxy::request::Message;
+use crate::proxy::upstream::{Exchange, SendError, Upstream, UpstreamRequest};
+
+/// Whether the DataHUB refuses the token itself. What was read of the answer's body meanwhile is added to `peeked`, so that
+/// the answer may be passed on afterwards as it came.
+///
+/// # Errors
+/// [`ClientLeft`].
+pub async fn is_invalid_token(
+    exchange: &mut Exchange<'_>,
+    peeked: &mut Vec<u8>,
+    upstream: &Upstream,
+    probe: impl FnOnce() -> Message,
+    client: &mut Connection,
+    context: &RequestContext,
+) -> Result<bool, ClientLeft> {
+    if exchange.response.status() != UNAUTHORIZED {
+        return Ok(false);
+    }
+    if exchange.response.fields().values("www-authenticate").any(names_it) {
+        return Ok(true);
+    }
+    peeked.extend_from_slice(exchange.response.start());
+    while peeked.len() < MAX_REASON {
+        match client.unless_client_leaves(pin!(exchange.next_piece())).await? {
+            Ok(Some(piece)) => peeked.extend_from_slice(&piece),
+            // One that breaks off does so again when it is passed on.
+            Ok(None) | Err(_) => break,
+        }
+    }
+    if names_it(peeked) {
+        return Ok(true);
+    }
+    let probe = probe();
+    let request =
+        UpstreamRequest { message: probe.as_bytes(), rest: BodyLength::None, is_head: false, is_idempotent: true };
+    match upstream.exchange(&request, client, context).await {
+        Ok(answer) => Ok(answer.response.status() == UNAUTHORIZED),
+        Err(SendError::ClientLeft(left)) => Err(left),
+        // Without an answer nothing is known, and the app gets what the DataHUB said.
+        Err(_) => Ok(false),
+    }
+}
+
+/// RFC 6750 section 3.1; GitLab `lib/api/api_guard.rb`.
+fn names_it(text: &[u8]) -> bool {
+    memmem::find(text, b"invalid_token").is_some()
+}
+
+const UNAUTHORIZED: u16 = 401;
+/// How much of an answer is looked through, in bytes; GitLab's reasons are shorter than 200.
+const MAX_REASON: usize = 16 * 1024;

@@ -1,0 +1,321 @@
+//! One request's way, straight down and straight back: context, guard, proxy or web, hardening, log.
+
+use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use actix_web::HttpResponse;
+use actix_web::body::{BodySize, BoxBody, MessageBody as _};
+use actix_web::http::{ConnectionType, Method, StatusCode};
+use actix_web::web::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::access_log::chain;
+use crate::admin::Draining;
+use crate::context::{Client, Incomplete, RequestContext};
+use crate::error::{ApiError, Code};
+use crate::guard::{self, Access, Guard};
+use crate::http::body::{self, CHUNK_END, LAST_CHUNK, write_chunk_size, write_content_length};
+use crate::http::buffer::{Buffer, BufferPool, append};
+use crate::http::date::DateClock;
+use crate::http::head::RequestHead;
+use crate::http::server::{Connection, RequestError, Settings, Stream, WriteError};
+use crate::metrics::worker::WorkerMetrics;
+use crate::proxy::{Failure, Proxy};
+use crate::server::web::{Web, WebRequest};
+
+/// What one worker serves its connections with.
+pub(super) struct Worker {
+    pub(super) settings: Rc<Settings>,
+    pub(super) guard: Arc<Guard>,
+    pub(super) proxy: Proxy,
+    pub(super) web: Web,
+    pub(super) draining: Draining,
+    /// Ready once idle connections are to end.
+    pub(super) shutdown: CancellationToken,
+    pub(super) pool: BufferPool,
+    pub(super) clock: DateClock,
+    pub(super) metrics: Rc<WorkerMetrics>,
+}
+
+impl Worker {
+    /// Serves one connection to its end.
+    pub(super) async fn serve(&self, stream: Stream, peer: Option<SocketAddr>) {
+        let _open = self.draining.connection();
+        let shutdown = self.shutdown.clone().cancelled_owned();
+        let mut connection = Connection::new(stream, Rc::clone(&self.settings), self.pool.clone(), shutdown);
+        if let Err(error) = self.answer_all(&mut connection, peer).await {
+            self.refuse(error, &mut connection, peer.map(canonical)).await;
+        }
+        connection.close().await;
+    }
+
+    async fn answer_all(&self, connection: &mut Connection, peer: Option<SocketAddr>) -> Result<(), RequestError> {
+        while let Some(request) = connection.next_request().await? {
+            self.dispatch(&request, connection, peer).await;
+            connection.finish();
+        }
+        Ok(())
+    }
+
+    /// Answers one request. Whatever becomes of it, it has an id, and a line in the log when its context is dropped.
+    async fn dispatch(&self, request: &RequestHead, connection: &mut Connection, peer: Option<SocketAddr>) {
+        let client = self.guard.client(peer.map(canonical), request.fields());
+        let method = Method::from_bytes(request.method().as_bytes()).expect("the head's parser takes tokens only");
+        let context = RequestContext::new(method, client, Rc::clone(&self.metrics));
+        context.id.scope(pin!(self.answer_or_fail(request, connection, peer, &context))).await;
+    }
+
+    async fn answer_or_fail(
+        &self,
+        request: &RequestHead,
+        connection: &mut Connection,
+        peer: Option<SocketAddr>,
+        context: &Rc<RequestContext>,
+    ) {
+        let mut access = Access::Open;
+        let answered = {
+            let answer = pin!(self.answer(request, connection, peer, &mut access, context));
+            // A panic is the end of one request and not of the worker.
+            AssertUnwindSafe(answer).catch_unwind().await
+        };
+        match answered.unwrap_or_else(|_| Err(ApiError::from(Code::Internal).closing().into())) {
+            Ok(()) => {}
+            Err(Failure::ClientLeft) => {
+                context.record_incomplete(Incomplete::ClientGone);
+                connection.abort();
+            }
+            Err(Failure::Refused(_)) if connection.has_answered() => {
+                context.record_incomplete(Incomplete::Internal);
+                connection.abort();
+            }
+            Err(Failure::Refused(error)) => {
+                self.write_error(&error, Some(request), access, connection, context).await;
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: &RequestHead,
+        connection: &mut Connection,
+        peer: Option<SocketAddr>,
+        access: &mut Access,
+        context: &Rc<RequestContext>,
+    ) -> Result<(), Failure> {
+        if self.proxy.serves(request) {
+            *access = self.guard.check_call(request, context)?;
+            if *access == Access::Preflight {
+                return self.write_preflight(request, false, connection, context).await;
+            }
+            let is_last = self.draining.has_begun();
+            return self.proxy.forward(request, connection, *access, is_last, context).await;
+        }
+        let web_request = WebRequest::new(request, peer)?;
+        *access = self.guard.check_route(request, web_request.path(), context)?;
+        let is_file = self.guard.is_file(web_request.path());
+        if *access == Access::Preflight {
+            return self.write_preflight(request, is_file, connection, context).await;
+        }
+        let body = read_body(request, connection, context).await?;
+        let answer = self.web.call(web_request, body, context);
+        let response = connection.unless_client_leaves(pin!(answer)).await??;
+        self.write_response(response, is_file, *access, request, connection, context).await;
+        Ok(())
+    }
+
+    /// Writes what a route or a file says.
+    async fn write_response(
+        &self,
+        response: HttpResponse<BoxBody>,
+        is_file: bool,
+        access: Access,
+        request: &RequestHead,
+        connection: &mut Connection,
+        context: &RequestContext,
+    ) {
+        let status = response.status();
+        let is_file = is_file && !status.is_client_error();
+        let size = response.body().size();
+        let is_stream = matches!(size, BodySize::Stream);
+        let is_chunked = is_stream && connection.takes_chunks();
+        let closes = response.head().connection_type() == ConnectionType::Close || (is_stream && !is_chunked);
+        connection.persists(closes || self.draining.has_begun());
+
+        let mut out = self.begin_head(status, connection);
+        let headers = response.headers();
+        for (name, value) in headers.iter().filter(|(name, _)| !guard::is_hardening(name.as_str())) {
+            append(&mut out, [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
+        for (name, line) in [("cache-control", "cache-control: no-store\r\n"), ("vary", "vary: Cookie\r\n")] {
+            if !is_file && !headers.contains_key(name) {
+                out.extend_from_slice(line.as_bytes());
+            }
+        }
+        match size {
+            BodySize::Sized(length) if status != StatusCode::NO_CONTENT => write_content_length(length, &mut out),
+            BodySize::Stream if is_chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+            _ => {}
+        }
+        self.end_head(is_file, access, Some(request), connection, context, &mut out);
+        context.record_answer(status.as_u16(), None);
+
+        let mut written = connection.write(&[&out]).await;
+        let mut body = response.into_body();
+        let has_body = request.method() != "HEAD" && !matches!(size, BodySize::None | BodySize::Sized(0));
+        while has_body && written.is_ok() {
+            let piece = match body::next_piece(&mut body).await {
+                Some(Ok(piece)) => piece,
+                Some(Err(error)) => {
+                    log::warn!(reason = error.to_string(); "a file could not be read to its end");
+                    context.record_incomplete(Incomplete::Internal);
+                    connection.abort();
+                    return;
+                }
+                None => break,
+            };
+            out.clear();
+            context.count_out(piece.len());
+            written = if is_chunked {
+                write_chunk_size(piece.len(), &mut out);
+                connection.write(&[&out, &piece, CHUNK_END]).await
+            } else {
+                connection.write(&[&piece]).await
+            };
+        }
+        if has_body && is_chunked && written.is_ok() {
+            written = connection.write(&[LAST_CHUNK]).await;
+        }
+        record_written(&written, context);
+    }
+
+    /// Writes what the browser is told of a failure, which the log learns the reason of.
+    async fn write_error(
+        &self,
+        error: &ApiError,
+        request: Option<&RequestHead>,
+        access: Access,
+        connection: &mut Connection,
+        context: &RequestContext,
+    ) {
+        let status = error.status();
+        if let Some(source) = std::error::Error::source(error).filter(|_| status.is_server_error()) {
+            log::warn!(code = error.code().as_str(), reason = chain(source); "a call failed");
+        }
+        let problem = error.problem(context.id.as_str());
+        connection.persists(error.closes() || self.draining.has_begun());
+        let mut out = self.begin_head(status, connection);
+        out.extend_from_slice(b"content-type: application/problem+json\r\ncache-control: no-store\r\nvary: Cookie\r\n");
+        for (name, value) in error.fields() {
+            append(&mut out, [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
+        if access == Access::Download {
+            out.extend_from_slice(b"content-disposition: attachment\r\n");
+        }
+        write_content_length(problem.len() as u64, &mut out);
+        self.end_head(false, access, request, connection, context, &mut out);
+        context.record_answer(status.as_u16(), Some(error.code()));
+        if request.is_none_or(|request| request.method() != "HEAD") {
+            context.count_out(problem.len());
+            out.extend_from_slice(problem.as_bytes());
+        }
+        record_written(&connection.write(&[&out]).await, context);
+    }
+
+    /// Answers what is no request, after which the connection is closed. It has its line in the log, too.
+    async fn refuse(&self, error: RequestError, connection: &mut Connection, peer: Option<IpAddr>) {
+        let method = Method::from_bytes(b"-").expect("a token");
+        let client = Client { address: peer, is_local: false };
+        let context = RequestContext::new(method, client, Rc::clone(&self.metrics));
+        let error = ApiError::from(error);
+        context.id.scope(pin!(self.write_error(&error, None, Access::Open, connection, &context))).await;
+    }
+
+    /// Lets a development origin's script send what it asks about (Fetch, CORS protocol).
+    async fn write_preflight(
+        &self,
+        request: &RequestHead,
+        is_file: bool,
+        connection: &mut Connection,
+        context: &RequestContext,
+    ) -> Result<(), Failure> {
+        connection.persists(self.draining.has_begun());
+        let mut out = self.begin_head(StatusCode::NO_CONTENT, connection);
+        out.extend_from_slice(guard::PREFLIGHT);
+        out.extend_from_slice(b"cache-control: no-store\r\nvary: Cookie\r\n");
+        self.end_head(is_file, Access::Preflight, Some(request), connection, context, &mut out);
+        context.record_answer(StatusCode::NO_CONTENT.as_u16(), None);
+        record_written(&connection.write(&[&out]).await, context);
+        Ok(())
+    }
+
+    fn begin_head(&self, status: StatusCode, connection: &Connection) -> Buffer {
+        let mut out = self.pool.take();
+        let reason = status.canonical_reason().unwrap_or_default();
+        append(
+            &mut out,
+            [connection.version().as_bytes(), status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"],
+        );
+        out
+    }
+
+    /// Writes the fields that every answer of ours has, and the end of its head.
+    fn end_head(
+        &self,
+        is_file: bool,
+        access: Access,
+        request: Option<&RequestHead>,
+        connection: &Connection,
+        context: &RequestContext,
+        out: &mut Vec<u8>,
+    ) {
+        self.guard.harden(is_file, out);
+        if let Some(request) = request {
+            self.guard.write_cors(access, request.fields(), out);
+        }
+        append(out, [connection.persistence_field(), b"x-request-id: ", context.id.as_str().as_bytes(), b"\r\ndate: "]);
+        self.clock.write(SystemTime::now(), out);
+        out.extend_from_slice(b"\r\n\r\n");
+    }
+}
+
+/// The whole body of a request for one of our own routes; nothing of one that is longer than any of them wants, or that waits
+/// to be asked for. The connection ends then.
+async fn read_body(
+    request: &RequestHead,
+    connection: &mut Connection,
+    context: &RequestContext,
+) -> Result<Bytes, Failure> {
+    let mut body = BytesMut::new();
+    if request.expects_continue || request.body.known().is_some_and(|length| length > MAX_BODY) {
+        return Ok(Bytes::new());
+    }
+    while let Some(piece) = connection.next_piece().await? {
+        context.count_in(piece.len());
+        body.extend_from_slice(&piece);
+        if body.len() as u64 > MAX_BODY {
+            connection.abort();
+            return Ok(Bytes::new());
+        }
+    }
+    Ok(body.freeze())
+}
+
+fn record_written(written: &Result<(), WriteError>, context: &RequestContext) {
+    match written {
+        Ok(()) => {}
+        Err(WriteError::Gone(_)) => context.record_incomplete(Incomplete::ClientGone),
+        Err(WriteError::TooSlow) => context.record_incomplete(Incomplete::ResponseTimeout),
+    }
+}
+
+fn canonical(peer: SocketAddr) -> IpAddr {
+    peer.ip().to_canonical()
+}
+
+/// Longest body for one of our own routes, in bytes.
+const MAX_BODY: u64 = 64 * 1024;

@@ -1,0 +1,223 @@
+//! Which tokens a call goes on with: one decision, from what this process knows and what the call needs.
+//!
+//! Nothing here waits, asks a DataHUB or reads a clock. [`crate::session::refresh`] has the rules and carries a decision
+//! out; the table of tests below has a row for each of them.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::datahub::token::TokenSet;
+
+/// What this process knows of a refresh token.
+#[derive(Debug, Clone)]
+pub enum CacheEntry {
+    /// A refresh is under way; its outcome will be sent here.
+    InFlight(watch::Receiver<Option<CacheEntry>>),
+    /// A refresh brought these tokens; the DataHUB has revoked the ones before.
+    Superseded(TokenSet),
+    /// The DataHUB answered `invalid_grant`: the token is spent or revoked.
+    InvalidGrant {
+        /// When it answered.
+        since: Instant,
+    },
+    /// A refresh ended without tokens and without a clear refusal; another one may succeed.
+    Failed,
+    /// The session has ended here: by a logout, or because nobody could renew its tokens.
+    Invalidated,
+}
+
+/// Why a call asks for newer tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Its tokens will do, unless this process knows that they are superseded or invalid.
+    None,
+    /// Its access token is about to expire.
+    Expiring,
+    /// The DataHUB has rejected its access token.
+    Rejected,
+}
+
+/// One attempt of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    /// Why it asks.
+    pub reason: Reason,
+    /// How often the browser has sent the call again; 0 for the first attempt.
+    pub replays: u8,
+    /// Whether its access token is so young that a refresh would bring nothing but load.
+    pub is_young: bool,
+    /// Whether it has waited for a refresh already.
+    pub has_waited: bool,
+}
+
+/// What becomes of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision<'a> {
+    /// It goes on with the tokens it has.
+    UseCurrent,
+    /// The browser gets the newest tokens that follow these, and sends the call again.
+    UseNewest(&'a TokenSet),
+    /// It waits for the refresh that is under way, or begins one.
+    Refresh,
+    /// The browser sends the call again, at once and without new tokens: its cookie jar may hold newer ones.
+    Retry,
+    /// The same after a pause, since another process has won the refresh and the browser may not have its answer yet.
+    RetryElsewhere {
+        /// How long to wait before the answer.
+        pause: Duration,
+        /// Whether the connection ends, so that a load balancer may choose the process that has won.
+        closes: bool,
+    },
+    /// The search for newer tokens has led nowhere; the session has ended from now on.
+    GiveUp,
+    /// The session has ended.
+    Expired,
+    /// No newer tokens at the moment; the session stays as it is.
+    Unavailable,
+}
+
+/// Decides what becomes of an attempt whose refresh token is known by `entry`, or not at all.
+pub fn decide(entry: Option<&CacheEntry>, attempt: Attempt, now: Instant) -> Decision<'_> {
+    let Attempt { reason, replays, is_young, has_waited } = attempt;
+    match entry {
+        Some(CacheEntry::Invalidated) => Decision::Expired,
+        Some(CacheEntry::Superseded(next)) if has_waited || replays > 0 => Decision::UseNewest(next),
+        Some(CacheEntry::Superseded(_)) => Decision::Retry,
+        Some(CacheEntry::InvalidGrant { since }) => on_invalid_grant(*since, replays, now),
+        Some(CacheEntry::InFlight(_) | CacheEntry::Failed) if has_waited => Decision::Unavailable,
+        Some(CacheEntry::InFlight(_)) => Decision::Refresh,
+        Some(CacheEntry::Failed) | None => match reason {
+            Reason::None => Decision::UseCurrent,
+            Reason::Expiring if is_young => Decision::UseCurrent,
+            // It came out of a refresh on account of this very call.
+            Reason::Rejected if is_young && replays > 0 => Decision::Expired,
+            Reason::Expiring | Reason::Rejected => Decision::Refresh,
+        },
+    }
+}
+
+/// Another process has won the refresh, if nobody has stolen the token. The browser has the winner's cookie soon, or never.
+fn on_invalid_grant(since: Instant, replays: u8, now: Instant) -> Decision<'static> {
+    if replays >= MAX_REPLAYS || (replays > 0 && now.saturating_duration_since(since) > MAX_SEARCH) {
+        return Decision::GiveUp;
+    }
+    let pause = PAUSES[usize::from(replays).min(PAUSES.len() - 1)];
+    Decision::RetryElsewhere { pause, closes: replays > 0 }
+}
+
+/// How often a call is sent again at most; Fetch follows 20 redirects.
+pub const MAX_REPLAYS: u8 = 16;
+/// How long after an `invalid_grant` replays may still search for newer tokens.
+const MAX_SEARCH: Duration = Duration::from_secs(10);
+/// How long a loser waits before it is sent round, the first time, the second time and so on.
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    /// The rules of [`crate::session::refresh`], each in the situations that it is about.
+    #[test]
+    fn every_situation_has_its_decision() {
+        use Decision::{Expired, GiveUp, Refresh, Retry, RetryElsewhere, Unavailable, UseCurrent, UseNewest};
+        use Reason::{Expiring, None as NoReason, Rejected};
+
+        let start = Instant::now();
+        let now = start + Duration::from_mins(1);
+        let next = tokens();
+        let elsewhere = |pause, closes| RetryElsewhere { pause: Duration::from_millis(pause), closes };
+        let unknown = || None;
+        let in_flight = || Some(CacheEntry::InFlight(watch::channel(None).1));
+        let superseded = || Some(CacheEntry::Superseded(next.clone()));
+        let spent = |ago: u64| Some(CacheEntry::InvalidGrant { since: start + Duration::from_millis(60_000 - ago) });
+        let failed = || Some(CacheEntry::Failed);
+        let ended = || Some(CacheEntry::Invalidated);
+        let first = |reason| Attempt { reason, replays: 0, is_young: false, has_waited: false };
+        let replay = |reason, replays| Attempt { replays, ..first(reason) };
+        let young = |attempt| Attempt { is_young: true, ..attempt };
+        let waited = |attempt| Attempt { has_waited: true, ..attempt };
+
+        for (situation, entry, attempt, decision) in [
+            ("1: the tokens are good for a while", unknown(), first(NoReason), UseCurrent),
+            ("1: the access token is about to expire", unknown(), first(Expiring), Refresh),
+            ("1: an app refreshes ahead, though its token is young", unknown(), young(first(Expiring)), UseCurrent),
+            ("1: it does so in a replay", unknown(), young(replay(Expiring, 1)), UseCurrent),
+            ("1: a call was sent again, with good tokens", unknown(), replay(NoReason, 1), UseCurrent),
+            ("1: a replay's token has expired meanwhile", unknown(), replay(Expiring, 1), Refresh),
+            ("2: a second call with a stale token", in_flight(), first(Expiring), Refresh),
+            ("2: a call whose token would do, but is being renewed", in_flight(), first(NoReason), Refresh),
+            ("2: a call whose token was rejected meanwhile", in_flight(), first(Rejected), Refresh),
+            ("2: a replay meets another refresh", in_flight(), replay(Expiring, 3), Refresh),
+            ("2: the refresh takes longer than a call waits", in_flight(), waited(first(Expiring)), Unavailable),
+            ("3: who has waited gets the new tokens at once", superseded(), waited(first(Expiring)), UseNewest(&next)),
+            ("3: who has waited with a good token, too", superseded(), waited(first(NoReason)), UseNewest(&next)),
+            ("4: a latecomer's jar may hold something newer", superseded(), first(NoReason), Retry),
+            ("4: a latecomer with a stale token", superseded(), first(Expiring), Retry),
+            ("4: a latecomer with a rejected token", superseded(), first(Rejected), Retry),
+            ("4: a latecomer's jar held nothing newer", superseded(), replay(NoReason, 1), UseNewest(&next)),
+            ("4: a latecomer with its last replay", superseded(), replay(Expiring, 16), UseNewest(&next)),
+            ("5: another process has just won", spent(0), waited(first(Expiring)), elsewhere(50, false)),
+            ("5: a call with a token known to be spent", spent(9_000), first(NoReason), elsewhere(50, false)),
+            ("5: a late first attempt: its jar may be newer", spent(50_000), first(Expiring), elsewhere(50, false)),
+            ("5: the first replay closes its connection", spent(60), replay(Expiring, 1), elsewhere(100, true)),
+            ("5: the second replay waits longer", spent(200), replay(Expiring, 2), elsewhere(200, true)),
+            ("5: the third replay waits longer still", spent(400), replay(Expiring, 3), elsewhere(400, true)),
+            ("5: the last but one replay", spent(5_000), replay(Expiring, 15), elsewhere(400, true)),
+            ("5: the last replay", spent(5_400), replay(Expiring, 16), GiveUp),
+            ("5: a replay at the end of the search", spent(10_000), replay(Expiring, 1), elsewhere(100, true)),
+            ("5: a replay after the search", spent(10_001), replay(Expiring, 1), GiveUp),
+            ("5: what was given up is known to have ended", ended(), replay(Expiring, 1), Expired),
+            ("6: the DataHUB rejects a token, however young", unknown(), young(first(Rejected)), Refresh),
+            ("6: it rejects an old token of a replay", unknown(), replay(Rejected, 1), Refresh),
+            ("6: it rejects what this call was renewed for", unknown(), young(replay(Rejected, 1)), Expired),
+            ("7: the refresh failed", failed(), waited(first(Expiring)), Unavailable),
+            ("7: the refresh of a good token failed", failed(), waited(first(NoReason)), Unavailable),
+            ("7: an earlier refresh failed, and another may succeed", failed(), first(Expiring), Refresh),
+            ("7: an earlier refresh failed, and the token still serves", failed(), first(NoReason), UseCurrent),
+            ("8: a logout has ended the session", ended(), first(NoReason), Expired),
+            ("8: a logout, and the token is stale", ended(), first(Expiring), Expired),
+            ("8: a logout, and the token is rejected", ended(), replay(Rejected, 1), Expired),
+            ("8: a logout while this call waited", ended(), waited(first(Expiring)), Expired),
+            ("9: the process that knew has died, and this one asks", unknown(), replay(Expiring, 2), Refresh),
+            ("9: the DataHUB refuses the token", spent(0), waited(replay(Expiring, 2)), elsewhere(200, true)),
+            ("9: nobody else knows", spent(6_000), replay(Expiring, 16), GiveUp),
+        ] {
+            assert_eq!(decide(entry.as_ref(), attempt, now), decision, "rule {situation}");
+        }
+    }
+
+    /// No attempt waits twice, and none is without an answer in the end.
+    #[test]
+    fn who_has_waited_is_answered() {
+        let now = Instant::now();
+        let entries = [
+            CacheEntry::InFlight(watch::channel(None).1),
+            CacheEntry::Superseded(tokens()),
+            CacheEntry::InvalidGrant { since: now },
+            CacheEntry::Failed,
+            CacheEntry::Invalidated,
+        ];
+        for entry in &entries {
+            for reason in [Reason::None, Reason::Expiring, Reason::Rejected] {
+                for (replays, is_young) in (0..=MAX_REPLAYS).flat_map(|replays| [(replays, false), (replays, true)]) {
+                    let attempt = Attempt { reason, replays, is_young, has_waited: true };
+                    let decision = decide(Some(entry), attempt, now);
+                    assert!(!matches!(decision, Decision::Refresh | Decision::UseCurrent), "{entry:?} {attempt:?}");
+                }
+            }
+        }
+    }
+
+    fn tokens() -> TokenSet {
+        TokenSet {
+            access: "new".to_owned().try_into().expect("visible ASCII"),
+            refresh: None,
+            issued: SystemTime::UNIX_EPOCH,
+            lifetime: Duration::from_hours(2),
+        }
+    }
+}

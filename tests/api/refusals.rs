@@ -1,0 +1,105 @@
+//! Which refusal wins where two apply, and that the connection ends after each.
+
+use crate::browser::FETCH;
+use crate::gateway::{BASE, Setup, datahub};
+use crate::wire::{Wire, exchange, summary};
+
+/// A fault: its name, what it changes in the good request, into what, how the request with it alone is answered, and
+/// whether the connection then ends.
+type Fault = (&'static str, &'static str, &'static str, &'static str, bool);
+
+const GOOD: &str = "GET {base}/auth/session HTTP/1.1\r\nHost: localhost:8000\r\n{fetch}\r\n\r\n";
+
+/// In the order in which they win: each one hides all that follow.
+const FAULTS: [Fault; 10] = [
+    // What is no head.
+    ("a control sign in the target", "session ", "session\u{1} ", "400 bad_request_target", true),
+    ("two lengths", "\r\n\r\n", "\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n", "400 bad_request", true),
+    ("a coding", "Host", "Transfer-Encoding: gzip\r\nHost", "400 bad_request", true),
+    ("a space in a name", "\r\n\r\n", "\r\nX Y: 1\r\n\r\n", "400 bad_request", true),
+    // What is a head, and none that we take.
+    ("the method", "GET ", "TRACE ", "501 method_not_implemented", true),
+    ("the target", " {base}", " http://localhost:8000{base}", "400 bad_request_target", true),
+    ("the host", "localhost:8000\r", "localhost:8001\r", "421 wrong_host", true),
+    ("an upgrade", "\r\n\r\n", "\r\nUpgrade: h2c\r\n\r\n", "501 upgrade_refused", true),
+    // A body with GET is refused before anybody asks who sent it.
+    ("a body", "\r\n\r\n", "\r\nContent-Length: 5\r\n\r\nhello", "400 bad_request", true),
+    ("another site", "same-origin", "cross-site", "403 cross_site_request", false),
+];
+
+fn request(faults: &[&Fault]) -> String {
+    let good = GOOD.replace("{fetch}", FETCH.trim_end());
+    // From the last to the first, so that a body stays behind its head.
+    let changed = faults.iter().rev().fold(good, |request, (name, from, to, ..)| {
+        assert!(request.contains(from), "{name}: there is no {from:?} to replace");
+        request.replacen(from, to, 1)
+    });
+    changed.replace("{base}", BASE)
+}
+
+/// PQ-07, PQ-08, FR-06, FR-12.
+#[test]
+fn the_first_refusal_wins_and_ends_the_connection() {
+    let gateway = Setup::new(&[("a", &datahub())]).start();
+    let last = "GET /arcmanager/api/v1/datahubs HTTP/1.1\r\nHost: localhost:8000\r\nConnection: close\r\n\r\n";
+    let good: Vec<_> = exchange(&gateway.address, request(&[]) + last).iter().map(summary).collect();
+    assert_eq!(good, ["200", "200"]);
+    for (at, first) in FAULTS.iter().enumerate() {
+        let (name, _, _, expected, closes) = first;
+        let alone: Vec<_> = exchange(&gateway.address, request(&[first]) + last).iter().map(summary).collect();
+        let end = if *closes { None } else { Some("200") };
+        assert_eq!(alone, [*expected].into_iter().chain(end).collect::<Vec<_>>(), "{name}");
+        for second in &FAULTS[at + 1..] {
+            // Two that change the same place cannot both be there.
+            if first.1 == second.1 && !first.1.starts_with('\r') {
+                continue;
+            }
+            let answers = exchange(&gateway.address, request(&[first, second]) + last);
+            let both: Vec<_> = answers.iter().map(summary).collect();
+            assert_eq!(both, [*expected], "{name}, and {}", second.0);
+            assert_eq!(answers[0].header("connection").as_deref(), Some("close"), "{name}, and {}", second.0);
+        }
+    }
+}
+
+/// FR-08: on a kept connection, too: what came before has its answer, what comes behind has none.
+#[test]
+fn a_refusal_ends_a_kept_connection() {
+    let gateway = Setup::new(&[("a", &datahub())]).start();
+    for (name, _, _, expected, _) in FAULTS.iter().filter(|fault| fault.4) {
+        let fault = FAULTS.iter().find(|fault| fault.0 == *name).expect("it is one");
+        // One after the other, and all at once.
+        let mut wire = Wire::open(&gateway.address);
+        for _ in 0..2 {
+            wire.send(request(&[]));
+            assert_eq!(summary(&wire.answer().expect("an answer")), "200", "{name}");
+        }
+        wire.send(request(&[fault]));
+        assert_eq!(summary(&wire.answer().expect("an answer")), *expected, "{name}");
+        assert!(wire.answer().is_none(), "{name}: it ends");
+        let all = request(&[]) + &request(&[]) + &request(&[fault]) + &request(&[]);
+        let all: Vec<_> = exchange(&gateway.address, all).iter().map(summary).collect();
+        assert_eq!(all, ["200", "200", expected], "{name}");
+    }
+}
+
+/// DS-01: limits are those of a head, so that nothing in it is looked at before.
+#[test]
+fn a_head_that_is_too_large_is_nothing_else() {
+    let gateway = Setup::new(&[("a", &datahub())]).and("limits.head = \"2KiB\"\nlimits.fields = 10").start();
+    let long =
+        |faults: &[&Fault]| request(faults).replacen("\r\n\r\n", &format!("\r\nX: {}\r\n\r\n", "a".repeat(3000)), 1);
+    let many =
+        |faults: &[&Fault]| request(faults).replacen("\r\n\r\n", &format!("\r\n{}\r\n", "X: a\r\n".repeat(10)), 1);
+    for fault in FAULTS.iter().skip(4) {
+        for bytes in [long(&[fault]), many(&[fault])] {
+            let answers: Vec<_> = exchange(&gateway.address, bytes).iter().map(summary).collect();
+            assert_eq!(answers, ["431 head_too_large"], "{}", fault.0);
+        }
+    }
+    // A line that is none is found before the limit that comes behind it.
+    for fault in &FAULTS[..2] {
+        let answers: Vec<_> = exchange(&gateway.address, long(&[fault])).iter().map(summary).collect();
+        assert_eq!(answers, [fault.3], "{}", fault.0);
+    }
+}
