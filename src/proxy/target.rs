@@ -133,7 +133,7 @@ impl Policy {
     }
 
     /// Judges a path by its names.
-    fn check(&self, names: Names<'_>) -> Result<(), TargetError> {
+    fn check(&self, names: PathNames<'_>) -> Result<(), TargetError> {
         names[0].ok_or(TargetError::NotForwarded)?;
         // Nearly all paths hold no name that tells of anything refused.
         if !names.iter().flatten().any(|name| may_be_telling(name)) {
@@ -174,11 +174,11 @@ static TELLING_LENGTHS: LazyLock<[u32; 256]> = LazyLock::new(|| {
 });
 
 /// The first names below `/api/v4/`, of which there may be fewer.
-type Names<'a> = [Option<&'a [u8]>; MAX_NAMES];
+type PathNames<'a> = [Option<&'a [u8]>; MAX_NAMES];
 
 /// The first names below `/api/v4/`, and the query, of a target whose path means nothing but itself, however often it is
 /// decoded: what nearly all targets are.
-fn plain_names(raw: &str) -> Option<(Names<'_>, &[u8])> {
+fn plain_names(raw: &str) -> Option<(PathNames<'_>, &[u8])> {
     let mut rest = raw.strip_prefix("/api/v4/")?.as_bytes();
     let (mut names, mut count) = ([None; MAX_NAMES], 0);
     loop {
