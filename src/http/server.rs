@@ -24,6 +24,7 @@ use crate::http::head::{HeadError, HeadLimits, RequestHead};
 use crate::http::timer::{Elapsed, Timer};
 
 /// One connection.
+#[expect(clippy::struct_excessive_bools, reason = "what is known of the request that is due, and of its answer")]
 pub struct Connection {
     stream: Stream,
     settings: Rc<Settings>,
@@ -225,7 +226,7 @@ impl Connection {
                 return;
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Whether the connection goes on after the answer whose head is about to be written. This is where that is decided: not

@@ -9,6 +9,7 @@ use memchr::memchr;
 use crate::datahub::transport::Address;
 use crate::error::{ApiError, Code};
 use crate::http::body::{BodyLength, write_content_length};
+use crate::http::buffer::append;
 use crate::http::client::Response;
 use crate::http::head::{Field, is_name};
 use crate::proxy::target::{Policy, Target};
@@ -49,7 +50,7 @@ pub fn write_fields(
             Passage::Dropped => {}
             Passage::AsItIs => field.write(out),
             Passage::UpstreamRequestId => {
-                [b"x-upstream-request-id: ", field.value, b"\r\n"].iter().for_each(|part| out.extend_from_slice(part));
+                append(out, [b"x-upstream-request-id: ", field.value, b"\r\n"]);
             }
             Passage::Link => rewriter.write_links(field.value, out),
             Passage::ContentType => seen.content_type = once(seen.content_type, field)?,
@@ -112,9 +113,7 @@ impl Singletons<'_> {
             disposition => {
                 let value = disposition.map_or(&b""[..], |field| field.value);
                 let parameters = memchr(b';', value).map_or(&b""[..], |at| &value[at..]);
-                [b"content-disposition: attachment", parameters, b"\r\n"]
-                    .iter()
-                    .for_each(|part| out.extend_from_slice(part));
+                append(out, [b"content-disposition: attachment", parameters, b"\r\n"]);
             }
         }
     }
@@ -173,7 +172,7 @@ impl UrlRewriter<'_> {
             None if self.is_elsewhere(location) => ("", location),
             None => return false,
         };
-        ["location: ", prefix, rest, "\r\n"].iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        append(out, [b"location: ", prefix.as_bytes(), rest.as_bytes(), b"\r\n"]);
         true
     }
 
@@ -190,7 +189,7 @@ impl UrlRewriter<'_> {
                 && let Some(target) = self.at_gateway(url)
             {
                 let parts = [before, self.public, target.as_str(), ">", parameters.trim_end()];
-                parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+                append(out, parts.map(str::as_bytes));
                 before = ", <";
             }
             rest = next;
@@ -243,7 +242,7 @@ fn end_of_parameters(text: &[u8]) -> usize {
 
 /// ASCII without control characters: what may stand in a field of ours.
 fn is_visible(text: &str) -> bool {
-    text.bytes().fold(true, |is, byte| is & (byte >= b' ') & (byte < 0x7f))
+    text.bytes().fold(true, |is, byte| is & (b' '..0x7f).contains(&byte))
 }
 
 /// Whether no browser runs content of this type, given `nosniff`.

@@ -20,7 +20,7 @@ use crate::context::{Client, Incomplete, RequestContext};
 use crate::error::{ApiError, Code};
 use crate::guard::{self, Access, Guard};
 use crate::http::body::{self, CHUNK_END, LAST_CHUNK, write_chunk_size, write_content_length};
-use crate::http::buffer::{Buffer, BufferPool};
+use crate::http::buffer::{Buffer, BufferPool, append};
 use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
 use crate::http::server::{Connection, RequestError, Settings, Stream, WriteError};
@@ -149,7 +149,7 @@ impl Worker {
         let mut out = self.begin_head(status, connection);
         let headers = response.headers();
         for (name, value) in headers.iter().filter(|(name, _)| !guard::is_hardening(name.as_str())) {
-            put(&mut out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+            append(&mut out, [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
         for (name, line) in [("cache-control", "cache-control: no-store\r\n"), ("vary", "vary: Cookie\r\n")] {
             if !is_file && !headers.contains_key(name) {
@@ -190,7 +190,7 @@ impl Worker {
         if has_body && is_chunked && written.is_ok() {
             written = connection.write(&[LAST_CHUNK]).await;
         }
-        record_written(written, context);
+        record_written(&written, context);
     }
 
     /// Writes what the browser is told of a failure, which the log learns the reason of.
@@ -211,7 +211,7 @@ impl Worker {
         let mut out = self.begin_head(status, connection);
         out.extend_from_slice(b"content-type: application/problem+json\r\ncache-control: no-store\r\nvary: Cookie\r\n");
         for (name, value) in error.fields() {
-            put(&mut out, &[name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+            append(&mut out, [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
         if access == Access::Download {
             out.extend_from_slice(b"content-disposition: attachment\r\n");
@@ -223,7 +223,7 @@ impl Worker {
             context.count_out(problem.len());
             out.extend_from_slice(problem.as_bytes());
         }
-        record_written(connection.write(&[&out]).await, context);
+        record_written(&connection.write(&[&out]).await, context);
     }
 
     /// Answers what is no request, after which the connection is closed. It has its line in the log, too.
@@ -249,14 +249,17 @@ impl Worker {
         out.extend_from_slice(b"cache-control: no-store\r\nvary: Cookie\r\n");
         self.end_head(is_file, Access::Preflight, Some(request), connection, context, &mut out);
         context.record_answer(StatusCode::NO_CONTENT.as_u16(), None);
-        record_written(connection.write(&[&out]).await, context);
+        record_written(&connection.write(&[&out]).await, context);
         Ok(())
     }
 
     fn begin_head(&self, status: StatusCode, connection: &Connection) -> Buffer {
         let mut out = self.pool.take();
         let reason = status.canonical_reason().unwrap_or_default();
-        put(&mut out, &[connection.version().as_bytes(), status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
+        append(
+            &mut out,
+            [connection.version().as_bytes(), status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"],
+        );
         out
     }
 
@@ -274,7 +277,7 @@ impl Worker {
         if let Some(request) = request {
             self.guard.write_cors(access, request.fields(), out);
         }
-        put(out, &[connection.persistence_field(), b"x-request-id: ", context.id.as_str().as_bytes(), b"\r\ndate: "]);
+        append(out, [connection.persistence_field(), b"x-request-id: ", context.id.as_str().as_bytes(), b"\r\ndate: "]);
         self.clock.write(SystemTime::now(), out);
         out.extend_from_slice(b"\r\n\r\n");
     }
@@ -302,7 +305,7 @@ async fn read_body(
     Ok(body.freeze())
 }
 
-fn record_written(written: Result<(), WriteError>, context: &RequestContext) {
+fn record_written(written: &Result<(), WriteError>, context: &RequestContext) {
     match written {
         Ok(()) => {}
         Err(WriteError::Gone(_)) => context.record_incomplete(Incomplete::ClientGone),
@@ -312,10 +315,6 @@ fn record_written(written: Result<(), WriteError>, context: &RequestContext) {
 
 fn canonical(peer: SocketAddr) -> IpAddr {
     peer.ip().to_canonical()
-}
-
-fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
-    parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
 /// Longest body for one of our own routes, in bytes.
