@@ -12,6 +12,7 @@ use actix_web::http::header::{HeaderMap, HeaderValue};
 use crate::access_log::Event;
 use crate::context::{Client, RequestContext};
 use crate::error::{ApiError, Code};
+use crate::http::buffer::append;
 use crate::http::head::{Fields, HeadError, RequestHead, Several};
 use crate::http::server::{BodyError, RequestError};
 
@@ -85,11 +86,12 @@ impl Guard {
     /// # Errors
     /// What [`Guard::check_request`] refuses, and `cross_site_request`.
     pub fn check_call(&self, request: &RequestHead, context: &RequestContext) -> Result<Access, ApiError> {
-        self.check_request(request)?;
+        let provenance = Provenance::of(request.fields());
+        self.check_request(request, &provenance)?;
         if self.is_preflight(request) {
             return Ok(Access::Preflight);
         }
-        self.check_origin(request, true, context)
+        self.check_origin(request, &provenance, true, context)
     }
 
     /// Lets a request for one of our own routes or of the app's files in. `path` is the one that the router goes by:
@@ -98,7 +100,8 @@ impl Guard {
     /// # Errors
     /// What [`Guard::check_request`] refuses, `cross_site_request`, and `method_not_allowed` for a file.
     pub fn check_route(&self, request: &RequestHead, path: &str, context: &RequestContext) -> Result<Access, ApiError> {
-        self.check_request(request)?;
+        let provenance = Provenance::of(request.fields());
+        self.check_request(request, &provenance)?;
         if self.is_preflight(request) {
             return Ok(Access::Preflight);
         }
@@ -110,19 +113,18 @@ impl Guard {
             let is_dev = self.dev_origin(request.fields()).is_some();
             return Ok(if is_dev { Access::Dev } else { Access::Open });
         }
-        self.check_origin(request, false, context)
+        self.check_origin(request, &provenance, false, context)
     }
 
     /// Whether a request is one that we take, whatever it asks for.
-    fn check_request(&self, request: &RequestHead) -> Result<(), ApiError> {
-        let fields = request.fields();
+    fn check_request(&self, request: &RequestHead, provenance: &Provenance<'_>) -> Result<(), ApiError> {
         let code = if !METHODS.contains(&request.method()) {
             Code::MethodNotImplemented
-        } else if !request.target().starts_with('/') {
+        } else if !request.is_below("/") {
             Code::BadRequestTarget
-        } else if !self.origins.are_addressed(fields) {
+        } else if !self.origins.are_addressed(provenance) {
             Code::WrongHost
-        } else if fields.contains("upgrade") {
+        } else if provenance.has_upgrade {
             Code::UpgradeRefused
         } else if matches!(request.method(), "GET" | "HEAD" | "OPTIONS") && !request.body.is_empty() {
             // It means nothing there, and a proxy in front may not expect it (RFC 9110 section 9.3.1).
@@ -134,8 +136,14 @@ impl Guard {
         Err(ApiError::from(code).closing())
     }
 
-    fn check_origin(&self, request: &RequestHead, is_call: bool, context: &RequestContext) -> Result<Access, ApiError> {
-        self.origins.check(request.method(), request.fields(), is_call).map_err(|error| {
+    fn check_origin(
+        &self,
+        request: &RequestHead,
+        provenance: &Provenance<'_>,
+        is_call: bool,
+        context: &RequestContext,
+    ) -> Result<Access, ApiError> {
+        self.origins.check(request.method(), provenance, is_call).map_err(|error| {
             context.event(Event::CrossSiteRefused, "");
             error.into()
         })
@@ -182,8 +190,7 @@ impl Guard {
     pub fn write_cors(&self, access: Access, fields: Fields<'_>, out: &mut Vec<u8>) {
         let is_let_in = matches!(access, Access::Dev | Access::Preflight);
         if let Some(origin) = self.dev_origin(fields).filter(|_| is_let_in) {
-            let parts = ["access-control-allow-origin: ", origin, CORS];
-            parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+            append(out, [b"access-control-allow-origin: ", origin.as_bytes(), CORS.as_bytes()]);
         }
     }
 }
@@ -206,17 +213,17 @@ impl TrustedOrigins {
     ///
     /// # Errors
     /// [`CrossSite`] without that proof.
-    fn check(&self, method: &str, fields: Fields<'_>, is_call: bool) -> Result<Access, CrossSite> {
-        let is_dev = match fields.only("origin")? {
+    fn check(&self, method: &str, provenance: &Provenance<'_>, is_call: bool) -> Result<Access, CrossSite> {
+        let is_dev = match provenance.origin? {
             None => false,
             Some(origin) if origin == self.own.as_bytes() => false,
             Some(origin) if self.dev.iter().any(|dev| origin == dev.as_bytes()) => true,
             Some(_) => return Err(CrossSite),
         };
         let script = if is_dev { Access::Dev } else { Access::Script };
-        let FetchMetadata { site, mode, dest } = FetchMetadata::of(fields)?;
+        let (site, mode, dest) = (provenance.site?, provenance.mode?, provenance.dest?);
         if site.is_none() && mode.is_none() && dest.is_none() {
-            return if fields.only("x-csrf")? == Some(b"1") { Ok(script) } else { Err(CrossSite) };
+            return if provenance.csrf? == Some(b"1") { Ok(script) } else { Err(CrossSite) };
         }
         let from_here = site == Some(b"same-origin");
         let from_dev = is_dev && site == Some(b"same-site");
@@ -232,8 +239,8 @@ impl TrustedOrigins {
 
     /// Whether a request is addressed to a trusted origin: one Host field, of exactly that host and port (RFC 9110 section
     /// 7.2). Another name that leads here is another site's way to our cookies (DNS rebinding), or a mistake.
-    fn are_addressed(&self, fields: Fields<'_>) -> bool {
-        let Ok(Some(host)) = fields.only("host") else { return false };
+    fn are_addressed(&self, provenance: &Provenance<'_>) -> bool {
+        let Ok(Some(host)) = provenance.host else { return false };
         std::iter::once(&self.own).chain(&self.dev).filter_map(|origin| origin.split_once("://")).any(
             |(scheme, own)| {
                 let default = if scheme == "https" { b":443".as_slice() } else { b":80" };
@@ -244,31 +251,22 @@ impl TrustedOrigins {
     }
 }
 
-/// What a browser says of where a request comes from (W3C Fetch Metadata).
-struct FetchMetadata<'a> {
-    site: Option<&'a [u8]>,
-    mode: Option<&'a [u8]>,
-    dest: Option<&'a [u8]>,
+/// What a request says of where it goes and of where it comes from (W3C Fetch Metadata), each of it once or not at all.
+struct Provenance<'a> {
+    host: Result<Option<&'a [u8]>, Several>,
+    origin: Result<Option<&'a [u8]>, Several>,
+    site: Result<Option<&'a [u8]>, Several>,
+    mode: Result<Option<&'a [u8]>, Several>,
+    dest: Result<Option<&'a [u8]>, Several>,
+    csrf: Result<Option<&'a [u8]>, Several>,
+    has_upgrade: bool,
 }
 
-impl<'a> FetchMetadata<'a> {
-    fn of(fields: Fields<'a>) -> Result<Self, Several> {
-        let mut metadata = Self { site: None, mode: None, dest: None };
-        for field in fields.iter().filter(|field| field.name.len() == "sec-fetch-site".len()) {
-            let place = if field.is("sec-fetch-site") {
-                &mut metadata.site
-            } else if field.is("sec-fetch-mode") {
-                &mut metadata.mode
-            } else if field.is("sec-fetch-dest") {
-                &mut metadata.dest
-            } else {
-                continue;
-            };
-            if place.replace(field.value).is_some() {
-                return Err(Several);
-            }
-        }
-        Ok(metadata)
+impl<'a> Provenance<'a> {
+    fn of(fields: Fields<'a>) -> Self {
+        let names = ["host", "origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest", "x-csrf", "upgrade"];
+        let [host, origin, site, mode, dest, csrf, upgrade] = fields.only_each(names);
+        Self { host, origin, site, mode, dest, csrf, has_upgrade: upgrade != Ok(None) }
     }
 }
 
@@ -372,7 +370,7 @@ mod tests {
 
     fn check(method: &str, fields: &[(&str, &str)], is_call: bool) -> Result<Access, CrossSite> {
         let trusted = TrustedOrigins { own: OWN.into(), dev: vec!["https://app.example.test:5173".into()] };
-        trusted.check(method, head(fields).fields(), is_call)
+        trusted.check(method, &Provenance::of(head(fields).fields()), is_call)
     }
 
     /// CS-02.
@@ -459,7 +457,7 @@ mod tests {
         let trusted = |own: &str| TrustedOrigins { own: own.into(), dev: vec!["http://localhost:5173".into()] };
         let addressed = |own: &str, hosts: &[&str]| {
             let hosts: Vec<_> = hosts.iter().map(|host| ("Host", *host)).collect();
-            trusted(own).are_addressed(head(&hosts).fields())
+            trusted(own).are_addressed(&Provenance::of(head(&hosts).fields()))
         };
         for host in ["app.example.test", "APP.example.test", "app.example.test:443", "localhost:5173"] {
             assert!(addressed(OWN, &[host]), "{host}");

@@ -7,35 +7,32 @@ pub mod graphql;
 pub mod inspect;
 pub mod limiter;
 pub mod rejection;
+mod relay;
 pub mod request;
 pub mod response;
 pub mod target;
 pub mod upstream;
 
-use std::collections::BTreeMap;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use actix_web::http::StatusCode;
+use memchr::memchr2;
 
-use crate::access_log::{Event, chain};
-use crate::context::{Incomplete, RequestContext};
-use crate::datahub::{DataHub, DataHubId, DataHubs};
+use crate::access_log::Event;
+use crate::context::RequestContext;
+use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
 use crate::guard::{Access, Guard};
-use crate::http::body::{BodyLength, CHUNK_END, LAST_CHUNK, write_chunk_size};
+use crate::http::body::BodyLength;
 use crate::http::buffer::BufferPool;
-use crate::http::client::ResponseBodyError;
 use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
-use crate::http::server::{BodyError, ClientLeft, Connection, WriteError};
+use crate::http::server::{BodyError, ClientLeft, Connection};
 use crate::proxy::inspect::RequestBody;
 use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit};
-use crate::proxy::request::Message;
-use crate::proxy::response::UrlRewriter;
+use crate::proxy::request::{Caller, Message};
 use crate::proxy::target::{Policy, Target};
-use crate::proxy::upstream::{Deadlines, Exchange, SendError, Upstream, UpstreamRequest};
+use crate::proxy::upstream::{Deadlines, SendError, Upstream, UpstreamRequest};
 use crate::session::decision::Reason;
 use crate::session::open_session::OpenSession;
 use crate::session::refresh::{Refresher, Resolution};
@@ -47,9 +44,18 @@ use crate::session::{Sessions, Sid};
 pub struct Proxy {
     shared: Arc<Shared>,
     guard: Arc<Guard>,
-    upstreams: BTreeMap<DataHubId, Upstream>,
+    /// In the order of the DataHUBs.
+    routes: Vec<Route>,
     pool: BufferPool,
     clock: DateClock,
+}
+
+/// The way to one DataHUB and back.
+#[derive(Debug)]
+struct Route {
+    upstream: Upstream,
+    /// The gateway's URL for the DataHUB.
+    public: String,
 }
 
 /// What the proxies of all workers share.
@@ -59,9 +65,12 @@ pub struct Shared {
     prefix: String,
     /// The gateway's own address, without a slash at its end.
     public: String,
+    /// That of the gateway's own address.
+    scheme: String,
     settings: Settings,
     datahubs: DataHubs,
-    limits: BTreeMap<DataHubId, (Arc<ConcurrencyLimit>, Arc<CircuitBreaker>)>,
+    /// In the order of the DataHUBs.
+    limits: Vec<(Arc<ConcurrencyLimit>, Arc<CircuitBreaker>)>,
     sessions: Arc<Sessions>,
     refresher: Refresher,
 }
@@ -79,10 +88,11 @@ impl Shared {
         let Limits { in_flight, waiting, .. } = settings.limits;
         let limits = datahubs.iter().map(|datahub| {
             let limit = Arc::new(ConcurrencyLimit::new(in_flight, waiting));
-            (datahub.id.clone(), (limit, Arc::new(CircuitBreaker::new(datahub.id.clone()))))
+            (limit, Arc::new(CircuitBreaker::new(datahub.id.clone())))
         });
+        let scheme = public.split(':').next().unwrap_or_default().to_owned();
         let (limits, public, prefix) = (limits.collect(), public.to_owned(), format!("{base_path}/datahubs/"));
-        Self { prefix, public, settings, datahubs, limits, sessions, refresher }
+        Self { prefix, public, scheme, settings, datahubs, limits, sessions, refresher }
     }
 }
 
@@ -165,17 +175,17 @@ impl Proxy {
         let Settings { deadlines, limits, .. } = shared.settings;
         // As many as may be in use at once, over all workers.
         let max_idle = limits.in_flight.div_ceil(workers.max(1));
-        let upstreams = shared.datahubs.iter().map(|datahub| {
-            let (limit, breaker) = shared.limits[&datahub.id].clone();
+        let routes = shared.datahubs.iter().zip(shared.limits.iter().cloned()).map(|(datahub, (limit, breaker))| {
             let address = datahub.address.clone();
-            (datahub.id.clone(), Upstream::new(address, deadlines, limit, breaker, pool.clone(), max_idle))
+            let upstream = Upstream::new(address, deadlines, limit, breaker, pool.clone(), max_idle);
+            Route { upstream, public: format!("{}{}{}", shared.public, shared.prefix, datahub.id) }
         });
-        Self { upstreams: upstreams.collect(), shared, guard, pool, clock: DateClock::default() }
+        Self { routes: routes.collect(), shared, guard, pool, clock: DateClock::default() }
     }
 
-    /// Whether a target is a call of the proxy's.
-    pub fn serves(&self, target: &str) -> bool {
-        target.starts_with(&self.shared.prefix)
+    /// Whether a request is a call of the proxy's.
+    pub fn serves(&self, request: &RequestHead) -> bool {
+        request.is_below(&self.shared.prefix)
     }
 
     /// Forwards one call and passes the answer on.
@@ -192,8 +202,9 @@ impl Proxy {
     ) -> Result<(), Failure> {
         let Shared { settings, sessions, refresher, .. } = &*self.shared;
         let now = SystemTime::now();
-        self.check_length(request.target(), MAX_COUNTER)?;
-        let replay = ReplayTarget::parse(request.target()).map_err(ApiError::from)?;
+        let raw = request.target();
+        self.check_length(raw, MAX_COUNTER)?;
+        let replay = ReplayTarget::parse(raw).map_err(ApiError::from)?;
         let (datahub, raw) = self.datahub(replay.target, context)?;
         context.replay.set(replay.replays);
         let session = sessions.open(request.fields().values("cookie"), datahub, context, now);
@@ -204,18 +215,19 @@ impl Proxy {
             return Err(Code::BodyTooLarge.into());
         }
 
-        let call = Call { proxy: self, replay, datahub, sid: &sid, session: &session, context };
+        let caller = Caller { datahub, session: &session, context, scheme: &self.shared.scheme };
+        let call =
+            Call { proxy: self, request, access, is_last, replay, datahub, sid: &sid, session: &session, context };
         let is_expiring = session.is_stale_at(now, self.refresh_ahead(length));
-        let is_superseded = || !refresher.is_empty() && refresher.has_entry_for(datahub, &session.decode().tokens);
+        let may_be_known = session.refresh_filter_hash().is_some_and(|hash| refresher.may_have_entry_for(hash));
+        let is_superseded = || may_be_known && refresher.has_entry_for(datahub, &session.decode().tokens);
         if is_expiring || is_superseded() {
             // The body first: should it be too long, no refresh has been spent on a call that cannot be sent again.
             drain(client, length.known()).await?;
             return Err(call.retry(if is_expiring { Reason::Expiring } else { Reason::None }).await.into());
         }
 
-        let scheme = self.shared.public.split(':').next().unwrap_or_default();
-        let mut message =
-            Message::of_call(self.pool.take(), request, target, length, datahub, &session, context, scheme)?;
+        let mut message = Message::of_call(self.pool.take(), request, target, length, caller)?;
         let body = if target.is_graphql() {
             graphql::inspect(request, client, context).await
         } else {
@@ -230,102 +242,21 @@ impl Proxy {
         };
         let (is_head, is_idempotent) = (request.method() == "HEAD", is_idempotent(request.method()));
         let up = UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent };
-        let upstream = &self.upstreams[&datahub.id];
+        let upstream = &self.routes[datahub.index()].upstream;
         let sent = Instant::now();
         let mut exchange = upstream.exchange(&up, client, context).await?;
         context.upstream.set(Some(sent.elapsed()));
         drop(message);
 
         let mut peeked = Vec::new();
-        let probe = || Message::probe(self.pool.take(), datahub, &session, context);
+        let probe = || Message::probe(self.pool.take(), caller);
         if rejection::is_invalid_token(&mut exchange, &mut peeked, upstream, probe, client, context).await? {
             drop(exchange);
             drain(client, None).await?;
             return Err(call.retry(Reason::Rejected).await.into());
         }
         replay.record_outcome("passed");
-        self.pass_down(exchange, &peeked, datahub, request, client, access, is_last, context).await
-    }
-
-    /// Passes an answer on, of whose body `peeked` has been read, or else what came with the head.
-    async fn pass_down(
-        &self,
-        mut exchange: Exchange<'_>,
-        peeked: &[u8],
-        datahub: &DataHub,
-        request: &RequestHead,
-        client: &mut Connection,
-        access: Access,
-        is_last: bool,
-        context: &RequestContext,
-    ) -> Result<(), Failure> {
-        let (response, is_head) = (&exchange.response, request.method() == "HEAD");
-        let public = format!("{}{}{}", self.shared.public, self.shared.prefix, datahub.id);
-        let rewriter =
-            UrlRewriter { upstream: &datahub.address, public: &public, policy: &self.shared.settings.policy };
-        let is_unbounded = response.length.known().is_none();
-        let is_chunked = is_unbounded && client.takes_chunks();
-        client.persists(is_last || (is_unbounded && !is_chunked));
-
-        let mut out = self.pool.take();
-        write_status(client.version(), response.status(), &mut out);
-        response::write_fields(response, rewriter, is_head, access == Access::Download, &mut out)?;
-        response::write_framing(response, is_chunked, &mut out);
-        self.guard.harden(false, &mut out);
-        out.extend_from_slice(b"cache-control: private, no-store\r\nvary: Cookie, Accept-Encoding\r\n");
-        self.guard.write_cors(access, request.fields(), &mut out);
-        out.extend_from_slice(client.persistence_field());
-        out.extend_from_slice(b"x-request-id: ");
-        out.extend_from_slice(context.id.as_str().as_bytes());
-        out.extend_from_slice(b"\r\ndate: ");
-        self.clock.write(SystemTime::now(), &mut out);
-        out.extend_from_slice(b"\r\n\r\n");
-        context.record_answer(response.status(), None);
-
-        let start = if peeked.is_empty() { response.start() } else { peeked };
-        context.count_out(start.len());
-        let is_whole = response.body.is_done();
-        let mut written = if start.is_empty() {
-            client.write(&[&out]).await
-        } else if is_chunked {
-            write_chunk_size(start.len(), &mut out);
-            client.write(&[&out, start, CHUNK_END, if is_whole { LAST_CHUNK } else { b"" }]).await
-        } else if start.len() <= MAX_COPIED {
-            out.extend_from_slice(start);
-            client.write(&[&out]).await
-        } else {
-            client.write(&[&out, start]).await
-        };
-        let mut ended = is_whole && !(is_chunked && start.is_empty());
-        while written.is_ok() && !ended {
-            let piece = match client.unless_client_leaves(pin!(exchange.next_piece())).await {
-                Ok(Ok(piece)) => piece,
-                Ok(Err(error)) => return Ok(break_off(&error, datahub, client, context)),
-                Err(ClientLeft) => {
-                    context.record_incomplete(Incomplete::ClientGone);
-                    client.abort();
-                    return Ok(());
-                }
-            };
-            out.clear();
-            written = match &piece {
-                Some(piece) if is_chunked => {
-                    write_chunk_size(piece.len(), &mut out);
-                    client.write(&[&out, piece, CHUNK_END]).await
-                }
-                Some(piece) => client.write(&[piece]).await,
-                None if is_chunked => client.write(&[LAST_CHUNK]).await,
-                None => Ok(()),
-            };
-            context.count_out(piece.as_ref().map_or(0, |piece| piece.len()));
-            ended = piece.is_none();
-        }
-        match written {
-            Ok(()) => {}
-            Err(WriteError::Gone(_)) => context.record_incomplete(Incomplete::ClientGone),
-            Err(WriteError::TooSlow) => context.record_incomplete(Incomplete::ResponseTimeout),
-        }
-        Ok(())
+        call.relay(exchange, &peeked, client).await
     }
 
     /// Whether a target of `longest` bytes more than may be would still be taken.
@@ -337,7 +268,7 @@ impl Proxy {
     /// The DataHUB that a target names, and what follows its id.
     fn datahub<'a>(&self, target: &'a str, context: &RequestContext) -> Result<(&Arc<DataHub>, &'a str), ApiError> {
         let rest = target.strip_prefix(&self.shared.prefix).ok_or(Code::NotFound)?;
-        let (id, raw) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let (id, raw) = rest.split_at(memchr2(b'/', b'?', rest.as_bytes()).unwrap_or(rest.len()));
         let datahub = self.shared.datahubs.by_id(id).ok_or(Code::UnknownDatahub)?;
         self.check_length(target, 0)?;
         context.set_datahub(datahub.id.as_str());
@@ -353,9 +284,13 @@ impl Proxy {
     }
 }
 
-/// A call that is not made now: the browser sends it again, with newer tokens or to look for some.
+/// A call of a session's.
 struct Call<'a> {
     proxy: &'a Proxy,
+    request: &'a RequestHead,
+    access: Access,
+    /// Whether the connection is to end after the answer.
+    is_last: bool,
     replay: ReplayTarget<'a>,
     datahub: &'a Arc<DataHub>,
     sid: &'a Sid,
@@ -364,8 +299,9 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    async fn retry(self, reason: Reason) -> ApiError {
-        let Self { proxy, replay, datahub, sid, session, context } = self;
+    /// What the browser is told of a call that is not made now: to send it again, with newer tokens or to look for some.
+    async fn retry(&self, reason: Reason) -> ApiError {
+        let Self { proxy, replay, datahub, sid, session, context, .. } = self;
         let Shared { sessions, refresher, .. } = &*proxy.shared;
         let session = session.decode();
         match refresher.resolve(datahub, &session, reason, replay.replays, context, SystemTime::now()).await {
@@ -408,17 +344,6 @@ fn refused(error: ApiError, datahub: &DataHub, context: &RequestContext) -> ApiE
     error
 }
 
-/// An answer whose head has gone down does not come to its end: its connection ends with it, so that nobody takes it for whole.
-fn break_off(error: &ResponseBodyError, datahub: &DataHub, client: &mut Connection, context: &RequestContext) {
-    let incomplete = match error {
-        ResponseBodyError::Stalled => Incomplete::UpstreamStalled,
-        _ => Incomplete::UpstreamBroke,
-    };
-    log::warn!(datahub = datahub.id.as_str(), code = incomplete.as_str(), reason = chain(error); "an answer broke off");
-    context.record_incomplete(incomplete);
-    client.abort();
-}
-
 /// How the body of the request that goes up is delimited: ours, whatever the browser's was.
 fn body_length(request: &RequestHead) -> BodyLength {
     match request.body {
@@ -439,17 +364,9 @@ async fn drain(client: &mut Connection, length: Option<u64>) -> Result<(), ApiEr
     replay::discard_body(length, next_piece).await
 }
 
-fn write_status(version: &str, status: u16, out: &mut Vec<u8>) {
-    let status = StatusCode::from_u16(status).expect("it was read as three digits");
-    let reason = status.canonical_reason().unwrap_or_default();
-    [version, status.as_str(), " ", reason, "\r\n"].iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
-}
-
 /// What the log calls a forwarded call.
 const ROUTE: &str = "/datahubs/{datahub}/{path}";
 /// `?_gateway_replay=16`, in bytes.
 const MAX_COUNTER: usize = 19;
 /// A longer body, in bytes, is a long one.
 const LONG_BODY: u64 = 1024 * 1024;
-/// So much of a body is copied behind its head, in bytes, and not written from where it is: one part is written faster than two.
-const MAX_COPIED: usize = 8 * 1024;

@@ -39,6 +39,7 @@ pub struct Buffer {
 
 impl Buffer {
     /// Takes the first `length` bytes out; what follows them, mostly nothing, stays.
+    #[must_use]
     pub fn split_off_front(&mut self, length: usize) -> Self {
         let rest = if self.bytes.len() > length { self.pool.take() } else { self.pool.none() };
         let mut front = std::mem::replace(self, rest);
@@ -73,6 +74,13 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         self.pool.put_back(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// Appends all of `parts` to `out`.
+pub fn append<const N: usize>(out: &mut Vec<u8>, parts: [&[u8]; N]) {
+    for part in parts {
+        out.extend_from_slice(part);
     }
 }
 

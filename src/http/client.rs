@@ -86,19 +86,19 @@ impl Response {
     /// # Errors
     /// [`ReceiveError::Invalid`] for what is no answer, or one that leaves its framing in doubt.
     pub fn parse(read: &mut Buffer, is_head: bool) -> Result<Option<Self>, ReceiveError> {
-        let Some(head) =
-            ResponseHead::parse(read, LIMITS).map_err(|_| ReceiveError::Invalid("a head that is not HTTP"))?
-        else {
-            return Ok(None);
+        let mut interim = 0;
+        let head = loop {
+            let head = ResponseHead::parse(&read[interim..], LIMITS);
+            match head.map_err(|_| ReceiveError::Invalid("a head that is not HTTP"))? {
+                Some(head) if head.status == 101 => return Err(ReceiveError::Invalid("an upgrade nobody asked for")),
+                Some(head) if head.status < 200 => interim += head.length,
+                head => break head,
+            }
         };
-        if head.status < 200 {
-            let _interim = read.split_off_front(head.length);
-            return match head.status {
-                101 => Err(ReceiveError::Invalid("an upgrade nobody asked for")),
-                _ if read.is_empty() => Ok(None),
-                _ => Self::parse(read, is_head),
-            };
+        if interim > 0 {
+            drop(read.split_off_front(interim));
         }
+        let Some(head) = head else { return Ok(None) };
         let fields = head.fields(read);
         let is_persistent =
             head.is_http_1_1 && !fields.list("connection").any(|option| option.eq_ignore_ascii_case(b"close"));
@@ -400,3 +400,310 @@ const LIMITS: HeadLimits = HeadLimits { length: 64 * 1024, fields: 128 };
 const MIN_READ: usize = 4 * 1024;
 /// When the timer of a new connection fires if nobody asks for less.
 const FIRST_ALARM: Duration = Duration::from_mins(1);
+
+#[cfg(test)]
+mod tests {
+    use tokio_test::io::{Builder, Mock};
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+    const SECOND: Duration = Duration::from_secs(1);
+    const EMPTY: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime").block_on(test)
+    }
+
+    fn connection(stream: impl Duplex + 'static) -> Connection {
+        Connection::new(Box::new(stream), &BufferPool::default())
+    }
+
+    /// A body of `pieces`, with a second before each of them.
+    fn slowly(pieces: &[&str]) -> impl AsyncFnMut() -> Result<Option<Buffer>, &'static str> {
+        let pieces: Vec<_> = pieces.iter().map(|text| (*text).to_owned()).collect();
+        let (pool, mut pieces) = (BufferPool::default(), pieces.into_iter());
+        async move || {
+            let Some(text) = pieces.next() else { return Ok(None) };
+            tokio::time::sleep(SECOND).await;
+            let mut piece = pool.take();
+            piece.extend_from_slice(text.as_bytes());
+            Ok(Some(piece))
+        }
+    }
+
+    /// What becomes of a request with a body in two pieces: how far it got, and the answer.
+    async fn exchanged(
+        script: Mock,
+        length: BodyLength,
+    ) -> Result<(&'static str, Response), SendBodyError<&'static str>> {
+        let mut connection = connection(script);
+        if !connection.send(b"head", HOUR).await.expect("in time") {
+            return Ok(("not begun", connection.receive(false, HOUR).await?));
+        }
+        match connection.send_body(length, false, slowly(&["bo", "dy"]), HOUR).await? {
+            Sent::Early(response) => Ok(("early", *response)),
+            Sent::Whole => Ok(("whole", connection.receive(false, HOUR).await?)),
+            Sent::NotTaken => Ok(("not taken", connection.receive(false, HOUR).await?)),
+        }
+    }
+
+    /// An answer that arrives in pieces of `step` bytes, after which the connection ends: the head, the body, and whether
+    /// that was all; or what is wrong with it.
+    async fn arrived(text: &str, step: usize, is_head: bool) -> Result<(Response, String, bool), String> {
+        let (ours, mut theirs) = tokio::io::duplex(step);
+        let reading = async {
+            let mut connection = connection(ours);
+            let mut response = connection.receive(is_head, HOUR).await.map_err(|error| format!("{error:?}"))?;
+            let mut read = response.start().to_vec();
+            while !response.body.is_done() {
+                let piece = connection.next_piece(&mut response.body, HOUR).await;
+                read.extend(piece.map_err(|error| format!("{error:?}"))?.iter().flat_map(|piece| piece.iter()));
+            }
+            Ok((response, String::from_utf8(read).expect("ASCII"), connection.is_drained()))
+        };
+        let writing = async {
+            let _ = theirs.write_all(text.as_bytes()).await;
+            drop(theirs);
+        };
+        tokio::join!(reading, writing).0
+    }
+
+    /// FR-08, FR-09: what was said before the connection was closed counts, whichever of the two is noticed first.
+    #[test]
+    fn a_body_that_is_not_taken_may_have_an_answer() {
+        let closed = || io::ErrorKind::BrokenPipe.into();
+        let answer = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n";
+        run(async {
+            let scripts = [
+                ("not begun", Builder::new().write_error(closed()).read(answer).build()),
+                ("not taken", Builder::new().write(b"head").write_error(closed()).read(answer).build()),
+                ("not taken", Builder::new().write(b"head").write(b"bo").write_error(closed()).read(answer).build()),
+                ("early", Builder::new().write(b"head").read(answer).build()),
+                ("early", Builder::new().write(b"head").write(b"bo").read(answer).build()),
+                ("whole", Builder::new().write(b"head").write(b"bo").write(b"dy").wait(SECOND).read(answer).build()),
+            ];
+            for (expected, script) in scripts {
+                let (sent, response) = exchanged(script, BodyLength::Known(4)).await.expect("there is an answer");
+                assert_eq!((sent, response.status()), (expected, 413));
+            }
+            let script = Builder::new().write(b"head").write_error(closed()).build();
+            let none = exchanged(script, BodyLength::Known(4)).await;
+            assert!(matches!(none, Err(SendBodyError::Answer(ReceiveError::Closed))), "{none:?}");
+            let script = Builder::new().write(b"head").read(b"HTTP/1.1 2").read_error(closed()).build();
+            let none = exchanged(script, BodyLength::Known(4)).await;
+            assert!(matches!(none, Err(SendBodyError::Answer(ReceiveError::Lost(_)))), "{none:?}");
+        });
+    }
+
+    /// PR-09: an interim answer is not the answer, whenever it comes.
+    #[test]
+    fn a_body_goes_on_after_an_interim_answer() {
+        run(async {
+            for interim in ["100 Continue", "102 Processing", "103 Early Hints\r\nLink: </a>"] {
+                let interim = format!("HTTP/1.1 {interim}\r\n\r\n");
+                let mut script = Builder::new();
+                script.write(b"head").read(interim.as_bytes()).write(b"bo").read(interim.repeat(2).as_bytes());
+                script.write(b"dy").wait(SECOND).read(interim.as_bytes()).read(EMPTY);
+                let (sent, response) = exchanged(script.build(), BodyLength::Known(4)).await.expect("an answer");
+                assert_eq!((sent, response.status(), response.is_reusable), ("whole", 204, true), "{interim}");
+            }
+            let upgrade = Builder::new().write(b"head").read(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").build();
+            let refused = exchanged(upgrade, BodyLength::Known(4)).await;
+            assert!(matches!(refused, Err(SendBodyError::Answer(ReceiveError::Invalid(_)))), "{refused:?}");
+        });
+    }
+
+    /// PR-10: as many as one read brings take neither stack nor memory.
+    #[test]
+    fn any_number_of_interim_answers_is_skipped() {
+        let mut read = BufferPool::default().take();
+        read.extend_from_slice(&b"HTTP/1.1 100\n\n".repeat(100_000));
+        assert!(Response::parse(&mut read, false).expect("good so far").is_none());
+        assert!(read.is_empty());
+        read.extend_from_slice(&b"HTTP/1.1 100\n\n".repeat(100_000));
+        read.extend_from_slice(EMPTY);
+        let response = Response::parse(&mut read, false).expect("a good answer").expect("a whole head");
+        assert_eq!((response.status(), response.is_reusable), (204, true));
+    }
+
+    /// FR-09.
+    #[test]
+    fn a_body_goes_up_in_the_framing_that_was_announced() {
+        run(async {
+            for (length, written) in [
+                (BodyLength::Known(4), &["head", "bo", "dy"][..]),
+                (BodyLength::Chunked, &["head", "2\r\n", "bo", "\r\n", "2\r\n", "dy", "\r\n", "0\r\n\r\n"]),
+            ] {
+                let mut script = Builder::new();
+                for bytes in written {
+                    script.write(bytes.as_bytes());
+                }
+                let (sent, response) =
+                    exchanged(script.wait(SECOND).read(EMPTY).build(), length).await.expect("an answer");
+                assert_eq!((sent, response.status()), ("whole", 204), "{length:?}");
+            }
+            let (ours, mut theirs) = tokio::io::duplex(1024);
+            let (mut connection, mut pieces) = (connection(ours), slowly(&["bo"]));
+            let breaks_off = async || match pieces().await {
+                Ok(Some(piece)) => Ok(Some(piece)),
+                _ => Err("it broke off"),
+            };
+            let sent = connection.send_body(BodyLength::Chunked, false, breaks_off, HOUR).await;
+            assert!(matches!(sent, Err(SendBodyError::Source("it broke off"))), "{sent:?}");
+            drop(connection);
+            let mut written = String::new();
+            theirs.read_to_string(&mut written).await.expect("ASCII");
+            assert_eq!(written, "2\r\nbo\r\n", "and no last chunk");
+        });
+    }
+
+    /// DS-04.
+    #[test]
+    fn each_step_has_its_time() {
+        run(async {
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
+            let (ours, mut theirs) = tokio::io::duplex(4);
+            let mut connection = connection(ours);
+            assert_eq!(connection.send(b"more than 4", SECOND).await, Err(Elapsed));
+            let sent = connection.send_body(BodyLength::Known(4), false, slowly(&["body"]), SECOND).await;
+            assert!(matches!(sent, Err(SendBodyError::Stalled)), "{sent:?}");
+            let received = connection.receive(false, SECOND).await;
+            assert!(matches!(received, Err(ReceiveError::Stalled)), "{received:?}");
+            let receiving = connection.receive(false, SECOND);
+            let (response, _) = tokio::join!(receiving, theirs.write_all(answer));
+            let mut body = response.expect("an answer").body;
+            let piece = connection.next_piece(&mut body, SECOND).await;
+            assert!(matches!(piece, Err(ResponseBodyError::Stalled)), "{piece:?}");
+            let (piece, _) = tokio::join!(connection.next_piece(&mut body, SECOND), theirs.write_all(b"ab"));
+            assert_eq!(**piece.expect("in time").expect("the body"), *b"ab");
+            assert!(connection.next_piece(&mut body, SECOND).await.expect("it has ended").is_none());
+        });
+    }
+
+    /// What a layer such as TLS keeps back until it is flushed goes up, too.
+    #[test]
+    fn nothing_is_kept_back() {
+        run(async {
+            for is_in_pieces in [false, true] {
+                let (ours, mut theirs) = tokio::io::duplex(64);
+                let mut connection = connection(tokio::io::BufWriter::new(ours));
+                let hub = async {
+                    let mut request = [0; 8];
+                    theirs.read_exact(&mut request).await.expect("a request");
+                    theirs.write_all(EMPTY).await.expect("somebody reads it");
+                    request
+                };
+                let call = async {
+                    if is_in_pieces {
+                        assert!(connection.send(b"head", HOUR).await.expect("in time"));
+                        let body = slowly(&["bo", "dy"]);
+                        connection.send_body(BodyLength::Known(4), false, body, HOUR).await.expect("it is taken");
+                    } else {
+                        assert!(connection.send(b"headbody", HOUR).await.expect("in time"));
+                    }
+                    connection.receive(false, 5 * SECOND).await
+                };
+                let (answer, request) = tokio::join!(call, hub);
+                assert_eq!((answer.expect("an answer").status(), &request), (204, b"headbody"));
+            }
+        });
+    }
+
+    /// PR-10.
+    #[test]
+    fn an_answer_is_the_same_however_it_arrives() {
+        let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n1\r\na\r\n3;x=y\r\nbcd\r\n0\r\nA: b\r\n\r\n";
+        run(async {
+            for (text, is_head, body, is_reusable) in [
+                ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabcd", false, "abcd", true),
+                (chunks, false, "abcd", true),
+                ("HTTP/1.1 100 X\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabcd", false, "abcd", true),
+                ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: a, CLOSE\r\n\r\nabcd", false, "abcd", false),
+                ("HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nabcd", false, "abcd", false),
+                ("HTTP/1.1 200 OK\r\n\r\nabcd", false, "abcd", false),
+                ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n", true, "", true),
+                ("HTTP/1.1 204 No\r\nContent-Length: 4\r\n\r\n", false, "", true),
+                ("HTTP/1.1 304 No\r\nContent-Length: 4\r\n\r\n", false, "", true),
+                ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false, "", true),
+            ] {
+                for step in [1, 2, 7, 1024] {
+                    let (response, read, is_all) = arrived(text, step, is_head).await.expect("a whole answer");
+                    assert_eq!((&*read, response.is_reusable, is_all), (body, is_reusable, true), "{text}");
+                }
+            }
+        });
+    }
+
+    /// PR-10.
+    #[test]
+    fn what_breaks_off_or_is_in_doubt_is_never_whole() {
+        run(async {
+            for (text, expected) in [
+                ("", "Closed"),
+                ("HTTP/1.1 200 OK\r\nContent-Le", "Invalid(\"a head that breaks off\")"),
+                ("HTTP/1.1 100 Continue\r\n\r\n", "Invalid(\"a head that breaks off\")"),
+                ("SSH-2.0-a\r\n", "Invalid(\"a head that is not HTTP\")"),
+                (
+                    "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nabcd",
+                    "Invalid(\"a framing that is ambiguous\")",
+                ),
+                ("HTTP/1.1 200 OK\r\nContent-Length: +4\r\n\r\nabcd", "Invalid(\"a content length\")"),
+                (
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabcd",
+                    "Invalid(\"a transfer coding that is not chunked\")",
+                ),
+                (
+                    "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+                    "Invalid(\"a framing that is ambiguous\")",
+                ),
+                (
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n",
+                    "Invalid(\"a framing that is ambiguous\")",
+                ),
+                ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcd", "Truncated"),
+                ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n", "Truncated"),
+                ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\nx", "Chunks(ChunkError)"),
+                ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx", "Chunks(ChunkError)"),
+            ] {
+                for step in [1, 2, 7, 1024] {
+                    let error = arrived(text, step, false).await.map(|(_, body, _)| body);
+                    assert_eq!(error, Err(expected.to_owned()), "{text}");
+                }
+            }
+        });
+    }
+
+    /// PR-10: what is left over may be taken for the answer to somebody else's call.
+    #[test]
+    fn a_connection_on_which_anything_is_left_is_not_used_again() {
+        run(async {
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab";
+            for (case, pieces, is_good) in [
+                ("nothing", &[answer][..], true),
+                ("the next answer", &[answer, "HTTP/1.1 200 OK\r\n"], false),
+                ("the next answer in the same piece", &["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabH"], false),
+                ("the next answer behind half a body", &["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na", "bH"], false),
+                ("a body that none should have", &["HTTP/1.1 204 OK\r\nContent-Length: 1\r\n\r\na"], false),
+            ] {
+                let (ours, mut theirs) = tokio::io::duplex(1024);
+                let mut connection = connection(ours);
+                let mut pieces = pieces.iter();
+                let mut send = async || {
+                    if let Some(piece) = pieces.next() {
+                        theirs.write_all(piece.as_bytes()).await.expect("there is room");
+                    }
+                };
+                send().await;
+                let mut response = connection.receive(false, HOUR).await.expect("an answer");
+                send().await;
+                while connection.next_piece(&mut response.body, HOUR).await.expect("a whole body").is_some() {}
+                let is_reusable = response.is_reusable && connection.is_drained() && connection.is_quiet();
+                assert_eq!(is_reusable, is_good, "{case}");
+                drop(theirs);
+                assert!(!connection.is_quiet(), "{case}: it is closed");
+            }
+        });
+    }
+}

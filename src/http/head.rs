@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use memchr::{memchr, memchr_iter};
 
 use crate::http::body::BodyLength;
-use crate::http::buffer::Buffer;
+use crate::http::buffer::{Buffer, append};
 
 /// How long a head may be.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +109,11 @@ impl RequestHead {
         std::str::from_utf8(self.target.of(&self.bytes)).expect("a target is ASCII")
     }
 
+    /// Whether the target is a path on this server that begins with `prefix`.
+    pub fn is_below(&self, prefix: &str) -> bool {
+        self.target.of(&self.bytes).starts_with(prefix.as_bytes())
+    }
+
     /// Of the head, in bytes.
     #[expect(clippy::len_without_is_empty, reason = "no head is empty")]
     pub fn len(&self) -> usize {
@@ -184,7 +189,9 @@ impl<'a> Fields<'a> {
 
     /// The values of all fields of the name `lower`, which is written in lower case.
     pub fn values(self, lower: &str) -> impl Iterator<Item = &'a [u8]> + Clone {
-        self.iter().filter(move |field| field.is(lower)).map(|field| field.value)
+        let is_wanted =
+            move |span: &&FieldSpan| span.name.len() == lower.len() && is_name(span.name.of(self.bytes), lower);
+        self.spans.iter().filter(is_wanted).map(move |span| span.value.of(self.bytes))
     }
 
     /// Whether there is a field of this name.
@@ -202,6 +209,20 @@ impl<'a> Fields<'a> {
             (value, None) => Ok(value),
             _ => Err(Several),
         }
+    }
+
+    /// [`Fields::only`] for each of several names, in one go through the fields.
+    #[inline]
+    pub fn only_each<const N: usize>(self, names: [&str; N]) -> [Result<Option<&'a [u8]>, Several>; N] {
+        let mut found = [Ok(None); N];
+        for span in self.spans {
+            for (lower, found) in names.iter().zip(&mut found) {
+                if span.name.len() == lower.len() && is_name(span.name.of(self.bytes), lower) {
+                    *found = if *found == Ok(None) { Ok(Some(span.value.of(self.bytes))) } else { Err(Several) };
+                }
+            }
+        }
+        found
     }
 
     /// What all fields of the name `lower` list, between commas (RFC 9110 section 5.6.1).
@@ -234,7 +255,7 @@ impl Field<'_> {
             self.span.value.begin == self.span.name.end + 2 && self.bytes[self.span.name.end as usize + 1] == b' ';
         match self.bytes.get(begin..end + 2) {
             Some(line) if is_usual && line.ends_with(b"\r\n") => out.extend_from_slice(line),
-            _ => [self.name, b": ", self.value, b"\r\n"].iter().for_each(|part| out.extend_from_slice(part)),
+            _ => append(out, [self.name, b": ", self.value, b"\r\n"]),
         }
     }
 }
@@ -247,6 +268,7 @@ pub struct Several;
 /// Whether `name` is `lower` in any case. `name` is a token and `lower` holds letters, digits and hyphens alone, so that no
 /// other byte of a token differs from one of `lower` in the bit of the case.
 #[inline]
+#[expect(clippy::needless_bitwise_bool, reason = "without a branch for each byte many are compared at once")]
 pub fn is_name(name: &[u8], lower: &str) -> bool {
     let is_same = |is_same, (byte, lower): (&u8, &u8)| is_same & (byte | 0x20 == *lower);
     name.len() == lower.len() && name.iter().zip(lower.as_bytes()).fold(true, is_same)
@@ -276,6 +298,10 @@ struct Span {
 impl Span {
     fn of(self, bytes: &[u8]) -> &[u8] {
         &bytes[self.begin as usize..self.end as usize]
+    }
+
+    fn len(self) -> usize {
+        (self.end - self.begin) as usize
     }
 
     fn moved_by(self, start: usize) -> Self {
@@ -326,6 +352,7 @@ impl Place<'_> {
 }
 
 /// What the fields of a request say of its framing and of the connection.
+#[expect(clippy::struct_excessive_bools, reason = "each is a field that was there, or what one said")]
 #[derive(Debug, Default)]
 struct RequestFraming {
     has_host: bool,
@@ -340,10 +367,8 @@ impl RequestFraming {
     fn read(&mut self, field: &httparse::Header<'_>) -> Result<(), HeadError> {
         let (name, value) = (field.name.as_bytes(), field.value);
         match name.len() {
-            4 if is_name(name, "host") => {
-                if std::mem::replace(&mut self.has_host, true) {
-                    return Err(HeadError::Malformed);
-                }
+            4 if is_name(name, "host") && std::mem::replace(&mut self.has_host, true) => {
+                return Err(HeadError::Malformed);
             }
             6 if is_name(name, "expect") => {
                 if std::mem::replace(&mut self.has_expectation, true) {
@@ -431,6 +456,7 @@ fn check_method(method: &[u8]) -> Result<(), HeadError> {
 
 /// What a path and a query may hold: what a URI's may, and what browsers and scripts send besides (WHATWG URL, "path state"
 /// and "query state").
+#[expect(clippy::needless_bitwise_bool, reason = "without a branch for each byte many are compared at once")]
 fn check_target(target: &[u8]) -> Result<(), HeadError> {
     let (path, query) = target.split_at(memchr(b'?', target).unwrap_or(target.len()));
     let is_visible = target.iter().fold(true, |is, byte| is & (*byte > b' ') & (*byte < 0x7f) & (*byte != b'#'));

@@ -24,6 +24,7 @@ use crate::http::head::{HeadError, HeadLimits, RequestHead};
 use crate::http::timer::{Elapsed, Timer};
 
 /// One connection.
+#[expect(clippy::struct_excessive_bools, reason = "what is known of the request that is due, and of its answer")]
 pub struct Connection {
     stream: Stream,
     settings: Rc<Settings>,
@@ -124,16 +125,19 @@ impl Connection {
                 scanned = self.read.len();
             }
             let is_idle = self.read.is_empty();
-            let Self { stream, read, timer, shutdown, .. } = self;
+            let Self { stream, read, timer, shutdown, settings, .. } = self;
             let arrival = async {
                 tokio::select! {
                     biased;
-                    ready = stream.readable() => ready?,
-                    () = shutdown.as_mut(), if is_idle => return Ok(0),
+                    count = async {
+                        // No buffer before there is something to put into it.
+                        stream.readable().await?;
+                        read.make_room(MIN_READ);
+                        stream.read(read, settings.head.length).await
+                    } => count,
+                    // A socket may say that it is readable and not be.
+                    () = shutdown.as_mut(), if is_idle => Ok(0),
                 }
-                // No buffer before there is something to put into it.
-                read.make_room(MIN_READ);
-                stream.read(read).await
             };
             match timer.within(deadline, pin!(arrival)).await {
                 Ok(Ok(count)) if count > 0 => {}
@@ -186,7 +190,7 @@ impl Connection {
         self.read.make_room(most);
         let deadline = Instant::now() + self.settings.timeouts.body;
         let Self { stream, read, timer, .. } = self;
-        match timer.within(deadline, pin!(stream.read(read))).await {
+        match timer.within(deadline, pin!(stream.read(read, most))).await {
             Ok(Ok(0)) => Err(BodyError::Gone(io::ErrorKind::UnexpectedEof.into())),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(BodyError::Gone(error)),
@@ -216,12 +220,13 @@ impl Connection {
             if self.stream.readable().await.is_err() {
                 return;
             }
-            self.read.make_room(MIN_READ);
-            if !matches!(self.stream.read(&mut self.read).await, Ok(count) if count > 0) {
+            let most = MAX_READ_AHEAD - self.read.len();
+            self.read.make_room(most.min(MIN_READ));
+            if !matches!(self.stream.read(&mut self.read, most).await, Ok(count) if count > 0) {
                 return;
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Whether the connection goes on after the answer whose head is about to be written. This is where that is decided: not
@@ -318,8 +323,8 @@ impl Connection {
             loop {
                 read.clear();
                 read.make_room(MIN_READ);
-                match stream.read(read).await {
-                    Ok(count) if count > 0 && count <= left => left -= count,
+                match stream.read(read, left).await {
+                    Ok(count) if count > 0 => left -= count,
                     _ => break,
                 }
             }
@@ -352,10 +357,11 @@ impl Stream {
         }
     }
 
-    async fn read(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
+    /// Reads what there is, as far as `into` has room, but not more than `most` bytes.
+    async fn read(&mut self, into: &mut Vec<u8>, most: usize) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.read_buf(into).await,
-            Self::Unix(stream) => stream.read_buf(into).await,
+            Self::Tcp(stream) => stream.take(most as u64).read_buf(into).await,
+            Self::Unix(stream) => stream.take(most as u64).read_buf(into).await,
         }
     }
 
@@ -433,3 +439,552 @@ const MIN_READ: usize = 4 * 1024;
 const MAX_PARTS: usize = 4;
 /// The interim answer to `Expect`.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const GET: &str = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
+    const ANSWER: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+
+    /// Lets both ends of a connection run as one task, by a clock that goes on to the next deadline whenever they wait.
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.expect("a runtime").block_on(test)
+    }
+
+    /// A connection, the client's end of it, and what ends the process. Bodies may have 100 bytes.
+    fn connected() -> (Connection, UnixStream, CancellationToken) {
+        let timeouts = Timeouts { head: 10 * SECOND, body: 30 * SECOND, answer: 60 * SECOND };
+        let settings = Settings { head: HeadLimits { length: 32 * 1024, fields: 8 }, body: 100, timeouts };
+        let (ours, client) = UnixStream::pair().expect("a pair of sockets");
+        let process = CancellationToken::new();
+        let shutdown = process.clone().cancelled_owned();
+        (Connection::new(Stream::Unix(ours), Rc::new(settings), BufferPool::default(), shutdown), client, process)
+    }
+
+    /// The same, on which `text` has arrived.
+    async fn with(text: &str) -> (Connection, UnixStream) {
+        let (connection, mut client, _) = connected();
+        client.write_all(text.as_bytes()).await.expect("there is room");
+        (connection, client)
+    }
+
+    impl Connection {
+        async fn request(&mut self) -> RequestHead {
+            self.next_request().await.expect("a good head").expect("a request")
+        }
+
+        async fn whole_body(&mut self) -> Result<Vec<u8>, BodyError> {
+            let mut body = Vec::new();
+            while let Some(piece) = self.next_piece().await? {
+                body.extend_from_slice(&piece);
+            }
+            Ok(body)
+        }
+
+        async fn answer(&mut self) {
+            self.persists(false);
+            self.write(&[ANSWER]).await.expect("there is room");
+            self.finish();
+        }
+    }
+
+    /// How long `work` takes, in seconds.
+    async fn seconds<T>(work: impl Future<Output = T>) -> (T, u64) {
+        let begun = Instant::now();
+        let output = work.await;
+        let took = begun.elapsed();
+        assert!(took.subsec_millis() < 10, "{took:?}");
+        (output, took.as_secs())
+    }
+
+    /// What has arrived at the client.
+    async fn heard(client: &mut UnixStream) -> String {
+        let mut bytes = Vec::new();
+        let reading = client.read_to_end(&mut bytes);
+        let _ = tokio::time::timeout(Duration::from_millis(1), reading).await;
+        String::from_utf8(bytes).expect("ASCII")
+    }
+
+    /// FR-08.
+    #[test]
+    fn requests_and_bodies_are_the_same_however_they_arrive() {
+        let script = [
+            ("GET /1 HTTP/1.1\r\nHost: a\r\n\r\n", "GET /1 "),
+            ("PUT /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\nGET / \r\n\r\nab", "PUT /2 GET / \r\n\r\nab"),
+            (
+                "\r\nPOST /3 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\nA: b\r\n\r\n",
+                "POST /3 abcd",
+            ),
+            ("PUT /4 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", "PUT /4 "),
+            ("GET /5 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "GET /5 "),
+            ("GET /6 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "GET /6 "),
+        ];
+        let (bytes, expected): (Vec<_>, Vec<_>) = script.iter().map(|(request, read)| (*request, *read)).unzip();
+        let bytes = bytes.concat() + "GET /7 HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut random = 1_u64;
+        for round in 0..500 {
+            let read = run(async {
+                let (mut connection, mut client, _process) = connected();
+                let sending = async {
+                    let mut rest = bytes.as_bytes();
+                    while !rest.is_empty() {
+                        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                        let length = 1 + (random >> 33) as usize % if round % 2 == 0 { 9 } else { 150 };
+                        let (piece, others) = rest.split_at(length.min(rest.len()));
+                        client.write_all(piece).await.expect("it is read");
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                        rest = others;
+                    }
+                };
+                let serving = async {
+                    let mut read = Vec::new();
+                    while let Some(request) = connection.next_request().await.expect("good heads") {
+                        let body = connection.whole_body().await.expect("good bodies");
+                        let body = String::from_utf8(body).expect("ASCII");
+                        read.push(format!("{} {} {body}", request.method(), request.target()));
+                        connection.answer().await;
+                    }
+                    read
+                };
+                tokio::join!(serving, sending).0
+            });
+            assert_eq!(read, expected, "round {round}");
+        }
+    }
+
+    /// DS-03.
+    #[test]
+    fn a_head_has_its_time_on_a_new_connection_and_on_a_kept_one() {
+        run(async {
+            let (mut connection, _client, _process) = connected();
+            assert!(matches!(seconds(connection.next_request()).await, (Ok(None), 10)), "silent from the start");
+
+            let (mut connection, mut client_of_half) = with("GET / HT").await;
+            let sending = async {
+                for byte in [b"T", b"P", b"/"] {
+                    tokio::time::sleep(3 * SECOND).await;
+                    client_of_half.write_all(byte).await.expect("there is room");
+                }
+            };
+            let reading = seconds(async { connection.next_request().await.map(|_| ()) });
+            assert_eq!(tokio::join!(reading, sending).0, (Err(RequestError::Timeout), 10), "no byte brings more time");
+
+            let (mut connection, mut client) = with(GET).await;
+            for wait in [0, 9, 74] {
+                connection.request().await;
+                tokio::time::sleep(20 * SECOND).await;
+                connection.answer().await;
+                let sending = async {
+                    tokio::time::sleep(wait * SECOND).await;
+                    client.write_all(GET.as_bytes()).await.expect("there is room");
+                };
+                tokio::join!(sending, async { connection.stream.readable().await.expect("it is open") });
+            }
+            connection.request().await;
+            connection.answer().await;
+            assert!(matches!(seconds(connection.next_request()).await, (Ok(None), 75)), "between two requests");
+
+            let (mut connection, mut client) = with(GET).await;
+            connection.request().await;
+            connection.answer().await;
+            let sending = async {
+                tokio::time::sleep(74 * SECOND).await;
+                client.write_all(b"G").await.expect("there is room");
+            };
+            let reading = seconds(async { connection.next_request().await.map(|_| ()) });
+            assert_eq!(tokio::join!(reading, sending).0, (Err(RequestError::Timeout), 84), "from the first byte");
+        });
+    }
+
+    #[test]
+    fn what_is_no_head_is_refused_and_what_breaks_off_is_nothing() {
+        run(async {
+            let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(8));
+            let long = "x".repeat(40 * 1024);
+            for (text, error) in [
+                ("GET /\r\n\r\n", HeadError::Malformed),
+                ("\r\n\r\n", HeadError::Malformed),
+                ("\x16\x03\x01\x02\n", HeadError::Malformed),
+                ("GET /\u{e4} HTTP/1.1\r\n", HeadError::Target),
+                (&many, HeadError::TooLarge),
+                (&long, HeadError::TooLarge),
+            ] {
+                let (mut connection, _client) = with(text).await;
+                assert_eq!(connection.next_request().await.unwrap_err(), error.into(), "{text:.30}");
+            }
+            for length in 0..GET.len() {
+                let (mut connection, mut client) = with(&GET[..length]).await;
+                client.shutdown().await.expect("it is open");
+                assert!(matches!(connection.next_request().await, Ok(None)), "{length} bytes");
+            }
+            let (mut connection, mut client) = with(GET).await;
+            client.shutdown().await.expect("it is open");
+            connection.request().await;
+            connection.answer().await;
+            assert!(matches!(connection.next_request().await, Ok(None)));
+            drop(connection);
+            assert_eq!(heard(&mut client).await.as_bytes(), ANSWER);
+        });
+    }
+
+    #[test]
+    fn an_idle_connection_ends_with_the_process_and_no_other_does() {
+        run(async {
+            // Also those that fill the buffer exactly.
+            for length in [100, 4096, 8191, 8192, 8193, 16_384] {
+                let (mut connection, mut client, process) = connected();
+                let request = format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "x".repeat(length - 32));
+                assert_eq!(request.len(), length);
+                client.write_all(request.as_bytes()).await.expect("there is room");
+                connection.request().await;
+                process.cancel();
+                connection.answer().await;
+                let (end, waited) = seconds(connection.next_request()).await;
+                assert!(matches!((end, waited), (Ok(None), 0)), "{length} bytes, {waited} s");
+                assert_eq!(heard(&mut client).await.as_bytes(), ANSWER);
+            }
+            let (mut connection, mut client, process) = connected();
+            client.write_all(b"GET / HT").await.expect("there is room");
+            let sending = async {
+                tokio::time::sleep(SECOND).await;
+                process.cancel();
+                tokio::time::sleep(SECOND).await;
+                client.write_all(b"TP/1.1\r\nHost: a\r\n\r\n").await.expect("there is room");
+            };
+            tokio::join!(connection.request(), sending);
+        });
+    }
+
+    /// FR-10.
+    #[test]
+    fn a_body_is_asked_for_once_and_only_if_somebody_wants_it() {
+        run(async {
+            let head = |version, length| {
+                format!("PUT / HTTP/1.{version}\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n")
+            };
+            for (case, text, is_asked) in [
+                ("a body to come", head(1, 5), true),
+                ("to an older client", head(0, 5), false),
+                ("no body", head(1, 0), false),
+                ("a body that is there", head(1, 5) + "hello", false),
+            ] {
+                let (mut connection, mut client) = with(&text).await;
+                connection.request().await;
+                tokio::time::sleep(SECOND).await;
+                assert_eq!(heard(&mut client).await, "", "{case}: nobody has asked");
+                let sending = async {
+                    tokio::time::sleep(SECOND).await;
+                    let said = heard(&mut client).await;
+                    for byte in "hello"[..if text.ends_with("hello") { 0 } else { 5 }].bytes() {
+                        client.write_all(&[byte]).await.expect("it is read");
+                        tokio::time::sleep(SECOND).await;
+                    }
+                    said
+                };
+                let (body, said) = tokio::join!(connection.whole_body(), sending);
+                let body = body.expect("a whole body");
+                assert!(body == b"hello" || text.contains("Length: 0"), "{case}: {body:?}");
+                assert_eq!(said.as_bytes(), if is_asked { CONTINUE } else { b"" }, "{case}");
+                assert_eq!(heard(&mut client).await, "", "{case}: once");
+            }
+            let (mut connection, mut client) = with(&head(1, 5)).await;
+            connection.request().await;
+            connection.answer().await;
+            assert_eq!(heard(&mut client).await.as_bytes(), ANSWER, "a refusal");
+            assert!(matches!(connection.next_request().await, Ok(None)), "what comes now may be the body");
+        });
+    }
+
+    /// DS-02.
+    #[test]
+    fn a_body_has_a_limit_however_it_is_framed() {
+        run(async {
+            for (length, is_taken) in [(1, true), (99, true), (100, true), (101, false), (200, false)] {
+                let (known, data) = (format!("Content-Length: {length}\r\n\r\n"), "x".repeat(length));
+                let chunks = "1\r\nx\r\n".repeat(length) + "0\r\n\r\n";
+                for body in [known + &data, "Transfer-Encoding: chunked\r\n\r\n".to_owned() + &chunks] {
+                    let (mut connection, _client) = with(&format!("PUT / HTTP/1.1\r\nHost: a\r\n{body}")).await;
+                    connection.request().await;
+                    match connection.whole_body().await {
+                        Ok(body) => assert!(is_taken && body.len() == length, "{length}"),
+                        Err(error) => assert!(!is_taken && matches!(error, BodyError::TooLarge), "{length}: {error}"),
+                    }
+                }
+            }
+        });
+    }
+
+    /// DS-03: the time is that of the next piece.
+    #[test]
+    fn a_body_comes_in_time_or_breaks_off() {
+        run(async {
+            for (pause, rest, expected) in [
+                (29, "lo", "Ok([104, 101, 108, 108, 111])"),
+                (31, "lo", "Err(Timeout)"),
+                (1, "l", "Err(Timeout)"),
+                (1, "", "Err(Gone(Kind(UnexpectedEof)))"),
+            ] {
+                let head = "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel";
+                let (mut connection, mut client) = with(head).await;
+                connection.request().await;
+                let sending = async {
+                    tokio::time::sleep(pause * SECOND).await;
+                    for byte in rest.bytes() {
+                        client.write_all(&[byte]).await.expect("it is open");
+                        tokio::time::sleep(pause * SECOND).await;
+                    }
+                    if rest.is_empty() {
+                        client.shutdown().await.expect("it is open");
+                    }
+                };
+                let (body, ()) = tokio::join!(connection.whole_body(), sending);
+                assert_eq!(format!("{body:?}"), expected, "{rest:?} after {pause} s");
+            }
+            for chunks in ["2\r\nab\r\nx", "2\r\nabc", "\r\n", "2\nab\n"] {
+                let head = "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+                let (mut connection, _client) = with(&format!("{head}{chunks}")).await;
+                connection.request().await;
+                for _ in 0..2 {
+                    let body = connection.whole_body().await;
+                    assert!(matches!(body, Err(BodyError::Malformed)), "{chunks:?}: {body:?}");
+                }
+                assert!(!connection.persists(false), "{chunks:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn who_leaves_takes_the_call_along_whatever_was_sent_behind() {
+        run(async {
+            for behind in ["", "G", GET, &GET.repeat(1_000)] {
+                for closes_half in [false, true] {
+                    let (mut connection, mut client) = with(&format!("{GET}{behind}")).await;
+                    connection.request().await;
+                    let leaving = async {
+                        tokio::time::sleep(SECOND).await;
+                        client.shutdown().await.expect("it is open");
+                        closes_half.then_some(client)
+                    };
+                    let call = connection.unless_client_leaves(std::future::pending::<()>());
+                    let (left, _client) = tokio::join!(seconds(call), leaving);
+                    assert_eq!(left, (Err(ClientLeft), 1), "{behind:.30}");
+                }
+            }
+            let (mut connection, mut client) = with(GET).await;
+            connection.request().await;
+            client.shutdown().await.expect("it is open");
+            let work = connection.unless_client_leaves(std::future::ready(5)).await;
+            assert_eq!(work, Ok(5), "what is there at once is answered");
+        });
+    }
+
+    /// DS-02.
+    #[test]
+    fn what_is_sent_behind_a_call_waits_for_its_turn_and_is_bounded() {
+        run(async {
+            let (mut connection, mut client) = with(GET).await;
+            connection.request().await;
+            let two = async {
+                client
+                    .write_all(b"PUT /b HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab")
+                    .await
+                    .expect("there is room");
+                client.write_all(GET.as_bytes()).await.expect("there is room");
+                tokio::time::sleep(SECOND).await;
+            };
+            connection.unless_client_leaves(pin!(two)).await.expect("it is there");
+            connection.answer().await;
+            assert_eq!(connection.request().await.target(), "/b");
+            assert_eq!(connection.whole_body().await.expect("a body"), b"ab");
+            connection.answer().await;
+            assert_eq!(connection.request().await.target(), "/a");
+
+            let mut sent = 0;
+            let flood = async {
+                client.write_all(&vec![b'x'; MAX_READ_AHEAD - 1]).await.expect("there is room");
+                tokio::time::sleep(SECOND).await;
+                while tokio::time::timeout(SECOND, client.writable()).await.is_ok() {
+                    sent += client.try_write(&[b'x'; 1000]).unwrap_or(0);
+                }
+                tokio::time::sleep(SECOND).await;
+            };
+            connection.unless_client_leaves(pin!(flood)).await.expect("it is there");
+            assert!(sent > 64 * 1024, "{sent}");
+            assert_eq!(connection.read.len(), MAX_READ_AHEAD);
+            drop(client);
+            let pause = pin!(tokio::time::sleep(SECOND));
+            let work = connection.unless_client_leaves(pause);
+            assert_eq!(work.await, Ok(()), "behind so much nobody sees who leaves");
+        });
+    }
+
+    /// FR-08.
+    #[test]
+    fn one_place_says_whether_a_connection_goes_on() {
+        let (keep, close) = ("Connection: keep-alive\r\n", "Connection: close\r\n");
+        let body = "Content-Length: 2\r\n\r\nab";
+        run(async {
+            for (case, version, fields, is_last, is_read, goes_on, says) in [
+                ("as usual", 1, "", false, true, true, ""),
+                ("the client closes", 1, close, false, true, false, "close"),
+                ("the client would switch", 1, "Connection: Upgrade\r\n", false, true, false, "close"),
+                ("we close", 1, "", true, true, false, "close"),
+                ("a body that is read", 1, body, false, true, true, ""),
+                ("a body that is not", 1, body, false, false, false, "close"),
+                ("half a body", 1, "Content-Length: 3\r\n\r\nab", false, false, false, "close"),
+                ("no body to read", 1, "", false, false, true, ""),
+                ("an older client", 0, "", false, true, false, ""),
+                ("an older client that stays", 0, keep, false, true, true, "keep-alive"),
+                ("an older client, and we close", 0, keep, true, true, false, ""),
+                ("an older client that wants both", 0, "Connection: keep-alive, close\r\n", false, true, false, ""),
+            ] {
+                let end = if fields.contains("\r\n\r\n") { "" } else { "\r\n" };
+                let (mut connection, mut client) =
+                    with(&format!("PUT / HTTP/1.{version}\r\nHost: a\r\n{fields}{end}")).await;
+                connection.request().await;
+                if is_read {
+                    connection.whole_body().await.expect("it is there");
+                }
+                assert_eq!(connection.persists(is_last), goes_on, "{case}");
+                let field = String::from_utf8_lossy(connection.persistence_field());
+                assert_eq!(field.trim_start_matches("connection: ").trim_end(), says, "{case}");
+                assert_eq!(
+                    (connection.version(), connection.takes_chunks()),
+                    (&*format!("HTTP/1.{version} "), version == 1)
+                );
+                connection.write(&[ANSWER]).await.expect("there is room");
+                connection.finish();
+                client.write_all(GET.as_bytes()).await.expect("there is room");
+                assert_eq!(connection.next_request().await.expect("good so far").is_some(), goes_on, "{case}");
+            }
+            let (mut connection, _client) = with(&GET.repeat(2)).await;
+            connection.request().await;
+            assert!(connection.persists(false));
+            connection.abort();
+            connection.finish();
+            assert!(connection.next_request().await.expect("good so far").is_none(), "an answer that broke off");
+        });
+    }
+
+    #[test]
+    fn parts_are_written_in_order_and_whole() {
+        run(async {
+            let (mut connection, mut client) = with(GET).await;
+            connection.request().await;
+            assert!(!connection.has_answered());
+            let (many, mut read) = (vec![b'x'; 3 << 20], Vec::new());
+            let writing = async {
+                connection.write(&[b"a", b"", &many, b"b"]).await.expect("it is read");
+                connection.write(&[b""]).await.expect("nothing to write");
+                connection.write(&[b"c", b"", b""]).await.expect("it is read");
+                assert!(connection.has_answered());
+                connection.close().await;
+            };
+            let (read, ()) = tokio::join!(async { client.read_to_end(&mut read).await.map(|_| read) }, writing);
+            assert_eq!(read.expect("it is open"), [b"a", &many[..], b"bc"].concat());
+        });
+    }
+
+    /// DS-03.
+    #[test]
+    fn an_answer_is_not_offered_for_ever_and_a_slow_reader_gets_all_of_it() {
+        run(async {
+            let many = vec![b'x'; 1 << 20];
+            let (mut connection, _client) = with(GET).await;
+            connection.request().await;
+            let (written, took) = seconds(connection.write(&[&many])).await;
+            assert!(matches!((written, took), (Err(WriteError::TooSlow), 60)), "{took} s");
+            connection.finish();
+            assert!(matches!(connection.next_request().await, Ok(None)), "it is over");
+
+            let (mut connection, mut client) = with(GET).await;
+            connection.request().await;
+            let reading = async {
+                let mut read = 0;
+                let mut piece = vec![0; 512 * 1024];
+                while read < many.len() {
+                    tokio::time::sleep(50 * SECOND).await;
+                    read += client.read(&mut piece).await.expect("it is open");
+                }
+            };
+            let parts = [&*many];
+            let (written, ()) = tokio::join!(connection.write(&parts), reading);
+            written.expect("it is read in the end");
+
+            let (mut connection, client) = with(GET).await;
+            connection.request().await;
+            drop(client);
+            let written = connection.write(&[&many]).await;
+            assert!(matches!(written, Err(WriteError::Gone(_))), "{written:?}");
+        });
+    }
+
+    /// FR-08: who still sends hears the answer, and is listened to for a while.
+    #[test]
+    fn a_connection_is_closed_slowly_where_more_may_be_coming() {
+        run(async {
+            let body = "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\nab";
+            for (case, text, flood, expected) in [
+                ("all is read", GET.to_owned(), 0, 0..1),
+                ("a body", body.to_owned(), 0, 5_000..5_010),
+                ("a body that comes", body.to_owned(), 1_000_000, 5_000..5_010),
+                ("a body that comes fast", body.to_owned(), 9_000_000, 0..4_000),
+                ("the next request", GET.repeat(2), 0, 5_000..5_010),
+            ] {
+                let (mut connection, mut client) = with(&text).await;
+                connection.request().await;
+                connection.persists(true);
+                connection.write(&[ANSWER]).await.expect("there is room");
+                let begun = Instant::now();
+                let closing = async {
+                    connection.close().await;
+                    begun.elapsed().as_millis()
+                };
+                let sending = async {
+                    let mut answer = Vec::new();
+                    client.read_to_end(&mut answer).await.expect("the answer ends at once");
+                    assert!(answer == ANSWER && begun.elapsed() < SECOND, "{case}");
+                    // A millisecond for each 10,000 bytes.
+                    for _ in 0..flood / 10_000 {
+                        if client.write_all(&[b'x'; 10_000]).await.is_err() {
+                            break;
+                        }
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                };
+                let (took, ()) = tokio::join!(closing, sending);
+                assert!(expected.contains(&took), "{case}: {took} ms");
+            }
+            let (mut connection, client) = with(body).await;
+            connection.request().await;
+            drop(client);
+            let ((), took) = seconds(connection.close()).await;
+            assert_eq!(took, 0, "who has left is not waited for");
+        });
+    }
+
+    #[test]
+    fn a_connection_holds_no_buffer_while_it_waits() {
+        run(async {
+            let (mut connection, mut client, _process) = connected();
+            for _ in 0..2 {
+                assert!(matches!(poll(&mut std::pin::pin!(connection.next_request())), Poll::Pending));
+                assert_eq!(connection.read.capacity(), 0);
+                client.write_all(GET.as_bytes()).await.expect("there is room");
+                drop(connection.request().await);
+                connection.answer().await;
+            }
+        });
+    }
+
+    fn poll<F: Future>(future: &mut Pin<&mut F>) -> Poll<F::Output> {
+        future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    }
+}

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     fn checked(query: &str) -> Result<(), GraphqlError> {
-        check(&serde_json::json!({ "query": query, "variables": {}, "operationName": null }).to_string().as_bytes())
+        check(serde_json::json!({ "query": query, "variables": {}, "operationName": null }).to_string().as_bytes())
     }
 
     /// PQ-03.

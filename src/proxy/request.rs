@@ -4,6 +4,7 @@
 //! browser's does, and `Connection` can name nothing away.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::ops::Range;
 
 use zeroize::Zeroize as _;
@@ -11,11 +12,24 @@ use zeroize::Zeroize as _;
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::error::Code;
-use crate::http::body::BodyLength;
-use crate::http::buffer::Buffer;
+use crate::http::body::{BodyLength, write_content_length, write_decimal};
+use crate::http::buffer::{Buffer, append};
 use crate::http::head::{RequestHead, is_name};
 use crate::proxy::target::Target;
 use crate::session::open_session::OpenSession;
+
+/// Whose call goes up, and where to.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    /// Where to.
+    pub datahub: &'a DataHub,
+    /// Whose token it bears.
+    pub session: &'a OpenSession,
+    /// Its id, and the client it comes from.
+    pub context: &'a RequestContext,
+    /// That of the gateway's own address.
+    pub scheme: &'a str,
+}
 
 /// A message on its way up: a head, and the body if that is short. The bearer in it is wiped when it is dropped.
 #[derive(Debug)]
@@ -25,7 +39,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// The head of a call with the fields of `request`. `scheme` is that of the gateway's own address.
+    /// The head of a call with the fields of `request`.
     ///
     /// # Errors
     /// `bad_request` if something is said twice that may be said once: we and GitLab might go by another one each.
@@ -34,14 +48,12 @@ impl Message {
         request: &RequestHead,
         target: Target<'_>,
         length: BodyLength,
-        datahub: &DataHub,
-        session: &OpenSession,
-        context: &RequestContext,
-        scheme: &str,
+        caller: Caller<'_>,
     ) -> Result<Self, Code> {
-        let fields = request.fields();
+        let Caller { datahub, context, scheme, .. } = caller;
+        let (fields, id) = (request.fields(), context.id.as_str());
         bytes.make_room(request.len() + datahub.address.root().len() + MAX_OURS);
-        let bearer = begin(&mut bytes, request.method(), target.as_str(), datahub, session);
+        let bearer = begin(&mut bytes, request.method(), target.as_str(), caller);
         let mut seen = 0_u16;
         for field in fields.iter() {
             let Some((at, is_list)) = forwarded(field.name) else { continue };
@@ -53,29 +65,29 @@ impl Message {
         }
         match length {
             BodyLength::None | BodyLength::UntilClose => {}
-            BodyLength::Known(length) => write!(bytes, "Content-Length: {length}\r\n").expect(TAKES_ALL),
+            BodyLength::Known(length) => write_content_length(length, &mut bytes),
             BodyLength::Chunked => bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         }
         if let Some(client) = context.client.address {
-            write!(bytes, "X-Forwarded-For: {client}\r\n").expect(TAKES_ALL);
+            bytes.extend_from_slice(b"X-Forwarded-For: ");
+            write_address(client, &mut bytes);
+            bytes.extend_from_slice(b"\r\n");
         }
-        put(
-            &mut bytes,
-            &["X-Forwarded-Proto: ", scheme, "\r\nX-Request-Id: ", context.id.as_str(), "\r\ntraceparent: "],
-        );
+        append(&mut bytes, [b"X-Forwarded-Proto: ", scheme.as_bytes(), b"\r\nX-Request-Id: ", id.as_bytes()]);
+        bytes.extend_from_slice(b"\r\ntraceparent: ");
         match fields.values("traceparent").next().filter(|value| is_traceparent(value)) {
             Some(value) => bytes.extend_from_slice(value),
-            None => put(&mut bytes, &["00-", context.id.as_str(), "-", &context.id.as_str()[16..], "-00"]),
+            None => append(&mut bytes, [b"00-", id.as_bytes(), b"-", &id.as_bytes()[16..], b"-00"]),
         }
         bytes.extend_from_slice(b"\r\n\r\n");
         Ok(Self { bytes, bearer })
     }
 
     /// A request of our own: whose is the token? Answered to any token that the DataHUB accepts (GitLab `lib/api/users.rb`).
-    pub fn probe(mut bytes: Buffer, datahub: &DataHub, session: &OpenSession, context: &RequestContext) -> Self {
-        bytes.make_room(datahub.address.root().len() + MAX_OURS);
-        let bearer = begin(&mut bytes, "GET", "/api/v4/user", datahub, session);
-        put(&mut bytes, &["X-Request-Id: ", context.id.as_str(), "\r\n\r\n"]);
+    pub fn probe(mut bytes: Buffer, caller: Caller<'_>) -> Self {
+        bytes.make_room(caller.datahub.address.root().len() + MAX_OURS);
+        let bearer = begin(&mut bytes, "GET", "/api/v4/user", caller);
+        append(&mut bytes, [b"X-Request-Id: ", caller.context.id.as_str().as_bytes(), b"\r\n\r\n"]);
         Self { bytes, bearer }
     }
 
@@ -104,9 +116,11 @@ impl Drop for Message {
 }
 
 /// Writes the first lines of a message; where in it the bearer is. There is room for them, so that nothing moves.
-fn begin(bytes: &mut Buffer, method: &str, target: &str, datahub: &DataHub, session: &OpenSession) -> Range<usize> {
-    let (root, host) = (datahub.address.root(), datahub.address.host_header());
-    put(bytes, &[method, " ", root, target, " HTTP/1.1\r\nHost: ", host, "\r\nAuthorization: Bearer "]);
+fn begin(bytes: &mut Buffer, method: &str, target: &str, caller: Caller<'_>) -> Range<usize> {
+    let Caller { datahub, session, .. } = caller;
+    let parts = [method, " ", datahub.address.root(), target, " HTTP/1.1\r\nHost: ", datahub.address.host_header()];
+    append(bytes, parts.map(str::as_bytes));
+    bytes.extend_from_slice(b"\r\nAuthorization: Bearer ");
     let start = bytes.len();
     session.write_bearer(bytes);
     let bearer = start..bytes.len();
@@ -114,8 +128,18 @@ fn begin(bytes: &mut Buffer, method: &str, target: &str, datahub: &DataHub, sess
     bearer
 }
 
-fn put(bytes: &mut Vec<u8>, parts: &[&str]) {
-    parts.iter().for_each(|part| bytes.extend_from_slice(part.as_bytes()));
+/// An IPv4 address is written without the detour of a formatter: every call has one.
+fn write_address(address: IpAddr, bytes: &mut Vec<u8>) {
+    let IpAddr::V4(address) = address else {
+        write!(bytes, "{address}").expect("a Vec takes everything");
+        return;
+    };
+    for (at, octet) in address.octets().into_iter().enumerate() {
+        if at > 0 {
+            bytes.push(b'.');
+        }
+        write_decimal(octet.into(), bytes);
+    }
 }
 
 /// What a browser may tell a DataHUB: a number for each field, and whether it may be said in several (RFC 9110 section 5.3).
@@ -148,6 +172,5 @@ fn is_traceparent(value: &[u8]) -> bool {
         })
 }
 
-const TAKES_ALL: &str = "a Vec takes everything";
 /// Room for what we add to a head: the token, a host, an address and ids, in bytes. Tokens fit into a cookie.
 const MAX_OURS: usize = 4096 + 1024;

@@ -4,13 +4,12 @@
 //! ones named here, no cookie, no content that a browser would run. The fields go from the buffer they were read into
 //! straight into the one that is written.
 
-use std::io::Write as _;
-
 use memchr::memchr;
 
 use crate::datahub::transport::Address;
 use crate::error::{ApiError, Code};
-use crate::http::body::BodyLength;
+use crate::http::body::{BodyLength, write_content_length};
+use crate::http::buffer::append;
 use crate::http::client::Response;
 use crate::http::head::{Field, is_name};
 use crate::proxy::target::{Policy, Target};
@@ -38,9 +37,9 @@ pub fn write_fields(
     out: &mut Vec<u8>,
 ) -> Result<(), ApiError> {
     let fields = response.fields();
-    let has_options = fields
-        .list("connection")
-        .any(|option| !matches!(option.to_ascii_lowercase().as_slice(), b"keep-alive" | b"close"));
+    let is_field_name =
+        |option: &[u8]| !option.eq_ignore_ascii_case(b"keep-alive") && !option.eq_ignore_ascii_case(b"close");
+    let has_options = fields.list("connection").any(is_field_name);
     let mut seen = Singletons::default();
     for field in fields.iter() {
         // What `Connection` names is of that connection only.
@@ -51,7 +50,7 @@ pub fn write_fields(
             Passage::Dropped => {}
             Passage::AsItIs => field.write(out),
             Passage::UpstreamRequestId => {
-                [b"x-upstream-request-id: ", field.value, b"\r\n"].iter().for_each(|part| out.extend_from_slice(part));
+                append(out, [b"x-upstream-request-id: ", field.value, b"\r\n"]);
             }
             Passage::Link => rewriter.write_links(field.value, out),
             Passage::ContentType => seen.content_type = once(seen.content_type, field)?,
@@ -86,7 +85,7 @@ pub fn write_framing(response: &Response, takes_chunks: bool, out: &mut Vec<u8>)
             out.extend_from_slice(b"transfer-encoding: chunked\r\n");
         }
         (BodyLength::None | BodyLength::Known(_), Some(length)) => {
-            write!(out, "content-length: {length}\r\n").expect("a Vec takes everything");
+            write_content_length(length, out);
         }
         _ => {}
     }
@@ -114,9 +113,7 @@ impl Singletons<'_> {
             disposition => {
                 let value = disposition.map_or(&b""[..], |field| field.value);
                 let parameters = memchr(b';', value).map_or(&b""[..], |at| &value[at..]);
-                [b"content-disposition: attachment", parameters, b"\r\n"]
-                    .iter()
-                    .for_each(|part| out.extend_from_slice(part));
+                append(out, [b"content-disposition: attachment", parameters, b"\r\n"]);
             }
         }
     }
@@ -175,7 +172,7 @@ impl UrlRewriter<'_> {
             None if self.is_elsewhere(location) => ("", location),
             None => return false,
         };
-        ["location: ", prefix, rest, "\r\n"].iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        append(out, [b"location: ", prefix.as_bytes(), rest.as_bytes(), b"\r\n"]);
         true
     }
 
@@ -192,7 +189,7 @@ impl UrlRewriter<'_> {
                 && let Some(target) = self.at_gateway(url)
             {
                 let parts = [before, self.public, target.as_str(), ">", parameters.trim_end()];
-                parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+                append(out, parts.map(str::as_bytes));
                 before = ", <";
             }
             rest = next;
@@ -245,7 +242,7 @@ fn end_of_parameters(text: &[u8]) -> usize {
 
 /// ASCII without control characters: what may stand in a field of ours.
 fn is_visible(text: &str) -> bool {
-    text.bytes().fold(true, |is, byte| is & (byte >= b' ') & (byte < 0x7f))
+    text.bytes().fold(true, |is, byte| is & (b' '..0x7f).contains(&byte))
 }
 
 /// Whether no browser runs content of this type, given `nosniff`.

@@ -19,8 +19,8 @@ use crate::admin::Draining;
 use crate::context::{Client, Incomplete, RequestContext};
 use crate::error::{ApiError, Code};
 use crate::guard::{self, Access, Guard};
-use crate::http::body::{self, CHUNK_END, LAST_CHUNK, write_chunk_size};
-use crate::http::buffer::{Buffer, BufferPool};
+use crate::http::body::{self, CHUNK_END, LAST_CHUNK, write_chunk_size, write_content_length};
+use crate::http::buffer::{Buffer, BufferPool, append};
 use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
 use crate::http::server::{Connection, RequestError, Settings, Stream, WriteError};
@@ -78,11 +78,9 @@ impl Worker {
         context: &Rc<RequestContext>,
     ) {
         let mut access = Access::Open;
-        let answered = {
-            let answer = pin!(self.answer(request, connection, peer, &mut access, context));
-            // A panic is the end of one request and not of the worker.
-            AssertUnwindSafe(answer).catch_unwind().await
-        };
+        // In a box, so that an idle connection holds no room for a call. A panic is the end of one request and not of the worker.
+        let answer = Box::pin(self.answer(request, connection, peer, &mut access, context));
+        let answered = AssertUnwindSafe(answer).catch_unwind().await;
         match answered.unwrap_or_else(|_| Err(ApiError::from(Code::Internal).closing().into())) {
             Ok(()) => {}
             Err(Failure::ClientLeft) => {
@@ -107,7 +105,7 @@ impl Worker {
         access: &mut Access,
         context: &Rc<RequestContext>,
     ) -> Result<(), Failure> {
-        if self.proxy.serves(request.target()) {
+        if self.proxy.serves(request) {
             *access = self.guard.check_call(request, context)?;
             if *access == Access::Preflight {
                 return self.write_preflight(request, false, connection, context).await;
@@ -149,7 +147,7 @@ impl Worker {
         let mut out = self.begin_head(status, connection);
         let headers = response.headers();
         for (name, value) in headers.iter().filter(|(name, _)| !guard::is_hardening(name.as_str())) {
-            put(&mut out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+            append(&mut out, [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
         for (name, line) in [("cache-control", "cache-control: no-store\r\n"), ("vary", "vary: Cookie\r\n")] {
             if !is_file && !headers.contains_key(name) {
@@ -157,7 +155,7 @@ impl Worker {
             }
         }
         match size {
-            BodySize::Sized(length) if status != StatusCode::NO_CONTENT => write_length(length, &mut out),
+            BodySize::Sized(length) if status != StatusCode::NO_CONTENT => write_content_length(length, &mut out),
             BodySize::Stream if is_chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             _ => {}
         }
@@ -190,7 +188,7 @@ impl Worker {
         if has_body && is_chunked && written.is_ok() {
             written = connection.write(&[LAST_CHUNK]).await;
         }
-        record_written(written, context);
+        record_written(&written, context);
     }
 
     /// Writes what the browser is told of a failure, which the log learns the reason of.
@@ -211,19 +209,19 @@ impl Worker {
         let mut out = self.begin_head(status, connection);
         out.extend_from_slice(b"content-type: application/problem+json\r\ncache-control: no-store\r\nvary: Cookie\r\n");
         for (name, value) in error.fields() {
-            put(&mut out, &[name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+            append(&mut out, [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
         if access == Access::Download {
             out.extend_from_slice(b"content-disposition: attachment\r\n");
         }
-        write_length(problem.len() as u64, &mut out);
+        write_content_length(problem.len() as u64, &mut out);
         self.end_head(false, access, request, connection, context, &mut out);
         context.record_answer(status.as_u16(), Some(error.code()));
         if request.is_none_or(|request| request.method() != "HEAD") {
             context.count_out(problem.len());
             out.extend_from_slice(problem.as_bytes());
         }
-        record_written(connection.write(&[&out]).await, context);
+        record_written(&connection.write(&[&out]).await, context);
     }
 
     /// Answers what is no request, after which the connection is closed. It has its line in the log, too.
@@ -249,14 +247,17 @@ impl Worker {
         out.extend_from_slice(b"cache-control: no-store\r\nvary: Cookie\r\n");
         self.end_head(is_file, Access::Preflight, Some(request), connection, context, &mut out);
         context.record_answer(StatusCode::NO_CONTENT.as_u16(), None);
-        record_written(connection.write(&[&out]).await, context);
+        record_written(&connection.write(&[&out]).await, context);
         Ok(())
     }
 
     fn begin_head(&self, status: StatusCode, connection: &Connection) -> Buffer {
         let mut out = self.pool.take();
         let reason = status.canonical_reason().unwrap_or_default();
-        put(&mut out, &[connection.version().as_bytes(), status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
+        append(
+            &mut out,
+            [connection.version().as_bytes(), status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"],
+        );
         out
     }
 
@@ -274,7 +275,7 @@ impl Worker {
         if let Some(request) = request {
             self.guard.write_cors(access, request.fields(), out);
         }
-        put(out, &[connection.persistence_field(), b"x-request-id: ", context.id.as_str().as_bytes(), b"\r\ndate: "]);
+        append(out, [connection.persistence_field(), b"x-request-id: ", context.id.as_str().as_bytes(), b"\r\ndate: "]);
         self.clock.write(SystemTime::now(), out);
         out.extend_from_slice(b"\r\n\r\n");
     }
@@ -295,13 +296,14 @@ async fn read_body(
         context.count_in(piece.len());
         body.extend_from_slice(&piece);
         if body.len() as u64 > MAX_BODY {
+            connection.abort();
             return Ok(Bytes::new());
         }
     }
     Ok(body.freeze())
 }
 
-fn record_written(written: Result<(), WriteError>, context: &RequestContext) {
+fn record_written(written: &Result<(), WriteError>, context: &RequestContext) {
     match written {
         Ok(()) => {}
         Err(WriteError::Gone(_)) => context.record_incomplete(Incomplete::ClientGone),
@@ -311,15 +313,6 @@ fn record_written(written: Result<(), WriteError>, context: &RequestContext) {
 
 fn canonical(peer: SocketAddr) -> IpAddr {
     peer.ip().to_canonical()
-}
-
-fn write_length(length: u64, out: &mut Vec<u8>) {
-    use std::io::Write as _;
-    write!(out, "content-length: {length}\r\n").expect("a Vec takes everything");
-}
-
-fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
-    parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
 /// Longest body for one of our own routes, in bytes.

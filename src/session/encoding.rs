@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 use crate::datahub::oidc::User;
-use crate::datahub::token::{AccessToken, RefreshToken, TokenSet};
+use crate::datahub::token::{AccessToken, RefreshToken, TokenSet, filter_hash};
 use crate::seal::cookie::Plaintext;
 use crate::session::Session;
 
@@ -57,14 +57,14 @@ impl Plaintext for Session {
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        Fields::read(bytes).map(|fields| fields.session(bytes))
+        EncodedFields::read(bytes).map(|fields| fields.session(bytes))
     }
 }
 
 /// What an encoded session says, and where in its bytes: each field is checked and nothing is copied. Whatever is not the
 /// one encoding of a session is refused here and nowhere else.
 #[derive(Debug)]
-pub(super) struct Fields {
+pub(super) struct EncodedFields {
     pub created_at: SystemTime,
     pub expires_at: SystemTime,
     pub idle_expires_at: SystemTime,
@@ -80,7 +80,7 @@ pub(super) struct Fields {
     scopes: Option<Range<usize>>,
 }
 
-impl Fields {
+impl EncodedFields {
     /// The fields of the session that `bytes` are the encoding of.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let mut rest = Reader { bytes, at: 0 };
@@ -183,6 +183,18 @@ impl Token {
         match self {
             Self::Packed(span) => span.len() * 2,
             Self::Plain(span) => span.len(),
+        }
+    }
+
+    /// The [`filter_hash`] of the token itself, which is somewhere in `bytes`.
+    pub(super) fn filter_hash(&self, bytes: &[u8]) -> u64 {
+        match self {
+            Self::Plain(span) => filter_hash(&bytes[span.clone()]),
+            // Hex of four bytes, if there are as many.
+            Self::Packed(span) => bytes[span.clone()].last_chunk::<4>().map_or(0, |end| {
+                let digits = end.map(|byte| [hex_digit(byte >> 4), hex_digit(byte & 0xf)]);
+                filter_hash(digits.as_flattened())
+            }),
         }
     }
 

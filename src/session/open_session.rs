@@ -5,20 +5,20 @@
 use std::time::{Duration, SystemTime};
 
 use crate::seal::Unsealed;
-use crate::session::encoding::{Fields, UserId};
+use crate::session::encoding::{EncodedFields, UserId};
 use crate::session::{Session, is_stale};
 
 /// A session that has been opened for one call. It refuses whatever [`Session`] refuses to decode.
 #[derive(Debug)]
 pub struct OpenSession {
     plaintext: Unsealed,
-    fields: Fields,
+    fields: EncodedFields,
 }
 
 impl OpenSession {
     /// The session that `plaintext` is the encoding of.
     pub fn read(plaintext: Unsealed) -> Option<Self> {
-        Fields::read(&plaintext).map(|fields| Self { plaintext, fields })
+        EncodedFields::read(&plaintext).map(|fields| Self { plaintext, fields })
     }
 
     /// When the login was.
@@ -49,6 +49,11 @@ impl OpenSession {
     /// Whether there is a refresh token.
     pub fn can_refresh(&self) -> bool {
         self.fields.refresh.is_some()
+    }
+
+    /// The [`filter_hash`](crate::datahub::token::filter_hash) of the refresh token, if there is one.
+    pub fn refresh_filter_hash(&self) -> Option<u64> {
+        self.fields.refresh.as_ref().map(|token| token.filter_hash(&self.plaintext))
     }
 
     /// As [`Session::is_stale_at`].
@@ -89,6 +94,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::datahub::token::RefreshToken;
     use crate::seal::cookie::Plaintext;
     use crate::seal::{Key, Keyring};
     use crate::session::encoding::tests::any_session;
@@ -103,6 +109,7 @@ pub(super) mod tests {
             prop_assert_eq!((open.token_issued_at(), open.token_lifetime()), (tokens.issued, tokens.lifetime));
             prop_assert_eq!(open.token_expires_at(), tokens.expires_at());
             prop_assert_eq!(open.can_refresh(), tokens.refresh.is_some());
+            prop_assert_eq!(open.refresh_filter_hash(), tokens.refresh.as_ref().map(RefreshToken::filter_hash));
             let mut digits = [0; 20];
             prop_assert_eq!(open.user_id(&mut digits), session.user.id.as_bytes());
             let mut bearer = b"Authorization: Bearer ".to_vec();

@@ -47,14 +47,14 @@ use crate::error::{ApiError, Code};
 use crate::metrics;
 use crate::session::decision::{Attempt, CacheEntry, Decision, Reason, decide};
 use crate::session::refresh::cache::{Begun, CacheKey, RefreshCache};
-use crate::session::{Limits, Session};
+use crate::session::{Session, SessionLimits};
 
 /// Renews token sets, for all workers of the process.
 #[derive(Debug, Clone)]
 pub struct Refresher {
     cache: Arc<RefreshCache>,
     tasks: mpsc::UnboundedSender<Task>,
-    limits: Limits,
+    limits: SessionLimits,
 }
 
 /// Which tokens a call goes on with.
@@ -73,28 +73,22 @@ pub enum Resolution {
 
 impl Refresher {
     /// A refresher for sessions with these `limits`, and the place where its tasks run.
-    pub fn new(limits: Limits) -> (Self, Tasks) {
+    pub fn new(limits: SessionLimits) -> (Self, Tasks) {
         let (tasks, queue) = mpsc::unbounded_channel();
         (Self { cache: Arc::new(RefreshCache::new(limits.remember)), tasks, limits }, Tasks(queue))
     }
 
-    /// Whether nothing is known of any token: then no call needs [`Refresher::has_entry_for`]. One load, no lock.
-    pub fn is_empty(&self) -> bool {
-        self.cache.is_empty()
-    }
-
-    /// Whether something may be known of this refresh token; `false` is certain, and the answer for nearly every call. A few
-    /// nanoseconds, no lock; only the last eight bytes of the token are looked at, at least that many must be given.
-    pub fn may_have_entry_for(&self, refresh_token: &[u8]) -> bool {
-        self.cache.may_hold(refresh_token)
+    /// Whether something may be known of a refresh token of this [`filter_hash`](crate::datahub::token::filter_hash); `false` is
+    /// certain, and the answer for nearly every call. Costs two loads and no lock.
+    pub fn may_have_entry_for(&self, filter_hash: u64) -> bool {
+        self.cache.may_hold(filter_hash)
     }
 
     /// Whether a call with these tokens must ask [`Refresher::resolve`], whatever its own reason. Takes a lock only if
     /// [`Refresher::may_have_entry_for`].
-    #[expect(clippy::disallowed_methods, reason = "it is compared and not kept")]
     pub fn has_entry_for(&self, datahub: &DataHub, tokens: &TokenSet) -> bool {
         let Some(token) = &tokens.refresh else { return false };
-        self.may_have_entry_for(token.expose().as_bytes())
+        self.may_have_entry_for(token.filter_hash())
             && self.cache.lookup(&CacheKey::new(datahub, token), tokens, Instant::now()).is_some()
     }
 
@@ -135,7 +129,7 @@ impl Refresher {
                     return Ok(Resolution::Renewed(self.cache.newest(datahub, next, Instant::now())));
                 }
                 Decision::Refresh => {
-                    entry = Some(self.refresh(datahub, token).await);
+                    entry = Some(self.refresh(datahub, token, &session.tokens).await);
                     attempt.has_waited = true;
                 }
                 Decision::Retry => return Ok(Resolution::Retry { closes: false }),
@@ -165,15 +159,16 @@ impl Refresher {
         self.cache.invalidate_chain(datahub, token, Instant::now())
     }
 
-    /// Waits for a refresh, and begins one if none is under way: what is known then. If it takes too long, it still is in
-    /// flight.
-    async fn refresh(&self, datahub: &Arc<DataHub>, token: &RefreshToken) -> CacheEntry {
+    /// Waits for a refresh of `tokens`, and begins one if none is under way: what is known afterwards. If it takes too long,
+    /// it still is in flight.
+    async fn refresh(&self, datahub: &Arc<DataHub>, token: &RefreshToken, tokens: &TokenSet) -> CacheEntry {
         let key = CacheKey::new(datahub, token);
-        let mut receiver = match self.cache.begin(key, Instant::now()) {
-            Begun::Joined(receiver) => {
+        let mut receiver = match self.cache.begin(key, tokens, Instant::now()) {
+            Begun::Known(CacheEntry::InFlight(receiver)) => {
                 record("joined", datahub, token);
                 receiver
             }
+            Begun::Known(entry) => return entry,
             Begun::New(sender, receiver) => {
                 let (datahub, token, cache) = (Arc::clone(datahub), token.clone(), Arc::clone(&self.cache));
                 // Once the process ends nobody takes it, and the sender is dropped, which callers see.

@@ -28,19 +28,15 @@ impl RefreshCache {
         Self { filter: Filter::new(), entries: Mutex::default(), ttl }
     }
 
-    /// Whether there is no entry at all. Takes no lock.
-    pub(super) fn is_empty(&self) -> bool {
-        self.filter.is_empty()
-    }
-
-    /// Whether there may be an entry for this refresh token; `false` is certain. Takes no lock.
-    pub(super) fn may_hold(&self, token: &[u8]) -> bool {
-        !self.filter.is_empty() && self.filter.may_hold(slot_of(token))
+    /// Whether there may be an entry for a refresh token of this [`filter_hash`](crate::datahub::token::filter_hash); `false`
+    /// is certain. Takes no lock.
+    pub(super) fn may_hold(&self, filter_hash: u64) -> bool {
+        self.filter.may_hold(slot_of(filter_hash))
     }
 
     /// What is known of a session's refresh token, as far as it applies to the session's `tokens`.
     pub(super) fn lookup(&self, key: &CacheKey, tokens: &TokenSet, now: Instant) -> Option<CacheEntry> {
-        if self.filter.is_empty() || !self.filter.may_hold(key.slot) {
+        if !self.filter.may_hold(key.slot) {
             return None;
         }
         self.lock().get(key, now).filter(|entry| entry.applies_to(tokens)).cloned()
@@ -51,11 +47,12 @@ impl RefreshCache {
         self.lock().insert(key, entry, now, self.ttl, &self.filter);
     }
 
-    /// Notes that a refresh begins, or gives the receiver of the one that is under way.
-    pub(super) fn begin(&self, key: CacheKey, now: Instant) -> Begun {
+    /// Notes that a refresh of a session's `tokens` begins, unless something has become known since
+    /// [`RefreshCache::lookup`].
+    pub(super) fn begin(&self, key: CacheKey, tokens: &TokenSet, now: Instant) -> Begun {
         let mut entries = self.lock();
-        if let Some(CacheEntry::InFlight(outcome)) = entries.get(&key, now) {
-            return Begun::Joined(outcome.clone());
+        if let Some(entry) = entries.get(&key, now).filter(|entry| entry.applies_to(tokens)) {
+            return Begun::Known(entry.clone());
         }
         let (sender, receiver) = watch::channel(None);
         entries.put(key, CacheEntry::InFlight(receiver.clone()), None, &self.filter);
@@ -120,12 +117,12 @@ impl RefreshCache {
     }
 }
 
-/// A refresh that is to be waited for.
+/// Whether a refresh begins.
 pub(super) enum Begun {
-    /// Nobody had begun it: whoever gets the sender must carry it out.
+    /// It does: whoever gets the sender must carry it out, and the receiver gets its outcome.
     New(watch::Sender<Option<CacheEntry>>, watch::Receiver<Option<CacheEntry>>),
-    /// It is under way.
-    Joined(watch::Receiver<Option<CacheEntry>>),
+    /// It does not: this is known, such as that a refresh is under way, or that the session has ended.
+    Known(CacheEntry),
 }
 
 /// What an entry is found by: a DataHUB and a refresh token, neither of which can be read from it.
@@ -136,9 +133,8 @@ pub(super) struct CacheKey {
 }
 
 impl CacheKey {
-    #[expect(clippy::disallowed_methods, reason = "14 bits of it are kept")]
     pub(super) fn new(datahub: &DataHub, token: &RefreshToken) -> Self {
-        Self { digest: token.digest_at(datahub.id.as_str()), slot: slot_of(token.expose().as_bytes()) }
+        Self { digest: token.digest_at(datahub.id.as_str()), slot: slot_of(token.filter_hash()) }
     }
 }
 
@@ -208,12 +204,8 @@ impl Filter {
         Self { count: AtomicUsize::new(0), slots: (0..1 << SLOT_BITS).map(|_| AtomicU32::new(0)).collect() }
     }
 
-    fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Acquire) == 0
-    }
-
     fn may_hold(&self, slot: usize) -> bool {
-        self.slots[slot].load(Ordering::Acquire) > 0
+        self.count.load(Ordering::Acquire) > 0 && self.slots[slot].load(Ordering::Acquire) > 0
     }
 
     fn add(&self, slot: usize) {
@@ -227,12 +219,9 @@ impl Filter {
     }
 }
 
-/// Where a token is counted, by its last eight bytes: tokens are random, and those that begin alike (JWTs) end differently.
-fn slot_of(token: &[u8]) -> usize {
-    let end = token.last_chunk().map_or(0, |end| u64::from_le_bytes(*end));
-    // Fibonacci hashing (Knuth, The Art of Computer Programming, section 6.4): the upper bits depend on all of `end`.
-    let hash = end.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    usize::try_from(hash >> (u64::BITS - SLOT_BITS)).expect("14 bits")
+/// Where tokens of this hash are counted.
+fn slot_of(filter_hash: u64) -> usize {
+    usize::try_from(filter_hash >> (u64::BITS - SLOT_BITS)).expect("14 bits")
 }
 
 /// How many entries are kept.
@@ -245,13 +234,14 @@ const SLOT_BITS: u32 = 14;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datahub::token::filter_hash;
 
     const TTL: Duration = Duration::from_mins(10);
 
     fn key(number: u64) -> CacheKey {
         let mut digest = [0; 32];
         digest[..8].copy_from_slice(&number.to_le_bytes());
-        CacheKey { digest, slot: slot_of(&number.to_le_bytes()) }
+        CacheKey { digest, slot: slot_of(filter_hash(&number.to_le_bytes())) }
     }
 
     /// A million refreshes, each of a token that nobody has seen before.
@@ -285,19 +275,29 @@ mod tests {
     #[test]
     fn the_filter_knows_every_entry_and_forgets_what_is_removed() {
         let (cache, now) = (RefreshCache::new(TTL), Instant::now());
-        let tokens: Vec<_> = (0..1_000).map(|number: u64| format!("{number:08x}")).collect();
-        assert!(cache.is_empty() && tokens.iter().all(|token| !cache.may_hold(token.as_bytes())));
-        let key = |token: &String| CacheKey { digest: [7; 32], slot: slot_of(token.as_bytes()) };
-        for token in &tokens {
-            assert!(matches!(cache.begin(key(token), now), Begun::New(..)));
+        let hashes =
+            |numbers: std::ops::Range<u64>| numbers.map(|number| filter_hash(format!("{number:08x}").as_bytes()));
+        let key = |hash: u64| CacheKey { digest: [7; 32], slot: slot_of(hash) };
+        assert!(hashes(0..1_000).all(|hash| !cache.may_hold(hash)));
+        let session = TokenSet {
+            access: "a".to_owned().try_into().expect("visible ASCII"),
+            refresh: None,
+            issued: std::time::SystemTime::UNIX_EPOCH,
+            lifetime: TTL,
+        };
+        let mut senders = Vec::new();
+        for hash in hashes(0..1_000) {
+            let Begun::New(sender, _) = cache.begin(key(hash), &session, now) else { panic!("nothing is known") };
+            senders.push(sender);
+            let again = cache.begin(key(hash), &session, now);
+            assert!(matches!(again, Begun::Known(CacheEntry::InFlight(_))), "one refresh for each token");
         }
-        assert!(!cache.is_empty() && tokens.iter().all(|token| cache.may_hold(token.as_bytes())));
-        let others = (1_000..11_000).map(|number: u64| format!("{number:08x}"));
-        let met = others.filter(|token| cache.may_hold(token.as_bytes())).count();
+        assert!(hashes(0..1_000).all(|hash| cache.may_hold(hash)));
+        let met = hashes(1_000..11_000).filter(|hash| cache.may_hold(*hash)).count();
         assert!(met < 1_000, "{met} of 10,000 tokens without an entry meet one");
-        for token in &tokens {
-            cache.finish(&key(token), CacheEntry::Failed, now).expect("nobody has ended it");
+        for hash in hashes(0..1_000) {
+            cache.finish(&key(hash), CacheEntry::Failed, now).expect("nobody has ended it");
         }
-        assert!(cache.is_empty() && tokens.iter().all(|token| !cache.may_hold(token.as_bytes())));
+        assert!(hashes(0..1_000).all(|hash| !cache.may_hold(hash)));
     }
 }

@@ -1,0 +1,150 @@
+//! An answer on its way down: its head and its body, piece by piece.
+//!
+//! What breaks off on the way ends the browser's connection, so that nobody takes what there is of it for the whole.
+
+use std::pin::pin;
+use std::time::SystemTime;
+
+use actix_web::http::StatusCode;
+
+use crate::access_log::chain;
+use crate::context::Incomplete;
+use crate::guard::Access;
+use crate::http::body::{CHUNK_END, LAST_CHUNK, write_chunk_size};
+use crate::http::buffer::{Buffer, append};
+use crate::http::client::ResponseBodyError;
+use crate::http::server::{ClientLeft, Connection, WriteError};
+use crate::proxy::response::{self, UrlRewriter};
+use crate::proxy::upstream::Exchange;
+use crate::proxy::{Call, Failure};
+
+impl Call<'_> {
+    /// Passes an answer on, of whose body `peeked` has been read, or else what came with the head.
+    ///
+    /// # Errors
+    /// `datahub_invalid_response` for an answer that cannot be passed on; nothing has been written then.
+    pub(super) async fn relay(
+        &self,
+        mut exchange: Exchange<'_>,
+        peeked: &[u8],
+        client: &mut Connection,
+    ) -> Result<(), Failure> {
+        let is_unbounded = exchange.response.length.known().is_none();
+        let is_chunked = is_unbounded && client.takes_chunks();
+        client.persists(self.is_last || (is_unbounded && !is_chunked));
+        let mut out = self.head(&exchange, is_chunked, client)?;
+        self.context.record_answer(exchange.response.status(), None);
+
+        let start = if peeked.is_empty() { exchange.response.start() } else { peeked };
+        self.context.count_out(start.len());
+        let written = match start.len() {
+            0 => client.write(&[&out]).await,
+            _ if is_chunked => {
+                write_chunk_size(start.len(), &mut out);
+                client.write(&[&out, start, CHUNK_END]).await
+            }
+            1..=MAX_COPIED => {
+                out.extend_from_slice(start);
+                client.write(&[&out]).await
+            }
+            _ => client.write(&[&out, start]).await,
+        };
+        let streamed = match written {
+            Ok(()) => self.stream(&mut exchange, is_chunked, out, client).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(broken) = streamed {
+            client.abort();
+            self.context.record_incomplete(Incomplete::from(&broken));
+            if let Broken::Upstream(error) = broken {
+                let (datahub, reason) = (self.datahub.id.as_str(), chain(&error));
+                log::warn!(datahub, reason; "an answer broke off");
+            }
+        }
+        Ok(())
+    }
+
+    /// The head of the answer, as the browser gets it.
+    fn head(&self, exchange: &Exchange<'_>, is_chunked: bool, client: &Connection) -> Result<Buffer, Failure> {
+        let (proxy, response, is_head) = (self.proxy, &exchange.response, self.request.method() == "HEAD");
+        let public = &proxy.routes[self.datahub.index()].public;
+        let rewriter = UrlRewriter { upstream: &self.datahub.address, public, policy: &proxy.shared.settings.policy };
+        let mut out = proxy.pool.take();
+        let status = StatusCode::from_u16(response.status()).expect("it was read as three digits");
+        let reason = status.canonical_reason().unwrap_or_default();
+        append(&mut out, [client.version(), status.as_str(), " ", reason, "\r\n"].map(str::as_bytes));
+        response::write_fields(response, rewriter, is_head, self.access == Access::Download, &mut out)?;
+        response::write_framing(response, is_chunked, &mut out);
+        proxy.guard.harden(false, &mut out);
+        out.extend_from_slice(b"cache-control: private, no-store\r\nvary: Cookie, Accept-Encoding\r\n");
+        proxy.guard.write_cors(self.access, self.request.fields(), &mut out);
+        let id = self.context.id.as_str().as_bytes();
+        append(&mut out, [client.persistence_field(), b"x-request-id: ", id, b"\r\ndate: "]);
+        proxy.clock.write(SystemTime::now(), &mut out);
+        out.extend_from_slice(b"\r\n\r\n");
+        Ok(out)
+    }
+
+    /// Passes on what follows the beginning of a body.
+    async fn stream(
+        &self,
+        exchange: &mut Exchange<'_>,
+        is_chunked: bool,
+        mut out: Buffer,
+        client: &mut Connection,
+    ) -> Result<(), Broken> {
+        while let Some(piece) = client.unless_client_leaves(pin!(exchange.next_piece())).await?? {
+            self.context.count_out(piece.len());
+            if is_chunked {
+                out.clear();
+                write_chunk_size(piece.len(), &mut out);
+                client.write(&[&out, &piece, CHUNK_END]).await?;
+            } else {
+                client.write(&[&piece]).await?;
+            }
+        }
+        if is_chunked {
+            client.write(&[LAST_CHUNK]).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Why an answer whose head has gone down does not come to its end.
+enum Broken {
+    Upstream(ResponseBodyError),
+    Client(WriteError),
+    Left,
+}
+
+impl From<ResponseBodyError> for Broken {
+    fn from(error: ResponseBodyError) -> Self {
+        Self::Upstream(error)
+    }
+}
+
+impl From<WriteError> for Broken {
+    fn from(error: WriteError) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<ClientLeft> for Broken {
+    fn from(_: ClientLeft) -> Self {
+        Self::Left
+    }
+}
+
+impl From<&Broken> for Incomplete {
+    fn from(broken: &Broken) -> Self {
+        match broken {
+            Broken::Upstream(ResponseBodyError::Stalled) => Self::UpstreamStalled,
+            Broken::Upstream(_) => Self::UpstreamBroke,
+            Broken::Client(WriteError::TooSlow) => Self::ResponseTimeout,
+            Broken::Client(WriteError::Gone(_)) | Broken::Left => Self::ClientGone,
+        }
+    }
+}
+
+/// So much of a body is copied behind its head, in bytes, and not written from where it is: one part is written faster than two.
+const MAX_COPIED: usize = 8 * 1024;
