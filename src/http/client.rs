@@ -119,7 +119,7 @@ fn length_of(
     fields: Fields<'_>,
     is_head: bool,
 ) -> Result<(BodyLength, Option<u64>), ReceiveError> {
-    let (Ok(coding), Ok(length)) = (fields.only("transfer-encoding"), fields.only("content-length")) else {
+    let [Ok(coding), Ok(length)] = fields.only_each(["transfer-encoding", "content-length"]) else {
         return Err(ReceiveError::Invalid("a framing that is ambiguous"));
     };
     if coding.is_some() && (length.is_some() || !head.is_http_1_1) {
@@ -161,7 +161,7 @@ impl Connection {
             // Through TLS what was written is on its way only once it has been flushed.
             io.stream.flush().await
         };
-        timer.within(Instant::now() + limit, pin!(sent)).await.map(|sent: io::Result<()>| sent.is_ok())
+        timer.within(limit, pin!(sent)).await.map(|sent: io::Result<()>| sent.is_ok())
     }
 
     /// Sends the body of a request, piece by piece out of `next`, until it has ended, or until an answer comes or nothing more
@@ -201,7 +201,7 @@ impl Connection {
                 None if is_chunked => [LAST_CHUNK, b"", b""],
                 None => return Ok(Sent::Whole),
             };
-            match timer.within(Instant::now() + limit, pin!(io.write_or_response(&parts, is_head))).await {
+            match timer.within(limit, pin!(io.write_or_response(&parts, is_head))).await {
                 Err(Elapsed) => return Err(SendBodyError::Stalled),
                 Ok(Written::Early(early)) => return Ok(Sent::Early(Box::new(early?))),
                 Ok(Written::NotTaken) => return Ok(Sent::NotTaken),
@@ -218,7 +218,7 @@ impl Connection {
     pub async fn receive(&mut self, is_head: bool, limit: Duration) -> Result<Response, ReceiveError> {
         let Self { io, timer } = self;
         let received = std::future::poll_fn(|cx| io.poll_response(cx, is_head));
-        timer.within(Instant::now() + limit, received).await.unwrap_or(Err(ReceiveError::Stalled))
+        timer.within(limit, received).await.unwrap_or(Err(ReceiveError::Stalled))
     }
 
     /// The next piece of an answer's `body`, which may take `limit`; `None` once it has ended.
@@ -240,7 +240,7 @@ impl Connection {
                     .clamp(MIN_READ, PIECE);
                 io.read.make_room(most);
                 let read = io.stream.read_buf(&mut *io.read);
-                match timer.within(Instant::now() + limit, pin!(read)).await {
+                match timer.within(limit, pin!(read)).await {
                     Ok(Ok(0)) if matches!(body, BodyDecoder::UntilClose) => {
                         *body = BodyDecoder::Done;
                         return Ok(None);

@@ -215,7 +215,10 @@ impl<'a> Fields<'a> {
     #[inline]
     pub fn only_each<const N: usize>(self, names: [&str; N]) -> [Result<Option<&'a [u8]>, Several>; N] {
         let mut found = [Ok(None); N];
-        for span in self.spans {
+        // Most fields have a name of another length and are done with here.
+        let lengths = names.iter().fold(0_u64, |lengths, name| lengths | 1 << name.len());
+        let is_possible = |span: &&FieldSpan| span.name.len() < 64 && lengths & (1 << span.name.len()) != 0;
+        for span in self.spans.iter().filter(is_possible) {
             for (lower, found) in names.iter().zip(&mut found) {
                 if span.name.len() == lower.len() && is_name(span.name.of(self.bytes), lower) {
                     *found = if *found == Ok(None) { Ok(Some(span.value.of(self.bytes))) } else { Err(Several) };
@@ -250,9 +253,8 @@ impl Field<'_> {
 
     /// Appends the field to `out`, as a line: as it came, if it came in the usual form.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let (begin, end) = (self.span.name.begin as usize, self.span.value.end as usize);
-        let is_usual =
-            self.span.value.begin == self.span.name.end + 2 && self.bytes[self.span.name.end as usize + 1] == b' ';
+        let (begin, end) = (self.span.name.begin, self.span.value.end);
+        let is_usual = self.span.value.begin == self.span.name.end + 2 && self.bytes[self.span.name.end + 1] == b' ';
         match self.bytes.get(begin..end + 2) {
             Some(line) if is_usual && line.ends_with(b"\r\n") => out.extend_from_slice(line),
             _ => append(out, [self.name, b": ", self.value, b"\r\n"]),
@@ -288,24 +290,23 @@ pub enum HeadError {
     TooLarge,
 }
 
-/// Which bytes of a head: they are fewer than 4 GiB.
+/// Which bytes of a head.
 #[derive(Debug, Clone, Copy)]
 struct Span {
-    begin: u32,
-    end: u32,
+    begin: usize,
+    end: usize,
 }
 
 impl Span {
     fn of(self, bytes: &[u8]) -> &[u8] {
-        &bytes[self.begin as usize..self.end as usize]
+        &bytes[self.begin..self.end]
     }
 
     fn len(self) -> usize {
-        (self.end - self.begin) as usize
+        self.end - self.begin
     }
 
     fn moved_by(self, start: usize) -> Self {
-        let start = place(start);
         Self { begin: self.begin + start, end: self.end + start }
     }
 }
@@ -322,10 +323,6 @@ impl FieldSpan {
     }
 }
 
-fn place(at: usize) -> u32 {
-    u32::try_from(at).expect("a head has a limit far below 4 GiB")
-}
-
 /// The bytes that a head is read from.
 struct Place<'a>(&'a [u8]);
 
@@ -333,7 +330,7 @@ impl Place<'_> {
     /// Where `part`, which is one of the bytes' own slices, is in them.
     fn span(&self, part: &[u8]) -> Span {
         let begin = part.as_ptr().addr() - self.0.as_ptr().addr();
-        Span { begin: place(begin), end: place(begin + part.len()) }
+        Span { begin, end: begin + part.len() }
     }
 
     fn span_of(&self, field: &httparse::Header<'_>) -> FieldSpan {
@@ -343,7 +340,7 @@ impl Place<'_> {
     /// The same, if the field's line ends with CR LF.
     fn field(&self, field: &httparse::Header<'_>) -> Result<FieldSpan, HeadError> {
         let span = self.span_of(field);
-        let rest = &self.0[span.value.end as usize..];
+        let rest = &self.0[span.value.end..];
         // White space may follow the value.
         let is_strict = rest.starts_with(b"\r\n")
             || memchr(b'\n', rest).and_then(|end| end.checked_sub(1)).is_some_and(|last| rest[last] == b'\r');

@@ -275,7 +275,7 @@ impl Worker {
         if let Some(request) = request {
             self.guard.write_cors(access, request.fields(), out);
         }
-        append(out, [connection.persistence_field(), b"x-request-id: ", context.id.as_str().as_bytes(), b"\r\ndate: "]);
+        append(out, [connection.persistence_field(), b"x-request-id: ", context.id.as_bytes(), b"\r\ndate: "]);
         self.clock.write(SystemTime::now(), out);
         out.extend_from_slice(b"\r\n\r\n");
     }
