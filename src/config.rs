@@ -42,7 +42,7 @@ pub struct Config {
     /// Which sessions began too early.
     pub not_before: NotBefore,
     /// How long sessions last.
-    pub session: session::Limits,
+    pub session: session::SessionLimits,
     /// The DataHUBs.
     pub datahubs: DataHubs,
     /// What the proxy is told.
@@ -271,7 +271,7 @@ fn is_path(text: &str) -> bool {
 }
 
 /// The keys, the file they are in, the cut-off for everybody, and how long sessions last.
-type SessionSection = (Keyring, Option<PathBuf>, Option<SystemTime>, session::Limits);
+type SessionSection = (Keyring, Option<PathBuf>, Option<SystemTime>, session::SessionLimits);
 
 fn session(mut section: Section<'_>) -> Option<SessionSection> {
     let file: Option<PathBuf> = section.optional("keys_file");
@@ -289,7 +289,7 @@ fn session(mut section: Section<'_>) -> Option<SessionSection> {
     let [max_age, idle_timeout, refresh_ahead, refresh_ahead_body, remember] =
         ["max_age", "idle_timeout", "refresh_ahead", "refresh_ahead_body", "remember"].map(|key| section.duration(key));
     section.finish();
-    let limits = session::Limits {
+    let limits = session::SessionLimits {
         max_age: max_age?,
         idle_timeout: idle_timeout?,
         refresh_ahead: refresh_ahead?,

@@ -56,14 +56,14 @@ impl Keys {
 
 impl Keyring {
     /// # Errors
-    /// [`KeyError::Empty`] without a key, [`KeyError::Twice`] when two keys are equal or share an id.
+    /// [`KeyError::Empty`] without a key, [`KeyError::Duplicate`] when two keys are equal or share an id.
     pub fn new(keys: Vec<Key>) -> Result<Self, KeyError> {
         if keys.is_empty() {
             return Err(KeyError::Empty);
         }
         let ids: Vec<_> = keys.iter().map(|key| key.id).collect();
         if ids.iter().enumerate().any(|(at, id)| ids[..at].contains(id)) {
-            return Err(KeyError::Twice);
+            return Err(KeyError::Duplicate);
         }
         Ok(Self(Arc::new(ArcSwap::from_pointee(Keys { ids, keys }))))
     }
@@ -278,7 +278,7 @@ pub enum KeyError {
     Empty,
     /// Two keys of one id.
     #[error("holds the same key twice")]
-    Twice,
+    Duplicate,
     /// Some other text.
     #[error("is not base64")]
     NotBase64,
@@ -574,7 +574,7 @@ mod tests {
         good.parse::<Key>().expect("padded");
         good.trim_end_matches('=').parse::<Key>().expect("not padded");
         let twice = Keyring::new(vec![key(&good), key(&good)]);
-        assert_eq!(twice.unwrap_err(), KeyError::Twice);
+        assert_eq!(twice.unwrap_err(), KeyError::Duplicate);
         assert_eq!(Keyring::new(vec![]).unwrap_err(), KeyError::Empty);
     }
 

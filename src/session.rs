@@ -59,14 +59,14 @@ impl Session {
     }
 
     /// Whether the access token is so young that a refresh would bring nothing but load.
-    pub fn is_young_at(&self, now: SystemTime, limits: &Limits) -> bool {
+    pub fn is_young_at(&self, now: SystemTime, limits: &SessionLimits) -> bool {
         now < self.tokens.issued + limits.remember.min(self.tokens.lifetime / 2)
     }
 
     /// The same session with newer tokens.
     #[must_use]
-    pub fn renewed(&self, tokens: TokenSet, limits: &Limits) -> Self {
-        let idle_expires_at = limits.idle_end(&tokens);
+    pub fn renewed(&self, tokens: TokenSet, limits: &SessionLimits) -> Self {
+        let idle_expires_at = limits.idle_expires_at(&tokens);
         Self { idle_expires_at, tokens, ..self.clone() }
     }
 }
@@ -79,7 +79,7 @@ fn is_stale(expires_at: SystemTime, lifetime: Duration, can_refresh: bool, now: 
 
 /// How long sessions last and when their tokens are renewed.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct SessionLimits {
     /// From login to the end.
     pub max_age: Duration,
     /// From the last login or refresh to the end.
@@ -92,9 +92,9 @@ pub struct Limits {
     pub remember: Duration,
 }
 
-impl Limits {
+impl SessionLimits {
     /// Never before twice the life of the token: who comes back right after it has expired is still there.
-    fn idle_end(&self, tokens: &TokenSet) -> SystemTime {
+    fn idle_expires_at(&self, tokens: &TokenSet) -> SystemTime {
         tokens.issued + self.idle_timeout.max(tokens.lifetime * 2)
     }
 }
@@ -104,7 +104,7 @@ impl Limits {
 pub struct Sessions {
     keyring: Keyring,
     not_before: NotBefore,
-    limits: Limits,
+    limits: SessionLimits,
     /// By the index of their DataHUB.
     cookies: Vec<Cookies>,
 }
@@ -117,7 +117,13 @@ struct Cookies {
 
 impl Sessions {
     /// Sessions at `datahubs`, sealed for `origin`, that of `server.public_url`.
-    pub fn new(keyring: Keyring, not_before: NotBefore, limits: Limits, datahubs: &DataHubs, origin: &str) -> Self {
+    pub fn new(
+        keyring: Keyring,
+        not_before: NotBefore,
+        limits: SessionLimits,
+        datahubs: &DataHubs,
+        origin: &str,
+    ) -> Self {
         let cookies = datahubs.iter().map(|datahub| {
             let session = SealedCookie::new(format!("__Host-Http-session-{}", datahub.id), origin);
             Cookies { session, sid: format!("__Host-Http-sid-{}", datahub.id) }
@@ -126,7 +132,7 @@ impl Sessions {
     }
 
     /// How long they last.
-    pub fn limits(&self) -> &Limits {
+    pub fn limits(&self) -> &SessionLimits {
         &self.limits
     }
 
@@ -143,7 +149,7 @@ impl Sessions {
     ) -> Result<(Sid, OpenSession), SessionError> {
         let names = self.cookies(datahub);
         let (sid, value) = names.find(cookies).map_err(|reason| {
-            if reason == CookieError::Several {
+            if reason == CookieError::Duplicate {
                 context.event(Event::DuplicateCookie, datahub.id.as_str());
             }
             SessionError::None
@@ -188,7 +194,7 @@ impl Sessions {
         let LoginResult { user, tokens, scopes } = login;
         let created_at = tokens.issued;
         let scopes = (scopes != datahub.provider.scopes()).then_some(scopes);
-        let (expires_at, idle_expires_at) = (created_at + self.limits.max_age, self.limits.idle_end(&tokens));
+        let (expires_at, idle_expires_at) = (created_at + self.limits.max_age, self.limits.idle_expires_at(&tokens));
         (Sid::random(), Session { created_at, expires_at, idle_expires_at, user, scopes, tokens })
     }
 
@@ -253,7 +259,7 @@ impl Cookies {
     /// The sid and the sealed session among raw Cookie fields.
     fn find<'a>(&self, fields: impl Iterator<Item = &'a [u8]>) -> Result<(Sid, &'a [u8]), CookieError> {
         match cookie::find(fields, [self.session.name(), &self.sid]) {
-            [Found::Several, _] | [_, Found::Several] => Err(CookieError::Several),
+            [Found::Duplicate, _] | [_, Found::Duplicate] => Err(CookieError::Duplicate),
             [Found::None, _] => Err(CookieError::NoCookie),
             [Found::One(_), Found::None] => Err(CookieError::NoSid),
             [Found::One(value), Found::One(sid)] => Ok((Sid::from_cookie(sid).ok_or(CookieError::NoSid)?, value)),
@@ -298,7 +304,7 @@ pub enum CookieError {
     NoSid,
     /// Two cookies of one name, of which one is not ours.
     #[error("there are two cookies of one name")]
-    Several,
+    Duplicate,
     /// No sealed text.
     #[error("the session cookie is cut, or was never ours")]
     Malformed,
@@ -509,7 +515,7 @@ mod tests {
         };
         let keyring = Keyring::new(vec![Key::generate().parse().expect("a generated key")]).expect("one key");
         let hours = |hours: u64| Duration::from_secs(hours * 3_600);
-        let limits = Limits {
+        let limits = SessionLimits {
             max_age: hours(168),
             idle_timeout: hours(24),
             refresh_ahead: Duration::from_mins(1),

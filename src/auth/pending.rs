@@ -76,7 +76,7 @@ where
     let [found] = cookie::find(cookie::fields(req.headers()), [COOKIE_NAME]);
     let pair = match found {
         Found::One(value) => HeaderValue::from_bytes(&[COOKIE_NAME.as_bytes(), b"=", value].concat()).ok(),
-        Found::None | Found::Several => None,
+        Found::None | Found::Duplicate => None,
     };
     let original = OriginalHeaders(req.headers().clone());
     req.extensions_mut().insert(original);

@@ -1,9 +1,13 @@
 //! Which methods, paths and queries are forwarded at all.
 //!
 //! One parser: the bytes that are checked are the bytes that are sent. Nothing is decoded but copies to look at.
+//!
+//! Most targets hold nothing that could mean something else to whoever decodes them: they are seen through in one pass.
+//! The others are decoded first, and held to the same rules.
 
 use std::borrow::Cow;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use actix_web::http::Method;
 use url::form_urlencoded;
@@ -20,21 +24,22 @@ impl<'a> Target<'a> {
     /// # Errors
     /// [`TargetError`]; nothing has been sent then.
     pub fn parse(raw: &'a str, policy: &Policy) -> Result<Self, TargetError> {
+        if let Some((names, query)) = plain_names(raw) {
+            refuse_credentials(query)?;
+            policy.check(names)?;
+            return Ok(Self(raw));
+        }
         let (path, query) = raw.split_once('?').unwrap_or((raw, ""));
         if !path.starts_with('/') || path.contains('\\') {
             return Err(TargetError::Malformed);
         }
-        // A front proxy or GitLab may decode once more than we do.
-        let once = decoded(path.as_bytes());
-        let twice = decoded(&once);
-        if [path.as_bytes(), &once, &twice].into_iter().any(has_dot_segment_or_control) {
+        // A front proxy or GitLab may decode once more than we do. What is wrong before a decoding is wrong after it, too.
+        if has_dot_segment_or_control(&decoded(&decoded(path.as_bytes()))) {
             return Err(TargetError::Malformed);
         }
-        if has_credential(query) {
-            return Err(TargetError::Credential);
-        }
+        refuse_credentials(query.as_bytes())?;
         if !(policy.graphql && raw == GRAPHQL) {
-            policy.permit(path)?;
+            policy.check_path(path)?;
         }
         Ok(Self(raw))
     }
@@ -58,7 +63,7 @@ pub fn is_forwarded(method: &Method) -> bool {
 
 /// Whether a decoded parameter name is one that GitLab takes as a credential or an override.
 pub fn is_credential(name: &str) -> bool {
-    CREDENTIAL_NAMES.contains(&plain(name))
+    CREDENTIAL_NAMES.contains(&base_name(name))
 }
 
 /// Whether the name of such a parameter is anywhere in `text`.
@@ -68,7 +73,7 @@ pub fn mentions_credential(text: &[u8]) -> bool {
 
 /// A parameter's name as Rack 2 reads it (`lib/rack/query_parser.rb`): brackets before it do not count, nor does what follows
 /// the next one.
-fn plain(name: &str) -> &str {
+fn base_name(name: &str) -> &str {
     let is_bracket = |letter| matches!(letter, '[' | ']');
     let name = name.trim_start_matches(|letter: char| is_bracket(letter) || letter.is_whitespace());
     name.split(is_bracket).next().unwrap_or(name)
@@ -116,29 +121,84 @@ pub struct Policy {
 impl Policy {
     /// An encoded slash makes no segment, and `%61pi` is `api` to GitLab, so it is to us; so are `//`, a slash at the end,
     /// a format such as `.json` and capital letters.
-    fn permit(&self, path: &str) -> Result<(), TargetError> {
-        let segments: Vec<_> = path.split('/').map(|segment| decoded(segment.as_bytes())).collect();
-        let mut segments = segments.iter().map(|segment| &**segment).skip(1);
-        let is_api = segments.next() == Some(b"api") && segments.next() == Some(b"v4");
-        let names = segments.filter(|segment| !segment.is_empty());
-        let names: Vec<&[u8]> = names.map(|name| &name[..memchr::memchr(b'.', name).unwrap_or(name.len())]).collect();
-        let first = names.first().copied().unwrap_or_default();
+    fn check_path(&self, path: &str) -> Result<(), TargetError> {
+        let mut segments = path.split('/').skip(1).map(|segment| decoded(segment.as_bytes()));
+        let is_api = segments.next().as_deref() == Some(b"api") && segments.next().as_deref() == Some(b"v4");
+        let mut names = segments.filter(|segment| is_api && !segment.is_empty());
+        let names = [(); MAX_NAMES].map(|()| names.next());
+        self.check(names.each_ref().map(|name| {
+            let name = name.as_deref()?;
+            Some(&name[..memchr::memchr(b'.', name).unwrap_or(name.len())])
+        }))
+    }
+
+    /// Judges a path by its names.
+    fn check(&self, names: PathNames<'_>) -> Result<(), TargetError> {
+        names[0].ok_or(TargetError::NotForwarded)?;
+        // Nearly all paths hold no name that tells of anything refused.
+        if !names.iter().flatten().any(|name| may_be_telling(name)) {
+            return Ok(());
+        }
         let is_below = |pattern: &str| {
-            // Most patterns begin with another word and are done with here.
-            let may_be = pattern.as_bytes().get(..first.len()).is_some_and(|start| start.eq_ignore_ascii_case(first));
-            let mut given = names.iter();
-            may_be
-                && pattern.split('/').all(|wanted| {
-                    given.next().is_some_and(|name| wanted == "*" || name.eq_ignore_ascii_case(wanted.as_bytes()))
-                })
+            let mut given = names.iter().flatten();
+            pattern.split('/').all(|wanted| {
+                given.next().is_some_and(|name| wanted == "*" || name.eq_ignore_ascii_case(wanted.as_bytes()))
+            })
         };
-        if !is_api || names.is_empty() || ADMIN_ENDPOINTS.iter().any(|pattern| is_below(pattern)) {
+        if ADMIN_ENDPOINTS.into_iter().any(is_below) {
             return Err(TargetError::NotForwarded);
         }
-        let is_credential =
-            |endpoint: &&'static str| is_below(endpoint) && !self.exceptions.contains(&CredentialEndpoint(endpoint));
-        if CREDENTIAL_ENDPOINTS.iter().any(is_credential) { Err(TargetError::CredentialEndpoint) } else { Ok(()) }
+        let mut refused =
+            CREDENTIAL_ENDPOINTS.into_iter().map(CredentialEndpoint).filter(|endpoint| is_below(endpoint.0));
+        match refused.find(|endpoint| !self.exceptions.contains(endpoint)) {
+            Some(_) => Err(TargetError::CredentialEndpoint),
+            None => Ok(()),
+        }
     }
+}
+
+/// Whether a name begins like the last one of an endpoint that is refused, and is as long. Few others are.
+fn may_be_telling(name: &[u8]) -> bool {
+    let lengths = name.first().map_or(0, |first| TELLING_LENGTHS[usize::from(first.to_ascii_lowercase())]);
+    name.len() < 32 && lengths >> name.len() & 1 == 1
+}
+
+/// By their first letter: the lengths of the last names of the endpoints that are refused, a bit for each length.
+static TELLING_LENGTHS: LazyLock<[u32; 256]> = LazyLock::new(|| {
+    let mut lengths = [0; 256];
+    for endpoint in ADMIN_ENDPOINTS.iter().chain(&CREDENTIAL_ENDPOINTS) {
+        let name = endpoint.split('/').rfind(|name| *name != "*").expect("no endpoint is all stars");
+        lengths[usize::from(name.as_bytes()[0])] |= 1 << name.len();
+    }
+    lengths
+});
+
+/// The first names below `/api/v4/`, of which there may be fewer.
+type PathNames<'a> = [Option<&'a [u8]>; MAX_NAMES];
+
+/// The first names below `/api/v4/`, and the query, of a target whose path means nothing but itself, however often it is
+/// decoded: what nearly all targets are.
+fn plain_names(raw: &str) -> Option<(PathNames<'_>, &[u8])> {
+    let mut rest = raw.strip_prefix("/api/v4/")?.as_bytes();
+    let (mut names, mut count) = ([None; MAX_NAMES], 0);
+    loop {
+        let (name, after) = rest.split_at(plain_length(rest));
+        if !name.is_empty() && count < MAX_NAMES {
+            names[count] = Some(name);
+            count += 1;
+        }
+        match after.split_first() {
+            None => return Some((names, b"")),
+            Some((b'?', query)) => return Some((names, query)),
+            Some((b'/', below)) => rest = below,
+            Some(_) => return None,
+        }
+    }
+}
+
+/// How many bytes in front are letters, digits, `-` and `_`.
+fn plain_length(bytes: &[u8]) -> usize {
+    bytes.iter().position(|byte| !PLAIN[usize::from(*byte)]).unwrap_or(bytes.len())
 }
 
 /// One of the endpoints that make credentials, named as in the list of them: `projects/*/triggers`.
@@ -159,41 +219,109 @@ impl FromStr for CredentialEndpoint {
 pub struct UnknownEndpoint;
 
 /// Rack 2 splits queries at `;` too. `token` is refused here only: in a body it is a parameter like any other.
-fn has_credential(query: &str) -> bool {
-    query
-        .split(['&', ';'])
-        .flat_map(|piece| form_urlencoded::parse(piece.as_bytes()))
-        .any(|(name, _)| is_credential(&name) || plain(&name) == "token")
+fn refuse_credentials(query: &[u8]) -> Result<(), TargetError> {
+    if query.is_empty() || !may_have_credential(query) {
+        return Ok(());
+    }
+    let mut rest = query;
+    while !rest.is_empty() {
+        let (name, value) = rest.split_at(plain_length(rest));
+        let length = value.iter().position(|byte| matches!(byte, b'&' | b';'));
+        let is_refused = match value.first() {
+            // Nothing in the name is to be decoded.
+            None | Some(b'=' | b'&' | b';') => is_refused(name),
+            Some(_) => {
+                let piece = &rest[..name.len() + length.unwrap_or(value.len())];
+                form_urlencoded::parse(piece).any(|(name, _)| is_refused(base_name(&name).as_bytes()))
+            }
+        };
+        if is_refused {
+            return Err(TargetError::Credential);
+        }
+        rest = length.map_or(b"", |length| &value[length + 1..]);
+    }
+    Ok(())
+}
+
+/// Whether a query holds three letters in a row by which a name on the list is told, or anything encoded. Block by block:
+/// compilers turn that into vector instructions, and few queries need a second look.
+#[expect(clippy::needless_bitwise_bool, reason = "branches would keep compilers from that")]
+fn may_have_credential(query: &[u8]) -> bool {
+    const BLOCK: usize = 16;
+    const SPAN: usize = BLOCK + 2;
+    let mut padded = [0; SPAN];
+    let query = match padded.get_mut(..query.len()) {
+        Some(start) => {
+            start.copy_from_slice(query);
+            &padded
+        }
+        None => query,
+    };
+    let mut found = [false; BLOCK];
+    let mut look = |span: &[u8; SPAN]| {
+        for (at, found) in found.iter_mut().enumerate() {
+            let is = |three: &[u8; 3]| (span[at] == three[0]) & (span[at + 1] == three[1]) & (span[at + 2] == three[2]);
+            *found |= is(b"oke") | is(b"udo") | is(b"eth") | (span[at] == b'%');
+        }
+    };
+    let mut rest = query;
+    while let Some(span) = rest.first_chunk() {
+        look(span);
+        rest = &rest[BLOCK..];
+    }
+    // It overlaps the one before. An escape does not begin in the last two bytes.
+    look(query.last_chunk().expect("at least as long as one"));
+    found.contains(&true)
+}
+
+/// Whether a query may not have a parameter of this name.
+fn is_refused(name: &[u8]) -> bool {
+    // Few names look like those of the list.
+    (name.ends_with(b"token") || matches!(name, b"sudo" | b"_method"))
+        && (name == b"token" || CREDENTIAL_NAMES.iter().any(|credential| credential.as_bytes() == name))
 }
 
 /// Whether a piece between slashes or backslashes is `.` or `..`, parameters (`;…`) aside, or holds a control character.
 fn has_dot_segment_or_control(path: &[u8]) -> bool {
-    path.iter().any(u8::is_ascii_control)
-        || path.split(|byte| matches!(byte, b'/' | b'\\')).any(|piece| {
-            let name = piece.split(|byte| *byte == b';').next().unwrap_or(piece);
-            matches!(name, b"." | b"..")
-        })
+    let is_dot_segment = |at: usize| {
+        let is_first = at == 0 || matches!(path[at - 1], b'/' | b'\\');
+        let rest = &path[at + 1..];
+        let rest = rest.strip_prefix(b".").unwrap_or(rest);
+        is_first && matches!(rest.first(), None | Some(b'/' | b'\\' | b';'))
+    };
+    path.iter().any(u8::is_ascii_control) || memchr::memchr_iter(b'.', path).any(is_dot_segment)
 }
 
 /// Percent-decoded once (RFC 3986 section 2.1); what is no escape stays.
 fn decoded(bytes: &[u8]) -> Cow<'_, [u8]> {
-    if !bytes.contains(&b'%') {
+    let mut escapes = memchr::memchr_iter(b'%', bytes).peekable();
+    if escapes.peek().is_none() {
         return Cow::Borrowed(bytes);
     }
     let digit = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(byte) = bytes.get(at) {
-        if let (b'%', Some(high), Some(low)) = (byte, digit(at + 1), digit(at + 2)) {
+    let (mut out, mut copied) = (Vec::with_capacity(bytes.len()), 0);
+    for at in escapes {
+        if let (Some(high), Some(low)) = (digit(at + 1), digit(at + 2)) {
+            out.extend_from_slice(&bytes[copied..at]);
             out.push(u8::try_from(high * 16 + low).expect("two hex digits are a byte"));
-            at += 3;
-        } else {
-            out.push(*byte);
-            at += 1;
+            copied = at + 3;
         }
     }
+    out.extend_from_slice(&bytes[copied..]);
     Cow::Owned(out)
 }
+
+/// Letters, digits, `-` and `_`.
+static PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let bytes = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
+    let mut at = 0;
+    while at < bytes.len() {
+        plain[bytes[at] as usize] = true;
+        at += 1;
+    }
+    plain
+};
 
 /// What authenticates or overrides (GitLab `lib/gitlab/auth/auth_finders.rb`, `config/initializers/doorkeeper.rb`).
 const CREDENTIAL_NAMES: [&str; 12] = [
@@ -260,6 +388,9 @@ const CREDENTIAL_ENDPOINTS: [&str; 39] = [
 /// Below `/api/v4/`: for administrators and for GitLab's own machines.
 const ADMIN_ENDPOINTS: [&str; 9] =
     ["admin", "application", "features", "geo", "hooks", "internal", "jobs/request", "license", "sidekiq"];
+
+/// How many names the longest of these patterns has.
+const MAX_NAMES: usize = 5;
 
 #[cfg(test)]
 mod tests {
@@ -423,6 +554,113 @@ mod tests {
             assert_eq!(Target::parse(raw, &open), Err(TargetError::NotForwarded), "{raw}");
         }
         assert!(Target::parse("/api/v4/graphql", &open).is_ok_and(|target| !target.is_graphql()));
+    }
+
+    /// Two readings of the same rules: the one in use, and one that decodes everything and goes through the lists.
+    #[test]
+    fn the_quick_way_and_the_thorough_way_agree_on_random_targets() {
+        let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+        let exceptions = ["user/keys", "projects/*/triggers", "projects/*/cluster_agents/*/tokens"];
+        let exceptions = exceptions.map(|endpoint| endpoint.parse().expect("it is known"));
+        let policies = [Policy::default(), Policy { graphql: true, exceptions: exceptions.to_vec() }];
+        let words: Vec<&str> = CREDENTIAL_ENDPOINTS.iter().chain(&ADMIN_ENDPOINTS).flat_map(|p| p.split('/')).collect();
+        let names: Vec<&str> =
+            CREDENTIAL_NAMES.into_iter().chain(["token", "tokens", "page", "a.b", "", "[", "%5b"]).collect();
+        let mut passed = 0;
+        for _ in 0..100_000 {
+            let mut raw = ["/api/v4", "/api/v4", "/api/v4/", "/%61pi/v4", "/api", ""][dice.roll(6)].to_owned();
+            for _ in 0..dice.roll(6) {
+                match dice.roll(4) {
+                    0 => raw.push_str(PIECES[dice.roll(PIECES.len())]),
+                    1 => raw = format!("{raw}/{}", words[dice.roll(words.len())].to_uppercase()),
+                    _ => raw = format!("{raw}/{}", words[dice.roll(words.len())]),
+                }
+            }
+            for at in 0..dice.roll(4) {
+                let separator = if at == 0 { "?" } else { ["&", ";", "&&", "%26"][dice.roll(4)] };
+                let value = ["", "=", "=1", "=a%20b", "=[x]", "[]=1", "%5D=", "+=2", "=token"][dice.roll(9)];
+                raw = format!("{raw}{separator}{}{value}", names[dice.roll(names.len())]);
+            }
+            for policy in &policies {
+                assert_eq!(Target::parse(&raw, policy).map(|target| target.as_str()), thorough(&raw, policy), "{raw}");
+            }
+            passed += usize::from(parse(&raw).is_ok());
+        }
+        assert!((10_000..90_000).contains(&passed), "{passed} passed");
+    }
+
+    fn thorough<'a>(raw: &'a str, policy: &Policy) -> Result<&'a str, TargetError> {
+        let (path, query) = raw.split_once('?').unwrap_or((raw, ""));
+        let once = unescaped(path.as_bytes());
+        let leads_elsewhere = |path: &[u8]| {
+            path.iter().any(u8::is_ascii_control)
+                || path
+                    .split(|byte| matches!(byte, b'/' | b'\\'))
+                    .any(|piece| matches!(piece.split(|byte| *byte == b';').next(), Some(b"." | b"..")))
+        };
+        let is_good = path.starts_with('/') && !path.contains('\\');
+        if !is_good || [path.as_bytes(), &once, &unescaped(&once)].into_iter().any(leads_elsewhere) {
+            return Err(TargetError::Malformed);
+        }
+        let mut names = query.split(['&', ';']).flat_map(|piece| form_urlencoded::parse(piece.as_bytes()));
+        if names.any(|(name, _)| CREDENTIAL_NAMES.contains(&base_name(&name)) || base_name(&name) == "token") {
+            return Err(TargetError::Credential);
+        }
+        if policy.graphql && raw == "/api/graphql" {
+            return Ok(raw);
+        }
+        let segments: Vec<_> = path.split('/').map(|segment| unescaped(segment.as_bytes())).collect();
+        let (first, names) = segments[1..].split_at(segments.len().min(3) - 1);
+        let names: Vec<_> = names.iter().filter(|name| !name.is_empty()).collect();
+        if first != [&b"api"[..], b"v4"] || names.is_empty() {
+            return Err(TargetError::NotForwarded);
+        }
+        let is_below = |pattern: &str| {
+            let wanted: Vec<_> = pattern.split('/').collect();
+            wanted.len() <= names.len()
+                && wanted.iter().zip(&names).all(|(wanted, name)| {
+                    let name = name.split(|byte| *byte == b'.').next().expect("one piece at least");
+                    *wanted == "*" || name.to_ascii_lowercase() == wanted.as_bytes()
+                })
+        };
+        if ADMIN_ENDPOINTS.into_iter().any(is_below) {
+            return Err(TargetError::NotForwarded);
+        }
+        let mut refused = CREDENTIAL_ENDPOINTS.into_iter().filter(|endpoint| is_below(endpoint));
+        match refused.find(|endpoint| !policy.exceptions.contains(&CredentialEndpoint(endpoint))) {
+            Some(_) => Err(TargetError::CredentialEndpoint),
+            None => Ok(raw),
+        }
+    }
+
+    fn unescaped(bytes: &[u8]) -> Vec<u8> {
+        let digit = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        let (mut out, mut at) = (Vec::new(), 0);
+        while let Some(byte) = bytes.get(at) {
+            if let (b'%', Some(high), Some(low)) = (byte, digit(at + 1), digit(at + 2)) {
+                out.push(u8::try_from(high * 16 + low).expect("two hex digits"));
+                at += 3;
+            } else {
+                out.push(*byte);
+                at += 1;
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn the_lists_are_what_the_quick_way_takes_them_for() {
+        for name in CREDENTIAL_NAMES.iter().chain(&["token"]) {
+            assert!(is_refused(name.as_bytes()), "{name}");
+            for before in 0..40 {
+                let query = format!("{}{name}", "x".repeat(before));
+                assert!(may_have_credential(query.as_bytes()), "{query}");
+                assert!(may_have_credential(format!("{query}={}", "x".repeat(20)).as_bytes()), "{query}");
+            }
+        }
+        assert!(!may_have_credential(b"order_by=created_at&owned=false&page=2&per_page=20&sort=desc"));
+        let patterns = CREDENTIAL_ENDPOINTS.iter().chain(&ADMIN_ENDPOINTS);
+        assert_eq!(patterns.map(|pattern| pattern.split('/').count()).max(), Some(MAX_NAMES));
     }
 
     /// PQ-01, PQ-06: of a million random targets each is refused, or it is the very bytes, on the same host for a WHATWG

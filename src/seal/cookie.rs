@@ -84,7 +84,7 @@ pub enum Found<'a> {
     /// Its raw value.
     One(&'a [u8]),
     /// More than one: counts as none, and is worth a line in the log.
-    Several,
+    Duplicate,
 }
 
 /// The raw values of the Cookie fields among `headers`.
@@ -101,7 +101,7 @@ pub fn find<'a, const N: usize>(fields: impl Iterator<Item = &'a [u8]>, names: [
             if pair.get(name.len()) == Some(&b'=') && pair.starts_with(name.as_bytes()) {
                 *found = match found {
                     Found::None => Found::One(&pair[name.len() + 1..]),
-                    Found::One(_) | Found::Several => Found::Several,
+                    Found::One(_) | Found::Duplicate => Found::Duplicate,
                 };
             }
         }
@@ -173,8 +173,8 @@ mod tests {
             ("n=2 ", Found::One(b"2 ")),
             ("n=a=b", Found::One(b"a=b")),
             ("n=\"2\"", Found::One(b"\"2\"")),
-            ("n=1; n=2", Found::Several),
-            ("n=1;n=1", Found::Several),
+            ("n=1; n=2", Found::Duplicate),
+            ("n=1;n=1", Found::Duplicate),
             ("%6E=2", Found::None),
             ("N=2", Found::None),
             ("n =2", Found::None),
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn two_fields_are_read_as_one() {
         let fields = [&b"n=1"[..], b"m=2", b"n=3"];
-        assert_eq!(find(fields.into_iter(), ["m", "n", "o"]), [Found::One(b"2"), Found::Several, Found::None]);
+        assert_eq!(find(fields.into_iter(), ["m", "n", "o"]), [Found::One(b"2"), Found::Duplicate, Found::None]);
     }
 
     #[test]

@@ -57,14 +57,14 @@ impl Plaintext for Session {
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        Fields::read(bytes).map(|fields| fields.session(bytes))
+        EncodedFields::read(bytes).map(|fields| fields.session(bytes))
     }
 }
 
 /// What an encoded session says, and where in its bytes: each field is checked and nothing is copied. Whatever is not the
 /// one encoding of a session is refused here and nowhere else.
 #[derive(Debug)]
-pub(super) struct Fields {
+pub(super) struct EncodedFields {
     pub created_at: SystemTime,
     pub expires_at: SystemTime,
     pub idle_expires_at: SystemTime,
@@ -80,7 +80,7 @@ pub(super) struct Fields {
     scopes: Option<Range<usize>>,
 }
 
-impl Fields {
+impl EncodedFields {
     /// The fields of the session that `bytes` are the encoding of.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let mut rest = Reader { bytes, at: 0 };

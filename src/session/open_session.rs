@@ -5,20 +5,20 @@
 use std::time::{Duration, SystemTime};
 
 use crate::seal::Unsealed;
-use crate::session::encoding::{Fields, UserId};
+use crate::session::encoding::{EncodedFields, UserId};
 use crate::session::{Session, is_stale};
 
 /// A session that has been opened for one call. It refuses whatever [`Session`] refuses to decode.
 #[derive(Debug)]
 pub struct OpenSession {
     plaintext: Unsealed,
-    fields: Fields,
+    fields: EncodedFields,
 }
 
 impl OpenSession {
     /// The session that `plaintext` is the encoding of.
     pub fn read(plaintext: Unsealed) -> Option<Self> {
-        Fields::read(&plaintext).map(|fields| Self { plaintext, fields })
+        EncodedFields::read(&plaintext).map(|fields| Self { plaintext, fields })
     }
 
     /// When the login was.

@@ -47,14 +47,14 @@ use crate::error::{ApiError, Code};
 use crate::metrics;
 use crate::session::decision::{Attempt, CacheEntry, Decision, Reason, decide};
 use crate::session::refresh::cache::{Begun, CacheKey, RefreshCache};
-use crate::session::{Limits, Session};
+use crate::session::{Session, SessionLimits};
 
 /// Renews token sets, for all workers of the process.
 #[derive(Debug, Clone)]
 pub struct Refresher {
     cache: Arc<RefreshCache>,
     tasks: mpsc::UnboundedSender<Task>,
-    limits: Limits,
+    limits: SessionLimits,
 }
 
 /// Which tokens a call goes on with.
@@ -73,7 +73,7 @@ pub enum Resolution {
 
 impl Refresher {
     /// A refresher for sessions with these `limits`, and the place where its tasks run.
-    pub fn new(limits: Limits) -> (Self, Tasks) {
+    pub fn new(limits: SessionLimits) -> (Self, Tasks) {
         let (tasks, queue) = mpsc::unbounded_channel();
         (Self { cache: Arc::new(RefreshCache::new(limits.remember)), tasks, limits }, Tasks(queue))
     }
