@@ -47,24 +47,30 @@ impl RequestHead {
         // One empty line before a request is let pass (RFC 9112 section 2.2).
         let start = if read.starts_with(b"\r\n") { 2 } else { 0 };
         let bytes = &read[start..];
+        // A line is judged once it has ended, so that it does not matter how it arrives.
+        let Some(line_end) = memchr(b'\n', bytes) else {
+            return if read.len() > limits.length { Err(HeadError::TooLarge) } else { Ok(None) };
+        };
+        let request_line = &bytes[..line_end];
         let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut []);
         let parsed = request.parse_with_uninit_headers(bytes, &mut slots[..limits.fields.min(MAX_FIELDS)]);
         let length = match parsed {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => {
-                check_request_line(bytes)?;
+                check_request_line(request_line)?;
                 check_line_ends(bytes)?;
                 return if read.len() > limits.length { Err(HeadError::TooLarge) } else { Ok(None) };
             }
             Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
             Err(_) => {
-                check_request_line(bytes)?;
+                check_request_line(request_line)?;
                 let is_too_large = read.len() > limits.length || memchr_iter(b'\n', bytes).count() > limits.fields + 1;
                 return Err(if is_too_large { HeadError::TooLarge } else { HeadError::Malformed });
             }
         };
-        let has_strict_ends = bytes[..length].ends_with(b"\r\n\r\n") && is_request_line_strict(bytes);
+        let has_strict_ends =
+            bytes[..length].ends_with(b"\r\n\r\n") && request_line.len() > 1 && request_line.ends_with(b"\r");
         if !has_strict_ends {
             return Err(HeadError::Malformed);
         }
@@ -420,20 +426,14 @@ pub fn decimal(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok().filter(|_| is_plain)?.parse().ok()
 }
 
-/// The request line, once it is whole: visible ASCII and single spaces, no fragment. A fragment is never sent (RFC 9112
-/// section 3.2); cut off, the rest would pass for the target.
-fn check_request_line(bytes: &[u8]) -> Result<(), HeadError> {
-    let Some(end) = memchr(b'\n', bytes) else { return Ok(()) };
-    let line = bytes[..end].strip_suffix(b"\r").ok_or(HeadError::Malformed)?;
+/// The request line: visible ASCII and single spaces, no fragment. A fragment is never sent (RFC 9112 section 3.2); cut off,
+/// the rest would pass for the target.
+fn check_request_line(line: &[u8]) -> Result<(), HeadError> {
+    let line = line.strip_suffix(b"\r").ok_or(HeadError::Malformed)?;
     if line.contains(&b'\r') || line.is_empty() {
         return Err(HeadError::Malformed);
     }
     if line.iter().all(|byte| *byte != b'#' && matches!(byte, b' '..=b'~')) { Ok(()) } else { Err(HeadError::Target) }
-}
-
-/// Whether the first line is not empty and ends with CR LF.
-fn is_request_line_strict(bytes: &[u8]) -> bool {
-    memchr(b'\n', bytes).is_some_and(|end| end > 1 && bytes[end - 1] == b'\r')
 }
 
 /// Every line that has come of a head whose end has not: a bad one is refused at once.

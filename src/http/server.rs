@@ -170,7 +170,12 @@ impl Connection {
             let extent = self.body.decode(&mut self.read).map_err(|_| BodyError::Malformed)?;
             let mut piece = self.read.split_off_front(extent.used);
             piece.truncate(extent.data);
-            self.body_allowance = self.body_allowance.checked_sub(extent.data as u64).ok_or(BodyError::TooLarge)?;
+            let Some(allowance) = self.body_allowance.checked_sub(extent.data as u64) else {
+                // What follows is not read on, wherever this piece ended.
+                self.body = BodyDecoder::Broken;
+                return Err(BodyError::TooLarge);
+            };
+            self.body_allowance = allowance;
             if !piece.is_empty() {
                 return Ok(Some(piece));
             }
@@ -715,6 +720,11 @@ mod tests {
                         Ok(body) => assert!(is_taken && body.len() == length, "{length}"),
                         Err(error) => assert!(!is_taken && matches!(error, BodyError::TooLarge), "{length}: {error}"),
                     }
+                    assert!(
+                        is_taken || connection.next_piece().await.is_err(),
+                        "{length}: nothing of it comes after that"
+                    );
+                    assert_eq!(connection.persists(false), is_taken, "{length}");
                 }
             }
         });
