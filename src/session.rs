@@ -46,16 +46,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// When it ends as things are.
+    /// When it ends if no refresh comes: at the earlier of its absolute and its idle end.
     pub fn ends_at(&self) -> SystemTime {
         self.expires_at.min(self.idle_expires_at)
-    }
-
-    /// Whether the access token has less than `ahead` left, or less than a quarter of its life if that is shorter. One
-    /// that cannot be renewed serves to its end.
-    pub fn is_stale_at(&self, now: SystemTime, ahead: Duration) -> bool {
-        let tokens = &self.tokens;
-        is_stale(tokens.expires_at(), tokens.lifetime, tokens.refresh.is_some(), now, ahead)
     }
 
     /// Whether the access token is so young that a refresh would bring nothing but load.
@@ -69,12 +62,6 @@ impl Session {
         let idle_expires_at = limits.idle_expires_at(&tokens);
         Self { idle_expires_at, tokens, ..self.clone() }
     }
-}
-
-/// What [`Session::is_stale_at`] says, of an access token's times.
-fn is_stale(expires_at: SystemTime, lifetime: Duration, can_refresh: bool, now: SystemTime, ahead: Duration) -> bool {
-    let ahead = if can_refresh { ahead.min(lifetime / 4) } else { Duration::ZERO };
-    now + ahead >= expires_at
 }
 
 /// How long sessions last and when their tokens are renewed.
@@ -305,13 +292,13 @@ pub enum CookieError {
     /// Two cookies of one name, of which one is not ours.
     #[error("there are two cookies of one name")]
     Duplicate,
-    /// No sealed text.
+    /// It has not the form of a sealed text.
     #[error("the session cookie is cut, or was never ours")]
     Malformed,
-    /// Sealed under a key that is not on the ring.
+    /// It names a key that is not on the ring.
     #[error("it is sealed under key {0}, which is not on the ring")]
     UnknownKey(KeyId),
-    /// Sealed under a key of ours, so they say.
+    /// It names a key on the ring and does not unseal under it.
     #[error("it says it is sealed under key {0}, but it was altered, or belongs to another sid, DataHUB or public_url")]
     Altered(KeyId),
 }
@@ -322,7 +309,7 @@ pub enum SessionError {
     /// No cookie, or none that opens, whatever the reason.
     #[error("no session")]
     None,
-    /// It opens, but its time is over.
+    /// It opens, but it has ended by its own times or by a cut-off.
     #[error("the session has ended")]
     Ended,
 }
@@ -364,6 +351,8 @@ mod tests {
     use crate::datahub::oidc::Provider;
     use crate::datahub::transport::{Address, tls_config};
     use crate::seal::Key;
+    use crate::seal::cookie::Plaintext;
+    use crate::session::open_session::tests::open;
 
     /// SC-04.
     #[test]
@@ -389,18 +378,21 @@ mod tests {
     #[test]
     fn a_token_is_stale_ahead_of_its_end_but_never_in_the_first_three_quarters_of_its_life() {
         let issued = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
-        let session = |lifetime, refresh: Option<&str>| Session {
-            created_at: issued,
-            expires_at: issued + Duration::from_hours(168),
-            idle_expires_at: issued + Duration::from_hours(24),
-            user: User { id: "7".into(), username: String::new(), name: String::new() },
-            scopes: None,
-            tokens: TokenSet {
-                access: "a".to_owned().try_into().expect("visible ASCII"),
-                refresh: refresh.map(|token| token.to_owned().try_into().expect("visible ASCII")),
-                issued,
-                lifetime: Duration::from_secs(lifetime),
-            },
+        let session = |lifetime, refresh: Option<&str>| {
+            let session = Session {
+                created_at: issued,
+                expires_at: issued + Duration::from_hours(168),
+                idle_expires_at: issued + Duration::from_hours(24),
+                user: User { id: "7".into(), username: String::new(), name: String::new() },
+                scopes: None,
+                tokens: TokenSet {
+                    access: "a".to_owned().try_into().expect("visible ASCII"),
+                    refresh: refresh.map(|token| token.to_owned().try_into().expect("visible ASCII")),
+                    issued,
+                    lifetime: Duration::from_secs(lifetime),
+                },
+            };
+            open(&session.encode()).expect("the encoding of a session")
         };
         for (case, session, ahead, fresh_until) in [
             ("two hours, a minute ahead", session(7_200, Some("r")), 60, 7_140),

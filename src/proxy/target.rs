@@ -115,13 +115,16 @@ impl Policy {
     /// An encoded slash makes no segment, and `%61pi` is `api` to GitLab, so it is to us; so are `//`, a slash at the end,
     /// a format such as `.json` and capital letters.
     fn check_path(&self, path: &str) -> Result<(), TargetError> {
-        let mut segments = path.split('/').skip(1).map(|segment| decoded(segment.as_bytes()));
-        let is_api = segments.next().as_deref() == Some(b"api") && segments.next().as_deref() == Some(b"v4");
-        let mut names = segments.filter(|segment| is_api && !segment.is_empty());
-        let names = [(); MAX_NAMES].map(|()| names.next());
+        let mut segments = path.as_bytes().split(|byte| *byte == b'/').skip(1);
+        let is_api =
+            ["api", "v4"].iter().all(|name| segments.next().is_some_and(|given| *decoded(given) == *name.as_bytes()));
+        let mut names = [const { None }; MAX_NAMES];
+        for (name, segment) in names.iter_mut().zip(segments.filter(|segment| is_api && !segment.is_empty())) {
+            *name = Some(decoded(segment));
+        }
         self.check(names.each_ref().map(|name| {
             let name = name.as_deref()?;
-            Some(&name[..memchr::memchr(b'.', name).unwrap_or(name.len())])
+            Some(&name[..name.iter().position(|byte| *byte == b'.').unwrap_or(name.len())])
         }))
     }
 
@@ -282,18 +285,16 @@ fn has_dot_segment_or_control(path: &[u8]) -> bool {
         let rest = rest.strip_prefix(b".").unwrap_or(rest);
         is_first && matches!(rest.first(), None | Some(b'/' | b'\\' | b';'))
     };
-    path.iter().any(u8::is_ascii_control) || memchr::memchr_iter(b'.', path).any(is_dot_segment)
+    path.iter().fold(false, |has, byte| has | byte.is_ascii_control())
+        || memchr::memchr_iter(b'.', path).any(is_dot_segment)
 }
 
 /// Percent-decoded once (RFC 3986 section 2.1); what is no escape stays.
 fn decoded(bytes: &[u8]) -> Cow<'_, [u8]> {
-    let mut escapes = memchr::memchr_iter(b'%', bytes).peekable();
-    if escapes.peek().is_none() {
-        return Cow::Borrowed(bytes);
-    }
+    let Some(first) = bytes.iter().position(|byte| *byte == b'%') else { return Cow::Borrowed(bytes) };
     let digit = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
     let (mut out, mut copied) = (Vec::with_capacity(bytes.len()), 0);
-    for at in escapes {
+    for at in (first..bytes.len()).filter(|at| bytes[*at] == b'%') {
         if let (Some(high), Some(low)) = (digit(at + 1), digit(at + 2)) {
             out.extend_from_slice(&bytes[copied..at]);
             out.push(u8::try_from(high * 16 + low).expect("two hex digits are a byte"));

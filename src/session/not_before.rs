@@ -1,4 +1,4 @@
-//! Sessions that began too early have ended: how operators end sessions that are stored nowhere.
+//! Cut-offs: a session whose login was before one has ended. So operators end sessions, which are stored nowhere.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ struct AtDataHub {
 }
 
 impl NotBefore {
-    /// These from the start.
+    /// Holds `cut_offs` until it is replaced.
     pub fn new(cut_offs: CutOffs) -> Self {
         let mut datahubs = HashMap::<_, AtDataHub>::new();
         for (id, time) in cut_offs.datahubs {
@@ -56,7 +56,7 @@ impl NotBefore {
         self.0.store(other.0.load_full());
     }
 
-    /// Whether a cut-off has ended `session`. One that began in the very second of the cut-off lives.
+    /// Whether a cut-off has ended `session`. A session of the very second of the cut-off has not ended.
     pub fn has_ended(&self, session: &OpenSession, datahub: &DataHubId) -> bool {
         let in_force = self.0.load();
         let is_before = |cut_off: Option<SystemTime>| cut_off.is_some_and(|time| session.created_at() < time);

@@ -7,7 +7,7 @@
 //!
 //! 1. *When.* A call whose token is about to expire is not forwarded before a refresh. Before a long body that is sooner:
 //!    GitLab looks at the token again when the body is there. A young token is not refreshed, whoever asks, unless GitLab
-//!    has rejected it. ([`Session::is_stale_at`], [`Session::is_young_at`])
+//!    has rejected it. ([`crate::session::open_session::OpenSession::is_stale_at`], [`Session::is_young_at`])
 //! 2. *One at a time.* There is one refresh for each refresh token in a process, over all workers, in a task of its own
 //!    that goes on when the client leaves: once begun, its answer must reach somebody. Callers wait for it,
 //!    [`MAX_WAIT`] at most. The process awaits the task before it ends.
