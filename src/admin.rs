@@ -40,9 +40,9 @@ impl Draining {
     }
 
     /// Counts a connection until what is returned is dropped.
-    pub fn connection(&self) -> Connection {
+    pub fn connection(&self) -> OpenConnection {
         self.0.connections.fetch_add(1, Ordering::Relaxed);
-        Connection(self.clone())
+        OpenConnection(self.clone())
     }
 
     /// From now on a connection on which nothing is under way is closed.
@@ -68,9 +68,9 @@ impl Draining {
 
 /// One open connection.
 #[derive(Debug)]
-pub struct Connection(Draining);
+pub struct OpenConnection(Draining);
 
-impl Drop for Connection {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.0.connections.fetch_sub(1, Ordering::Relaxed);
     }

@@ -27,7 +27,7 @@ use crate::http::body::BodyLength;
 use crate::http::buffer::BufferPool;
 use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
-use crate::http::server::{BodyError, ClientLeft, Connection};
+use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::proxy::inspect::RequestBody;
 use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit};
 use crate::proxy::request::{Caller, Message};
@@ -195,7 +195,7 @@ impl Proxy {
     pub async fn forward(
         &self,
         request: &RequestHead,
-        client: &mut Connection,
+        client: &mut ServerConnection,
         access: Access,
         is_last: bool,
         context: &RequestContext,
@@ -358,7 +358,7 @@ fn is_idempotent(method: &str) -> bool {
 }
 
 /// Reads what is left of a request's body, of `length` if that is known, and throws it away.
-async fn drain(client: &mut Connection, length: Option<u64>) -> Result<(), ApiError> {
+async fn drain(client: &mut ServerConnection, length: Option<u64>) -> Result<(), ApiError> {
     let next_piece = async || client.next_piece().await.map(|piece| piece.map(|piece| piece.len()));
     replay::discard_body(length, next_piece).await
 }

@@ -32,7 +32,7 @@ impl std::fmt::Debug for dyn Duplex {
 
 /// One connection.
 #[derive(Debug)]
-pub struct Connection {
+pub struct ClientConnection {
     io: Io,
     timer: Timer,
 }
@@ -168,7 +168,7 @@ impl ResponseFraming {
     }
 }
 
-impl Connection {
+impl ClientConnection {
     /// A connection on which nothing has been said.
     pub fn new(stream: Stream, pool: &BufferPool) -> Self {
         Self { io: Io { stream, read: pool.none(), has_begun: false }, timer: Timer::new(Instant::now() + FIRST_ALARM) }
@@ -442,8 +442,8 @@ mod tests {
         runtime.expect("a runtime").block_on(test)
     }
 
-    fn connection(stream: impl Duplex + 'static) -> Connection {
-        Connection::new(Box::new(stream), &BufferPool::default())
+    fn connection(stream: impl Duplex + 'static) -> ClientConnection {
+        ClientConnection::new(Box::new(stream), &BufferPool::default())
     }
 
     /// A body of `pieces`, with a second before each of them.

@@ -4,9 +4,9 @@
 //!   only whether the client leaves is watched.
 //! - *Bodies* are read when somebody asks for them, within a deadline for each piece. `Expect: 100-continue` is answered then.
 //! - *Answers* must find somebody who reads them.
-//! - *Whether it goes on* after an answer is decided in one place, [`Connection::persists`], before the answer's head is
-//!   written. Where it ends while the client may still be sending, it is closed slowly ([`Connection::close`]), so that the
-//!   answer is not lost to a reset.
+//! - *Whether it goes on* after an answer is decided in one place, [`ServerConnection::persists`], before the answer's head
+//!   is written. Where it ends while the client may still be sending, it is closed slowly ([`ServerConnection::close`]), so
+//!   that the answer is not lost to a reset.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -25,7 +25,7 @@ use crate::http::timer::{Elapsed, Timer};
 
 /// One connection.
 #[expect(clippy::struct_excessive_bools, reason = "what is known of the request that is due, and of its answer")]
-pub struct Connection {
+pub struct ServerConnection {
     stream: Stream,
     settings: Rc<Settings>,
     pool: BufferPool,
@@ -68,7 +68,7 @@ pub struct Timeouts {
     pub answer: Duration,
 }
 
-impl Connection {
+impl ServerConnection {
     /// A connection that was just accepted. Once `shutdown` is ready it ends as soon as nothing is under way.
     pub fn new(
         stream: Stream,
@@ -248,7 +248,8 @@ impl Connection {
         if self.is_http_1_1 { "HTTP/1.1 " } else { "HTTP/1.0 " }
     }
 
-    /// The field that tells the client what [`Connection::persists`] says, as a line; nothing where that goes without saying.
+    /// The field that tells the client what [`ServerConnection::persists`] decided, as a line; nothing where that is the
+    /// version's default.
     pub fn persistence_field(&self) -> &'static [u8] {
         match (self.is_persistent, self.is_http_1_1) {
             (false, true) => b"connection: close\r\n",
@@ -463,23 +464,23 @@ mod tests {
     }
 
     /// A connection, the client's end of it, and what ends the process. Bodies may have 100 bytes.
-    fn connected() -> (Connection, UnixStream, CancellationToken) {
+    fn connected() -> (ServerConnection, UnixStream, CancellationToken) {
         let timeouts = Timeouts { head: 10 * SECOND, body: 30 * SECOND, answer: 60 * SECOND };
         let settings = Settings { head: HeadLimits { length: 32 * 1024, fields: 8 }, body: 100, timeouts };
         let (ours, client) = UnixStream::pair().expect("a pair of sockets");
         let process = CancellationToken::new();
         let shutdown = process.clone().cancelled_owned();
-        (Connection::new(Stream::Unix(ours), Rc::new(settings), BufferPool::default(), shutdown), client, process)
+        (ServerConnection::new(Stream::Unix(ours), Rc::new(settings), BufferPool::default(), shutdown), client, process)
     }
 
     /// The same, on which `text` has arrived.
-    async fn with(text: &str) -> (Connection, UnixStream) {
+    async fn with(text: &str) -> (ServerConnection, UnixStream) {
         let (connection, mut client, _) = connected();
         client.write_all(text.as_bytes()).await.expect("there is room");
         (connection, client)
     }
 
-    impl Connection {
+    impl ServerConnection {
         async fn request(&mut self) -> RequestHead {
             self.next_request().await.expect("a good head").expect("a request")
         }

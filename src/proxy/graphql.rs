@@ -13,7 +13,7 @@ use serde::de::IgnoredAny;
 use crate::context::RequestContext;
 use crate::error::{ApiError, Code};
 use crate::http::head::RequestHead;
-use crate::http::server::Connection;
+use crate::http::server::ServerConnection;
 use crate::proxy::Failure;
 use crate::proxy::inspect::{self, RequestBody};
 
@@ -25,7 +25,7 @@ use crate::proxy::inspect::{self, RequestBody};
 /// credentials.
 pub async fn inspect(
     request: &RequestHead,
-    client: &mut Connection,
+    client: &mut ServerConnection,
     context: &RequestContext,
 ) -> Result<RequestBody, Failure> {
     if request.method() != "POST" {

@@ -14,7 +14,7 @@ use crate::context::RequestContext;
 use crate::error::{ApiError, Code};
 use crate::http::body::BodyLength;
 use crate::http::head::{Fields, RequestHead};
-use crate::http::server::Connection;
+use crate::http::server::ServerConnection;
 use crate::proxy::Failure;
 use crate::proxy::target::{is_credential, mentions_credential};
 
@@ -34,7 +34,7 @@ pub enum RequestBody {
 /// breaks off, or is not plainly what its Content-Type says.
 pub async fn inspect(
     request: &RequestHead,
-    client: &mut Connection,
+    client: &mut ServerConnection,
     context: &RequestContext,
 ) -> Result<RequestBody, Failure> {
     let length = match request.body {
@@ -52,7 +52,7 @@ pub async fn inspect(
 ///
 /// # Errors
 /// `body_too_large` above 64 KiB; `bad_request` if it breaks off.
-pub async fn buffer(length: u64, client: &mut Connection, context: &RequestContext) -> Result<Vec<u8>, Failure> {
+pub async fn buffer(length: u64, client: &mut ServerConnection, context: &RequestContext) -> Result<Vec<u8>, Failure> {
     if length > MAX_INSPECTED {
         return Err(Code::BodyTooLarge.into());
     }

@@ -10,7 +10,7 @@ use memchr::memmem;
 
 use crate::context::RequestContext;
 use crate::http::body::BodyLength;
-use crate::http::server::{ClientLeft, Connection};
+use crate::http::server::{ClientLeft, ServerConnection};
 use crate::proxy::request::Message;
 use crate::proxy::upstream::{Exchange, SendError, Upstream, UpstreamRequest};
 
@@ -24,7 +24,7 @@ pub async fn is_invalid_token(
     peeked: &mut Vec<u8>,
     upstream: &Upstream,
     probe: impl FnOnce() -> Message,
-    client: &mut Connection,
+    client: &mut ServerConnection,
     context: &RequestContext,
 ) -> Result<bool, ClientLeft> {
     if exchange.response.status() != UNAUTHORIZED {

@@ -13,7 +13,7 @@ use crate::guard::Access;
 use crate::http::body::{CHUNK_END, LAST_CHUNK, write_chunk_size};
 use crate::http::buffer::{Buffer, append};
 use crate::http::client::ResponseBodyError;
-use crate::http::server::{ClientLeft, Connection, WriteError};
+use crate::http::server::{ClientLeft, ServerConnection, WriteError};
 use crate::proxy::response::{self, UrlRewriter};
 use crate::proxy::upstream::Exchange;
 use crate::proxy::{Call, Failure};
@@ -27,7 +27,7 @@ impl Call<'_> {
         &self,
         mut exchange: Exchange<'_>,
         peeked: &[u8],
-        client: &mut Connection,
+        client: &mut ServerConnection,
     ) -> Result<(), Failure> {
         let is_unbounded = exchange.response.length.known().is_none();
         let is_chunked = is_unbounded && client.takes_chunks();
@@ -65,7 +65,7 @@ impl Call<'_> {
     }
 
     /// The head of the answer, as the browser gets it.
-    fn head(&self, exchange: &Exchange<'_>, is_chunked: bool, client: &Connection) -> Result<Buffer, Failure> {
+    fn head(&self, exchange: &Exchange<'_>, is_chunked: bool, client: &ServerConnection) -> Result<Buffer, Failure> {
         let (proxy, response, is_head) = (self.proxy, &exchange.response, self.request.method() == "HEAD");
         let public = &proxy.routes[self.datahub.index()].public;
         let rewriter = UrlRewriter { upstream: &self.datahub.address, public, policy: &proxy.shared.settings.policy };
@@ -91,7 +91,7 @@ impl Call<'_> {
         exchange: &mut Exchange<'_>,
         is_chunked: bool,
         mut out: Buffer,
-        client: &mut Connection,
+        client: &mut ServerConnection,
     ) -> Result<(), Broken> {
         while let Some(piece) = client.unless_client_leaves(pin!(exchange.next_piece())).await?? {
             self.context.count_out(piece.len());

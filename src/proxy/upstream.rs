@@ -14,8 +14,8 @@ use crate::datahub::transport::Address;
 use crate::error::{ApiError, Code};
 use crate::http::body::BodyLength;
 use crate::http::buffer::{Buffer, BufferPool};
-use crate::http::client::{Connection, ReceiveError, Response, ResponseBodyError, SendBodyError, Sent};
-use crate::http::server::{self, BodyError, ClientLeft};
+use crate::http::client::{ClientConnection, ReceiveError, Response, ResponseBodyError, SendBodyError, Sent};
+use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::http::timer::Elapsed;
 use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit, Permit, Rejected};
 
@@ -45,7 +45,7 @@ pub struct Deadlines {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: ClientConnection,
     since: Instant,
 }
 
@@ -66,7 +66,7 @@ pub struct UpstreamRequest<'a> {
 #[derive(Debug)]
 pub struct Exchange<'a> {
     upstream: &'a Upstream,
-    connection: Option<Connection>,
+    connection: Option<ClientConnection>,
     permit: Option<Permit<'a>>,
     /// What came down.
     pub response: Response,
@@ -95,7 +95,7 @@ impl Upstream {
     pub async fn exchange(
         &self,
         request: &UpstreamRequest<'_>,
-        client: &mut server::Connection,
+        client: &mut ServerConnection,
         context: &RequestContext,
     ) -> Result<Exchange<'_>, SendError> {
         self.breaker.check()?;
@@ -120,9 +120,9 @@ impl Upstream {
         &self,
         request: &UpstreamRequest<'_>,
         now: Instant,
-        client: &mut server::Connection,
+        client: &mut ServerConnection,
         context: &RequestContext,
-    ) -> Result<(Connection, Response), SendError> {
+    ) -> Result<(ClientConnection, Response), SendError> {
         if let Some(mut connection) = self.take_idle(now) {
             match self.exchange_over(&mut connection, request, client, context).await {
                 Err(SendError::Answer(ReceiveError::Closed)) if request.is_idempotent && request.rest.is_empty() => {}
@@ -131,16 +131,16 @@ impl Upstream {
         }
         let connecting = timeout(self.deadlines.connect, self.address.connect());
         let stream = client.unless_client_leaves(pin!(connecting)).await?.map_err(|_| SendError::ConnectTimeout)?;
-        let mut connection = Connection::new(stream.map_err(SendError::Connect)?, &self.pool);
+        let mut connection = ClientConnection::new(stream.map_err(SendError::Connect)?, &self.pool);
         let response = self.exchange_over(&mut connection, request, client, context).await?;
         Ok((connection, response))
     }
 
     async fn exchange_over(
         &self,
-        connection: &mut Connection,
+        connection: &mut ClientConnection,
         request: &UpstreamRequest<'_>,
-        client: &mut server::Connection,
+        client: &mut ServerConnection,
         context: &RequestContext,
     ) -> Result<Response, SendError> {
         let is_taken = connection.send(request.message, self.deadlines.idle).await?;
@@ -167,7 +167,7 @@ impl Upstream {
     }
 
     /// A kept connection on which nothing has happened since: closed ones, and those that said something unasked, go.
-    fn take_idle(&self, now: Instant) -> Option<Connection> {
+    fn take_idle(&self, now: Instant) -> Option<ClientConnection> {
         let mut idle = self.idle.borrow_mut();
         while let Some(Idle { mut connection, since }) = idle.pop_back() {
             if now.duration_since(since) < MAX_IDLE_TIME && connection.is_quiet() {
@@ -177,7 +177,7 @@ impl Upstream {
         None
     }
 
-    fn keep(&self, connection: Connection, now: Instant) {
+    fn keep(&self, connection: ClientConnection, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         while idle.front().is_some_and(|oldest| now.duration_since(oldest.since) >= MAX_IDLE_TIME) {
             idle.pop_front();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arcmanager_gateway::http::buffer::BufferPool;
 use arcmanager_gateway::http::head::HeadLimits;
-use arcmanager_gateway::http::server::{BodyError, Connection, RequestError, Settings, Stream, Timeouts};
+use arcmanager_gateway::http::server::{BodyError, RequestError, ServerConnection, Settings, Stream, Timeouts};
 use libfuzzer_sys::fuzz_target;
 use reference::{End, Framing};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -78,7 +78,7 @@ async fn exchange(manner: Manner, seed: u8, bytes: &[u8]) -> (Served, usize) {
     let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     let shutdown = CancellationToken::new().cancelled_owned();
     let settings = Settings { head: HEAD, body: MOST_BODY as u64, timeouts: TIMEOUTS };
-    let connection = Connection::new(Stream::Unix(ours), Rc::new(settings), BufferPool::default(), shutdown);
+    let connection = ServerConnection::new(Stream::Unix(ours), Rc::new(settings), BufferPool::default(), shutdown);
     let begun = Instant::now();
     let (mut read, mut write) = theirs.into_split();
     let sending = async {
@@ -115,7 +115,7 @@ async fn exchange(manner: Manner, seed: u8, bytes: &[u8]) -> (Served, usize) {
 }
 
 /// Answers whatever comes, as the gateway does.
-async fn serve(mut connection: Connection, manner: Manner) -> Served {
+async fn serve(mut connection: ServerConnection, manner: Manner) -> Served {
     let mut served = Served::default();
     loop {
         let request = match connection.next_request().await {
@@ -143,13 +143,13 @@ async fn serve(mut connection: Connection, manner: Manner) -> Served {
     served
 }
 
-async fn answer(connection: &mut Connection) {
+async fn answer(connection: &mut ServerConnection) {
     let head =
         [connection.version().as_bytes(), b"204 No Content\r\n", connection.persistence_field(), b"\r\n"].concat();
     connection.write(&[&head]).await.expect("the client reads");
 }
 
-async fn read(connection: &mut Connection) -> Body {
+async fn read(connection: &mut ServerConnection) -> Body {
     let mut body = Vec::new();
     loop {
         match connection.next_piece().await {
