@@ -195,7 +195,7 @@ impl Proxy {
     pub async fn forward(
         &self,
         request: &RequestHead,
-        client: &mut ServerConnection,
+        downstream: &mut ServerConnection,
         access: Access,
         is_last: bool,
         context: &RequestContext,
@@ -223,15 +223,15 @@ impl Proxy {
         let is_superseded = || may_be_known && refresher.has_entry_for(datahub, &session.decode().tokens);
         if is_expiring || is_superseded() {
             // The body first: should it be too long, no refresh has been spent on a call that cannot be sent again.
-            drain(client, length.known()).await?;
+            drain(downstream, length.known()).await?;
             return Err(call.retry(if is_expiring { Reason::Expiring } else { Reason::None }).await.into());
         }
 
         let mut message = Message::of_call(self.pool.take(), request, target, length, caller)?;
         let body = if target.is_graphql() {
-            graphql::inspect(request, client, context).await
+            graphql::inspect(request, downstream, context).await
         } else {
-            inspect::inspect(request, client, context).await
+            inspect::inspect(request, downstream, context).await
         };
         let rest = match body.map_err(|failure| failure.recorded(datahub, context))? {
             RequestBody::Buffered(body) => {
@@ -243,19 +243,19 @@ impl Proxy {
         let (is_head, is_idempotent) = (request.method() == "HEAD", is_idempotent(request.method()));
         let up = UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent };
         let upstream = &self.routes[datahub.index()].upstream;
-        let mut exchange = upstream.exchange(&up, client, context).await?;
+        let mut exchange = upstream.exchange(&up, downstream, context).await?;
         context.upstream.set(Some(exchange.took));
         drop(message);
 
         let mut peeked = Vec::new();
         let probe = || Message::probe(self.pool.take(), caller);
-        if rejection::is_invalid_token(&mut exchange, &mut peeked, upstream, probe, client, context).await? {
+        if rejection::is_invalid_token(&mut exchange, &mut peeked, upstream, probe, downstream, context).await? {
             drop(exchange);
-            drain(client, None).await?;
+            drain(downstream, None).await?;
             return Err(call.retry(Reason::Rejected).await.into());
         }
         replay.record_outcome("passed");
-        call.relay(exchange, &peeked, client).await
+        call.relay(exchange, &peeked, downstream).await
     }
 
     /// Whether a target of `longest` bytes more than may be would still be taken.
@@ -358,8 +358,8 @@ fn is_idempotent(method: &str) -> bool {
 }
 
 /// Reads what is left of a request's body, of `length` if that is known, and throws it away.
-async fn drain(client: &mut ServerConnection, length: Option<u64>) -> Result<(), ApiError> {
-    let next_piece = async || client.next_piece().await.map(|piece| piece.map(|piece| piece.len()));
+async fn drain(downstream: &mut ServerConnection, length: Option<u64>) -> Result<(), ApiError> {
+    let next_piece = async || downstream.next_piece().await.map(|piece| piece.map(|piece| piece.len()));
     replay::discard_body(length, next_piece).await
 }
 

@@ -25,7 +25,7 @@ use crate::proxy::inspect::{self, RequestBody};
 /// credentials.
 pub async fn inspect(
     request: &RequestHead,
-    client: &mut ServerConnection,
+    downstream: &mut ServerConnection,
     context: &RequestContext,
 ) -> Result<RequestBody, Failure> {
     if request.method() != "POST" {
@@ -39,7 +39,7 @@ pub async fn inspect(
         return Err(ApiError::from(GraphqlError::NotJson).into());
     }
     let Some(length) = request.body.known() else { return Err(ApiError::from(GraphqlError::NoLength).into()) };
-    let body = inspect::buffer(length, client, context).await?;
+    let body = inspect::buffer(length, downstream, context).await?;
     check(&body).map_err(ApiError::from)?;
     Ok(RequestBody::Buffered(body))
 }

@@ -34,7 +34,7 @@ pub enum RequestBody {
 /// breaks off, or is not plainly what its Content-Type says.
 pub async fn inspect(
     request: &RequestHead,
-    client: &mut ServerConnection,
+    downstream: &mut ServerConnection,
     context: &RequestContext,
 ) -> Result<RequestBody, Failure> {
     let length = match request.body {
@@ -43,7 +43,7 @@ pub async fn inspect(
         _ => return Ok(RequestBody::Streaming),
     };
     let Some(kind) = Kind::of(request.fields()) else { return Ok(RequestBody::Streaming) };
-    let body = buffer(length, client, context).await?;
+    let body = buffer(length, downstream, context).await?;
     let is_credential = kind.names_credential(&body).map_err(ApiError::from)?;
     if is_credential { Err(Code::CredentialParameter.into()) } else { Ok(RequestBody::Buffered(body)) }
 }
@@ -52,12 +52,16 @@ pub async fn inspect(
 ///
 /// # Errors
 /// `body_too_large` above 64 KiB; `bad_request` if it breaks off.
-pub async fn buffer(length: u64, client: &mut ServerConnection, context: &RequestContext) -> Result<Vec<u8>, Failure> {
+pub async fn buffer(
+    length: u64,
+    downstream: &mut ServerConnection,
+    context: &RequestContext,
+) -> Result<Vec<u8>, Failure> {
     if length > MAX_INSPECTED {
         return Err(Code::BodyTooLarge.into());
     }
     let mut body = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-    while let Some(piece) = client.next_piece().await? {
+    while let Some(piece) = downstream.next_piece().await? {
         context.count_in(piece.len());
         body.extend_from_slice(&piece);
     }

@@ -87,21 +87,21 @@ impl Upstream {
         Self { address, deadlines, limit, breaker, pool, idle: RefCell::default(), max_idle }
     }
 
-    /// Sends one request of `client` and waits for the head of its answer. An idempotent one without a rest is sent once more,
-    /// on a new connection, if a kept one turns out to be closed before a byte came back; no other ever is.
+    /// Sends one request of `downstream`'s and waits for the head of its answer. A request that is idempotent and whole is sent
+    /// once more, on a new connection, if a kept connection turns out to be closed before a byte came back; no other ever is.
     ///
     /// # Errors
     /// [`SendError`]; the connection is closed then.
     pub async fn exchange(
         &self,
         request: &UpstreamRequest<'_>,
-        client: &mut ServerConnection,
+        downstream: &mut ServerConnection,
         context: &RequestContext,
     ) -> Result<Exchange<'_>, SendError> {
         self.breaker.check()?;
-        let permit = client.unless_client_leaves(pin!(self.limit.acquire(self.deadlines.connect))).await??;
+        let permit = downstream.unless_client_leaves(pin!(self.limit.acquire(self.deadlines.connect))).await??;
         let sent = Instant::now();
-        let outcome = self.exchange_over_any(request, sent, client, context).await;
+        let outcome = self.exchange_over_any(request, sent, downstream, context).await;
         match &outcome {
             Ok(_) | Err(SendError::Answer(ReceiveError::Invalid(_))) => self.breaker.record_success(),
             Err(SendError::Rejected(_) | SendError::ClientLeft(_) | SendError::Body(_)) => {}
@@ -120,19 +120,19 @@ impl Upstream {
         &self,
         request: &UpstreamRequest<'_>,
         now: Instant,
-        client: &mut ServerConnection,
+        downstream: &mut ServerConnection,
         context: &RequestContext,
     ) -> Result<(ClientConnection, Response), SendError> {
         if let Some(mut connection) = self.take_idle(now) {
-            match self.exchange_over(&mut connection, request, client, context).await {
+            match self.exchange_over(&mut connection, request, downstream, context).await {
                 Err(SendError::Answer(ReceiveError::Closed)) if request.is_idempotent && request.rest.is_empty() => {}
                 outcome => return outcome.map(|response| (connection, response)),
             }
         }
         let connecting = timeout(self.deadlines.connect, self.address.connect());
-        let stream = client.unless_client_leaves(pin!(connecting)).await?.map_err(|_| SendError::ConnectTimeout)?;
+        let stream = downstream.unless_client_leaves(pin!(connecting)).await?.map_err(|_| SendError::ConnectTimeout)?;
         let mut connection = ClientConnection::new(stream.map_err(SendError::Connect)?, &self.pool);
-        let response = self.exchange_over(&mut connection, request, client, context).await?;
+        let response = self.exchange_over(&mut connection, request, downstream, context).await?;
         Ok((connection, response))
     }
 
@@ -140,7 +140,7 @@ impl Upstream {
         &self,
         connection: &mut ClientConnection,
         request: &UpstreamRequest<'_>,
-        client: &mut ServerConnection,
+        downstream: &mut ServerConnection,
         context: &RequestContext,
     ) -> Result<Response, SendError> {
         let is_taken = connection.send(request.message, self.deadlines.idle).await?;
@@ -148,7 +148,7 @@ impl Upstream {
             true if request.rest.is_empty() => Sent::Whole,
             true => {
                 let next = async || {
-                    let piece = client.next_piece().await;
+                    let piece = downstream.next_piece().await;
                     piece.inspect(|piece| context.count_in(piece.as_ref().map_or(0, |piece| piece.len())))
                 };
                 connection.send_body(request.rest, request.is_head, next, self.deadlines.idle).await?
@@ -159,7 +159,7 @@ impl Upstream {
             Sent::Early(response) => (*response, false),
             sent => {
                 let receiving = connection.receive(request.is_head, self.deadlines.first_byte);
-                (client.unless_client_leaves(pin!(receiving)).await??, matches!(sent, Sent::Whole))
+                (downstream.unless_client_leaves(pin!(receiving)).await??, matches!(sent, Sent::Whole))
             }
         };
         response.is_reusable &= is_whole;
