@@ -21,9 +21,9 @@ use crate::datahub::DataHubs;
 use crate::datahub::transport::Endpoint;
 use crate::guard::TrustedOrigins;
 use crate::http::server::Timeouts;
-use crate::proxy;
 use crate::proxy::target::Policy;
 use crate::proxy::upstream::Deadlines;
+use crate::proxy::{ProxyLimits, ProxySettings};
 use crate::seal::{Key, Keyring};
 use crate::session::not_before::{CutOffs, NotBefore};
 use crate::session::{self, Sessions};
@@ -46,7 +46,7 @@ pub struct Config {
     /// The DataHUBs.
     pub datahubs: DataHubs,
     /// What the proxy is told.
-    pub proxy: proxy::Settings,
+    pub proxy: ProxySettings,
     /// How long a browser may take.
     pub client_timeouts: Timeouts,
     /// How often one client may begin a login.
@@ -156,7 +156,7 @@ impl Config {
             not_before: NotBefore::new(cut_offs),
             session,
             datahubs: datahubs?,
-            proxy: proxy::Settings { policy: policy?, limits: limits?, deadlines },
+            proxy: ProxySettings { policy: policy?, limits: limits?, deadlines },
             client_timeouts,
             login_rate,
             callback_rate,
@@ -319,12 +319,12 @@ fn keys_of(text: &str, section: &Section<'_>) -> Option<Vec<Key>> {
     keys.into_iter().collect::<Result<_, _>>().ok()
 }
 
-fn limits(mut section: Section<'_>) -> Option<proxy::Limits> {
+fn limits(mut section: Section<'_>) -> Option<ProxyLimits> {
     let [head, target, body] = ["head", "target", "body"].map(|key| section.size(key));
     let [fields, in_flight, waiting] = ["fields", "in_flight", "waiting"].map(|key| section.number(key));
     section.finish();
     let small = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
-    Some(proxy::Limits {
+    Some(ProxyLimits {
         head: head.map(small)?,
         target: target.map(small)?,
         fields: fields?,

@@ -42,7 +42,7 @@ use crate::session::{Sessions, Sid};
 /// One worker's proxy to all DataHUBs.
 #[derive(Debug)]
 pub struct Proxy {
-    shared: Arc<Shared>,
+    shared: Arc<SharedProxy>,
     guard: Arc<Guard>,
     /// In the order of the DataHUBs.
     routes: Vec<Route>,
@@ -60,14 +60,14 @@ struct Route {
 
 /// What the proxies of all workers share.
 #[derive(Debug)]
-pub struct Shared {
+pub struct SharedProxy {
     /// `/…/datahubs/`: what stands before a DataHUB's id in a path.
     prefix: String,
     /// The gateway's own address, without a slash at its end.
     public: String,
     /// That of the gateway's own address.
     scheme: String,
-    settings: Settings,
+    settings: ProxySettings,
     datahubs: DataHubs,
     /// In the order of the DataHUBs.
     limits: Vec<(Arc<ConcurrencyLimit>, Arc<CircuitBreaker>)>,
@@ -75,17 +75,17 @@ pub struct Shared {
     refresher: Refresher,
 }
 
-impl Shared {
+impl SharedProxy {
     /// A proxy to `datahubs` below `public` and `base_path`.
     pub fn new(
         public: &str,
         base_path: &str,
-        settings: Settings,
+        settings: ProxySettings,
         datahubs: DataHubs,
         sessions: Arc<Sessions>,
         refresher: Refresher,
     ) -> Self {
-        let Limits { in_flight, waiting, .. } = settings.limits;
+        let ProxyLimits { in_flight, waiting, .. } = settings.limits;
         let limits = datahubs.iter().map(|datahub| {
             let limit = Arc::new(ConcurrencyLimit::new(in_flight, waiting));
             (limit, Arc::new(CircuitBreaker::new(datahub.id.clone())))
@@ -98,18 +98,18 @@ impl Shared {
 
 /// What the proxy is told.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ProxySettings {
     /// What may be forwarded.
     pub policy: Policy,
     /// How much one call may bring.
-    pub limits: Limits,
+    pub limits: ProxyLimits,
     /// How long each step of a call may take.
     pub deadlines: Deadlines,
 }
 
 /// How much one call may bring.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct ProxyLimits {
     /// Longest head, in bytes.
     pub head: usize,
     /// Most fields in a head.
@@ -171,8 +171,8 @@ impl From<BodyError> for Failure {
 
 impl Proxy {
     /// A worker's own proxy, one of `workers`: its connections are its own, all else is shared.
-    pub fn new(shared: Arc<Shared>, guard: Arc<Guard>, pool: BufferPool, workers: usize) -> Self {
-        let Settings { deadlines, limits, .. } = shared.settings;
+    pub fn new(shared: Arc<SharedProxy>, guard: Arc<Guard>, pool: BufferPool, workers: usize) -> Self {
+        let ProxySettings { deadlines, limits, .. } = shared.settings;
         // As many as may be in use at once, over all workers.
         let max_idle = limits.in_flight.div_ceil(workers.max(1));
         let routes = shared.datahubs.iter().zip(shared.limits.iter().cloned()).map(|(datahub, (limit, breaker))| {
@@ -200,7 +200,7 @@ impl Proxy {
         is_last: bool,
         context: &RequestContext,
     ) -> Result<(), Failure> {
-        let Shared { settings, sessions, refresher, .. } = &*self.shared;
+        let SharedProxy { settings, sessions, refresher, .. } = &*self.shared;
         let now = SystemTime::now();
         let raw = request.target();
         self.check_length(raw, MAX_COUNTER)?;
@@ -301,7 +301,7 @@ impl Call<'_> {
     /// What the browser is told of a call that is not made now: to send it again, with newer tokens or to look for some.
     async fn retry(&self, reason: Reason) -> ApiError {
         let Self { proxy, replay, datahub, sid, session, context, .. } = self;
-        let Shared { sessions, refresher, .. } = &*proxy.shared;
+        let SharedProxy { sessions, refresher, .. } = &*proxy.shared;
         let session = session.decode();
         match refresher.resolve(datahub, &session, reason, replay.replays, context, SystemTime::now()).await {
             // What was known is forgotten; but the body has been read.

@@ -26,8 +26,8 @@ use crate::http::timer::{Elapsed, Timer};
 /// One connection.
 #[expect(clippy::struct_excessive_bools, reason = "what is known of the request that is due, and of its answer")]
 pub struct ServerConnection {
-    stream: Stream,
-    settings: Rc<Settings>,
+    stream: AcceptedStream,
+    settings: Rc<ServerSettings>,
     pool: BufferPool,
     /// What has been read and not used: the beginning of a request, or of the rest of a body.
     read: Buffer,
@@ -48,7 +48,7 @@ pub struct ServerConnection {
 
 /// What all connections of a worker are held to.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ServerSettings {
     /// How long a head may be.
     pub head: HeadLimits,
     /// How long a body may be, in bytes.
@@ -71,8 +71,8 @@ pub struct Timeouts {
 impl ServerConnection {
     /// A connection that was just accepted. Once `shutdown` is ready it ends as soon as nothing is under way.
     pub fn new(
-        stream: Stream,
-        settings: Rc<Settings>,
+        stream: AcceptedStream,
+        settings: Rc<ServerSettings>,
         pool: BufferPool,
         shutdown: WaitForCancellationFutureOwned,
     ) -> Self {
@@ -340,14 +340,14 @@ impl ServerConnection {
 
 /// Who is at the other end.
 #[derive(Debug)]
-pub enum Stream {
+pub enum AcceptedStream {
     /// TCP.
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
 }
 
-impl Stream {
+impl AcceptedStream {
     async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.readable().await,
@@ -466,11 +466,15 @@ mod tests {
     /// A connection, the client's end of it, and what ends the process. Bodies may have 100 bytes.
     fn connected() -> (ServerConnection, UnixStream, CancellationToken) {
         let timeouts = Timeouts { head: 10 * SECOND, body: 30 * SECOND, answer: 60 * SECOND };
-        let settings = Settings { head: HeadLimits { length: 32 * 1024, fields: 8 }, body: 100, timeouts };
+        let settings = ServerSettings { head: HeadLimits { length: 32 * 1024, fields: 8 }, body: 100, timeouts };
         let (ours, client) = UnixStream::pair().expect("a pair of sockets");
         let process = CancellationToken::new();
         let shutdown = process.clone().cancelled_owned();
-        (ServerConnection::new(Stream::Unix(ours), Rc::new(settings), BufferPool::default(), shutdown), client, process)
+        (
+            ServerConnection::new(AcceptedStream::Unix(ours), Rc::new(settings), BufferPool::default(), shutdown),
+            client,
+            process,
+        )
     }
 
     /// The same, on which `text` has arrived.

@@ -81,7 +81,7 @@ impl From<GraphqlError> for ApiError {
 /// read a batch.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Call<'a> {
+struct GraphqlRequest<'a> {
     #[serde(borrow)]
     query: std::borrow::Cow<'a, str>,
     #[serde(rename = "variables")]
@@ -93,7 +93,7 @@ struct Call<'a> {
 }
 
 fn check(body: &[u8]) -> Result<(), GraphqlError> {
-    let call: Call<'_> = serde_json::from_slice(body).map_err(|_| GraphqlError::NotOneCall)?;
+    let call: GraphqlRequest<'_> = serde_json::from_slice(body).map_err(|_| GraphqlError::NotOneCall)?;
     let tree = Parser::new(&call.query).recursion_limit(MAX_DEPTH).token_limit(MAX_TOKENS).parse();
     if tree.errors().next().is_some() {
         return Err(GraphqlError::NotGraphql);

@@ -23,14 +23,14 @@ use crate::http::body::{self, CHUNK_END, LAST_CHUNK, write_chunk_size, write_con
 use crate::http::buffer::{Buffer, BufferPool, append};
 use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
-use crate::http::server::{RequestError, ServerConnection, Settings, Stream, WriteError};
+use crate::http::server::{AcceptedStream, RequestError, ServerConnection, ServerSettings, WriteError};
 use crate::metrics::worker::WorkerMetrics;
 use crate::proxy::{Failure, Proxy};
 use crate::server::web::{Web, WebRequest};
 
 /// What one worker serves its connections with.
 pub(super) struct Worker {
-    pub(super) settings: Rc<Settings>,
+    pub(super) settings: Rc<ServerSettings>,
     pub(super) guard: Arc<Guard>,
     pub(super) proxy: Proxy,
     pub(super) web: Web,
@@ -44,7 +44,7 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Serves one connection to its end.
-    pub(super) async fn serve(&self, stream: Stream, peer: Option<SocketAddr>) {
+    pub(super) async fn serve(&self, stream: AcceptedStream, peer: Option<SocketAddr>) {
         let _open = self.draining.connection();
         let shutdown = self.shutdown.clone().cancelled_owned();
         let mut connection = ServerConnection::new(stream, Rc::clone(&self.settings), self.pool.clone(), shutdown);

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use arcmanager_gateway::http::buffer::BufferPool;
 use arcmanager_gateway::http::head::HeadLimits;
-use arcmanager_gateway::http::server::{BodyError, RequestError, ServerConnection, Settings, Stream, Timeouts};
+use arcmanager_gateway::http::server::{
+    AcceptedStream, BodyError, RequestError, ServerConnection, ServerSettings, Timeouts,
+};
 use libfuzzer_sys::fuzz_target;
 use reference::{End, Framing};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -77,8 +79,9 @@ struct Served {
 async fn exchange(manner: Manner, seed: u8, bytes: &[u8]) -> (Served, usize) {
     let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     let shutdown = CancellationToken::new().cancelled_owned();
-    let settings = Settings { head: HEAD, body: MOST_BODY as u64, timeouts: TIMEOUTS };
-    let connection = ServerConnection::new(Stream::Unix(ours), Rc::new(settings), BufferPool::default(), shutdown);
+    let settings = ServerSettings { head: HEAD, body: MOST_BODY as u64, timeouts: TIMEOUTS };
+    let connection =
+        ServerConnection::new(AcceptedStream::Unix(ours), Rc::new(settings), BufferPool::default(), shutdown);
     let begun = Instant::now();
     let (mut read, mut write) = theirs.into_split();
     let sending = async {
