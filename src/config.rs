@@ -20,9 +20,9 @@ use crate::config::section::Section;
 use crate::datahub::DataHubs;
 use crate::datahub::transport::Endpoint;
 use crate::guard::TrustedOrigins;
-use crate::http::server::Timeouts;
+use crate::http::server::ClientTimeouts;
 use crate::proxy::target::Policy;
-use crate::proxy::upstream::Deadlines;
+use crate::proxy::upstream::UpstreamTimeouts;
 use crate::proxy::{ProxyLimits, ProxySettings};
 use crate::seal::{Key, Keyring};
 use crate::session::not_before::{CutOffs, NotBefore};
@@ -48,7 +48,7 @@ pub struct Config {
     /// What the proxy is told.
     pub proxy: ProxySettings,
     /// How long a browser may take.
-    pub client_timeouts: Timeouts,
+    pub client_timeouts: ClientTimeouts,
     /// How often one client may begin a login.
     pub login_rate: Rate,
     /// How often one client may end a login.
@@ -146,7 +146,7 @@ impl Config {
 
         let (keyring, keys_file, all, session) = session?;
         cut_offs.all = all;
-        let (deadlines, client_timeouts, _) = timeouts?;
+        let (upstream_timeouts, client_timeouts, _) = timeouts?;
         let (login_rate, callback_rate) = rates?;
         Some(Self {
             server: server?,
@@ -156,7 +156,7 @@ impl Config {
             not_before: NotBefore::new(cut_offs),
             session,
             datahubs: datahubs?,
-            proxy: ProxySettings { policy: policy?, limits: limits?, deadlines },
+            proxy: ProxySettings { policy: policy?, limits: limits?, timeouts: upstream_timeouts },
             client_timeouts,
             login_rate,
             callback_rate,
@@ -335,14 +335,14 @@ fn limits(mut section: Section<'_>) -> Option<ProxyLimits> {
 }
 
 /// For a forwarded call, for the browser, for one of our own calls.
-fn timeouts(mut section: Section<'_>) -> Option<(Deadlines, Timeouts, Duration)> {
+fn timeouts(mut section: Section<'_>) -> Option<(UpstreamTimeouts, ClientTimeouts, Duration)> {
     let [request_head, request_body, connect, first_byte, idle, back_channel] =
         ["request_head", "request_body", "connect", "first_byte", "idle", "back_channel"]
             .map(|key| section.duration(key));
     section.finish();
-    let deadlines = Deadlines { connect: connect?, first_byte: first_byte?, idle: idle? };
-    let client = Timeouts { head: request_head?, body: request_body?, answer: deadlines.idle };
-    Some((deadlines, client, back_channel?))
+    let upstream = UpstreamTimeouts { connect: connect?, first_byte: first_byte?, idle: idle? };
+    let client = ClientTimeouts { head: request_head?, body: request_body?, answer: upstream.idle };
+    Some((upstream, client, back_channel?))
 }
 
 fn rates(mut section: Section<'_>) -> Option<(Rate, Rate)> {

@@ -32,7 +32,7 @@ use crate::proxy::inspect::RequestBody;
 use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit};
 use crate::proxy::request::{Caller, Message};
 use crate::proxy::target::{Policy, Target};
-use crate::proxy::upstream::{Deadlines, SendError, Upstream, UpstreamRequest};
+use crate::proxy::upstream::{SendError, Upstream, UpstreamRequest, UpstreamTimeouts};
 use crate::session::decision::Reason;
 use crate::session::open_session::OpenSession;
 use crate::session::refresh::{Refresher, Resolution};
@@ -104,7 +104,7 @@ pub struct ProxySettings {
     /// How much one call may bring.
     pub limits: ProxyLimits,
     /// How long each step of a call may take.
-    pub deadlines: Deadlines,
+    pub timeouts: UpstreamTimeouts,
 }
 
 /// How much one call may bring.
@@ -172,12 +172,12 @@ impl From<BodyError> for Failure {
 impl Proxy {
     /// A worker's own proxy, one of `workers`: its connections are its own, all else is shared.
     pub fn new(shared: Arc<SharedProxy>, guard: Arc<Guard>, pool: BufferPool, workers: usize) -> Self {
-        let ProxySettings { deadlines, limits, .. } = shared.settings;
+        let ProxySettings { timeouts, limits, .. } = shared.settings;
         // As many as may be in use at once, over all workers.
         let max_idle = limits.in_flight.div_ceil(workers.max(1));
         let routes = shared.datahubs.iter().zip(shared.limits.iter().cloned()).map(|(datahub, (limit, breaker))| {
             let address = datahub.address.clone();
-            let upstream = Upstream::new(address, deadlines, limit, breaker, pool.clone(), max_idle);
+            let upstream = Upstream::new(address, timeouts, limit, breaker, pool.clone(), max_idle);
             Route { upstream, public: format!("{}{}{}", shared.public, shared.prefix, datahub.id) }
         });
         Self { routes: routes.collect(), shared, guard, pool, clock: DateClock::default() }

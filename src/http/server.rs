@@ -54,12 +54,12 @@ pub struct ServerSettings {
     /// How long a body may be, in bytes.
     pub body: u64,
     /// How long a client may take.
-    pub timeouts: Timeouts,
+    pub timeouts: ClientTimeouts,
 }
 
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
+pub struct ClientTimeouts {
     /// For the head of a request, from its first byte to its last, and on a new connection until there is one.
     pub head: Duration,
     /// For the next piece of a request's body.
@@ -465,7 +465,7 @@ mod tests {
 
     /// A connection, the client's end of it, and what ends the process. Bodies may have 100 bytes.
     fn connected() -> (ServerConnection, UnixStream, CancellationToken) {
-        let timeouts = Timeouts { head: 10 * SECOND, body: 30 * SECOND, answer: 60 * SECOND };
+        let timeouts = ClientTimeouts { head: 10 * SECOND, body: 30 * SECOND, answer: 60 * SECOND };
         let settings = ServerSettings { head: HeadLimits { length: 32 * 1024, fields: 8 }, body: 100, timeouts };
         let (ours, client) = UnixStream::pair().expect("a pair of sockets");
         let process = CancellationToken::new();

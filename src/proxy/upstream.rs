@@ -23,7 +23,7 @@ use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit, Permit, Rejected};
 #[derive(Debug)]
 pub struct Upstream {
     address: Address,
-    deadlines: Deadlines,
+    timeouts: UpstreamTimeouts,
     limit: Arc<ConcurrencyLimit>,
     breaker: Arc<CircuitBreaker>,
     pool: BufferPool,
@@ -34,7 +34,7 @@ pub struct Upstream {
 
 /// How long each step may take. There is no limit on the whole: a gigabyte takes what it takes.
 #[derive(Debug, Clone, Copy)]
-pub struct Deadlines {
+pub struct UpstreamTimeouts {
     /// To a connection, TLS included.
     pub connect: Duration,
     /// From the end of the request to the head of the answer.
@@ -78,13 +78,13 @@ impl Upstream {
     /// No connection yet; `limit` and `breaker` are shared with the other workers. At most `max_idle` connections are kept.
     pub fn new(
         address: Address,
-        deadlines: Deadlines,
+        timeouts: UpstreamTimeouts,
         limit: Arc<ConcurrencyLimit>,
         breaker: Arc<CircuitBreaker>,
         pool: BufferPool,
         max_idle: usize,
     ) -> Self {
-        Self { address, deadlines, limit, breaker, pool, idle: RefCell::default(), max_idle }
+        Self { address, timeouts, limit, breaker, pool, idle: RefCell::default(), max_idle }
     }
 
     /// Sends one request of `downstream`'s and waits for the head of its answer. A request that is idempotent and whole is sent
@@ -99,7 +99,7 @@ impl Upstream {
         context: &RequestContext,
     ) -> Result<Exchange<'_>, SendError> {
         self.breaker.check()?;
-        let permit = downstream.unless_client_leaves(pin!(self.limit.acquire(self.deadlines.connect))).await??;
+        let permit = downstream.unless_client_leaves(pin!(self.limit.acquire(self.timeouts.connect))).await??;
         let sent = Instant::now();
         let outcome = self.exchange_over_any(request, sent, downstream, context).await;
         match &outcome {
@@ -129,7 +129,7 @@ impl Upstream {
                 outcome => return outcome.map(|response| (connection, response)),
             }
         }
-        let connecting = timeout(self.deadlines.connect, self.address.connect());
+        let connecting = timeout(self.timeouts.connect, self.address.connect());
         let stream = downstream.unless_client_leaves(pin!(connecting)).await?.map_err(|_| SendError::ConnectTimeout)?;
         let mut connection = ClientConnection::new(stream.map_err(SendError::Connect)?, &self.pool);
         let response = self.exchange_over(&mut connection, request, downstream, context).await?;
@@ -143,7 +143,7 @@ impl Upstream {
         downstream: &mut ServerConnection,
         context: &RequestContext,
     ) -> Result<Response, SendError> {
-        let is_taken = connection.send(request.message, self.deadlines.idle).await?;
+        let is_taken = connection.send(request.message, self.timeouts.idle).await?;
         let sent = match is_taken {
             true if request.rest.is_empty() => Sent::Whole,
             true => {
@@ -151,14 +151,14 @@ impl Upstream {
                     let piece = downstream.next_piece().await;
                     piece.inspect(|piece| context.count_in(piece.as_ref().map_or(0, |piece| piece.len())))
                 };
-                connection.send_body(request.rest, request.is_head, next, self.deadlines.idle).await?
+                connection.send_body(request.rest, request.is_head, next, self.timeouts.idle).await?
             }
             false => Sent::NotTaken,
         };
         let (mut response, is_whole) = match sent {
             Sent::Early(response) => (*response, false),
             sent => {
-                let receiving = connection.receive(request.is_head, self.deadlines.first_byte);
+                let receiving = connection.receive(request.is_head, self.timeouts.first_byte);
                 (downstream.unless_client_leaves(pin!(receiving)).await??, matches!(sent, Sent::Whole))
             }
         };
@@ -199,7 +199,7 @@ impl Exchange<'_> {
         }
         // One that broke off stays broken.
         let connection = self.connection.as_mut().ok_or(ResponseBodyError::Truncated)?;
-        let piece = connection.next_piece(&mut self.response.body, self.upstream.deadlines.idle).await;
+        let piece = connection.next_piece(&mut self.response.body, self.upstream.timeouts.idle).await;
         if piece.is_err() {
             self.connection = None;
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use arcmanager_gateway::http::buffer::BufferPool;
 use arcmanager_gateway::http::head::HeadLimits;
 use arcmanager_gateway::http::server::{
-    AcceptedStream, BodyError, RequestError, ServerConnection, ServerSettings, Timeouts,
+    AcceptedStream, BodyError, ClientTimeouts, RequestError, ServerConnection, ServerSettings,
 };
 use libfuzzer_sys::fuzz_target;
 use reference::{End, Framing};
@@ -207,5 +207,5 @@ thread_local! {
 
 const HEAD: HeadLimits = HeadLimits { length: 512, fields: 8 };
 const MOST_BODY: usize = 200;
-const TIMEOUTS: Timeouts =
-    Timeouts { head: Duration::from_secs(10), body: Duration::from_secs(30), answer: Duration::from_secs(60) };
+const TIMEOUTS: ClientTimeouts =
+    ClientTimeouts { head: Duration::from_secs(10), body: Duration::from_secs(30), answer: Duration::from_secs(60) };
