@@ -203,7 +203,7 @@ impl Proxy {
         let SharedProxy { settings, sessions, refresher, .. } = &*self.shared;
         let now = SystemTime::now();
         let raw = request.target();
-        self.check_length(raw, MAX_COUNTER)?;
+        self.check_length(raw, MAX_COUNTER_BYTES)?;
         let replay = ReplayTarget::parse(raw).map_err(ApiError::from)?;
         let (datahub, raw) = self.datahub(replay.target, context)?;
         context.replay.set(replay.replays);
@@ -279,7 +279,7 @@ impl Proxy {
     /// GitLab's answer to that body, long after its first byte, that the token must live to see.
     fn refresh_ahead(&self, length: BodyLength) -> Duration {
         let limits = self.shared.sessions.limits();
-        if length.may_exceed(LONG_BODY) { limits.refresh_ahead_body } else { limits.refresh_ahead }
+        if length.may_exceed(LONG_BODY_BYTES) { limits.refresh_ahead_body } else { limits.refresh_ahead }
     }
 }
 
@@ -366,6 +366,6 @@ async fn drain(downstream: &mut ServerConnection, length: Option<u64>) -> Result
 /// What the log calls a forwarded call.
 const ROUTE: &str = "/datahubs/{datahub}/{path}";
 /// `?_gateway_replay=16`, in bytes.
-const MAX_COUNTER: usize = 19;
-/// A longer body, in bytes, is a long one.
-const LONG_BODY: u64 = 1024 * 1024;
+const MAX_COUNTER_BYTES: usize = 19;
+/// A body longer than this, in bytes, counts as one that takes long to upload.
+const LONG_BODY_BYTES: u64 = 1024 * 1024;

@@ -85,7 +85,7 @@ impl<'a> Section<'a> {
         let text: String = self.required(key)?;
         // Not the library's own words here and below: they quote the value.
         match humantime::parse_duration(&text) {
-            Ok(duration) if !duration.is_zero() && duration <= LONGEST => Some(duration),
+            Ok(duration) if !duration.is_zero() && duration <= MAX_DURATION => Some(duration),
             _ => self.fault(key, "must be a time such as 30s, 15m or 7d, more than none and at most 400 days"),
         }
     }
@@ -170,4 +170,4 @@ impl fmt::Display for Faults {
 impl std::error::Error for Faults {}
 
 /// What browsers keep a cookie for at most (RFC 6265bis section 5.6.2).
-const LONGEST: Duration = Duration::from_hours(9600);
+const MAX_DURATION: Duration = Duration::from_hours(9600);

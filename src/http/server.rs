@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::http::body::BodyDecoder;
-use crate::http::buffer::{Buffer, BufferPool, PIECE};
+use crate::http::buffer::{Buffer, BufferPool, PIECE_BYTES};
 use crate::http::head::{HeadError, HeadLimits, RequestHead};
 use crate::http::timer::{Elapsed, Timer};
 
@@ -103,7 +103,7 @@ impl ServerConnection {
         if !self.is_persistent {
             return Ok(None);
         }
-        let idle = if self.is_new { timeouts.head } else { KEEP_ALIVE };
+        let idle = if self.is_new { timeouts.head } else { KEEP_ALIVE_TIMEOUT };
         let mut deadline = None;
         let mut scanned = 0;
         loop {
@@ -191,8 +191,12 @@ impl ServerConnection {
             // Whoever leaves no room for 25 bytes does not read.
             return Err(BodyError::Gone(io::ErrorKind::WriteZero.into()));
         }
-        let most =
-            self.body.remaining().and_then(|left| usize::try_from(left).ok()).unwrap_or(PIECE).clamp(MIN_READ, PIECE);
+        let most = self
+            .body
+            .remaining()
+            .and_then(|left| usize::try_from(left).ok())
+            .unwrap_or(PIECE_BYTES)
+            .clamp(MIN_READ, PIECE_BYTES);
         self.read.make_room(most);
         let limit = self.settings.timeouts.body;
         let Self { stream, read, timer, .. } = self;
@@ -334,7 +338,7 @@ impl ServerConnection {
                 }
             }
         };
-        let _ = timer.within(LINGER, pin!(discarding)).await;
+        let _ = timer.within(LINGER_TIMEOUT, pin!(discarding)).await;
     }
 }
 
@@ -431,10 +435,10 @@ pub enum WriteError {
 }
 
 /// How long an idle connection is kept: longer than front proxies keep theirs (nginx: 60 s), so that it is they who close.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// How long we listen to whoever has not heard yet that we are done.
-const LINGER: Duration = Duration::from_secs(5);
-/// How much we listen to, in bytes.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a connection that is closed is still read, so that the client gets the last answer.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much is read and thrown away meanwhile, in bytes.
 const MAX_DISCARDED: usize = 8 * 1024 * 1024;
 /// How much is read while an answer is due, in bytes.
 const MAX_READ_AHEAD: usize = 32 * 1024;

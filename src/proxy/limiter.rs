@@ -64,16 +64,16 @@ pub struct CircuitBreaker {
     datahub: DataHubId,
     /// How many calls in a row got no answer.
     failures: AtomicU32,
-    began: Instant,
-    /// When the next call may try a DataHUB that does not answer, in milliseconds since `began`.
-    next_try: AtomicU64,
+    created_at: Instant,
+    /// When the next call may try a DataHUB that does not answer, in milliseconds since `created_at`.
+    next_retry: AtomicU64,
 }
 
 impl CircuitBreaker {
     /// Calls to `datahub` pass from the start.
     pub fn new(datahub: DataHubId) -> Self {
         metrics::datahub(datahub.as_str(), true);
-        Self { datahub, failures: AtomicU32::new(0), began: Instant::now(), next_try: AtomicU64::new(0) }
+        Self { datahub, failures: AtomicU32::new(0), created_at: Instant::now(), next_retry: AtomicU64::new(0) }
     }
 
     /// Whether a call may try.
@@ -84,9 +84,12 @@ impl CircuitBreaker {
         if self.failures.load(Ordering::Relaxed) < FAILURE_THRESHOLD {
             return Ok(());
         }
-        let (now, next) = (self.now(), self.next_try.load(Ordering::Relaxed));
+        let (now, next) = (self.now(), self.next_retry.load(Ordering::Relaxed));
         let is_turn = now >= next
-            && self.next_try.compare_exchange(next, now + RETRY_INTERVAL, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            && self
+                .next_retry
+                .compare_exchange(next, now + RETRY_INTERVAL, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
         if is_turn { Ok(()) } else { Err(Rejected::Unanswered) }
     }
 
@@ -102,14 +105,14 @@ impl CircuitBreaker {
     /// A call got no answer.
     pub fn record_failure(&self) {
         if self.failures.fetch_add(1, Ordering::Relaxed) + 1 == FAILURE_THRESHOLD {
-            self.next_try.store(self.now() + RETRY_INTERVAL, Ordering::Relaxed);
+            self.next_retry.store(self.now() + RETRY_INTERVAL, Ordering::Relaxed);
             metrics::datahub(self.datahub.as_str(), false);
             log::warn!(datahub = self.datahub.as_str(); "a DataHUB does not answer; one call a second tries it");
         }
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.created_at.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -182,7 +185,7 @@ mod tests {
             breaker.record_failure();
         }
         assert_eq!(breaker.check(), Err(Rejected::Unanswered));
-        breaker.next_try.store(breaker.now(), Ordering::Relaxed);
+        breaker.next_retry.store(breaker.now(), Ordering::Relaxed);
         assert!(breaker.check().is_ok(), "one tries");
         assert_eq!(breaker.check(), Err(Rejected::Unanswered), "and no second one");
         breaker.record_success();

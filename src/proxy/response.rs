@@ -248,7 +248,7 @@ fn is_visible(text: &str) -> bool {
 /// Whether no browser runs content of this type, given `nosniff`.
 fn is_inert(content_type: &[u8]) -> bool {
     let essence = content_type[..memchr(b';', content_type).unwrap_or(content_type.len())].trim_ascii();
-    INERT.iter().any(|inert| inert.len() == essence.len() && essence.eq_ignore_ascii_case(inert.as_bytes()))
+    INERT_TYPES.iter().any(|inert| inert.len() == essence.len() && essence.eq_ignore_ascii_case(inert.as_bytes()))
         || is_json(essence)
 }
 
@@ -277,7 +277,7 @@ fn is_to_a_page(parameters: &str) -> bool {
 const PAGINATION_RELS: [&str; 4] = ["first", "prev", "next", "last"];
 
 /// Types that no browser runs, given `nosniff`.
-const INERT: [&str; 14] = [
+const INERT_TYPES: [&str; 14] = [
     "application/json",
     "application/octet-stream",
     "application/zip",

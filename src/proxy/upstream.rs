@@ -170,7 +170,7 @@ impl Upstream {
     fn take_idle(&self, now: Instant) -> Option<ClientConnection> {
         let mut idle = self.idle.borrow_mut();
         while let Some(Idle { mut connection, since }) = idle.pop_back() {
-            if now.duration_since(since) < MAX_IDLE_TIME && connection.is_quiet() {
+            if now.duration_since(since) < MAX_IDLE_TIME && connection.is_reusable() {
                 return Some(connection);
             }
         }
