@@ -61,8 +61,8 @@ fn main() -> ExitCode {
     }
     let config = match Config::load(&files) {
         Ok(config) => Arc::new(config),
-        Err(faults) => {
-            let _ = writeln!(io::stderr(), "{faults}");
+        Err(errors) => {
+            let _ = writeln!(io::stderr(), "{errors}");
             return ExitCode::from(EX_CONFIG);
         }
     };
