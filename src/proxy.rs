@@ -3,13 +3,13 @@
 //! The recipe, top to bottom: which DataHUB, whose session, which target, fresh tokens, up, down. Whoever reads
 //! [`Proxy::forward`] has read it all; each step has a room of its own.
 
-pub mod graphql;
-pub mod inspect;
-pub mod limiter;
-pub mod rejection;
+mod graphql;
+mod inspect;
+mod limiter;
+mod rejection;
 mod relay;
-pub mod request;
-pub mod response;
+mod request;
+mod response;
 pub mod target;
 pub mod upstream;
 

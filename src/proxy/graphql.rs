@@ -23,7 +23,7 @@ use crate::proxy::inspect::{self, RequestBody};
 /// `method_not_allowed` but for POST; `bad_request` for anything but one well-formed operation in JSON with a
 /// Content-Length, introspection among it; `body_too_large` above 64 KiB; `credential_endpoint` for what is about
 /// credentials.
-pub async fn inspect(
+pub(super) async fn inspect(
     request: &RequestHead,
     downstream: &mut ServerConnection,
     context: &RequestContext,
@@ -46,7 +46,7 @@ pub async fn inspect(
 
 /// Why a GraphQL call is not forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum GraphqlError {
+pub(super) enum GraphqlError {
     /// Another Content-Type, or a Content-Encoding.
     #[error("a GraphQL call must be JSON")]
     NotJson,

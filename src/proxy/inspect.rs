@@ -20,7 +20,7 @@ use crate::proxy::target::{is_credential, mentions_credential};
 
 /// What goes up of a request's body.
 #[derive(Debug)]
-pub enum RequestBody {
+pub(super) enum RequestBody {
     /// Small enough to have been looked through.
     Buffered(Vec<u8>),
     /// Passed on as it comes.
@@ -32,7 +32,7 @@ pub enum RequestBody {
 /// # Errors
 /// `credential_parameter` for a top-level name that GitLab would take for a credential; `bad_request` for a body that
 /// breaks off, or is not plainly what its Content-Type says.
-pub async fn inspect(
+pub(super) async fn inspect(
     request: &RequestHead,
     downstream: &mut ServerConnection,
     context: &RequestContext,
@@ -52,7 +52,7 @@ pub async fn inspect(
 ///
 /// # Errors
 /// `body_too_large` above 64 KiB; `bad_request` if it breaks off.
-pub async fn buffer(
+pub(super) async fn buffer(
     length: u64,
     downstream: &mut ServerConnection,
     context: &RequestContext,
@@ -192,7 +192,7 @@ fn lossy(bytes: &[u8]) -> String {
 /// A body that is not plainly what its Content-Type says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not what its Content-Type says")]
-pub struct Unreadable;
+pub(super) struct Unreadable;
 
 impl From<Unreadable> for ApiError {
     fn from(error: Unreadable) -> Self {

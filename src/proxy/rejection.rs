@@ -19,7 +19,7 @@ use crate::proxy::upstream::{Exchange, SendError, Upstream, UpstreamRequest};
 ///
 /// # Errors
 /// [`ClientLeft`].
-pub async fn is_invalid_token(
+pub(super) async fn is_invalid_token(
     exchange: &mut Exchange<'_>,
     peeked: &mut Vec<u8>,
     upstream: &Upstream,

@@ -16,20 +16,20 @@ use crate::proxy::target::{Policy, Target};
 
 /// How a DataHUB's addresses read in a browser.
 #[derive(Debug, Clone, Copy)]
-pub struct UrlRewriter<'a> {
+pub(super) struct UrlRewriter<'a> {
     /// The DataHUB's own.
-    pub upstream: &'a Address,
+    pub(super) upstream: &'a Address,
     /// The gateway's URL for it.
-    pub public: &'a str,
+    pub(super) public: &'a str,
     /// What the gateway would forward.
-    pub policy: &'a Policy,
+    pub(super) policy: &'a Policy,
 }
 
 /// Appends the fields of the DataHUB's answer as the browser gets them, its framing not included.
 ///
 /// # Errors
 /// `datahub_invalid_response` for an answer that cannot be passed on without lying or leaking.
-pub fn write_fields(
+pub(super) fn write_fields(
     response: &Response,
     rewriter: UrlRewriter<'_>,
     is_head: bool,
@@ -79,7 +79,7 @@ pub fn write_fields(
 
 /// Appends how the body is delimited: by its length where that is known, also that of a body that is not sent, else by chunks
 /// where the client takes them.
-pub fn write_framing(response: &Response, takes_chunks: bool, out: &mut Vec<u8>) {
+pub(super) fn write_framing(response: &Response, takes_chunks: bool, out: &mut Vec<u8>) {
     match (response.length, response.content_length) {
         (BodyLength::Chunked | BodyLength::UntilClose, _) if takes_chunks => {
             out.extend_from_slice(b"transfer-encoding: chunked\r\n");

@@ -21,7 +21,7 @@ use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit, Permit, Rejected};
 
 /// One worker's connections to one DataHUB.
 #[derive(Debug)]
-pub struct Upstream {
+pub(super) struct Upstream {
     address: Address,
     timeouts: UpstreamTimeouts,
     limit: Arc<ConcurrencyLimit>,
@@ -51,32 +51,32 @@ struct Idle {
 
 /// What goes up.
 #[derive(Debug)]
-pub struct UpstreamRequest<'a> {
+pub(super) struct UpstreamRequest<'a> {
     /// The head, and the whole body if it is short.
-    pub message: &'a [u8],
+    pub(super) message: &'a [u8],
     /// How the rest of the body is delimited, which is still at the client's; nothing if the message is all there is.
-    pub rest: BodyLength,
+    pub(super) rest: BodyLength,
     /// Whether the method is HEAD, whose answer has no body whatever its head says.
-    pub is_head: bool,
+    pub(super) is_head: bool,
     /// Whether the same request twice does what it does once (RFC 9110 section 9.2.2).
-    pub is_idempotent: bool,
+    pub(super) is_idempotent: bool,
 }
 
 /// An answer on its way down, and what its call holds until the end of it.
 #[derive(Debug)]
-pub struct Exchange<'a> {
+pub(super) struct Exchange<'a> {
     upstream: &'a Upstream,
     connection: Option<ClientConnection>,
     permit: Option<Permit<'a>>,
     /// What came down.
-    pub response: Response,
+    pub(super) response: Response,
     /// From sending the request to the head of the answer.
-    pub took: Duration,
+    pub(super) took: Duration,
 }
 
 impl Upstream {
     /// No connection yet; `limit` and `breaker` are shared with the other workers. At most `max_idle` connections are kept.
-    pub fn new(
+    pub(super) fn new(
         address: Address,
         timeouts: UpstreamTimeouts,
         limit: Arc<ConcurrencyLimit>,
@@ -92,7 +92,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`SendError`]; the connection is closed then.
-    pub async fn exchange(
+    pub(super) async fn exchange(
         &self,
         request: &UpstreamRequest<'_>,
         downstream: &mut ServerConnection,
@@ -193,7 +193,7 @@ impl Exchange<'_> {
     ///
     /// # Errors
     /// [`ResponseBodyError`]; what has been passed on is not whole.
-    pub async fn next_piece(&mut self) -> Result<Option<Buffer>, ResponseBodyError> {
+    pub(super) async fn next_piece(&mut self) -> Result<Option<Buffer>, ResponseBodyError> {
         if self.response.body.is_done() {
             return Ok(None);
         }
@@ -224,7 +224,7 @@ impl Exchange<'_> {
 
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum SendError {
+pub(super) enum SendError {
     /// It was not to be tried.
     #[error(transparent)]
     Rejected(#[from] Rejected),
