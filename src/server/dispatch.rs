@@ -91,11 +91,11 @@ impl Worker {
                 context.record_incomplete(Incomplete::ClientGone);
                 connection.abort();
             }
-            Err(Failure::Refused(_)) if connection.has_answered() => {
+            Err(Failure::Error(_)) if connection.has_answered() => {
                 context.record_incomplete(Incomplete::Internal);
                 connection.abort();
             }
-            Err(Failure::Refused(error)) => {
+            Err(Failure::Error(error)) => {
                 self.write_error(&error, Some(request), access, connection, context).await;
             }
         }
