@@ -63,6 +63,9 @@ bench-counted: build check-tools
 bench-build:
 	cargo build --locked --release -p arcmanager-gateway -p datahub -p load
 
+release: bench-tools ## target/release/arcmanager-gateway, guided by a profile where llvm-tools are installed
+	tests/bench/release.sh
+
 image: image-tools ## a container image, by Docker or else by buildah
 	docker/build.sh
 
@@ -73,7 +76,7 @@ build:
 	cargo build --locked --workspace
 
 # Coverage of our own crates leads the search. What it finds stays in target/fuzz; what broke something is named there.
-FUZZ_TARGETS := cookie-header target answer
+FUZZ_TARGETS := cookie-header target request-head chunks connection answer
 FUZZ = set -e; for target in $(FUZZ_TARGETS); do target/fuzz/$$target target/fuzz/corpus/$$target tests/fuzz/corpus/$$target \
 	-artifact_prefix=target/fuzz/$$target- -print_final_stats=1 -verbosity=0 $(1); done
 
@@ -129,4 +132,4 @@ cargo-mutants:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_MUTANTS) cargo-mutants
 
-.PHONY: help demo test quick check long storm bench bench-peers bench-check bench-record bench-build bench-counted image advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools fuzz-target cargo-deny cargo-mutants
+.PHONY: help demo test quick check long storm bench bench-peers bench-check bench-record bench-build bench-counted release image advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools fuzz-target cargo-deny cargo-mutants

@@ -251,6 +251,11 @@ impl RequestId {
         Self(id)
     }
 
+    /// The digits, in ASCII.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The digits.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("hex digits are ASCII")

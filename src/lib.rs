@@ -5,10 +5,12 @@
 //! any process that holds the keys can serve any request.
 //!
 //! Four rooms carry it. [`auth`] gets you in, [`session`] keeps you in, [`proxy`] takes you through, and [`datahub`] is
-//! the far end. [`origin`] stands at the door; [`context`], [`seal`], [`access_log`], [`metrics`] and [`error`] are the ground. Imports run down only:
+//! the far end. [`guard`] stands at the door; [`http`] is how bytes become requests and answers, on both sides; [`context`],
+//! [`seal`], [`access_log`], [`metrics`] and [`error`] are the ground. Imports run down only, and rooms on one step do not
+//! import each other:
 //!
 //! ```text
-//! main → { server | reload } → config → { auth | proxy | admin } → session → { datahub | origin } → { context | seal } → access_log → { metrics | error }
+//! main → { server | reload } → config → { proxy | auth | admin } → session → { datahub | guard } → { context | seal } → access_log → { metrics | error | http }
 //! ```
 //!
 //! `config` stands above the rooms because it parses into their types.
@@ -28,3 +30,64 @@ pub mod reload;
 pub mod seal;
 pub mod server;
 pub mod session;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
+
+    /// Adds each file of `folder`, as a path of modules such as `proxy::target`, with its code but for comments and tests.
+    fn read(folder: &Path, parent: &str, files: &mut BTreeMap<String, String>) {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let module = format!("{parent}{}", path.file_stem().expect("a name").to_str().expect("a plain one"));
+            if path.is_dir() {
+                read(&path, &format!("{module}::"), files);
+                continue;
+            }
+            let text = std::fs::read_to_string(path).expect("a text").replace("arcmanager_gateway::", "crate::");
+            let code = text.split("#[cfg(test)]\nmod tests").next().expect("what stands before the tests");
+            let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+            files.insert(module, lines.collect::<Vec<_>>().join("\n").replace("super::", &format!("crate::{parent}")));
+        }
+    }
+
+    /// The paths in some code, of each in `crate::a::{b, c}`.
+    fn paths(code: &str) -> impl Iterator<Item = String> {
+        code.split("crate::").skip(1).flat_map(|rest| {
+            let is_end = |letter: char| !letter.is_alphanumeric() && !"_:".contains(letter);
+            let (path, rest) = rest.split_at(rest.find(is_end).unwrap_or(rest.len()));
+            let items = rest.strip_prefix('{').map_or("", |rest| rest.split('}').next().unwrap_or_default());
+            items.split(',').map(move |item| format!("{path}{}::", item.split_whitespace().next().unwrap_or_default()))
+        })
+    }
+
+    #[test]
+    fn imports_run_down_the_map_and_never_in_a_circle() {
+        let mut files = BTreeMap::new();
+        read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut files);
+        let map = include_str!("lib.rs").lines().find(|line| line.starts_with("//! main → ")).expect("the map");
+        let steps: Vec<&str> = map.split(" → ").collect();
+        let step = |room: &str| steps.iter().position(|step| step.split([' ', '{', '}']).any(|name| name == room));
+        let mut imports: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (module, code) in &files {
+            let named = |path: String| files.keys().rfind(|file| path.starts_with(&format!("{file}::")));
+            let own = files.keys().filter(|file| file.rsplit_once("::").is_some_and(|(parent, _)| parent == module));
+            for import in paths(code).filter_map(named).chain(own).filter(|import| *import != module) {
+                let [from, to] = [module, import].map(|file| file.split("::").next().expect("a room"));
+                let [above, below] = [from, to].map(step);
+                assert!(from == to || above.expect(from) < below.expect(to), "{module} must not import {import}");
+                // Between files, too; but what a file declares is there for all that stand below it.
+                if !module.starts_with(&format!("{import}::")) {
+                    imports.entry(module).or_default().insert(import);
+                }
+            }
+        }
+        let mut left: BTreeSet<&str> = files.keys().map(String::as_str).collect();
+        let is_free = |file: &&str, left: &_| imports.get(file).is_none_or(|imports| imports.is_disjoint(left));
+        while let Some(free) = left.iter().copied().find(|file| is_free(file, &left)) {
+            left.remove(free);
+        }
+        assert!(left.is_empty(), "a circle, and what imports it: {left:?}");
+    }
+}

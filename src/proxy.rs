@@ -14,7 +14,7 @@ pub mod target;
 pub mod upstream;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use memchr::memchr2;
 
@@ -243,9 +243,8 @@ impl Proxy {
         let (is_head, is_idempotent) = (request.method() == "HEAD", is_idempotent(request.method()));
         let up = UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent };
         let upstream = &self.routes[datahub.index()].upstream;
-        let sent = Instant::now();
         let mut exchange = upstream.exchange(&up, client, context).await?;
-        context.upstream.set(Some(sent.elapsed()));
+        context.upstream.set(Some(exchange.took));
         drop(message);
 
         let mut peeked = Vec::new();

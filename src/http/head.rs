@@ -35,6 +35,48 @@ pub struct RequestHead {
     /// Whether the client would send another request on this connection (RFC 9112 section 9.3).
     pub is_persistent: bool,
     fields: Vec<FieldSpan>,
+    known: [Occurrence; Known::COUNT],
+}
+
+/// A field that is looked at in every request, and so is found while its head is read.
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "each is the field of its name")]
+pub enum Known {
+    Host,
+    Origin,
+    SecFetchSite,
+    SecFetchMode,
+    SecFetchDest,
+    XCsrf,
+    Upgrade,
+}
+
+impl Known {
+    const COUNT: usize = Self::Upgrade as usize + 1;
+
+    /// The one of this name; mostly none, and the length tells.
+    #[inline]
+    fn of(name: &[u8]) -> Option<Self> {
+        match name.len() {
+            4 if is_name(name, "host") => Some(Self::Host),
+            6 if is_name(name, "origin") => Some(Self::Origin),
+            6 if is_name(name, "x-csrf") => Some(Self::XCsrf),
+            7 if is_name(name, "upgrade") => Some(Self::Upgrade),
+            14 if is_name(name, "sec-fetch-site") => Some(Self::SecFetchSite),
+            14 if is_name(name, "sec-fetch-mode") => Some(Self::SecFetchMode),
+            14 if is_name(name, "sec-fetch-dest") => Some(Self::SecFetchDest),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a field is there, and which one of a head's it is.
+#[derive(Debug, Clone, Copy, Default)]
+enum Occurrence {
+    #[default]
+    Never,
+    Once(usize),
+    Several,
 }
 
 impl RequestHead {
@@ -47,24 +89,30 @@ impl RequestHead {
         // One empty line before a request is let pass (RFC 9112 section 2.2).
         let start = if read.starts_with(b"\r\n") { 2 } else { 0 };
         let bytes = &read[start..];
+        // A line is judged once it has ended, so that it does not matter how it arrives.
+        let Some(line_end) = memchr(b'\n', bytes) else {
+            return if read.len() > limits.length { Err(HeadError::TooLarge) } else { Ok(None) };
+        };
+        let request_line = &bytes[..line_end];
         let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut []);
         let parsed = request.parse_with_uninit_headers(bytes, &mut slots[..limits.fields.min(MAX_FIELDS)]);
         let length = match parsed {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => {
-                check_request_line(bytes)?;
+                check_request_line(request_line)?;
                 check_line_ends(bytes)?;
                 return if read.len() > limits.length { Err(HeadError::TooLarge) } else { Ok(None) };
             }
             Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
             Err(_) => {
-                check_request_line(bytes)?;
+                check_request_line(request_line)?;
                 let is_too_large = read.len() > limits.length || memchr_iter(b'\n', bytes).count() > limits.fields + 1;
                 return Err(if is_too_large { HeadError::TooLarge } else { HeadError::Malformed });
             }
         };
-        let has_strict_ends = bytes[..length].ends_with(b"\r\n\r\n") && is_request_line_strict(bytes);
+        let has_strict_ends =
+            bytes[..length].ends_with(b"\r\n\r\n") && request_line.len() > 1 && request_line.ends_with(b"\r");
         if !has_strict_ends {
             return Err(HeadError::Malformed);
         }
@@ -76,9 +124,16 @@ impl RequestHead {
         let mut fields = Vec::with_capacity(request.headers.len());
         let mut framing = RequestFraming::default();
         let place = Place(bytes);
-        for field in &*request.headers {
+        let mut known = [Occurrence::Never; Known::COUNT];
+        for (at, field) in request.headers.iter().enumerate() {
             let span = place.field(field)?;
-            framing.read(field)?;
+            if let Some(name) = Known::of(field.name.as_bytes()) {
+                let occurrence = &mut known[name as usize];
+                let is_first = matches!(occurrence, Occurrence::Never);
+                *occurrence = if is_first { Occurrence::Once(at) } else { Occurrence::Several };
+            } else {
+                framing.read(field)?;
+            }
             fields.push(span.moved_by(start));
         }
         if start + length > limits.length {
@@ -87,8 +142,13 @@ impl RequestHead {
         let is_http_1_1 = version == 1;
         // A request of HTTP/1.1 names its host (RFC 9112 section 3.2), and a POST of HTTP/1.0 says how long it is (RFC 1945
         // section 8.3).
-        let is_incomplete = if is_http_1_1 { !framing.has_host } else { method == "POST" && framing.body.is_none() };
-        if is_incomplete {
+        let is_ambiguous = match known[Known::Host as usize] {
+            Occurrence::Once(_) => false,
+            Occurrence::Never => is_http_1_1,
+            Occurrence::Several => true,
+        };
+        let is_endless = !is_http_1_1 && method == "POST" && framing.body.is_none();
+        if is_ambiguous || is_endless {
             return Err(HeadError::Malformed);
         }
         let [method, target] = [method, target].map(|part| place.span(part.as_bytes()).moved_by(start));
@@ -96,7 +156,7 @@ impl RequestHead {
         let expects_continue = framing.expects_continue && is_http_1_1;
         let is_persistent = !framing.closes && (is_http_1_1 || framing.is_kept_alive);
         let bytes = read.split_off_front(start + length);
-        Ok(Some(Self { bytes, method, target, is_http_1_1, body, expects_continue, is_persistent, fields }))
+        Ok(Some(Self { bytes, method, target, is_http_1_1, body, expects_continue, is_persistent, fields, known }))
     }
 
     /// The method, as it came.
@@ -107,6 +167,18 @@ impl RequestHead {
     /// The target, as it came: visible ASCII.
     pub fn target(&self) -> &str {
         std::str::from_utf8(self.target.of(&self.bytes)).expect("a target is ASCII")
+    }
+
+    /// The only value of a field that is looked at in every request.
+    ///
+    /// # Errors
+    /// [`Several`] fields of this name.
+    pub fn only(&self, name: Known) -> Result<Option<&[u8]>, Several> {
+        match self.known[name as usize] {
+            Occurrence::Never => Ok(None),
+            Occurrence::Once(at) => Ok(Some(self.fields[at].value.of(&self.bytes))),
+            Occurrence::Several => Err(Several),
+        }
     }
 
     /// Whether the target is a path on this server that begins with `prefix`.
@@ -211,20 +283,6 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// [`Fields::only`] for each of several names, in one go through the fields.
-    #[inline]
-    pub fn only_each<const N: usize>(self, names: [&str; N]) -> [Result<Option<&'a [u8]>, Several>; N] {
-        let mut found = [Ok(None); N];
-        for span in self.spans {
-            for (lower, found) in names.iter().zip(&mut found) {
-                if span.name.len() == lower.len() && is_name(span.name.of(self.bytes), lower) {
-                    *found = if *found == Ok(None) { Ok(Some(span.value.of(self.bytes))) } else { Err(Several) };
-                }
-            }
-        }
-        found
-    }
-
     /// What all fields of the name `lower` list, between commas (RFC 9110 section 5.6.1).
     pub fn list(self, lower: &str) -> impl Iterator<Item = &'a [u8]> {
         self.values(lower).flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
@@ -250,9 +308,8 @@ impl Field<'_> {
 
     /// Appends the field to `out`, as a line: as it came, if it came in the usual form.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let (begin, end) = (self.span.name.begin as usize, self.span.value.end as usize);
-        let is_usual =
-            self.span.value.begin == self.span.name.end + 2 && self.bytes[self.span.name.end as usize + 1] == b' ';
+        let (begin, end) = (self.span.name.begin, self.span.value.end);
+        let is_usual = self.span.value.begin == self.span.name.end + 2 && self.bytes[self.span.name.end + 1] == b' ';
         match self.bytes.get(begin..end + 2) {
             Some(line) if is_usual && line.ends_with(b"\r\n") => out.extend_from_slice(line),
             _ => append(out, [self.name, b": ", self.value, b"\r\n"]),
@@ -288,24 +345,23 @@ pub enum HeadError {
     TooLarge,
 }
 
-/// Which bytes of a head: they are fewer than 4 GiB.
+/// Which bytes of a head.
 #[derive(Debug, Clone, Copy)]
 struct Span {
-    begin: u32,
-    end: u32,
+    begin: usize,
+    end: usize,
 }
 
 impl Span {
     fn of(self, bytes: &[u8]) -> &[u8] {
-        &bytes[self.begin as usize..self.end as usize]
+        &bytes[self.begin..self.end]
     }
 
     fn len(self) -> usize {
-        (self.end - self.begin) as usize
+        self.end - self.begin
     }
 
     fn moved_by(self, start: usize) -> Self {
-        let start = place(start);
         Self { begin: self.begin + start, end: self.end + start }
     }
 }
@@ -322,10 +378,6 @@ impl FieldSpan {
     }
 }
 
-fn place(at: usize) -> u32 {
-    u32::try_from(at).expect("a head has a limit far below 4 GiB")
-}
-
 /// The bytes that a head is read from.
 struct Place<'a>(&'a [u8]);
 
@@ -333,7 +385,7 @@ impl Place<'_> {
     /// Where `part`, which is one of the bytes' own slices, is in them.
     fn span(&self, part: &[u8]) -> Span {
         let begin = part.as_ptr().addr() - self.0.as_ptr().addr();
-        Span { begin: place(begin), end: place(begin + part.len()) }
+        Span { begin, end: begin + part.len() }
     }
 
     fn span_of(&self, field: &httparse::Header<'_>) -> FieldSpan {
@@ -343,7 +395,7 @@ impl Place<'_> {
     /// The same, if the field's line ends with CR LF.
     fn field(&self, field: &httparse::Header<'_>) -> Result<FieldSpan, HeadError> {
         let span = self.span_of(field);
-        let rest = &self.0[span.value.end as usize..];
+        let rest = &self.0[span.value.end..];
         // White space may follow the value.
         let is_strict = rest.starts_with(b"\r\n")
             || memchr(b'\n', rest).and_then(|end| end.checked_sub(1)).is_some_and(|last| rest[last] == b'\r');
@@ -355,7 +407,6 @@ impl Place<'_> {
 #[expect(clippy::struct_excessive_bools, reason = "each is a field that was there, or what one said")]
 #[derive(Debug, Default)]
 struct RequestFraming {
-    has_host: bool,
     body: Option<BodyLength>,
     has_expectation: bool,
     expects_continue: bool,
@@ -367,9 +418,6 @@ impl RequestFraming {
     fn read(&mut self, field: &httparse::Header<'_>) -> Result<(), HeadError> {
         let (name, value) = (field.name.as_bytes(), field.value);
         match name.len() {
-            4 if is_name(name, "host") && std::mem::replace(&mut self.has_host, true) => {
-                return Err(HeadError::Malformed);
-            }
             6 if is_name(name, "expect") => {
                 if std::mem::replace(&mut self.has_expectation, true) {
                     return Err(HeadError::Malformed);
@@ -423,20 +471,14 @@ pub fn decimal(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok().filter(|_| is_plain)?.parse().ok()
 }
 
-/// The request line, once it is whole: visible ASCII and single spaces, no fragment. A fragment is never sent (RFC 9112
-/// section 3.2); cut off, the rest would pass for the target.
-fn check_request_line(bytes: &[u8]) -> Result<(), HeadError> {
-    let Some(end) = memchr(b'\n', bytes) else { return Ok(()) };
-    let line = bytes[..end].strip_suffix(b"\r").ok_or(HeadError::Malformed)?;
+/// The request line: visible ASCII and single spaces, no fragment. A fragment is never sent (RFC 9112 section 3.2); cut off,
+/// the rest would pass for the target.
+fn check_request_line(line: &[u8]) -> Result<(), HeadError> {
+    let line = line.strip_suffix(b"\r").ok_or(HeadError::Malformed)?;
     if line.contains(&b'\r') || line.is_empty() {
         return Err(HeadError::Malformed);
     }
     if line.iter().all(|byte| *byte != b'#' && matches!(byte, b' '..=b'~')) { Ok(()) } else { Err(HeadError::Target) }
-}
-
-/// Whether the first line is not empty and ends with CR LF.
-fn is_request_line_strict(bytes: &[u8]) -> bool {
-    memchr(b'\n', bytes).is_some_and(|end| end > 1 && bytes[end - 1] == b'\r')
 }
 
 /// Every line that has come of a head whose end has not: a bad one is refused at once.

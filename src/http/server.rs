@@ -33,8 +33,6 @@ pub struct Connection {
     read: Buffer,
     timer: Timer,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Since when nothing is under way.
-    idle_since: Instant,
     is_new: bool,
     /// Whether the connection goes on after the answer that is due.
     is_persistent: bool,
@@ -86,7 +84,6 @@ impl Connection {
             timer: Timer::new(now + settings.timeouts.head),
             settings,
             shutdown: Box::pin(shutdown),
-            idle_since: now,
             is_new: true,
             is_persistent: true,
             has_answered: false,
@@ -106,13 +103,11 @@ impl Connection {
         if !self.is_persistent {
             return Ok(None);
         }
-        let mut deadline = self.idle_since + if self.is_new { timeouts.head } else { KEEP_ALIVE };
+        let idle = if self.is_new { timeouts.head } else { KEEP_ALIVE };
+        let mut deadline = None;
         let mut scanned = 0;
         loop {
             if scanned < self.read.len() {
-                if scanned == 0 {
-                    deadline = Instant::now() + timeouts.head;
-                }
                 if self.read[scanned..].contains(&b'\n')
                     && let Some(head) = RequestHead::parse(&mut self.read, self.settings.head)?
                 {
@@ -123,6 +118,8 @@ impl Connection {
                     return Err(HeadError::TooLarge.into());
                 }
                 scanned = self.read.len();
+                // From the first byte of a head to its last, however many pieces it comes in.
+                deadline.get_or_insert_with(|| Instant::now() + timeouts.head);
             }
             let is_idle = self.read.is_empty();
             let Self { stream, read, timer, shutdown, settings, .. } = self;
@@ -139,7 +136,11 @@ impl Connection {
                     () = shutdown.as_mut(), if is_idle => Ok(0),
                 }
             };
-            match timer.within(deadline, pin!(arrival)).await {
+            let arrived = match deadline {
+                None => timer.within(idle, pin!(arrival)).await,
+                Some(deadline) => timer.until(deadline, pin!(arrival)).await,
+            };
+            match arrived {
                 Ok(Ok(count)) if count > 0 => {}
                 Err(Elapsed) if !is_idle => return Err(RequestError::Timeout),
                 Ok(_) | Err(Elapsed) => return Ok(None),
@@ -169,7 +170,12 @@ impl Connection {
             let extent = self.body.decode(&mut self.read).map_err(|_| BodyError::Malformed)?;
             let mut piece = self.read.split_off_front(extent.used);
             piece.truncate(extent.data);
-            self.body_allowance = self.body_allowance.checked_sub(extent.data as u64).ok_or(BodyError::TooLarge)?;
+            let Some(allowance) = self.body_allowance.checked_sub(extent.data as u64) else {
+                // What follows is not read on, wherever this piece ended.
+                self.body = BodyDecoder::Broken;
+                return Err(BodyError::TooLarge);
+            };
+            self.body_allowance = allowance;
             if !piece.is_empty() {
                 return Ok(Some(piece));
             }
@@ -188,9 +194,9 @@ impl Connection {
         let most =
             self.body.remaining().and_then(|left| usize::try_from(left).ok()).unwrap_or(PIECE).clamp(MIN_READ, PIECE);
         self.read.make_room(most);
-        let deadline = Instant::now() + self.settings.timeouts.body;
+        let limit = self.settings.timeouts.body;
         let Self { stream, read, timer, .. } = self;
-        match timer.within(deadline, pin!(stream.read(read, most))).await {
+        match timer.within(limit, pin!(stream.read(read, most))).await {
             Ok(Ok(0)) => Err(BodyError::Gone(io::ErrorKind::UnexpectedEof.into())),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(BodyError::Gone(error)),
@@ -283,9 +289,9 @@ impl Connection {
                 Ok(0) => return Err(WriteError::Gone(io::ErrorKind::WriteZero.into())),
                 Ok(count) => IoSlice::advance_slices(&mut slices, count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let deadline = Instant::now() + self.settings.timeouts.answer;
+                    let limit = self.settings.timeouts.answer;
                     let Self { stream, timer, .. } = self;
-                    match timer.within(deadline, pin!(stream.writable())).await {
+                    match timer.within(limit, pin!(stream.writable())).await {
                         Ok(ready) => ready.map_err(WriteError::Gone)?,
                         Err(Elapsed) => return Err(WriteError::TooSlow),
                     }
@@ -298,7 +304,6 @@ impl Connection {
 
     /// The answer has been written: the connection waits for the next request.
     pub fn finish(&mut self) {
-        self.idle_since = Instant::now();
         if self.read.is_empty() {
             self.read = self.pool.none();
         }
@@ -317,7 +322,6 @@ impl Connection {
             return;
         }
         let mut left = MAX_DISCARDED;
-        let deadline = Instant::now() + LINGER;
         let Self { stream, read, timer, .. } = &mut self;
         let discarding = async {
             loop {
@@ -329,7 +333,7 @@ impl Connection {
                 }
             }
         };
-        let _ = timer.within(deadline, pin!(discarding)).await;
+        let _ = timer.within(LINGER, pin!(discarding)).await;
     }
 }
 
@@ -716,6 +720,11 @@ mod tests {
                         Ok(body) => assert!(is_taken && body.len() == length, "{length}"),
                         Err(error) => assert!(!is_taken && matches!(error, BodyError::TooLarge), "{length}: {error}"),
                     }
+                    assert!(
+                        is_taken || connection.next_piece().await.is_err(),
+                        "{length}: nothing of it comes after that"
+                    );
+                    assert_eq!(connection.persists(false), is_taken, "{length}");
                 }
             }
         });

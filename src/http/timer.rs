@@ -1,6 +1,7 @@
 //! One timer for all deadlines of a connection.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -15,32 +16,49 @@ impl Timer {
         Self(Box::pin(sleep_until(deadline)))
     }
 
-    /// What `work` comes to, if it does until `deadline`. It is pinned where it stands: to move it would be to copy it.
+    /// What `work` comes to, if it does within `limit` from the moment that it has to be waited for; what is there already costs
+    /// no look at the clock. `work` is pinned where it stands: to move it would be to copy it.
     ///
     /// # Errors
     /// [`Elapsed`]; `work` is not polled any more then.
     pub async fn within<T>(
         &mut self,
-        deadline: Instant,
+        limit: Duration,
         mut work: impl Future<Output = T> + Unpin,
     ) -> Result<T, Elapsed> {
-        loop {
-            tokio::select! {
-                biased;
-                output = &mut work => return Ok(output),
-                () = self.fires_by(deadline) => {}
-            }
-            if Instant::now() >= deadline {
-                return Err(Elapsed);
-            }
+        tokio::select! {
+            biased;
+            output = &mut work => Ok(output),
+            () = async { self.fire_at(Instant::now() + limit).await } => Err(Elapsed),
         }
     }
 
-    async fn fires_by(&mut self, deadline: Instant) {
-        if self.0.deadline() > deadline || self.0.is_elapsed() {
-            self.0.as_mut().reset(deadline);
+    /// The same until a `deadline` that stands already.
+    ///
+    /// # Errors
+    /// [`Elapsed`]; `work` is not polled any more then.
+    pub async fn until<T>(
+        &mut self,
+        deadline: Instant,
+        mut work: impl Future<Output = T> + Unpin,
+    ) -> Result<T, Elapsed> {
+        tokio::select! {
+            biased;
+            output = &mut work => Ok(output),
+            () = self.fire_at(deadline) => Err(Elapsed),
         }
-        self.0.as_mut().await;
+    }
+
+    async fn fire_at(&mut self, deadline: Instant) {
+        loop {
+            if self.0.deadline() > deadline || self.0.is_elapsed() {
+                self.0.as_mut().reset(deadline);
+            }
+            self.0.as_mut().await;
+            if Instant::now() >= deadline {
+                return;
+            }
+        }
     }
 }
 
@@ -52,7 +70,6 @@ pub struct Elapsed;
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
-    use std::time::Duration;
 
     use super::*;
 
@@ -65,11 +82,11 @@ mod tests {
             let mut timer = Timer::new(Instant::now() + MINUTE);
             for wait in [10 * MINUTE, MINUTE / 60, MINUTE, MINUTE / 2, 3 * MINUTE, Duration::ZERO] {
                 let begun = Instant::now();
-                assert_eq!(timer.within(begun + wait, pin!(std::future::pending::<()>())).await, Err(Elapsed));
+                assert_eq!(timer.within(wait, pin!(std::future::pending::<()>())).await, Err(Elapsed));
                 let late = begun.elapsed().saturating_sub(wait);
                 assert!(late < Duration::from_millis(5), "{wait:?}: {late:?} too late");
                 let work = pin!(tokio::time::sleep(wait / 2));
-                assert_eq!(timer.within(Instant::now() + wait + MINUTE, work).await, Ok(()), "{wait:?}");
+                assert_eq!(timer.until(Instant::now() + wait + MINUTE, work).await, Ok(()), "{wait:?}");
             }
         });
     }

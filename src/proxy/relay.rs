@@ -78,7 +78,7 @@ impl Call<'_> {
         proxy.guard.harden(false, &mut out);
         out.extend_from_slice(b"cache-control: private, no-store\r\nvary: Cookie, Accept-Encoding\r\n");
         proxy.guard.write_cors(self.access, self.request.fields(), &mut out);
-        let id = self.context.id.as_str().as_bytes();
+        let id = self.context.id.as_bytes();
         append(&mut out, [client.persistence_field(), b"x-request-id: ", id, b"\r\ndate: "]);
         proxy.clock.write(SystemTime::now(), &mut out);
         out.extend_from_slice(b"\r\n\r\n");

@@ -51,7 +51,7 @@ impl Message {
         caller: Caller<'_>,
     ) -> Result<Self, Code> {
         let Caller { datahub, context, scheme, .. } = caller;
-        let (fields, id) = (request.fields(), context.id.as_str());
+        let (fields, id) = (request.fields(), context.id.as_bytes());
         bytes.make_room(request.len() + datahub.address.root().len() + MAX_OURS);
         let bearer = begin(&mut bytes, request.method(), target.as_str(), caller);
         let mut seen = 0_u16;
@@ -73,11 +73,11 @@ impl Message {
             write_address(client, &mut bytes);
             bytes.extend_from_slice(b"\r\n");
         }
-        append(&mut bytes, [b"X-Forwarded-Proto: ", scheme.as_bytes(), b"\r\nX-Request-Id: ", id.as_bytes()]);
+        append(&mut bytes, [b"X-Forwarded-Proto: ", scheme.as_bytes(), b"\r\nX-Request-Id: ", id]);
         bytes.extend_from_slice(b"\r\ntraceparent: ");
         match fields.values("traceparent").next().filter(|value| is_traceparent(value)) {
             Some(value) => bytes.extend_from_slice(value),
-            None => append(&mut bytes, [b"00-", id.as_bytes(), b"-", &id.as_bytes()[16..], b"-00"]),
+            None => append(&mut bytes, [b"00-", id, b"-", &id[16..], b"-00"]),
         }
         bytes.extend_from_slice(b"\r\n\r\n");
         Ok(Self { bytes, bearer })
@@ -87,7 +87,7 @@ impl Message {
     pub fn probe(mut bytes: Buffer, caller: Caller<'_>) -> Self {
         bytes.make_room(caller.datahub.address.root().len() + MAX_OURS);
         let bearer = begin(&mut bytes, "GET", "/api/v4/user", caller);
-        append(&mut bytes, [b"X-Request-Id: ", caller.context.id.as_str().as_bytes(), b"\r\n\r\n"]);
+        append(&mut bytes, [b"X-Request-Id: ", caller.context.id.as_bytes(), b"\r\n\r\n"]);
         Self { bytes, bearer }
     }
 

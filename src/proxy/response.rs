@@ -261,6 +261,10 @@ fn is_json(essence: &[u8]) -> bool {
 
 /// Whether a link leads to another page, and not to something that a browser would load by itself.
 fn is_to_a_page(parameters: &str) -> bool {
+    // As GitLab writes it.
+    if matches!(parameters, "; rel=\"next\"" | "; rel=\"prev\"" | "; rel=\"first\"" | "; rel=\"last\"") {
+        return true;
+    }
     let mut rels = parameters.split(';').filter_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
         name.trim().eq_ignore_ascii_case("rel").then(|| value.trim().trim_matches('"'))

@@ -9,7 +9,6 @@ use std::borrow::Cow;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
-use actix_web::http::Method;
 use url::form_urlencoded;
 
 use crate::error::{ApiError, Code};
@@ -53,12 +52,6 @@ impl<'a> Target<'a> {
     pub fn as_str(&self) -> &'a str {
         self.0
     }
-}
-
-/// Whether `method` is one that GitLab's API has; TRACE, CONNECT and whatever is made up are not.
-pub fn is_forwarded(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS]
-        .contains(method)
 }
 
 /// Whether a decoded parameter name is one that GitLab takes as a credential or an override.

@@ -70,6 +70,8 @@ pub struct Exchange<'a> {
     permit: Option<Permit<'a>>,
     /// What came down.
     pub response: Response,
+    /// From sending the request to the head of the answer.
+    pub took: Duration,
 }
 
 impl Upstream {
@@ -98,25 +100,30 @@ impl Upstream {
     ) -> Result<Exchange<'_>, SendError> {
         self.breaker.check()?;
         let permit = client.unless_client_leaves(pin!(self.limit.acquire(self.deadlines.connect))).await??;
-        let outcome = self.exchange_over_any(request, client, context).await;
+        let sent = Instant::now();
+        let outcome = self.exchange_over_any(request, sent, client, context).await;
         match &outcome {
             Ok(_) | Err(SendError::Answer(ReceiveError::Invalid(_))) => self.breaker.record_success(),
             Err(SendError::Rejected(_) | SendError::ClientLeft(_) | SendError::Body(_)) => {}
             Err(_) => self.breaker.record_failure(),
         }
         let (connection, response) = outcome?;
-        let mut exchange = Exchange { upstream: self, connection: Some(connection), permit: Some(permit), response };
-        exchange.release_at_end();
+        let received = Instant::now();
+        let took = received - sent;
+        let mut exchange =
+            Exchange { upstream: self, connection: Some(connection), permit: Some(permit), response, took };
+        exchange.release_at_end(received);
         Ok(exchange)
     }
 
     async fn exchange_over_any(
         &self,
         request: &UpstreamRequest<'_>,
+        now: Instant,
         client: &mut server::Connection,
         context: &RequestContext,
     ) -> Result<(Connection, Response), SendError> {
-        if let Some(mut connection) = self.take_idle() {
+        if let Some(mut connection) = self.take_idle(now) {
             match self.exchange_over(&mut connection, request, client, context).await {
                 Err(SendError::Answer(ReceiveError::Closed)) if request.is_idempotent && request.rest.is_empty() => {}
                 outcome => return outcome.map(|response| (connection, response)),
@@ -160,18 +167,17 @@ impl Upstream {
     }
 
     /// A kept connection on which nothing has happened since: closed ones, and those that said something unasked, go.
-    fn take_idle(&self) -> Option<Connection> {
+    fn take_idle(&self, now: Instant) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         while let Some(Idle { mut connection, since }) = idle.pop_back() {
-            if since.elapsed() < MAX_IDLE_TIME && connection.is_quiet() {
+            if now.duration_since(since) < MAX_IDLE_TIME && connection.is_quiet() {
                 return Some(connection);
             }
         }
         None
     }
 
-    fn keep(&self, connection: Connection) {
-        let now = Instant::now();
+    fn keep(&self, connection: Connection, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         while idle.front().is_some_and(|oldest| now.duration_since(oldest.since) >= MAX_IDLE_TIME) {
             idle.pop_front();
@@ -197,12 +203,12 @@ impl Exchange<'_> {
         if piece.is_err() {
             self.connection = None;
         }
-        self.release_at_end();
+        self.release_at_end(Instant::now());
         piece
     }
 
     /// Once the body has ended, the next call may have the connection and the place.
-    fn release_at_end(&mut self) {
+    fn release_at_end(&mut self, now: Instant) {
         if !self.response.body.is_done() {
             return;
         }
@@ -211,7 +217,7 @@ impl Exchange<'_> {
             && self.response.is_reusable
             && connection.is_drained()
         {
-            self.upstream.keep(connection);
+            self.upstream.keep(connection, now);
         }
     }
 }

@@ -78,11 +78,9 @@ impl Worker {
         context: &Rc<RequestContext>,
     ) {
         let mut access = Access::Open;
-        let answered = {
-            let answer = pin!(self.answer(request, connection, peer, &mut access, context));
-            // A panic is the end of one request and not of the worker.
-            AssertUnwindSafe(answer).catch_unwind().await
-        };
+        // In a box, so that an idle connection holds no room for a call. A panic is the end of one request and not of the worker.
+        let answer = Box::pin(self.answer(request, connection, peer, &mut access, context));
+        let answered = AssertUnwindSafe(answer).catch_unwind().await;
         match answered.unwrap_or_else(|_| Err(ApiError::from(Code::Internal).closing().into())) {
             Ok(()) => {}
             Err(Failure::ClientLeft) => {
@@ -277,7 +275,7 @@ impl Worker {
         if let Some(request) = request {
             self.guard.write_cors(access, request.fields(), out);
         }
-        append(out, [connection.persistence_field(), b"x-request-id: ", context.id.as_str().as_bytes(), b"\r\ndate: "]);
+        append(out, [connection.persistence_field(), b"x-request-id: ", context.id.as_bytes(), b"\r\ndate: "]);
         self.clock.write(SystemTime::now(), out);
         out.extend_from_slice(b"\r\n\r\n");
     }

@@ -67,7 +67,7 @@ def start(folder, processes):
     processes.append(gateway)
     for port in (hub, listen):
         wait_for(port)
-    return gateway, log_in(listen, hub), listen
+    return gateway, log_in(listen), listen
 
 
 async def uploads(port, cookies, options):

@@ -104,7 +104,7 @@ def svg(rows):
     scale = width / max(1.2, most * 1.08)
     parts = []
     for at, target in enumerate(shown):
-        x = left + at * 130
+        x = left + at * 85
         parts.append(f'<rect class="c{at % len(COLOURS)}" x="{x}" y="12" width="10" height="10"/><text x="{x + 15}" y="21">{plain(target)}</text>')
     for number, row in enumerate(rows):
         y = top + number * height_of_group

@@ -53,15 +53,13 @@ class Bench:
         self.load, self.hub = Load(stage), Hub(stage)
         self.with_peers = with_peers
 
-    def targets(self, with_tls=False, with_peers=True):
+    def targets(self, with_tls=False):
         """Nginx first, whom the others are measured by."""
         found = [proxy(self.stage, self.load, with_tls) for proxy in (nginx, haproxy)]
-        if self.with_peers and with_peers and not with_tls:
+        found += [gateway(self.stage, self.load, self.hub, path, name, with_tls=with_tls) for name, path in self.builds.items()]
+        if self.with_peers and not with_tls:
             found += peers.start(self.stage, self.load, self.hub)
-        return found + self.gateways(with_tls=with_tls)
-
-    def gateways(self, suffix="", **more):
-        return [gateway(self.stage, self.load, self.hub, path, name + suffix, **more) for name, path in self.builds.items()]
+        return found
 
     def cycles(self, number):
         return max(3, round(number * self.effort))
@@ -175,6 +173,7 @@ def is_healthy(port):
 
 def scaling(bench, table):
     """Whether a call costs the same whatever stands in the configuration."""
+    rows = {}
     for name, path in bench.builds.items():
         key = new_key(path)
         one = gateway(bench.stage, bench.load, bench.hub, path, "one", keys=[key])
@@ -187,8 +186,10 @@ def scaling(bench, table):
         told = bench.calls([one, *more], LINKED, 64)
         found, _ = report.ratios(told, cost)
         for target in more:
-            table.add(f"CPU a call, {target.name}, of one", {name: f"{found[target.name]:.2f}"})
+            rows.setdefault(target.name, {})[name] = f"{found[target.name]:.2f}"
         stop([one, *more])
+    for what, cells in rows.items():
+        table.add(f"CPU a call, {what}, of one", cells)
 
 
 def counts(bench, table):

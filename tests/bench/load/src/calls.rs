@@ -181,3 +181,31 @@ fn seconds(number: f64) -> Duration {
 
 /// Beyond the end of a slice, for what is still under way.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, Goal, Pace};
+
+    #[test]
+    fn an_open_loop_sends_what_is_due_and_owes_what_is_late() {
+        let pace = Pace { goal: Goal::Time(Duration::from_millis(10)), rate: Some(1000.0) };
+        assert!(pace.wants(0, Duration::ZERO));
+        assert!(!pace.wants(1, Duration::from_micros(999)));
+        assert!(pace.wants(1, Duration::from_millis(1)));
+        // Late, but due within the slice; and what is due at its end belongs to the next.
+        assert!(pace.wants(9, Duration::from_millis(50)));
+        assert!(!pace.wants(10, Duration::from_millis(50)));
+        assert!(!pace.is_over(9, Duration::from_millis(50)));
+        assert!(pace.is_over(10, Duration::from_millis(10)));
+    }
+
+    #[test]
+    fn a_closed_loop_ends_with_its_time_or_its_number() {
+        let timed = Pace { goal: Goal::Time(Duration::from_millis(10)), rate: None };
+        assert!(timed.wants(7, Duration::from_millis(9)) && !timed.is_over(7, Duration::from_millis(9)));
+        assert!(!timed.wants(7, Duration::from_millis(10)) && timed.is_over(7, Duration::from_millis(10)));
+        let counted = Pace { goal: Goal::Calls(3), rate: None };
+        assert!(counted.wants(2, Duration::from_mins(1)) && !counted.is_over(2, Duration::from_mins(1)));
+        assert!(!counted.wants(3, Duration::ZERO) && counted.is_over(3, Duration::ZERO));
+    }
+}

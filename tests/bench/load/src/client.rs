@@ -158,3 +158,30 @@ fn dial(port: u16, registry: &Registry, token: Token) -> io::Result<TcpStream> {
 }
 
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+
+#[cfg(test)]
+mod tests {
+    use super::read_head;
+
+    const RESPONSE: &[u8] = b"HTTP/1.1 201 Created\r\nServer: nginx\r\ncontent-length: 5\r\n\r\nhello";
+
+    #[test]
+    fn a_head_is_read_once_it_is_whole() {
+        for end in 0..RESPONSE.len() - 5 {
+            assert!(read_head(&RESPONSE[..end]).expect("a beginning is no fault").is_none(), "{end} bytes");
+        }
+        let head = read_head(RESPONSE).expect("it is HTTP").expect("it is whole");
+        assert_eq!((head.length, head.body, head.is_success), (RESPONSE.len() as u64 - 5, 5, true));
+    }
+
+    #[test]
+    fn a_response_without_a_length_is_refused() {
+        assert!(read_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn an_error_is_no_success() {
+        let head = read_head(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
+        assert!(!head.expect("it is HTTP").expect("it is whole").is_success);
+    }
+}
