@@ -63,6 +63,9 @@ bench-counted: build check-tools
 bench-build:
 	cargo build --locked --release -p arcmanager-gateway -p datahub -p load
 
+release: bench-tools ## target/release/arcmanager-gateway, guided by a profile where llvm-tools are installed
+	tests/bench/release.sh
+
 image: image-tools ## a container image, by Docker or else by buildah
 	docker/build.sh
 
@@ -129,4 +132,4 @@ cargo-mutants:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_MUTANTS) cargo-mutants
 
-.PHONY: help demo test quick check long storm bench bench-peers bench-check bench-record bench-build bench-counted image advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools fuzz-target cargo-deny cargo-mutants
+.PHONY: help demo test quick check long storm bench bench-peers bench-check bench-record bench-build bench-counted release image advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools fuzz-target cargo-deny cargo-mutants

@@ -13,7 +13,7 @@ use crate::access_log::Event;
 use crate::context::{Client, RequestContext};
 use crate::error::{ApiError, Code};
 use crate::http::buffer::append;
-use crate::http::head::{Fields, HeadError, RequestHead, Several};
+use crate::http::head::{Fields, HeadError, Known, RequestHead, Several};
 use crate::http::server::{BodyError, RequestError};
 
 /// What requests must be, and what answers get.
@@ -86,12 +86,11 @@ impl Guard {
     /// # Errors
     /// What [`Guard::check_request`] refuses, and `cross_site_request`.
     pub fn check_call(&self, request: &RequestHead, context: &RequestContext) -> Result<Access, ApiError> {
-        let provenance = Provenance::of(request.fields());
-        self.check_request(request, &provenance)?;
+        self.check_request(request)?;
         if self.is_preflight(request) {
             return Ok(Access::Preflight);
         }
-        self.check_origin(request, &provenance, true, context)
+        self.check_origin(request, true, context)
     }
 
     /// Lets a request for one of our own routes or of the app's files in. `path` is the one that the router goes by:
@@ -100,8 +99,7 @@ impl Guard {
     /// # Errors
     /// What [`Guard::check_request`] refuses, `cross_site_request`, and `method_not_allowed` for a file.
     pub fn check_route(&self, request: &RequestHead, path: &str, context: &RequestContext) -> Result<Access, ApiError> {
-        let provenance = Provenance::of(request.fields());
-        self.check_request(request, &provenance)?;
+        self.check_request(request)?;
         if self.is_preflight(request) {
             return Ok(Access::Preflight);
         }
@@ -113,18 +111,18 @@ impl Guard {
             let is_dev = self.dev_origin(request.fields()).is_some();
             return Ok(if is_dev { Access::Dev } else { Access::Open });
         }
-        self.check_origin(request, &provenance, false, context)
+        self.check_origin(request, false, context)
     }
 
     /// Whether a request is one that we take, whatever it asks for.
-    fn check_request(&self, request: &RequestHead, provenance: &Provenance<'_>) -> Result<(), ApiError> {
+    fn check_request(&self, request: &RequestHead) -> Result<(), ApiError> {
         let code = if !METHODS.contains(&request.method()) {
             Code::MethodNotImplemented
         } else if !request.is_below("/") {
             Code::BadRequestTarget
-        } else if !self.origins.are_addressed(provenance) {
+        } else if !self.origins.are_addressed(request) {
             Code::WrongHost
-        } else if provenance.has_upgrade {
+        } else if request.only(Known::Upgrade) != Ok(None) {
             Code::UpgradeRefused
         } else if matches!(request.method(), "GET" | "HEAD" | "OPTIONS") && !request.body.is_empty() {
             // It means nothing there, and a proxy in front may not expect it (RFC 9110 section 9.3.1).
@@ -136,14 +134,8 @@ impl Guard {
         Err(ApiError::from(code).closing())
     }
 
-    fn check_origin(
-        &self,
-        request: &RequestHead,
-        provenance: &Provenance<'_>,
-        is_call: bool,
-        context: &RequestContext,
-    ) -> Result<Access, ApiError> {
-        self.origins.check(request.method(), provenance, is_call).map_err(|error| {
+    fn check_origin(&self, request: &RequestHead, is_call: bool, context: &RequestContext) -> Result<Access, ApiError> {
+        self.origins.check(request, is_call).map_err(|error| {
             context.event(Event::CrossSiteRefused, "");
             error.into()
         })
@@ -213,17 +205,19 @@ impl TrustedOrigins {
     ///
     /// # Errors
     /// [`CrossSite`] without that proof.
-    fn check(&self, method: &str, provenance: &Provenance<'_>, is_call: bool) -> Result<Access, CrossSite> {
-        let is_dev = match provenance.origin? {
+    fn check(&self, request: &RequestHead, is_call: bool) -> Result<Access, CrossSite> {
+        let is_dev = match request.only(Known::Origin)? {
             None => false,
             Some(origin) if origin == self.own.as_bytes() => false,
             Some(origin) if self.dev.iter().any(|dev| origin == dev.as_bytes()) => true,
             Some(_) => return Err(CrossSite),
         };
         let script = if is_dev { Access::Dev } else { Access::Script };
-        let (site, mode, dest) = (provenance.site?, provenance.mode?, provenance.dest?);
+        // W3C Fetch Metadata.
+        let (site, mode) = (request.only(Known::SecFetchSite)?, request.only(Known::SecFetchMode)?);
+        let dest = request.only(Known::SecFetchDest)?;
         if site.is_none() && mode.is_none() && dest.is_none() {
-            return if provenance.csrf? == Some(b"1") { Ok(script) } else { Err(CrossSite) };
+            return if request.only(Known::XCsrf)? == Some(b"1") { Ok(script) } else { Err(CrossSite) };
         }
         let from_here = site == Some(b"same-origin");
         let from_dev = is_dev && site == Some(b"same-site");
@@ -231,7 +225,7 @@ impl TrustedOrigins {
             return Ok(script);
         }
         // `<a download>` of our own page.
-        if is_call && method == "GET" && from_here && mode == Some(b"navigate") && dest == Some(b"empty") {
+        if is_call && request.method() == "GET" && from_here && mode == Some(b"navigate") && dest == Some(b"empty") {
             return Ok(Access::Download);
         }
         Err(CrossSite)
@@ -239,8 +233,8 @@ impl TrustedOrigins {
 
     /// Whether a request is addressed to a trusted origin: one Host field, of exactly that host and port (RFC 9110 section
     /// 7.2). Another name that leads here is another site's way to our cookies (DNS rebinding), or a mistake.
-    fn are_addressed(&self, provenance: &Provenance<'_>) -> bool {
-        let Ok(Some(host)) = provenance.host else { return false };
+    fn are_addressed(&self, request: &RequestHead) -> bool {
+        let Ok(Some(host)) = request.only(Known::Host) else { return false };
         std::iter::once(&self.own).chain(&self.dev).filter_map(|origin| origin.split_once("://")).any(
             |(scheme, own)| {
                 let default = if scheme == "https" { b":443".as_slice() } else { b":80" };
@@ -248,25 +242,6 @@ impl TrustedOrigins {
                 is_own(host) || host.strip_suffix(default).is_some_and(is_own)
             },
         )
-    }
-}
-
-/// What a request says of where it goes and of where it comes from (W3C Fetch Metadata), each of it once or not at all.
-struct Provenance<'a> {
-    host: Result<Option<&'a [u8]>, Several>,
-    origin: Result<Option<&'a [u8]>, Several>,
-    site: Result<Option<&'a [u8]>, Several>,
-    mode: Result<Option<&'a [u8]>, Several>,
-    dest: Result<Option<&'a [u8]>, Several>,
-    csrf: Result<Option<&'a [u8]>, Several>,
-    has_upgrade: bool,
-}
-
-impl<'a> Provenance<'a> {
-    fn of(fields: Fields<'a>) -> Self {
-        let names = ["host", "origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest", "x-csrf", "upgrade"];
-        let [host, origin, site, mode, dest, csrf, upgrade] = fields.only_each(names);
-        Self { host, origin, site, mode, dest, csrf, has_upgrade: upgrade != Ok(None) }
     }
 }
 
@@ -360,17 +335,17 @@ mod tests {
 
     const OWN: &str = "https://app.example.test";
 
-    fn head(fields: &[(&str, &str)]) -> RequestHead {
+    fn head(method: &str, fields: &[(&str, &str)]) -> RequestHead {
         let mut read = BufferPool::default().take();
         let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        read.extend_from_slice(format!("GET / HTTP/1.0\r\n{lines}\r\n").as_bytes());
+        read.extend_from_slice(format!("{method} / HTTP/1.0\r\nContent-Length: 0\r\n{lines}\r\n").as_bytes());
         let head = RequestHead::parse(&mut read, HeadLimits { length: 4096, fields: 96 });
         head.expect("a good head").expect("a whole one")
     }
 
     fn check(method: &str, fields: &[(&str, &str)], is_call: bool) -> Result<Access, CrossSite> {
         let trusted = TrustedOrigins { own: OWN.into(), dev: vec!["https://app.example.test:5173".into()] };
-        trusted.check(method, &Provenance::of(head(fields).fields()), is_call)
+        trusted.check(&head(method, fields), is_call)
     }
 
     /// CS-02.
@@ -457,7 +432,7 @@ mod tests {
         let trusted = |own: &str| TrustedOrigins { own: own.into(), dev: vec!["http://localhost:5173".into()] };
         let addressed = |own: &str, hosts: &[&str]| {
             let hosts: Vec<_> = hosts.iter().map(|host| ("Host", *host)).collect();
-            trusted(own).are_addressed(&Provenance::of(head(&hosts).fields()))
+            trusted(own).are_addressed(&head("GET", &hosts))
         };
         for host in ["app.example.test", "APP.example.test", "app.example.test:443", "localhost:5173"] {
             assert!(addressed(OWN, &[host]), "{host}");
@@ -497,7 +472,8 @@ mod tests {
             ("2001:db8::1", "203.0.113.9", "2001:db8::1"),
         ] {
             let peer: IpAddr = peer.parse().expect(peer);
-            let client = guard.client(Some(peer.to_canonical()), head(&[("X-Forwarded-For", forwarded)]).fields());
+            let client =
+                guard.client(Some(peer.to_canonical()), head("GET", &[("X-Forwarded-For", forwarded)]).fields());
             assert_eq!(client, Client { address: address.parse().ok(), is_local: false }, "{peer} {forwarded}");
         }
     }

@@ -99,10 +99,9 @@ impl Response {
             drop(read.split_off_front(interim));
         }
         let Some(head) = head else { return Ok(None) };
-        let fields = head.fields(read);
-        let is_persistent =
-            head.is_http_1_1 && !fields.list("connection").any(|option| option.eq_ignore_ascii_case(b"close"));
-        let (length, content_length) = length_of(&head, fields, is_head)?;
+        let framing = ResponseFraming::of(head.fields(read))?;
+        let (length, content_length) = framing.length(&head, is_head)?;
+        let is_persistent = head.is_http_1_1 && !framing.closes;
         let mut body = BodyDecoder::new(length);
         // Chunks that are none break off when they are passed on, whichever packet they come in.
         let rest = &mut read[head.length..];
@@ -113,33 +112,60 @@ impl Response {
     }
 }
 
-/// How long the body of an answer is (RFC 9112 section 6.3), and what Content-Length says.
-fn length_of(
-    head: &ResponseHead,
-    fields: Fields<'_>,
-    is_head: bool,
-) -> Result<(BodyLength, Option<u64>), ReceiveError> {
-    let [Ok(coding), Ok(length)] = fields.only_each(["transfer-encoding", "content-length"]) else {
-        return Err(ReceiveError::Invalid("a framing that is ambiguous"));
-    };
-    if coding.is_some() && (length.is_some() || !head.is_http_1_1) {
-        return Err(ReceiveError::Invalid("a framing that is ambiguous"));
+/// What the fields of an answer say of its framing and of the connection.
+#[derive(Default)]
+struct ResponseFraming {
+    content_length: Option<u64>,
+    /// Of Transfer-Encoding, if there is one.
+    is_chunked: Option<bool>,
+    closes: bool,
+}
+
+impl ResponseFraming {
+    fn of(fields: Fields<'_>) -> Result<Self, ReceiveError> {
+        let mut framing = Self::default();
+        for field in fields.iter() {
+            match field.name.len() {
+                10 if field.is("connection") => {
+                    let mut options = field.value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+                    framing.closes |= options.any(|option| option.eq_ignore_ascii_case(b"close"));
+                }
+                14 if field.is("content-length") => {
+                    let length = decimal(field.value).ok_or(ReceiveError::Invalid("a content length"))?;
+                    if framing.content_length.replace(length).is_some() {
+                        return Err(ReceiveError::Invalid("a framing that is ambiguous"));
+                    }
+                }
+                17 if field.is("transfer-encoding") => {
+                    let is_chunked = field.value.eq_ignore_ascii_case(b"chunked");
+                    if framing.is_chunked.replace(is_chunked).is_some() {
+                        return Err(ReceiveError::Invalid("a framing that is ambiguous"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(framing)
     }
-    let length = match length {
-        Some(text) => Some(decimal(text).ok_or(ReceiveError::Invalid("a content length"))?),
-        None => None,
-    };
-    if is_head || matches!(head.status, 204 | 304) {
-        // A 204 has no length to announce, whatever it says (RFC 9110 section 8.6).
-        return Ok((BodyLength::None, length.filter(|_| head.status != 204)));
+
+    /// How long the body is (RFC 9112 section 6.3), and what Content-Length says.
+    fn length(&self, head: &ResponseHead, is_head: bool) -> Result<(BodyLength, Option<u64>), ReceiveError> {
+        let Self { content_length, is_chunked, .. } = *self;
+        if is_chunked.is_some() && (content_length.is_some() || !head.is_http_1_1) {
+            return Err(ReceiveError::Invalid("a framing that is ambiguous"));
+        }
+        Ok(match content_length {
+            // A 204 has no length to announce, whatever it says (RFC 9110 section 8.6).
+            _ if head.status == 204 => (BodyLength::None, None),
+            length if is_head || head.status == 304 => (BodyLength::None, length),
+            Some(length) => (BodyLength::Known(length), Some(length)),
+            None => match is_chunked {
+                Some(true) => (BodyLength::Chunked, None),
+                Some(false) => return Err(ReceiveError::Invalid("a transfer coding that is not chunked")),
+                None => (BodyLength::UntilClose, None),
+            },
+        })
     }
-    let body = match (coding, length) {
-        (Some(coding), _) if coding.eq_ignore_ascii_case(b"chunked") => BodyLength::Chunked,
-        (Some(_), _) => return Err(ReceiveError::Invalid("a transfer coding that is not chunked")),
-        (None, Some(length)) => BodyLength::Known(length),
-        (None, None) => BodyLength::UntilClose,
-    };
-    Ok((body, length))
 }
 
 impl Connection {

@@ -35,6 +35,48 @@ pub struct RequestHead {
     /// Whether the client would send another request on this connection (RFC 9112 section 9.3).
     pub is_persistent: bool,
     fields: Vec<FieldSpan>,
+    known: [Occurrence; Known::COUNT],
+}
+
+/// A field that is looked at in every request, and so is found while its head is read.
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "each is the field of its name")]
+pub enum Known {
+    Host,
+    Origin,
+    SecFetchSite,
+    SecFetchMode,
+    SecFetchDest,
+    XCsrf,
+    Upgrade,
+}
+
+impl Known {
+    const COUNT: usize = Self::Upgrade as usize + 1;
+
+    /// The one of this name; mostly none, and the length tells.
+    #[inline]
+    fn of(name: &[u8]) -> Option<Self> {
+        match name.len() {
+            4 if is_name(name, "host") => Some(Self::Host),
+            6 if is_name(name, "origin") => Some(Self::Origin),
+            6 if is_name(name, "x-csrf") => Some(Self::XCsrf),
+            7 if is_name(name, "upgrade") => Some(Self::Upgrade),
+            14 if is_name(name, "sec-fetch-site") => Some(Self::SecFetchSite),
+            14 if is_name(name, "sec-fetch-mode") => Some(Self::SecFetchMode),
+            14 if is_name(name, "sec-fetch-dest") => Some(Self::SecFetchDest),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a field is there, and which one of a head's it is.
+#[derive(Debug, Clone, Copy, Default)]
+enum Occurrence {
+    #[default]
+    Never,
+    Once(usize),
+    Several,
 }
 
 impl RequestHead {
@@ -82,9 +124,16 @@ impl RequestHead {
         let mut fields = Vec::with_capacity(request.headers.len());
         let mut framing = RequestFraming::default();
         let place = Place(bytes);
-        for field in &*request.headers {
+        let mut known = [Occurrence::Never; Known::COUNT];
+        for (at, field) in request.headers.iter().enumerate() {
             let span = place.field(field)?;
-            framing.read(field)?;
+            if let Some(name) = Known::of(field.name.as_bytes()) {
+                let occurrence = &mut known[name as usize];
+                let is_first = matches!(occurrence, Occurrence::Never);
+                *occurrence = if is_first { Occurrence::Once(at) } else { Occurrence::Several };
+            } else {
+                framing.read(field)?;
+            }
             fields.push(span.moved_by(start));
         }
         if start + length > limits.length {
@@ -93,8 +142,13 @@ impl RequestHead {
         let is_http_1_1 = version == 1;
         // A request of HTTP/1.1 names its host (RFC 9112 section 3.2), and a POST of HTTP/1.0 says how long it is (RFC 1945
         // section 8.3).
-        let is_incomplete = if is_http_1_1 { !framing.has_host } else { method == "POST" && framing.body.is_none() };
-        if is_incomplete {
+        let is_ambiguous = match known[Known::Host as usize] {
+            Occurrence::Once(_) => false,
+            Occurrence::Never => is_http_1_1,
+            Occurrence::Several => true,
+        };
+        let is_endless = !is_http_1_1 && method == "POST" && framing.body.is_none();
+        if is_ambiguous || is_endless {
             return Err(HeadError::Malformed);
         }
         let [method, target] = [method, target].map(|part| place.span(part.as_bytes()).moved_by(start));
@@ -102,7 +156,7 @@ impl RequestHead {
         let expects_continue = framing.expects_continue && is_http_1_1;
         let is_persistent = !framing.closes && (is_http_1_1 || framing.is_kept_alive);
         let bytes = read.split_off_front(start + length);
-        Ok(Some(Self { bytes, method, target, is_http_1_1, body, expects_continue, is_persistent, fields }))
+        Ok(Some(Self { bytes, method, target, is_http_1_1, body, expects_continue, is_persistent, fields, known }))
     }
 
     /// The method, as it came.
@@ -113,6 +167,18 @@ impl RequestHead {
     /// The target, as it came: visible ASCII.
     pub fn target(&self) -> &str {
         std::str::from_utf8(self.target.of(&self.bytes)).expect("a target is ASCII")
+    }
+
+    /// The only value of a field that is looked at in every request.
+    ///
+    /// # Errors
+    /// [`Several`] fields of this name.
+    pub fn only(&self, name: Known) -> Result<Option<&[u8]>, Several> {
+        match self.known[name as usize] {
+            Occurrence::Never => Ok(None),
+            Occurrence::Once(at) => Ok(Some(self.fields[at].value.of(&self.bytes))),
+            Occurrence::Several => Err(Several),
+        }
     }
 
     /// Whether the target is a path on this server that begins with `prefix`.
@@ -215,23 +281,6 @@ impl<'a> Fields<'a> {
             (value, None) => Ok(value),
             _ => Err(Several),
         }
-    }
-
-    /// [`Fields::only`] for each of several names, in one go through the fields.
-    #[inline]
-    pub fn only_each<const N: usize>(self, names: [&str; N]) -> [Result<Option<&'a [u8]>, Several>; N] {
-        let mut found = [Ok(None); N];
-        // Most fields have a name of another length and are done with here.
-        let lengths = names.iter().fold(0_u64, |lengths, name| lengths | 1 << name.len());
-        let is_possible = |span: &&FieldSpan| span.name.len() < 64 && lengths & (1 << span.name.len()) != 0;
-        for span in self.spans.iter().filter(is_possible) {
-            for (lower, found) in names.iter().zip(&mut found) {
-                if span.name.len() == lower.len() && is_name(span.name.of(self.bytes), lower) {
-                    *found = if *found == Ok(None) { Ok(Some(span.value.of(self.bytes))) } else { Err(Several) };
-                }
-            }
-        }
-        found
     }
 
     /// What all fields of the name `lower` list, between commas (RFC 9110 section 5.6.1).
@@ -358,7 +407,6 @@ impl Place<'_> {
 #[expect(clippy::struct_excessive_bools, reason = "each is a field that was there, or what one said")]
 #[derive(Debug, Default)]
 struct RequestFraming {
-    has_host: bool,
     body: Option<BodyLength>,
     has_expectation: bool,
     expects_continue: bool,
@@ -370,9 +418,6 @@ impl RequestFraming {
     fn read(&mut self, field: &httparse::Header<'_>) -> Result<(), HeadError> {
         let (name, value) = (field.name.as_bytes(), field.value);
         match name.len() {
-            4 if is_name(name, "host") && std::mem::replace(&mut self.has_host, true) => {
-                return Err(HeadError::Malformed);
-            }
             6 if is_name(name, "expect") => {
                 if std::mem::replace(&mut self.has_expectation, true) {
                     return Err(HeadError::Malformed);
