@@ -19,13 +19,13 @@ use crate::metrics;
 /// A server that closes a kept connection may meet a request that is on its way there, and a proxy does not send a POST
 /// twice. So each connection is told with its next answer that it is the last; only those that stay silent are closed.
 #[derive(Debug, Clone, Default)]
-pub struct Draining(Arc<Leave>);
+pub struct Draining(Arc<DrainState>);
 
 #[derive(Debug, Default)]
-struct Leave {
+struct DrainState {
     has_begun: Arc<AtomicBool>,
     connections: AtomicUsize,
-    ends: CancellationToken,
+    close_idle: CancellationToken,
 }
 
 impl Draining {
@@ -45,23 +45,23 @@ impl Draining {
     }
 
     /// Counts a connection until what is returned is dropped.
-    pub fn connection(&self) -> Connection {
+    pub fn connection(&self) -> OpenConnection {
         self.0.connections.fetch_add(1, Ordering::Relaxed);
-        Connection(self.clone())
+        OpenConnection(self.clone())
     }
 
-    /// From now on a connection on which nothing is under way is closed.
-    pub fn end(&self) {
-        self.0.ends.cancel();
+    /// From now on a connection is closed once nothing is under way on it.
+    pub fn close_idle(&self) {
+        self.0.close_idle.cancel();
     }
 
-    /// Cancelled by [`end`](Self::end). One for each worker, so that they do not contend for it.
+    /// Cancelled by [`close_idle`](Self::close_idle). One for each worker, so that they do not contend for it.
     pub fn shutdown(&self) -> CancellationToken {
-        self.0.ends.child_token()
+        self.0.close_idle.child_token()
     }
 
     /// Waits until no connection is open, but a second at most.
-    pub async fn quiet(&self) {
+    pub async fn wait_for_connections(&self) {
         for _ in 0..100 {
             if self.0.connections.load(Ordering::Relaxed) == 0 {
                 return;
@@ -73,9 +73,9 @@ impl Draining {
 
 /// One open connection.
 #[derive(Debug)]
-pub struct Connection(Draining);
+pub struct OpenConnection(Draining);
 
-impl Drop for Connection {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.0.connections.fetch_sub(1, Ordering::Relaxed);
     }

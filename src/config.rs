@@ -1,6 +1,6 @@
-//! Files and environment become one checked [`Config`]; all faults at once.
+//! Files and environment become one checked [`Config`]; all errors at once.
 //!
-//! Each value is parsed once, into the type of the room that uses it. A fault names its key and never its value: the
+//! Each value is parsed once, into the type of the room that uses it. An error names its key and never its value: the
 //! value may be a secret.
 
 mod datahubs;
@@ -15,15 +15,14 @@ use url::{Host, Url};
 
 use crate::access_log::Format;
 use crate::auth::rate::Rate;
-pub use crate::config::section::Faults;
-use crate::config::section::Section;
+use crate::config::section::{ConfigErrors, Section};
 use crate::datahub::DataHubs;
 use crate::datahub::transport::Endpoint;
 use crate::guard::TrustedOrigins;
-use crate::http::server::Timeouts;
-use crate::proxy;
+use crate::http::server::ClientTimeouts;
 use crate::proxy::target::Policy;
-use crate::proxy::upstream::Deadlines;
+use crate::proxy::upstream::UpstreamTimeouts;
+use crate::proxy::{ProxyLimits, ProxySettings};
 use crate::seal::{Key, Keyring};
 use crate::session::not_before::{CutOffs, NotBefore};
 use crate::session::{self, Sessions};
@@ -46,9 +45,9 @@ pub struct Config {
     /// The DataHUBs.
     pub datahubs: DataHubs,
     /// What the proxy is told.
-    pub proxy: proxy::Settings,
+    pub proxy: ProxySettings,
     /// How long a browser may take.
-    pub client_timeouts: Timeouts,
+    pub client_timeouts: ClientTimeouts,
     /// How often one client may begin a login.
     pub login_rate: Rate,
     /// How often one client may end a login.
@@ -93,9 +92,9 @@ impl Config {
     /// The defaults, then `files` in order, then the environment.
     ///
     /// # Errors
-    /// [`Faults`]: every one there is.
-    pub fn load(files: &[PathBuf]) -> Result<Self, Faults> {
-        let faults = Faults::default();
+    /// [`ConfigErrors`]: every one there is.
+    pub fn load(files: &[PathBuf]) -> Result<Self, ConfigErrors> {
+        let errors = ConfigErrors::default();
         let mut settings = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
         for path in files {
             settings = settings.add_source(File::from(path.as_path()).format(FileFormat::Toml));
@@ -104,21 +103,21 @@ impl Config {
         let table = settings.add_source(environment).build().and_then(|settings| settings.collect());
         let table = table.unwrap_or_else(|error| {
             // Only the first line: the others quote the file, and so perhaps a secret.
-            faults.add("", error.to_string().lines().next().unwrap_or("cannot be read"));
+            errors.add("", error.to_string().lines().next().unwrap_or("cannot be read"));
             Map::new()
         });
-        if !faults.is_empty() {
-            return Err(faults);
+        if !errors.is_empty() {
+            return Err(errors);
         }
-        let mut root = Section::root(table, &faults);
+        let mut root = Section::root(table, &errors);
         let config = Self::read(&mut root);
         root.finish();
         match config {
-            Some(config) if faults.is_empty() => {
+            Some(config) if errors.is_empty() => {
                 let files = files.iter().cloned().chain(config.files).collect();
-                Ok(Self { files, warnings: faults.into_warnings(), ..config })
+                Ok(Self { files, warnings: errors.into_warnings(), ..config })
             }
-            _ => Err(faults),
+            _ => Err(errors),
         }
     }
 
@@ -128,7 +127,7 @@ impl Config {
         Sessions::new(keyring, not_before, self.session.clone(), &self.datahubs, &self.app.origins.own)
     }
 
-    /// Reads all sections before any `?`, so that every fault is noted.
+    /// Reads all sections before any `?`, so that every error is noted.
     fn read(root: &mut Section<'_>) -> Option<Self> {
         let server = Server::read(root.section("server"));
         let public_url = server.as_ref().map(|server| server.public_url.as_str());
@@ -146,7 +145,7 @@ impl Config {
 
         let (keyring, keys_file, all, session) = session?;
         cut_offs.all = all;
-        let (deadlines, client_timeouts, _) = timeouts?;
+        let (upstream_timeouts, client_timeouts, _) = timeouts?;
         let (login_rate, callback_rate) = rates?;
         Some(Self {
             server: server?,
@@ -156,7 +155,7 @@ impl Config {
             not_before: NotBefore::new(cut_offs),
             session,
             datahubs: datahubs?,
-            proxy: proxy::Settings { policy: policy?, limits: limits?, deadlines },
+            proxy: ProxySettings { policy: policy?, limits: limits?, timeouts: upstream_timeouts },
             client_timeouts,
             login_rate,
             callback_rate,
@@ -175,7 +174,7 @@ impl Server {
             let is_plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte));
             let is_path = path.is_empty() || (path.starts_with('/') && !path.ends_with('/') && !path.contains("//"));
             let is_good = is_plain && is_path;
-            is_good || section.fault::<()>("base_path", "must be a path such as /api/v1").is_some()
+            is_good || section.record_error::<()>("base_path", "must be a path such as /api/v1").is_some()
         });
         let workers = section.number("workers").map(|count| if count == 0 { cores() } else { count });
         let shutdown_timeout = section.duration("shutdown_timeout");
@@ -196,13 +195,13 @@ impl Server {
 fn public_origin(url: &Url, section: &Section<'_>) -> Option<String> {
     let key = "public_url";
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
-        return section.fault(key, "must be scheme, host and port and nothing more");
+        return section.record_error(key, "must be scheme, host and port and nothing more");
     }
     match url.scheme() {
         "https" => Some(url.origin().ascii_serialization()),
         "http" if is_loopback(url) => Some(url.origin().ascii_serialization()),
-        "http" => section.fault(key, "must be https: browsers drop the cookies on http, but on localhost"),
-        _ => section.fault(key, "must be https"),
+        "http" => section.record_error(key, "must be https: browsers drop the cookies on http, but on localhost"),
+        _ => section.record_error(key, "must be https"),
     }
 }
 
@@ -211,7 +210,7 @@ fn admin(mut section: Section<'_>) -> Option<Option<Endpoint>> {
     let listen: Option<String> = section.required("listen");
     let endpoint = match listen.as_deref() {
         Some("none") => Some(None),
-        Some(text) => text.parse().map(Some).map_err(|error| section.fault::<()>("listen", error)).ok(),
+        Some(text) => text.parse().map(Some).map_err(|error| section.record_error::<()>("listen", error)).ok(),
         None => None,
     };
     section.finish();
@@ -225,17 +224,17 @@ impl App {
         let dev: Option<Vec<Url>> = section.list("dev_origins");
         not_yet(&mut section, "arcmanager");
         if dir.as_deref().is_some_and(|dir| !dir.is_dir()) {
-            section.fault::<()>("dir", "is not a folder");
+            section.record_error::<()>("dir", "is not a folder");
         }
         let public_url = public_url.and_then(|text| Url::parse(text).ok());
         let place = public_url.as_ref().zip(url.as_deref()).and_then(|(base, text)| match base.join(text) {
             Ok(url) if matches!(url.scheme(), "http" | "https") && (is_path(text) || text == url.as_str()) => Some(url),
-            _ => section.fault("url", "must be a path such as /app/ or a URL"),
+            _ => section.record_error("url", "must be a path such as /app/ or a URL"),
         });
         let dev = public_url.as_ref().zip(dev).map(|(own, dev)| {
             let is_good = |origin: &Url| is_loopback(own) && origin.host() == own.host() && origin.path() == "/";
             if !dev.iter().all(is_good) {
-                section.fault::<()>(
+                section.record_error::<()>(
                     "dev_origins",
                     "must be origins on the host of public_url, which must be this machine",
                 );
@@ -262,7 +261,7 @@ fn policy(mut section: Section<'_>) -> Option<Policy> {
 /// A switch that this version has in one position only.
 fn not_yet(section: &mut Section<'_>, key: &str) {
     if section.optional::<bool>(key) == Some(true) {
-        section.fault::<()>(key, "is not supported by this version; it must be false");
+        section.record_error::<()>(key, "is not supported by this version; it must be false");
     }
 }
 
@@ -277,14 +276,15 @@ fn session(mut section: Section<'_>) -> Option<SessionSection> {
     let file: Option<PathBuf> = section.optional("keys_file");
     let listed: Option<Vec<Key>> = section.list("keys");
     let keys = match (&file, listed) {
-        (Some(_), Some(keys)) if !keys.is_empty() => section.fault("keys", "and keys_file must not both be set"),
+        (Some(_), Some(keys)) if !keys.is_empty() => section.record_error("keys", "and keys_file must not both be set"),
         (Some(path), _) => secret_file(path, "keys_file", &section).and_then(|text| keys_of(&text, &section)),
         (None, Some(keys)) if keys.is_empty() => {
-            section.fault("keys_file", "or keys must hold a key; `arcmanager-gateway key` makes one")
+            section.record_error("keys_file", "or keys must hold a key; `arcmanager-gateway key` makes one")
         }
         (None, keys) => keys,
     };
-    let keyring = keys.and_then(|keys| Keyring::new(keys).map_err(|error| section.fault::<()>("keys", error)).ok());
+    let keyring =
+        keys.and_then(|keys| Keyring::new(keys).map_err(|error| section.record_error::<()>("keys", error)).ok());
     let not_before = not_before(&mut section, "not_before");
     let [max_age, idle_timeout, refresh_ahead, refresh_ahead_body, remember] =
         ["max_age", "idle_timeout", "refresh_ahead", "refresh_ahead_body", "remember"].map(|key| section.duration(key));
@@ -312,19 +312,19 @@ fn not_before(section: &mut Section<'_>, key: &str) -> Option<SystemTime> {
 fn keys_of(text: &str, section: &Section<'_>) -> Option<Vec<Key>> {
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or(line).trim());
     let keys = lines.enumerate().filter(|(_, line)| !line.is_empty()).map(|(at, line)| {
-        line.parse::<Key>().map_err(|error| section.fault::<()>("keys_file", format!("line {} {error}", at + 1)))
+        line.parse::<Key>().map_err(|error| section.record_error::<()>("keys_file", format!("line {} {error}", at + 1)))
     });
-    // All of them, so that each fault is noted.
+    // All of them, so that every error is noted.
     let keys: Vec<_> = keys.collect();
     keys.into_iter().collect::<Result<_, _>>().ok()
 }
 
-fn limits(mut section: Section<'_>) -> Option<proxy::Limits> {
+fn limits(mut section: Section<'_>) -> Option<ProxyLimits> {
     let [head, target, body] = ["head", "target", "body"].map(|key| section.size(key));
     let [fields, in_flight, waiting] = ["fields", "in_flight", "waiting"].map(|key| section.number(key));
     section.finish();
     let small = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
-    Some(proxy::Limits {
+    Some(ProxyLimits {
         head: head.map(small)?,
         target: target.map(small)?,
         fields: fields?,
@@ -335,14 +335,14 @@ fn limits(mut section: Section<'_>) -> Option<proxy::Limits> {
 }
 
 /// For a forwarded call, for the browser, for one of our own calls.
-fn timeouts(mut section: Section<'_>) -> Option<(Deadlines, Timeouts, Duration)> {
+fn timeouts(mut section: Section<'_>) -> Option<(UpstreamTimeouts, ClientTimeouts, Duration)> {
     let [request_head, request_body, connect, first_byte, idle, back_channel] =
         ["request_head", "request_body", "connect", "first_byte", "idle", "back_channel"]
             .map(|key| section.duration(key));
     section.finish();
-    let deadlines = Deadlines { connect: connect?, first_byte: first_byte?, idle: idle? };
-    let client = Timeouts { head: request_head?, body: request_body?, answer: deadlines.idle };
-    Some((deadlines, client, back_channel?))
+    let upstream = UpstreamTimeouts { connect: connect?, first_byte: first_byte?, idle: idle? };
+    let client = ClientTimeouts { head: request_head?, body: request_body?, answer: upstream.idle };
+    Some((upstream, client, back_channel?))
 }
 
 fn rates(mut section: Section<'_>) -> Option<(Rate, Rate)> {
@@ -368,7 +368,7 @@ fn secret_file(path: &Path, key: &str, section: &Section<'_>) -> Option<String> 
             }
             Some(text)
         }
-        Err(error) => section.fault(key, format!("cannot be read: {error}")),
+        Err(error) => section.record_error(key, format!("cannot be read: {error}")),
     }
 }
 

@@ -50,7 +50,7 @@ pub struct RequestContext {
 impl RequestContext {
     /// A request that has just come in from `client`, counted by its worker's `metrics`.
     pub fn new(method: Method, client: Client, metrics: Rc<WorkerMetrics>) -> Rc<Self> {
-        metrics.began();
+        metrics.record_start();
         Rc::new(Self {
             id: RequestId::next(),
             client,
@@ -120,7 +120,7 @@ impl Drop for RequestContext {
         }
         let (method, datahub, status) = (self.method.as_str(), self.datahub.get(), self.status.get());
         let (duration, upstream) = (self.started.elapsed(), self.upstream.get());
-        self.metrics.ended(datahub, method, status, duration, upstream);
+        self.metrics.record_end(datahub, method, status, duration, upstream);
         access_log::request(&AccessLine {
             request_id: self.id,
             method,

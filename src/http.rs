@@ -1,7 +1,7 @@
-//! HTTP/1.1 (RFC 9110, RFC 9112), ours, for both sides: how bytes become requests and answers. Imports nothing of ours.
+//! HTTP/1.1 (RFC 9110, RFC 9112) for both sides: how bytes become requests and answers. Imports nothing of ours.
 //!
-//! A browser's connection is [`server::Connection`], a DataHUB's is [`client::Connection`]. Both read [`head`]s and
-//! [`body`]s by the same strict rules; neither knows what is asked or answered.
+//! A browser's connection is a [`server::ServerConnection`], one to a DataHUB is a [`client::ClientConnection`]. Both read
+//! [`head`]s and [`body`]s by the same strict rules. Neither knows what is asked or answered.
 
 pub mod body;
 pub mod buffer;

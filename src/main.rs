@@ -61,8 +61,8 @@ fn main() -> ExitCode {
     }
     let config = match Config::load(&files) {
         Ok(config) => Arc::new(config),
-        Err(faults) => {
-            let _ = writeln!(io::stderr(), "{faults}");
+        Err(errors) => {
+            let _ = writeln!(io::stderr(), "{errors}");
             return ExitCode::from(EX_CONFIG);
         }
     };
@@ -90,7 +90,7 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
     let (sockets, are_passed) = sockets(&config.server.listen)?;
     let places: Vec<_> = sockets.iter().map(Socket::address).collect();
     let draining = Draining::default();
-    let operators = match &config.admin {
+    let admin = match &config.admin {
         Some(endpoint) => {
             let socket = Socket::bind(endpoint).map_err(|error| named(&error, "admin.listen"))?;
             log::info!(listen = socket.address(); "operators may ask");
@@ -98,8 +98,8 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
         }
         None => None,
     };
-    let operators_handle = operators.as_ref().map(actix_web::dev::Server::handle);
-    let operators = operators.map(actix_web::rt::spawn);
+    let admin_handle = admin.as_ref().map(actix_web::dev::Server::handle);
+    let admin = admin.map(actix_web::rt::spawn);
 
     let (server, tasks) = server::gateway(&config, sockets, &draining, |_| {})?;
     let handle = server.handle();
@@ -119,17 +119,17 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
             // Others listen there as well: they take what comes from now on.
             handle.pause().await;
         }
-        draining.quiet().await;
+        draining.wait_for_connections().await;
     }
-    draining.end();
+    draining.close_idle();
     handle.stop(is_graceful).await;
     server.await.map_err(io::Error::other)??;
     // Refreshes that were begun are finished: GitLab has taken the old tokens already, or is about to.
     let _ = end.send(());
     let _ = tokio::time::timeout(config.server.shutdown_timeout, tasks).await;
-    if let (Some(handle), Some(operators)) = (operators_handle, operators) {
+    if let (Some(handle), Some(admin)) = (admin_handle, admin) {
         handle.stop(false).await;
-        operators.await.map_err(io::Error::other)??;
+        admin.await.map_err(io::Error::other)??;
     }
     log::info!("ended");
     Ok(())
@@ -191,7 +191,7 @@ async fn check(config: &Config) -> io::Result<()> {
 /// A line for each DataHUB whose cookies are in the Cookie header on standard input. Never shows a token.
 fn inspect(config: &Config) -> io::Result<()> {
     let mut text = String::new();
-    io::stdin().take(LONGEST_INPUT).read_to_string(&mut text)?;
+    io::stdin().take(MAX_INPUT_BYTES).read_to_string(&mut text)?;
     let mut headers = HeaderMap::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let is_named = line.get(..7).is_some_and(|name| name.eq_ignore_ascii_case("cookie:"));
@@ -257,8 +257,8 @@ fn done(outcome: io::Result<()>) -> ExitCode {
     }
 }
 
-/// Of a Cookie header, in bytes; browsers send far less.
-const LONGEST_INPUT: u64 = 1 << 20;
+/// How much of a Cookie header is read; browsers send far less.
+const MAX_INPUT_BYTES: u64 = 1 << 20;
 /// How long the end waits for the log's reader.
 const LOG_FLUSH: Duration = Duration::from_secs(2);
 /// A wrong configuration (BSD sysexits(3)).

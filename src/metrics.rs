@@ -127,7 +127,7 @@ struct ReplayLabel {
 
 static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     let mut all = Registry::default();
-    all.register_collector(Box::new(Process { began: SystemTime::now() }));
+    all.register_collector(Box::new(Process { started_at: SystemTime::now() }));
     let registry = all.sub_registry_with_prefix("gateway");
     registry.register_collector(Box::new(Sums));
     let build =

@@ -3,13 +3,13 @@
 //! The recipe, top to bottom: which DataHUB, whose session, which target, fresh tokens, up, down. Whoever reads
 //! [`Proxy::forward`] has read it all; each step has a room of its own.
 
-pub mod graphql;
-pub mod inspect;
-pub mod limiter;
-pub mod rejection;
+mod graphql;
+mod inspect;
+mod limiter;
+mod rejection;
 mod relay;
-pub mod request;
-pub mod response;
+mod request;
+mod response;
 pub mod target;
 pub mod upstream;
 
@@ -27,12 +27,12 @@ use crate::http::body::BodyLength;
 use crate::http::buffer::BufferPool;
 use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
-use crate::http::server::{BodyError, ClientLeft, Connection};
+use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::proxy::inspect::RequestBody;
 use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit};
 use crate::proxy::request::{Caller, Message};
 use crate::proxy::target::{Policy, Target};
-use crate::proxy::upstream::{Deadlines, SendError, Upstream, UpstreamRequest};
+use crate::proxy::upstream::{SendError, Upstream, UpstreamRequest, UpstreamTimeouts};
 use crate::session::decision::Reason;
 use crate::session::open_session::OpenSession;
 use crate::session::refresh::{Refresher, Resolution};
@@ -42,7 +42,7 @@ use crate::session::{Sessions, Sid};
 /// One worker's proxy to all DataHUBs.
 #[derive(Debug)]
 pub struct Proxy {
-    shared: Arc<Shared>,
+    shared: Arc<SharedProxy>,
     guard: Arc<Guard>,
     /// In the order of the DataHUBs.
     routes: Vec<Route>,
@@ -60,14 +60,14 @@ struct Route {
 
 /// What the proxies of all workers share.
 #[derive(Debug)]
-pub struct Shared {
+pub struct SharedProxy {
     /// `/…/datahubs/`: what stands before a DataHUB's id in a path.
     prefix: String,
     /// The gateway's own address, without a slash at its end.
     public: String,
     /// That of the gateway's own address.
     scheme: String,
-    settings: Settings,
+    settings: ProxySettings,
     datahubs: DataHubs,
     /// In the order of the DataHUBs.
     limits: Vec<(Arc<ConcurrencyLimit>, Arc<CircuitBreaker>)>,
@@ -75,17 +75,17 @@ pub struct Shared {
     refresher: Refresher,
 }
 
-impl Shared {
+impl SharedProxy {
     /// A proxy to `datahubs` below `public` and `base_path`.
     pub fn new(
         public: &str,
         base_path: &str,
-        settings: Settings,
+        settings: ProxySettings,
         datahubs: DataHubs,
         sessions: Arc<Sessions>,
         refresher: Refresher,
     ) -> Self {
-        let Limits { in_flight, waiting, .. } = settings.limits;
+        let ProxyLimits { in_flight, waiting, .. } = settings.limits;
         let limits = datahubs.iter().map(|datahub| {
             let limit = Arc::new(ConcurrencyLimit::new(in_flight, waiting));
             (limit, Arc::new(CircuitBreaker::new(datahub.id.clone())))
@@ -98,18 +98,18 @@ impl Shared {
 
 /// What the proxy is told.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ProxySettings {
     /// What may be forwarded.
     pub policy: Policy,
     /// How much one call may bring.
-    pub limits: Limits,
+    pub limits: ProxyLimits,
     /// How long each step of a call may take.
-    pub deadlines: Deadlines,
+    pub timeouts: UpstreamTimeouts,
 }
 
 /// How much one call may bring.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct ProxyLimits {
     /// Longest head, in bytes.
     pub head: usize,
     /// Most fields in a head.
@@ -171,13 +171,13 @@ impl From<BodyError> for Failure {
 
 impl Proxy {
     /// A worker's own proxy, one of `workers`: its connections are its own, all else is shared.
-    pub fn new(shared: Arc<Shared>, guard: Arc<Guard>, pool: BufferPool, workers: usize) -> Self {
-        let Settings { deadlines, limits, .. } = shared.settings;
+    pub fn new(shared: Arc<SharedProxy>, guard: Arc<Guard>, pool: BufferPool, workers: usize) -> Self {
+        let ProxySettings { timeouts, limits, .. } = shared.settings;
         // As many as may be in use at once, over all workers.
         let max_idle = limits.in_flight.div_ceil(workers.max(1));
         let routes = shared.datahubs.iter().zip(shared.limits.iter().cloned()).map(|(datahub, (limit, breaker))| {
             let address = datahub.address.clone();
-            let upstream = Upstream::new(address, deadlines, limit, breaker, pool.clone(), max_idle);
+            let upstream = Upstream::new(address, timeouts, limit, breaker, pool.clone(), max_idle);
             Route { upstream, public: format!("{}{}{}", shared.public, shared.prefix, datahub.id) }
         });
         Self { routes: routes.collect(), shared, guard, pool, clock: DateClock::default() }
@@ -195,14 +195,14 @@ impl Proxy {
     pub async fn forward(
         &self,
         request: &RequestHead,
-        client: &mut Connection,
+        downstream: &mut ServerConnection,
         access: Access,
         context: &RequestContext,
     ) -> Result<(), Failure> {
-        let Shared { settings, sessions, refresher, .. } = &*self.shared;
+        let SharedProxy { settings, sessions, refresher, .. } = &*self.shared;
         let now = SystemTime::now();
         let raw = request.target();
-        self.check_length(raw, MAX_COUNTER)?;
+        self.check_length(raw, MAX_COUNTER_BYTES)?;
         let replay = ReplayTarget::parse(raw).map_err(ApiError::from)?;
         let (datahub, raw) = self.datahub(replay.target, context)?;
         context.replay.set(replay.replays);
@@ -221,15 +221,15 @@ impl Proxy {
         let is_superseded = || may_be_known && refresher.has_entry_for(datahub, &session.decode().tokens);
         if is_expiring || is_superseded() {
             // The body first: should it be too long, no refresh has been spent on a call that cannot be sent again.
-            drain(client, length.known()).await?;
+            drain(downstream, length.known()).await?;
             return Err(call.retry(if is_expiring { Reason::Expiring } else { Reason::None }).await.into());
         }
 
         let mut message = Message::of_call(self.pool.take(), request, target, length, caller)?;
         let body = if target.is_graphql() {
-            graphql::inspect(request, client, context).await
+            graphql::inspect(request, downstream, context).await
         } else {
-            inspect::inspect(request, client, context).await
+            inspect::inspect(request, downstream, context).await
         };
         let rest = match body.map_err(|failure| failure.recorded(datahub, context))? {
             RequestBody::Buffered(body) => {
@@ -241,19 +241,19 @@ impl Proxy {
         let (is_head, is_idempotent) = (request.method() == "HEAD", is_idempotent(request.method()));
         let up = UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent };
         let upstream = &self.routes[datahub.index()].upstream;
-        let mut exchange = upstream.exchange(&up, client, context).await?;
+        let mut exchange = upstream.exchange(&up, downstream, context).await?;
         context.upstream.set(Some(exchange.took));
         drop(message);
 
         let mut peeked = Vec::new();
         let probe = || Message::probe(self.pool.take(), caller);
-        if rejection::is_invalid_token(&mut exchange, &mut peeked, upstream, probe, client, context).await? {
+        if rejection::is_invalid_token(&mut exchange, &mut peeked, upstream, probe, downstream, context).await? {
             drop(exchange);
-            drain(client, None).await?;
+            drain(downstream, None).await?;
             return Err(call.retry(Reason::Rejected).await.into());
         }
         replay.record_outcome("passed");
-        call.relay(exchange, &peeked, client).await
+        call.relay(exchange, &peeked, downstream).await
     }
 
     /// Whether a target of `longest` bytes more than may be would still be taken.
@@ -277,7 +277,7 @@ impl Proxy {
     /// GitLab's answer to that body, long after its first byte, that the token must live to see.
     fn refresh_ahead(&self, length: BodyLength) -> Duration {
         let limits = self.shared.sessions.limits();
-        if length.may_exceed(LONG_BODY) { limits.refresh_ahead_body } else { limits.refresh_ahead }
+        if length.may_exceed(LONG_BODY_BYTES) { limits.refresh_ahead_body } else { limits.refresh_ahead }
     }
 }
 
@@ -297,7 +297,7 @@ impl Call<'_> {
     /// What the browser is told of a call that is not made now: to send it again, with newer tokens or to look for some.
     async fn retry(&self, reason: Reason) -> ApiError {
         let Self { proxy, replay, datahub, sid, session, context, .. } = self;
-        let Shared { sessions, refresher, .. } = &*proxy.shared;
+        let SharedProxy { sessions, refresher, .. } = &*proxy.shared;
         let session = session.decode();
         match refresher.resolve(datahub, &session, reason, replay.replays, context, SystemTime::now()).await {
             // What was known is forgotten; but the body has been read.
@@ -354,14 +354,14 @@ fn is_idempotent(method: &str) -> bool {
 }
 
 /// Reads what is left of a request's body, of `length` if that is known, and throws it away.
-async fn drain(client: &mut Connection, length: Option<u64>) -> Result<(), ApiError> {
-    let next_piece = async || client.next_piece().await.map(|piece| piece.map(|piece| piece.len()));
+async fn drain(downstream: &mut ServerConnection, length: Option<u64>) -> Result<(), ApiError> {
+    let next_piece = async || downstream.next_piece().await.map(|piece| piece.map(|piece| piece.len()));
     replay::discard_body(length, next_piece).await
 }
 
 /// What the log calls a forwarded call.
 const ROUTE: &str = "/datahubs/{datahub}/{path}";
 /// `?_gateway_replay=16`, in bytes.
-const MAX_COUNTER: usize = 19;
-/// A longer body, in bytes, is a long one.
-const LONG_BODY: u64 = 1024 * 1024;
+const MAX_COUNTER_BYTES: usize = 19;
+/// A body longer than this, in bytes, counts as one that takes long to upload.
+const LONG_BODY_BYTES: u64 = 1024 * 1024;

@@ -44,9 +44,9 @@ pub fn watch(config: Arc<Config>, arguments: Vec<PathBuf>) -> io::Result<impl Fu
                     apply(&config, &new);
                     files.set_paths(new.files).await;
                 }
-                Err(faults) => {
+                Err(errors) => {
                     metrics::reloaded(false);
-                    process_event(Event::ReloadFailed, &format!("keys and cut-offs stay as they were: {faults}"));
+                    process_event(Event::ReloadFailed, &format!("keys and cut-offs stay as they were: {errors}"));
                 }
             }
         }

@@ -27,9 +27,9 @@ use crate::guard::Guard;
 use crate::http::buffer::BufferPool;
 use crate::http::date::DateClock;
 use crate::http::head::HeadLimits;
-use crate::http::server::{Settings, Stream};
+use crate::http::server::{AcceptedStream, ServerSettings};
 use crate::metrics::worker::WorkerMetrics;
-use crate::proxy::{self, Proxy};
+use crate::proxy::{Proxy, SharedProxy};
 use crate::server::dispatch::Worker;
 use crate::server::web::Web;
 use crate::session::refresh::{Refresher, Tasks};
@@ -96,11 +96,11 @@ pub fn gateway(
                     // An answer's last packet must not wait for the one before to be acknowledged.
                     let _ = stream.set_nodelay(true);
                     let peer = stream.peer_addr().ok();
-                    (Stream::Tcp(stream), peer)
+                    (AcceptedStream::Tcp(stream), peer)
                 })
             }),
             Socket::Unix(socket) => server.listen_uds(address, socket, move || {
-                service(&shared, |stream: UnixStream| (Stream::Unix(stream), None))
+                service(&shared, |stream: UnixStream| (AcceptedStream::Unix(stream), None))
             }),
         }
     })?;
@@ -111,7 +111,7 @@ pub fn gateway(
 struct Shared {
     config: Arc<Config>,
     guard: Arc<Guard>,
-    proxy: Arc<proxy::Shared>,
+    proxy: Arc<SharedProxy>,
     auth: Data<Auth>,
     draining: Draining,
     more: fn(&mut ServiceConfig),
@@ -131,7 +131,7 @@ impl Shared {
             app_url: config.app.url.clone(),
         });
         let server = &config.server;
-        let proxy = Arc::new(proxy::Shared::new(
+        let proxy = Arc::new(SharedProxy::new(
             &server.public_url,
             &server.base_path,
             config.proxy.clone(),
@@ -154,7 +154,7 @@ impl Shared {
     async fn worker(&self) -> Worker {
         let (config, pool) = (&self.config, BufferPool::default());
         let limits = config.proxy.limits;
-        let settings = Settings {
+        let settings = ServerSettings {
             head: HeadLimits { length: limits.head, fields: limits.fields },
             body: limits.body,
             timeouts: config.client_timeouts,
@@ -177,7 +177,7 @@ impl Shared {
 /// What serves the connections of one listener: a worker on each thread.
 fn service<S: 'static>(
     shared: &Arc<Shared>,
-    accept: fn(S) -> (Stream, Option<std::net::SocketAddr>),
+    accept: fn(S) -> (AcceptedStream, Option<std::net::SocketAddr>),
 ) -> impl ServiceFactory<S, Config = (), Response = (), Error = (), InitError = ()> + use<S> {
     let shared = Arc::clone(shared);
     fn_factory(move || {

@@ -68,8 +68,8 @@ impl Queue {
     /// Adds a whole line, or drops it where there is no room.
     pub(super) fn push(&self, line: &[u8], priority: Priority) {
         let limit = match priority {
-            Priority::Low => CAPACITY - RESERVE,
-            Priority::High => CAPACITY,
+            Priority::Low => MAX_BYTES - RESERVED_BYTES,
+            Priority::High => MAX_BYTES,
         };
         let mut state = self.lock();
         if state.added - state.done + line.len() as u64 > limit {
@@ -80,7 +80,7 @@ impl Queue {
         }
         state.lines.extend_from_slice(line);
         state.added += line.len() as u64;
-        let is_urgent = priority == Priority::High || state.lines.len() >= LARGE;
+        let is_urgent = priority == Priority::High || state.lines.len() >= BATCH_BYTES;
         let must_wake = mem::take(&mut state.is_idle) || (is_urgent && !state.is_hurried);
         state.is_hurried |= is_urgent;
         drop(state);
@@ -126,9 +126,9 @@ impl Queue {
     /// Waits for lines and takes all that are there.
     fn take(&self, batch: &mut Vec<u8>) {
         batch.clear();
-        batch.shrink_to(LARGE);
+        batch.shrink_to(BATCH_BYTES);
         // If more comes, it comes soon: one write for all of it.
-        let paused = self.filled.wait_timeout_while(self.lock(), PAUSE, |state| !state.is_hurried);
+        let paused = self.filled.wait_timeout_while(self.lock(), WRITE_INTERVAL, |state| !state.is_hurried);
         let mut state = paused.unwrap_or_else(PoisonError::into_inner).0;
         while state.lines.is_empty() {
             state.is_idle = true;
@@ -150,7 +150,7 @@ impl Queue {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // Somebody else has opened it so.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(WRITE_INTERVAL),
                 Err(_) => break,
             }
         }
@@ -179,14 +179,14 @@ impl Queue {
     }
 }
 
-/// Most that waits, in bytes.
-const CAPACITY: u64 = 8 << 20;
+/// How much may wait, in bytes.
+const MAX_BYTES: u64 = 8 << 20;
 /// Of these, what is kept for lines of high priority.
-const RESERVE: u64 = 1 << 20;
+const RESERVED_BYTES: u64 = 1 << 20;
 /// So many bytes are written without a pause, and so many are kept allocated.
-const LARGE: usize = 256 << 10;
+const BATCH_BYTES: usize = 256 << 10;
 /// How long a line may wait for others to be written with, and how long standard output is left alone that takes none.
-const PAUSE: Duration = Duration::from_millis(20);
+const WRITE_INTERVAL: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {

@@ -54,30 +54,30 @@ async fn finish(
     session: &Session,
     auth: &Auth,
     context: &RequestContext,
-) -> Result<HttpResponse, Failure> {
+) -> Result<HttpResponse, LoginFailure> {
     // The query says one thing only, of a DataHUB that we serve.
     let Query { datahub, state, issuer, outcome } = Query::read(parameters, auth, context)?;
     // A login of this browser has this state; from here on it is spent. It began at this DataHUB, not long ago.
     let now = SystemTime::now();
     let login = PendingLogin::take(session, state)
         .and_then(|login| login.confirm(&datahub.id, now))
-        .map_err(|error| Failure::pending(error, datahub))?;
+        .map_err(|error| LoginFailure::pending(error, datahub))?;
     // It is this DataHUB that answers, be it yes or no.
-    datahub.provider.check_issuer(issuer).await.map_err(|error| Failure::exchange(&error, datahub))?;
+    datahub.provider.check_issuer(issuer).await.map_err(|error| LoginFailure::exchange(&error, datahub))?;
     // It said yes.
-    let code = outcome.map_err(|error| Failure::new(error, datahub, "the DataHUB said no"))?;
+    let code = outcome.map_err(|error| LoginFailure::new(error, datahub, "the DataHUB said no"))?;
     // It takes the code with the verifier; ID token and userinfo are signed, of now, of this login and of one person.
     let result = datahub
         .provider
         .exchange_code(code, login.verifier, &login.nonce, now)
         .await
-        .map_err(|error| Failure::exchange(&error, datahub))?;
+        .map_err(|error| LoginFailure::exchange(&error, datahub))?;
     // The session is new in every part, and browsers will keep it.
     let (sid, session) = auth.sessions.begin(result, datahub);
     let cookies = auth
         .sessions
         .login_cookies(datahub, &sid, &session, context, now)
-        .map_err(|_| Failure::new(LoginError::Failed, datahub, "the session does not fit into a cookie"))?;
+        .map_err(|_| LoginFailure::new(LoginError::Failed, datahub, "the session does not fit into a cookie"))?;
     // The one it takes the place of is over at the DataHUB, too.
     if let Some(token) = login.replaces {
         auth.end_session(datahub, token, context).await;
@@ -103,17 +103,17 @@ struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    fn read(parameters: &'a Parameters, auth: &'a Auth, context: &RequestContext) -> Result<Self, Failure> {
-        let ambiguous = |_: ApiError| Failure::without_datahub("an ambiguous query");
+    fn read(parameters: &'a Parameters, auth: &'a Auth, context: &RequestContext) -> Result<Self, LoginFailure> {
+        let ambiguous = |_: ApiError| LoginFailure::without_datahub("an ambiguous query");
         let datahub = auth
             .named_datahub(parameters, context)
             .map_err(ambiguous)?
-            .ok_or(Failure::without_datahub("no DataHUB"))?;
+            .ok_or(LoginFailure::without_datahub("no DataHUB"))?;
         let one = |name| match parameters.one(name) {
             Ok(value) if value.is_none_or(|value| value.len() <= MAX_PARAMETER_BYTES) => Ok(value),
-            _ => Err(Failure::new(LoginError::Failed, datahub, "an ambiguous query")),
+            _ => Err(LoginFailure::new(LoginError::Failed, datahub, "an ambiguous query")),
         };
-        let state = one("state")?.ok_or(Failure::new(LoginError::Failed, datahub, "no state"))?;
+        let state = one("state")?.ok_or(LoginFailure::new(LoginError::Failed, datahub, "no state"))?;
         let outcome = match (one("code")?, one("error")?) {
             (Some(code), None) if !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_graphic()) => {
                 Ok(AuthorizationCode::new(code.to_owned()))
@@ -121,21 +121,21 @@ impl<'a> Query<'a> {
             (None, Some("access_denied")) => Err(LoginError::Denied),
             (None, Some("temporarily_unavailable" | "server_error")) => Err(LoginError::Unavailable),
             (None, Some(_)) => Err(LoginError::Failed),
-            _ => return Err(Failure::new(LoginError::Failed, datahub, "neither a code nor an error")),
+            _ => return Err(LoginFailure::new(LoginError::Failed, datahub, "neither a code nor an error")),
         };
         Ok(Self { datahub, state, issuer: one("iss")?, outcome })
     }
 }
 
 /// What the app and the log are told. Nothing of it comes out of the request.
-struct Failure {
+struct LoginFailure {
     error: LoginError,
     event: Event,
     datahub: String,
     reason: String,
 }
 
-impl Failure {
+impl LoginFailure {
     fn new(error: LoginError, datahub: &DataHub, reason: &str) -> Self {
         Self { error, event: Event::LoginFailed, datahub: datahub.id.to_string(), reason: reason.to_owned() }
     }

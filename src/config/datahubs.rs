@@ -26,7 +26,7 @@ pub(super) fn read(
 ) -> Option<DataHubs> {
     let ids = section.keys();
     if ids.is_empty() {
-        return section.fault("datahubs", "must hold a section for one DataHUB at least");
+        return section.record_error("datahubs", "must hold a section for one DataHUB at least");
     }
     let datahubs: Vec<_> = ids
         .iter()
@@ -37,7 +37,7 @@ pub(super) fn read(
                     cut_off(&mut own, &id, cut_offs);
                     datahub(id, own, server, back_channel)
                 }
-                Err(error) => section.fault(id, error),
+                Err(error) => section.record_error(id, error),
             }
         })
         .collect();
@@ -46,7 +46,7 @@ pub(super) fn read(
     for datahub in &datahubs {
         for name in std::iter::once(datahub.id.as_str()).chain(datahub.aliases.iter().map(String::as_str)) {
             if !names.insert(name) {
-                section.fault::<()>(datahub.id.as_str(), "has an id or alias that another DataHUB has too");
+                section.record_error::<()>(datahub.id.as_str(), "has an id or alias that another DataHUB has too");
             }
         }
     }
@@ -78,7 +78,7 @@ fn datahub(
         if is_insecure_allowed {
             section.warn(key, "is http: tokens go to this DataHUB unencrypted");
         } else {
-            section.fault::<()>(key, "must be https, or insecure_http must be true");
+            section.record_error::<()>(key, "must be https, or insecure_http must be true");
         }
     }
     let client_id: Option<String> = section.required("client_id");
@@ -94,11 +94,13 @@ fn datahub(
         .or_else(|| {
             server.map(|server| format!("{}{}/auth/callback?datahub={id}", server.public_url, server.base_path))
         })
-        .and_then(|uri| RedirectUrl::new(uri).map_err(|_| section.fault::<()>("redirect_uri", "must be a URL")).ok());
+        .and_then(|uri| {
+            RedirectUrl::new(uri).map_err(|_| section.record_error::<()>("redirect_uri", "must be a URL")).ok()
+        });
     let address = |key, url, connect| {
-        // Where `ca_file` has a fault, the address is looked at all the same.
+        // Where `ca_file` is wrong, the address is looked at all the same.
         let tls = tls.clone().or_else(|| transport::tls_config(None).ok())?;
-        Address::new(url, connect, tls).map_err(|error| section.fault::<()>(key, error)).ok()
+        Address::new(url, connect, tls).map_err(|error| section.record_error::<()>(key, error)).ok()
     };
     let place = url.and_then(|url| address("url", url, connect));
     let issuer_place = issuer.and_then(|url| address("issuer", url, None));
@@ -129,11 +131,13 @@ fn client_secret(section: &mut Section<'_>) -> Option<ClientSecret> {
     let secret = match (text, file) {
         (Some(text), None) => text,
         (None, Some(path)) => secret_file(&path, "client_secret_file", section)?.trim().to_owned(),
-        (None, None) => return section.fault("client_secret", "or client_secret_file is missing"),
-        (Some(_), Some(_)) => return section.fault("client_secret", "and client_secret_file must not both be set"),
+        (None, None) => return section.record_error("client_secret", "or client_secret_file is missing"),
+        (Some(_), Some(_)) => {
+            return section.record_error("client_secret", "and client_secret_file must not both be set");
+        }
     };
     if secret.len() < 16 {
-        return section.fault("client_secret", "is too short to be a secret");
+        return section.record_error("client_secret", "is too short to be a secret");
     }
     Some(ClientSecret::new(secret))
 }
@@ -142,11 +146,11 @@ fn ca_file(section: &mut Section<'_>) -> Option<Arc<rustls::ClientConfig>> {
     let pem = match section.optional::<PathBuf>("ca_file") {
         Some(path) => match std::fs::read(&path) {
             Ok(pem) => Some(pem),
-            Err(error) => return section.fault("ca_file", format!("cannot be read: {error}")),
+            Err(error) => return section.record_error("ca_file", format!("cannot be read: {error}")),
         },
         None => None,
     };
-    transport::tls_config(pem.as_deref()).map_err(|error| section.fault::<()>("ca_file", error)).ok()
+    transport::tls_config(pem.as_deref()).map_err(|error| section.record_error::<()>("ca_file", error)).ok()
 }
 
 const DEFAULT_SCOPES: [&str; 3] = ["openid", "profile", "api"];

@@ -14,13 +14,13 @@ use cookie::time::format_description::well_known::Rfc3339;
 pub(super) struct Section<'a> {
     path: String,
     table: Map<String, Value>,
-    faults: &'a Faults,
+    errors: &'a ConfigErrors,
 }
 
 impl<'a> Section<'a> {
     /// The outermost table.
-    pub(super) fn root(table: Map<String, Value>, faults: &'a Faults) -> Self {
-        Self { path: String::new(), table, faults }
+    pub(super) fn root(table: Map<String, Value>, errors: &'a ConfigErrors) -> Self {
+        Self { path: String::new(), table, errors }
     }
 
     /// The table `key`, empty if there is none.
@@ -29,11 +29,11 @@ impl<'a> Section<'a> {
             Some(ValueKind::Table(table)) => table,
             None => Map::new(),
             Some(_) => {
-                self.fault::<()>(key, "must be a section");
+                self.record_error::<()>(key, "must be a section");
                 Map::new()
             }
         };
-        Self { path: self.name(key), table, faults: self.faults }
+        Self { path: self.name(key), table, errors: self.errors }
     }
 
     /// The names of all keys that nobody has read yet.
@@ -46,7 +46,7 @@ impl<'a> Section<'a> {
     /// The value of `key`, which must be there.
     pub(super) fn required<T: FromStr<Err: fmt::Display>>(&mut self, key: &str) -> Option<T> {
         if !self.table.contains_key(key) {
-            return self.fault(key, "is missing");
+            return self.record_error(key, "is missing");
         }
         self.optional(key)
     }
@@ -54,13 +54,13 @@ impl<'a> Section<'a> {
     /// The value of `key`, if it is there.
     pub(super) fn optional<T: FromStr<Err: fmt::Display>>(&mut self, key: &str) -> Option<T> {
         let text = self.text(key)?;
-        text.parse().map_err(|error| self.fault::<()>(key, error)).ok()
+        text.parse().map_err(|error| self.record_error::<()>(key, error)).ok()
     }
 
     /// The text of `key`, if it is there.
     pub(super) fn text(&mut self, key: &str) -> Option<String> {
         let value = self.table.remove(key)?;
-        value.into_string().map_err(|_| self.fault::<()>(key, "must be a plain value")).ok()
+        value.into_string().map_err(|_| self.record_error::<()>(key, "must be a plain value")).ok()
     }
 
     /// The values of `key`: a list, or a text with commas, as the environment has it; empty if it is not there.
@@ -69,14 +69,15 @@ impl<'a> Section<'a> {
             None => Vec::new(),
             Some(ValueKind::Array(values)) => match values.into_iter().map(Value::into_string).collect() {
                 Ok(texts) => texts,
-                Err(_) => return self.fault(key, "must be a list of plain values"),
+                Err(_) => return self.record_error(key, "must be a list of plain values"),
             },
             Some(ValueKind::String(text)) => text.split(',').map(|text| text.trim().to_owned()).collect(),
-            Some(_) => return self.fault(key, "must be a list"),
+            Some(_) => return self.record_error(key, "must be a list"),
         };
         let texts = texts.into_iter().filter(|text: &String| !text.is_empty());
-        // All of them, so that each fault is noted.
-        let parsed: Vec<_> = texts.map(|text| text.parse().map_err(|error| self.fault::<()>(key, error))).collect();
+        // All of them, so that every error is noted.
+        let parsed: Vec<_> =
+            texts.map(|text| text.parse().map_err(|error| self.record_error::<()>(key, error))).collect();
         parsed.into_iter().collect::<Result<_, _>>().ok()
     }
 
@@ -85,8 +86,8 @@ impl<'a> Section<'a> {
         let text: String = self.required(key)?;
         // Not the library's own words here and below: they quote the value.
         match humantime::parse_duration(&text) {
-            Ok(duration) if !duration.is_zero() && duration <= LONGEST => Some(duration),
-            _ => self.fault(key, "must be a time such as 30s, 15m or 7d, more than none and at most 400 days"),
+            Ok(duration) if !duration.is_zero() && duration <= MAX_DURATION => Some(duration),
+            _ => self.record_error(key, "must be a time such as 30s, 15m or 7d, more than none and at most 400 days"),
         }
     }
 
@@ -97,7 +98,7 @@ impl<'a> Section<'a> {
             Ok(time) if time.unix_timestamp() >= 0 => {
                 Some(SystemTime::UNIX_EPOCH + Duration::from_secs(time.unix_timestamp().unsigned_abs()))
             }
-            _ => self.fault(key, "must be a time such as 2026-01-31T12:00:00Z"),
+            _ => self.record_error(key, "must be a time such as 2026-01-31T12:00:00Z"),
         }
     }
 
@@ -105,30 +106,30 @@ impl<'a> Section<'a> {
     pub(super) fn size(&mut self, key: &str) -> Option<u64> {
         let text: String = self.required(key)?;
         let size = text.parse::<ByteSize>();
-        size.map(|size| size.as_u64()).map_err(|_| self.fault::<()>(key, "must be a size such as 32KiB")).ok()
+        size.map(|size| size.as_u64()).map_err(|_| self.record_error::<()>(key, "must be a size such as 32KiB")).ok()
     }
 
     /// A whole number.
     pub(super) fn number(&mut self, key: &str) -> Option<usize> {
         let text: String = self.required(key)?;
-        text.parse().map_err(|_| self.fault::<()>(key, "must be a whole number")).ok()
+        text.parse().map_err(|_| self.record_error::<()>(key, "must be a whole number")).ok()
     }
 
     /// Notes what is wrong with `key`.
-    pub(super) fn fault<T>(&self, key: &str, what: impl fmt::Display) -> Option<T> {
-        self.faults.add(&self.name(key), what);
+    pub(super) fn record_error<T>(&self, key: &str, what: impl fmt::Display) -> Option<T> {
+        self.errors.add(&self.name(key), what);
         None
     }
 
     /// Notes what is allowed with `key` and yet not good.
     pub(super) fn warn(&self, key: &str, what: &str) {
-        self.faults.warnings.borrow_mut().push(format!("{} {what}", self.name(key)));
+        self.errors.warnings.borrow_mut().push(format!("{} {what}", self.name(key)));
     }
 
     /// Notes every key that nobody read.
     pub(super) fn finish(self) {
         for key in self.keys() {
-            self.fault::<()>(&key, "is no key of this gateway");
+            self.record_error::<()>(&key, "is no key of this gateway");
         }
     }
 
@@ -139,18 +140,18 @@ impl<'a> Section<'a> {
 
 /// Everything that is wrong with a configuration, a line each. Names keys, never values.
 #[derive(Debug, Default)]
-pub struct Faults {
-    faults: RefCell<Vec<String>>,
+pub struct ConfigErrors {
+    errors: RefCell<Vec<String>>,
     warnings: RefCell<Vec<String>>,
 }
 
-impl Faults {
+impl ConfigErrors {
     pub(super) fn add(&self, key: &str, what: impl fmt::Display) {
-        self.faults.borrow_mut().push(format!("{key} {what}").trim().to_owned());
+        self.errors.borrow_mut().push(format!("{key} {what}").trim().to_owned());
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.faults.borrow().is_empty()
+        self.errors.borrow().is_empty()
     }
 
     pub(super) fn into_warnings(self) -> Vec<String> {
@@ -158,16 +159,16 @@ impl Faults {
     }
 }
 
-impl fmt::Display for Faults {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let faults = self.faults.borrow();
-        let count = faults.len();
+        let errors = self.errors.borrow();
+        let count = errors.len();
         write!(f, "the configuration has {count} fault{}:", if count == 1 { "" } else { "s" })?;
-        faults.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+        errors.iter().try_for_each(|error| write!(f, "\n  {error}"))
     }
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for ConfigErrors {}
 
 /// What browsers keep a cookie for at most (RFC 6265bis section 5.6.2).
-const LONGEST: Duration = Duration::from_hours(9600);
+const MAX_DURATION: Duration = Duration::from_hours(9600);

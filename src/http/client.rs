@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use crate::http::body::{BodyDecoder, BodyLength, CHUNK_END, ChunkError, Extent, LAST_CHUNK, write_chunk_size};
-use crate::http::buffer::{Buffer, BufferPool, PIECE};
+use crate::http::buffer::{Buffer, BufferPool, PIECE_BYTES};
 use crate::http::head::{Fields, HeadLimits, ResponseHead, decimal};
 use crate::http::timer::{Elapsed, Timer};
 
@@ -32,7 +32,7 @@ impl std::fmt::Debug for dyn Duplex {
 
 /// One connection.
 #[derive(Debug)]
-pub struct Connection {
+pub struct ClientConnection {
     io: Io,
     timer: Timer,
 }
@@ -168,10 +168,13 @@ impl ResponseFraming {
     }
 }
 
-impl Connection {
+impl ClientConnection {
     /// A connection on which nothing has been said.
     pub fn new(stream: Stream, pool: &BufferPool) -> Self {
-        Self { io: Io { stream, read: pool.none(), has_begun: false }, timer: Timer::new(Instant::now() + FIRST_ALARM) }
+        Self {
+            io: Io { stream, read: pool.none(), has_begun: false },
+            timer: Timer::new(Instant::now() + INITIAL_DEADLINE),
+        }
     }
 
     /// Sends the beginning of a request, or all of it. Whether the other side took it: one that takes no more may have said why
@@ -262,8 +265,8 @@ impl Connection {
                 let most = body
                     .remaining()
                     .and_then(|left| usize::try_from(left).ok())
-                    .unwrap_or(PIECE)
-                    .clamp(MIN_READ, PIECE);
+                    .unwrap_or(PIECE_BYTES)
+                    .clamp(MIN_READ, PIECE_BYTES);
                 io.read.make_room(most);
                 let read = io.stream.read_buf(&mut *io.read);
                 match timer.within(limit, pin!(read)).await {
@@ -292,8 +295,8 @@ impl Connection {
         self.io.read.is_empty()
     }
 
-    /// Whether the other side has neither closed the connection nor said anything that nobody asked for.
-    pub fn is_quiet(&mut self) -> bool {
+    /// Whether another request may be sent: the other side has neither closed the connection nor sent anything unasked.
+    pub fn is_reusable(&mut self) -> bool {
         let mut byte = [0];
         let mut byte = tokio::io::ReadBuf::new(&mut byte);
         let mut cx = Context::from_waker(Waker::noop());
@@ -424,8 +427,8 @@ pub enum ResponseBodyError {
 const LIMITS: HeadLimits = HeadLimits { length: 64 * 1024, fields: 128 };
 /// Room for what is read at least, in bytes.
 const MIN_READ: usize = 4 * 1024;
-/// When the timer of a new connection fires if nobody asks for less.
-const FIRST_ALARM: Duration = Duration::from_mins(1);
+/// The first deadline of a new connection's timer, which any earlier one moves.
+const INITIAL_DEADLINE: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests {
@@ -442,8 +445,8 @@ mod tests {
         runtime.expect("a runtime").block_on(test)
     }
 
-    fn connection(stream: impl Duplex + 'static) -> Connection {
-        Connection::new(Box::new(stream), &BufferPool::default())
+    fn connection(stream: impl Duplex + 'static) -> ClientConnection {
+        ClientConnection::new(Box::new(stream), &BufferPool::default())
     }
 
     /// A body of `pieces`, with a second before each of them.
@@ -725,10 +728,10 @@ mod tests {
                 let mut response = connection.receive(false, HOUR).await.expect("an answer");
                 send().await;
                 while connection.next_piece(&mut response.body, HOUR).await.expect("a whole body").is_some() {}
-                let is_reusable = response.is_reusable && connection.is_drained() && connection.is_quiet();
+                let is_reusable = response.is_reusable && connection.is_drained() && connection.is_reusable();
                 assert_eq!(is_reusable, is_good, "{case}");
                 drop(theirs);
-                assert!(!connection.is_quiet(), "{case}: it is closed");
+                assert!(!connection.is_reusable(), "{case}: it is closed");
             }
         });
     }

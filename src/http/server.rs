@@ -4,9 +4,9 @@
 //!   only whether the client leaves is watched.
 //! - *Bodies* are read when somebody asks for them, within a deadline for each piece. `Expect: 100-continue` is answered then.
 //! - *Answers* must find somebody who reads them.
-//! - *Whether it goes on* after an answer is decided in one place, [`Connection::persists`], before the answer's head is
-//!   written. Where it ends while the client may still be sending, it is closed slowly ([`Connection::close`]), so that the
-//!   answer is not lost to a reset.
+//! - *Whether it goes on* after an answer is decided in one place, [`ServerConnection::persists`], before the answer's head
+//!   is written. Where it ends while the client may still be sending, it is closed slowly ([`ServerConnection::close`]), so
+//!   that the answer is not lost to a reset.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -21,15 +21,15 @@ use tokio::time::Instant;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::http::body::BodyDecoder;
-use crate::http::buffer::{Buffer, BufferPool, PIECE};
+use crate::http::buffer::{Buffer, BufferPool, PIECE_BYTES};
 use crate::http::head::{HeadError, HeadLimits, RequestHead};
 use crate::http::timer::{Elapsed, Timer};
 
 /// One connection.
 #[expect(clippy::struct_excessive_bools, reason = "what is known of the request that is due, and of its answer")]
-pub struct Connection {
-    stream: Stream,
-    settings: Rc<Settings>,
+pub struct ServerConnection {
+    stream: AcceptedStream,
+    settings: Rc<ServerSettings>,
     pool: BufferPool,
     /// What has been read and not used: the beginning of a request, or of the rest of a body.
     read: Buffer,
@@ -51,18 +51,18 @@ pub struct Connection {
 
 /// What all connections of a worker are held to.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ServerSettings {
     /// How long a head may be.
     pub head: HeadLimits,
     /// How long a body may be, in bytes.
     pub body: u64,
     /// How long a client may take.
-    pub timeouts: Timeouts,
+    pub timeouts: ClientTimeouts,
 }
 
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
+pub struct ClientTimeouts {
     /// For the head of a request, from its first byte to its last, and on a new connection until there is one.
     pub head: Duration,
     /// For the next piece of a request's body.
@@ -71,12 +71,12 @@ pub struct Timeouts {
     pub answer: Duration,
 }
 
-impl Connection {
+impl ServerConnection {
     /// A connection that was just accepted. Once `is_draining` is set, the next answer is its last; once `shutdown` is ready,
     /// it ends as soon as nothing is under way.
     pub fn new(
-        stream: Stream,
-        settings: Rc<Settings>,
+        stream: AcceptedStream,
+        settings: Rc<ServerSettings>,
         pool: BufferPool,
         shutdown: WaitForCancellationFutureOwned,
         is_draining: Arc<AtomicBool>,
@@ -109,7 +109,7 @@ impl Connection {
         if !self.is_persistent {
             return Ok(None);
         }
-        let idle = if self.is_new { timeouts.head } else { KEEP_ALIVE };
+        let idle = if self.is_new { timeouts.head } else { KEEP_ALIVE_TIMEOUT };
         let mut deadline = None;
         let mut scanned = 0;
         loop {
@@ -197,8 +197,12 @@ impl Connection {
             // Whoever leaves no room for 25 bytes does not read.
             return Err(BodyError::Gone(io::ErrorKind::WriteZero.into()));
         }
-        let most =
-            self.body.remaining().and_then(|left| usize::try_from(left).ok()).unwrap_or(PIECE).clamp(MIN_READ, PIECE);
+        let most = self
+            .body
+            .remaining()
+            .and_then(|left| usize::try_from(left).ok())
+            .unwrap_or(PIECE_BYTES)
+            .clamp(MIN_READ, PIECE_BYTES);
         self.read.make_room(most);
         let limit = self.settings.timeouts.body;
         let Self { stream, read, timer, .. } = self;
@@ -254,7 +258,8 @@ impl Connection {
         if self.is_http_1_1 { "HTTP/1.1 " } else { "HTTP/1.0 " }
     }
 
-    /// The field that tells the client what [`Connection::persists`] says, as a line; nothing where that goes without saying.
+    /// The field that tells the client what [`ServerConnection::persists`] decided, as a line; nothing where that is the
+    /// version's default.
     pub fn persistence_field(&self) -> &'static [u8] {
         match (self.is_persistent, self.is_http_1_1) {
             (false, true) => b"connection: close\r\n",
@@ -339,20 +344,20 @@ impl Connection {
                 }
             }
         };
-        let _ = timer.within(LINGER, pin!(discarding)).await;
+        let _ = timer.within(LINGER_TIMEOUT, pin!(discarding)).await;
     }
 }
 
 /// Who is at the other end.
 #[derive(Debug)]
-pub enum Stream {
+pub enum AcceptedStream {
     /// TCP.
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
 }
 
-impl Stream {
+impl AcceptedStream {
     async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.readable().await,
@@ -436,10 +441,10 @@ pub enum WriteError {
 }
 
 /// How long an idle connection is kept: longer than front proxies keep theirs (nginx: 60 s), so that it is they who close.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// How long we listen to whoever has not heard yet that we are done.
-const LINGER: Duration = Duration::from_secs(5);
-/// How much we listen to, in bytes.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a connection that is closed is still read, so that the client gets the last answer.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much is read and thrown away meanwhile, in bytes.
 const MAX_DISCARDED: usize = 8 * 1024 * 1024;
 /// How much is read while an answer is due, in bytes.
 const MAX_READ_AHEAD: usize = 32 * 1024;
@@ -469,25 +474,26 @@ mod tests {
     }
 
     /// A connection, the client's end of it, and what ends the process. Bodies may have 100 bytes.
-    fn connected() -> (Connection, UnixStream, CancellationToken) {
-        let timeouts = Timeouts { head: 10 * SECOND, body: 30 * SECOND, answer: 60 * SECOND };
-        let settings = Settings { head: HeadLimits { length: 32 * 1024, fields: 8 }, body: 100, timeouts };
+    fn connected() -> (ServerConnection, UnixStream, CancellationToken) {
+        let timeouts = ClientTimeouts { head: 10 * SECOND, body: 30 * SECOND, answer: 60 * SECOND };
+        let settings = ServerSettings { head: HeadLimits { length: 32 * 1024, fields: 8 }, body: 100, timeouts };
         let (ours, client) = UnixStream::pair().expect("a pair of sockets");
         let process = CancellationToken::new();
         let shutdown = process.clone().cancelled_owned();
         let (settings, is_draining) = (Rc::new(settings), Arc::default());
-        let connection = Connection::new(Stream::Unix(ours), settings, BufferPool::default(), shutdown, is_draining);
+        let stream = AcceptedStream::Unix(ours);
+        let connection = ServerConnection::new(stream, settings, BufferPool::default(), shutdown, is_draining);
         (connection, client, process)
     }
 
     /// The same, on which `text` has arrived.
-    async fn with(text: &str) -> (Connection, UnixStream) {
+    async fn with(text: &str) -> (ServerConnection, UnixStream) {
         let (connection, mut client, _) = connected();
         client.write_all(text.as_bytes()).await.expect("there is room");
         (connection, client)
     }
 
-    impl Connection {
+    impl ServerConnection {
         async fn request(&mut self) -> RequestHead {
             self.next_request().await.expect("a good head").expect("a request")
         }

@@ -13,7 +13,7 @@ use prometheus_client::metrics::MetricType;
 #[derive(Debug)]
 pub(super) struct Process {
     /// When it began. In a unit with `ProcSubset=pid` the system does not say, since that is counted from its own start.
-    pub(super) began: SystemTime,
+    pub(super) started_at: SystemTime,
 }
 
 impl Collector for Process {
@@ -23,15 +23,15 @@ impl Collector for Process {
             let mut metric = encoder.encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?;
             metric.encode_counter::<NoLabelSet, _, u64>(&cpu.as_secs_f64(), None)?;
         }
-        let began = self.began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let started_at = self.started_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let help = "When the process began, in seconds since 1970.";
         let mut metric = encoder.encode_descriptor("process_start_time_seconds", help, None, MetricType::Gauge)?;
-        metric.encode_gauge(&began.as_secs_f64())?;
+        metric.encode_gauge(&started_at.as_secs_f64())?;
         let numbers = [
             ("process_resident_memory_bytes", "Memory in use, in bytes.", resident()),
             ("process_virtual_memory_bytes", "Memory that is mapped, in bytes.", mapped()),
             ("process_open_fds", "Files and sockets that are open.", open_files()),
-            ("process_max_fds", "How many may be open.", most_files()),
+            ("process_max_fds", "How many may be open.", max_files()),
         ];
         for (name, help, number) in numbers {
             if let Ok(number) = number {
@@ -64,7 +64,7 @@ fn open_files() -> io::Result<u64> {
     Ok(fs::read_dir("/proc/self/fd")?.count().saturating_sub(1) as u64)
 }
 
-fn most_files() -> io::Result<u64> {
+fn max_files() -> io::Result<u64> {
     field("/proc/self/limits", "Max open files")
 }
 

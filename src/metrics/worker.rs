@@ -50,12 +50,12 @@ impl WorkerMetrics {
     }
 
     /// A request has come in.
-    pub fn began(&self) {
+    pub fn record_start(&self) {
         add(&self.numbers.in_flight, 1);
     }
 
     /// A request has ended like this. `duration` is all of its time, `upstream` that of the DataHUB alone.
-    pub fn ended(
+    pub fn record_end(
         &self,
         datahub: DataHubIndex,
         method: &str,
@@ -248,12 +248,12 @@ mod tests {
     fn the_numbers_of_all_workers_are_added_up_also_when_they_have_ended() {
         let work = |took: u64| {
             let worker = WorkerMetrics::new(["sums-b", "sums-a"]);
-            worker.began();
-            worker.began();
+            worker.record_start();
+            worker.record_start();
             let (datahub, took) = (worker.datahub("sums-a"), Duration::from_millis(took));
             assert_eq!(worker.datahub_id(datahub), "sums-a");
-            worker.ended(datahub, "GET", 200, took, Some(took / 2));
-            worker.ended(worker.datahub("sums-b"), "PUT", 499, took, None);
+            worker.record_end(datahub, "GET", 200, took, Some(took / 2));
+            worker.record_end(worker.datahub("sums-b"), "PUT", 499, took, None);
         };
         for took in [3, 40] {
             thread::spawn(move || work(took)).join().expect("it does not panic");
@@ -283,8 +283,8 @@ mod tests {
         let worker = WorkerMetrics::new(["labels"]);
         let datahub = worker.datahub("labels");
         for (method, status) in [("CANARY", 200), ("get", 200), ("GET", 299), ("GET", 999), ("GET", 0), ("GET", 200)] {
-            worker.began();
-            worker.ended(datahub, method, status, Duration::ZERO, None);
+            worker.record_start();
+            worker.record_end(datahub, method, status, Duration::ZERO, None);
         }
         assert_eq!(worker.datahub("canary"), DataHubIndex::default());
         assert_eq!(worker.datahub_id(DataHubIndex::default()), "");
@@ -301,10 +301,10 @@ mod tests {
     fn a_request_is_under_way_until_it_has_ended() {
         let worker = WorkerMetrics::new(["under-way"]);
         let count = || worker.numbers.in_flight.load(Ordering::Relaxed);
-        worker.began();
-        worker.began();
+        worker.record_start();
+        worker.record_start();
         assert_eq!(count(), 2);
-        worker.ended(worker.datahub("under-way"), "GET", 200, Duration::ZERO, None);
+        worker.record_end(worker.datahub("under-way"), "GET", 200, Duration::ZERO, None);
         assert_eq!(count(), 1);
     }
 

@@ -13,7 +13,7 @@ use serde::de::IgnoredAny;
 use crate::context::RequestContext;
 use crate::error::{ApiError, Code};
 use crate::http::head::RequestHead;
-use crate::http::server::Connection;
+use crate::http::server::ServerConnection;
 use crate::proxy::Failure;
 use crate::proxy::inspect::{self, RequestBody};
 
@@ -23,9 +23,9 @@ use crate::proxy::inspect::{self, RequestBody};
 /// `method_not_allowed` but for POST; `bad_request` for anything but one well-formed operation in JSON with a
 /// Content-Length, introspection among it; `body_too_large` above 64 KiB; `credential_endpoint` for what is about
 /// credentials.
-pub async fn inspect(
+pub(super) async fn inspect(
     request: &RequestHead,
-    client: &mut Connection,
+    downstream: &mut ServerConnection,
     context: &RequestContext,
 ) -> Result<RequestBody, Failure> {
     if request.method() != "POST" {
@@ -39,14 +39,14 @@ pub async fn inspect(
         return Err(ApiError::from(GraphqlError::NotJson).into());
     }
     let Some(length) = request.body.known() else { return Err(ApiError::from(GraphqlError::NoLength).into()) };
-    let body = inspect::buffer(length, client, context).await?;
+    let body = inspect::buffer(length, downstream, context).await?;
     check(&body).map_err(ApiError::from)?;
     Ok(RequestBody::Buffered(body))
 }
 
 /// Why a GraphQL call is not forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum GraphqlError {
+pub(super) enum GraphqlError {
     /// Another Content-Type, or a Content-Encoding.
     #[error("a GraphQL call must be JSON")]
     NotJson,
@@ -81,7 +81,7 @@ impl From<GraphqlError> for ApiError {
 /// read a batch.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Call<'a> {
+struct GraphqlRequest<'a> {
     #[serde(borrow)]
     query: std::borrow::Cow<'a, str>,
     #[serde(rename = "variables")]
@@ -93,7 +93,7 @@ struct Call<'a> {
 }
 
 fn check(body: &[u8]) -> Result<(), GraphqlError> {
-    let call: Call<'_> = serde_json::from_slice(body).map_err(|_| GraphqlError::NotOneCall)?;
+    let call: GraphqlRequest<'_> = serde_json::from_slice(body).map_err(|_| GraphqlError::NotOneCall)?;
     let tree = Parser::new(&call.query).recursion_limit(MAX_DEPTH).token_limit(MAX_TOKENS).parse();
     if tree.errors().next().is_some() {
         return Err(GraphqlError::NotGraphql);

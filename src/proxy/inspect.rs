@@ -14,13 +14,13 @@ use crate::context::RequestContext;
 use crate::error::{ApiError, Code};
 use crate::http::body::BodyLength;
 use crate::http::head::{Fields, RequestHead};
-use crate::http::server::Connection;
+use crate::http::server::ServerConnection;
 use crate::proxy::Failure;
 use crate::proxy::target::{is_credential, mentions_credential};
 
 /// What goes up of a request's body.
 #[derive(Debug)]
-pub enum RequestBody {
+pub(super) enum RequestBody {
     /// Small enough to have been looked through.
     Buffered(Vec<u8>),
     /// Passed on as it comes.
@@ -32,9 +32,9 @@ pub enum RequestBody {
 /// # Errors
 /// `credential_parameter` for a top-level name that GitLab would take for a credential; `bad_request` for a body that
 /// breaks off, or is not plainly what its Content-Type says.
-pub async fn inspect(
+pub(super) async fn inspect(
     request: &RequestHead,
-    client: &mut Connection,
+    downstream: &mut ServerConnection,
     context: &RequestContext,
 ) -> Result<RequestBody, Failure> {
     let length = match request.body {
@@ -43,7 +43,7 @@ pub async fn inspect(
         _ => return Ok(RequestBody::Streaming),
     };
     let Some(kind) = Kind::of(request.fields()) else { return Ok(RequestBody::Streaming) };
-    let body = buffer(length, client, context).await?;
+    let body = buffer(length, downstream, context).await?;
     let is_credential = kind.names_credential(&body).map_err(ApiError::from)?;
     if is_credential { Err(Code::CredentialParameter.into()) } else { Ok(RequestBody::Buffered(body)) }
 }
@@ -52,12 +52,16 @@ pub async fn inspect(
 ///
 /// # Errors
 /// `body_too_large` above 64 KiB; `bad_request` if it breaks off.
-pub async fn buffer(length: u64, client: &mut Connection, context: &RequestContext) -> Result<Vec<u8>, Failure> {
+pub(super) async fn buffer(
+    length: u64,
+    downstream: &mut ServerConnection,
+    context: &RequestContext,
+) -> Result<Vec<u8>, Failure> {
     if length > MAX_INSPECTED {
         return Err(Code::BodyTooLarge.into());
     }
     let mut body = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-    while let Some(piece) = client.next_piece().await? {
+    while let Some(piece) = downstream.next_piece().await? {
         context.count_in(piece.len());
         body.extend_from_slice(&piece);
     }
@@ -188,7 +192,7 @@ fn lossy(bytes: &[u8]) -> String {
 /// A body that is not plainly what its Content-Type says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not what its Content-Type says")]
-pub struct Unreadable;
+pub(super) struct Unreadable;
 
 impl From<Unreadable> for ApiError {
     fn from(error: Unreadable) -> Self {

@@ -15,7 +15,7 @@ use crate::metrics;
 
 /// How many calls may be under way at one DataHUB, over all workers.
 #[derive(Debug)]
-pub struct ConcurrencyLimit {
+pub(super) struct ConcurrencyLimit {
     permits: Semaphore,
     waiting: AtomicUsize,
     max_waiting: usize,
@@ -23,11 +23,11 @@ pub struct ConcurrencyLimit {
 
 /// A call's place at a DataHUB, given back when dropped.
 #[derive(Debug)]
-pub struct Permit<'a>(#[expect(dead_code, reason = "held for its drop")] SemaphorePermit<'a>);
+pub(super) struct Permit<'a>(#[expect(dead_code, reason = "held for its drop")] SemaphorePermit<'a>);
 
 impl ConcurrencyLimit {
     /// `in_flight` calls at once, and `max_waiting` that wait.
-    pub fn new(in_flight: usize, max_waiting: usize) -> Self {
+    pub(super) fn new(in_flight: usize, max_waiting: usize) -> Self {
         let permits = Semaphore::new(in_flight.min(Semaphore::MAX_PERMITS));
         Self { permits, waiting: AtomicUsize::new(0), max_waiting }
     }
@@ -36,7 +36,7 @@ impl ConcurrencyLimit {
     ///
     /// # Errors
     /// [`Rejected::Full`]; nothing is sent then.
-    pub async fn acquire(&self, limit: Duration) -> Result<Permit<'_>, Rejected> {
+    pub(super) async fn acquire(&self, limit: Duration) -> Result<Permit<'_>, Rejected> {
         if let Ok(permit) = self.permits.try_acquire() {
             return Ok(Permit(permit));
         }
@@ -60,38 +60,41 @@ impl Drop for Waiting<'_> {
 
 /// Whether a DataHUB answers, as the calls of all workers have found.
 #[derive(Debug)]
-pub struct CircuitBreaker {
+pub(super) struct CircuitBreaker {
     datahub: DataHubId,
     /// How many calls in a row got no answer.
     failures: AtomicU32,
-    began: Instant,
-    /// When the next call may try a DataHUB that does not answer, in milliseconds since `began`.
-    next_try: AtomicU64,
+    created_at: Instant,
+    /// When the next call may try a DataHUB that does not answer, in milliseconds since `created_at`.
+    next_retry: AtomicU64,
 }
 
 impl CircuitBreaker {
     /// Calls to `datahub` pass from the start.
-    pub fn new(datahub: DataHubId) -> Self {
+    pub(super) fn new(datahub: DataHubId) -> Self {
         metrics::datahub(datahub.as_str(), true);
-        Self { datahub, failures: AtomicU32::new(0), began: Instant::now(), next_try: AtomicU64::new(0) }
+        Self { datahub, failures: AtomicU32::new(0), created_at: Instant::now(), next_retry: AtomicU64::new(0) }
     }
 
     /// Whether a call may try.
     ///
     /// # Errors
     /// [`Rejected::Unanswered`]; nothing is sent then.
-    pub fn check(&self) -> Result<(), Rejected> {
+    pub(super) fn check(&self) -> Result<(), Rejected> {
         if self.failures.load(Ordering::Relaxed) < FAILURE_THRESHOLD {
             return Ok(());
         }
-        let (now, next) = (self.now(), self.next_try.load(Ordering::Relaxed));
+        let (now, next) = (self.now(), self.next_retry.load(Ordering::Relaxed));
         let is_turn = now >= next
-            && self.next_try.compare_exchange(next, now + RETRY_INTERVAL, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            && self
+                .next_retry
+                .compare_exchange(next, now + RETRY_INTERVAL, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
         if is_turn { Ok(()) } else { Err(Rejected::Unanswered) }
     }
 
     /// The DataHUB has answered, whatever it said.
-    pub fn record_success(&self) {
+    pub(super) fn record_success(&self) {
         // Nearly always nothing changes, and nothing is written that all workers share.
         if self.failures.load(Ordering::Relaxed) > 0 && self.failures.swap(0, Ordering::Relaxed) >= FAILURE_THRESHOLD {
             metrics::datahub(self.datahub.as_str(), true);
@@ -100,22 +103,22 @@ impl CircuitBreaker {
     }
 
     /// A call got no answer.
-    pub fn record_failure(&self) {
+    pub(super) fn record_failure(&self) {
         if self.failures.fetch_add(1, Ordering::Relaxed) + 1 == FAILURE_THRESHOLD {
-            self.next_try.store(self.now() + RETRY_INTERVAL, Ordering::Relaxed);
+            self.next_retry.store(self.now() + RETRY_INTERVAL, Ordering::Relaxed);
             metrics::datahub(self.datahub.as_str(), false);
             log::warn!(datahub = self.datahub.as_str(); "a DataHUB does not answer; one call a second tries it");
         }
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.created_at.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
 /// Why a call does not go up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Rejected {
+pub(super) enum Rejected {
     /// Too many calls are waiting for this DataHUB, or one has waited too long.
     #[error("too many calls are under way at this DataHUB")]
     Full,
@@ -182,7 +185,7 @@ mod tests {
             breaker.record_failure();
         }
         assert_eq!(breaker.check(), Err(Rejected::Unanswered));
-        breaker.next_try.store(breaker.now(), Ordering::Relaxed);
+        breaker.next_retry.store(breaker.now(), Ordering::Relaxed);
         assert!(breaker.check().is_ok(), "one tries");
         assert_eq!(breaker.check(), Err(Rejected::Unanswered), "and no second one");
         breaker.record_success();

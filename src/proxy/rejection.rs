@@ -10,7 +10,7 @@ use memchr::memmem;
 
 use crate::context::RequestContext;
 use crate::http::body::BodyLength;
-use crate::http::server::{ClientLeft, Connection};
+use crate::http::server::{ClientLeft, ServerConnection};
 use crate::proxy::request::Message;
 use crate::proxy::upstream::{Exchange, SendError, Upstream, UpstreamRequest};
 
@@ -19,12 +19,12 @@ use crate::proxy::upstream::{Exchange, SendError, Upstream, UpstreamRequest};
 ///
 /// # Errors
 /// [`ClientLeft`].
-pub async fn is_invalid_token(
+pub(super) async fn is_invalid_token(
     exchange: &mut Exchange<'_>,
     peeked: &mut Vec<u8>,
     upstream: &Upstream,
     probe: impl FnOnce() -> Message,
-    client: &mut Connection,
+    downstream: &mut ServerConnection,
     context: &RequestContext,
 ) -> Result<bool, ClientLeft> {
     if exchange.response.status() != UNAUTHORIZED {
@@ -35,7 +35,7 @@ pub async fn is_invalid_token(
     }
     peeked.extend_from_slice(exchange.response.start());
     while peeked.len() < MAX_REASON {
-        match client.unless_client_leaves(pin!(exchange.next_piece())).await? {
+        match downstream.unless_client_leaves(pin!(exchange.next_piece())).await? {
             Ok(Some(piece)) => peeked.extend_from_slice(&piece),
             // One that breaks off does so again when it is passed on.
             Ok(None) | Err(_) => break,
@@ -47,7 +47,7 @@ pub async fn is_invalid_token(
     let probe = probe();
     let request =
         UpstreamRequest { message: probe.as_bytes(), rest: BodyLength::None, is_head: false, is_idempotent: true };
-    match upstream.exchange(&request, client, context).await {
+    match upstream.exchange(&request, downstream, context).await {
         Ok(answer) => Ok(answer.response.status() == UNAUTHORIZED),
         Err(SendError::ClientLeft(left)) => Err(left),
         // Without an answer nothing is known, and the app gets what the DataHUB said.

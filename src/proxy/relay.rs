@@ -13,7 +13,7 @@ use crate::guard::Access;
 use crate::http::body::{CHUNK_END, LAST_CHUNK, write_chunk_size};
 use crate::http::buffer::{Buffer, append};
 use crate::http::client::ResponseBodyError;
-use crate::http::server::{ClientLeft, Connection, WriteError};
+use crate::http::server::{ClientLeft, ServerConnection, WriteError};
 use crate::proxy::response::{self, UrlRewriter};
 use crate::proxy::upstream::Exchange;
 use crate::proxy::{Call, Failure};
@@ -27,34 +27,34 @@ impl Call<'_> {
         &self,
         mut exchange: Exchange<'_>,
         peeked: &[u8],
-        client: &mut Connection,
+        downstream: &mut ServerConnection,
     ) -> Result<(), Failure> {
         let is_unbounded = exchange.response.length.known().is_none();
-        let is_chunked = is_unbounded && client.takes_chunks();
-        client.persists(is_unbounded && !is_chunked);
-        let mut out = self.head(&exchange, is_chunked, client)?;
+        let is_chunked = is_unbounded && downstream.takes_chunks();
+        downstream.persists(is_unbounded && !is_chunked);
+        let mut out = self.head(&exchange, is_chunked, downstream)?;
         self.context.record_answer(exchange.response.status(), None);
 
         let start = if peeked.is_empty() { exchange.response.start() } else { peeked };
         self.context.count_out(start.len());
         let written = match start.len() {
-            0 => client.write(&[&out]).await,
+            0 => downstream.write(&[&out]).await,
             _ if is_chunked => {
                 write_chunk_size(start.len(), &mut out);
-                client.write(&[&out, start, CHUNK_END]).await
+                downstream.write(&[&out, start, CHUNK_END]).await
             }
             1..=MAX_COPIED => {
                 out.extend_from_slice(start);
-                client.write(&[&out]).await
+                downstream.write(&[&out]).await
             }
-            _ => client.write(&[&out, start]).await,
+            _ => downstream.write(&[&out, start]).await,
         };
         let streamed = match written {
-            Ok(()) => self.stream(&mut exchange, is_chunked, out, client).await,
+            Ok(()) => self.stream(&mut exchange, is_chunked, out, downstream).await,
             Err(error) => Err(error.into()),
         };
         if let Err(broken) = streamed {
-            client.abort();
+            downstream.abort();
             self.context.record_incomplete(Incomplete::from(&broken));
             if let Broken::Upstream(error) = broken {
                 let (datahub, reason) = (self.datahub.id.as_str(), chain(&error));
@@ -65,21 +65,26 @@ impl Call<'_> {
     }
 
     /// The head of the answer, as the browser gets it.
-    fn head(&self, exchange: &Exchange<'_>, is_chunked: bool, client: &Connection) -> Result<Buffer, Failure> {
+    fn head(
+        &self,
+        exchange: &Exchange<'_>,
+        is_chunked: bool,
+        downstream: &ServerConnection,
+    ) -> Result<Buffer, Failure> {
         let (proxy, response, is_head) = (self.proxy, &exchange.response, self.request.method() == "HEAD");
         let public = &proxy.routes[self.datahub.index()].public;
         let rewriter = UrlRewriter { upstream: &self.datahub.address, public, policy: &proxy.shared.settings.policy };
         let mut out = proxy.pool.take();
         let status = StatusCode::from_u16(response.status()).expect("it was read as three digits");
         let reason = status.canonical_reason().unwrap_or_default();
-        append(&mut out, [client.version(), status.as_str(), " ", reason, "\r\n"].map(str::as_bytes));
+        append(&mut out, [downstream.version(), status.as_str(), " ", reason, "\r\n"].map(str::as_bytes));
         response::write_fields(response, rewriter, is_head, self.access == Access::Download, &mut out)?;
         response::write_framing(response, is_chunked, &mut out);
         proxy.guard.harden(false, &mut out);
         out.extend_from_slice(b"cache-control: private, no-store\r\nvary: Cookie, Accept-Encoding\r\n");
         proxy.guard.write_cors(self.access, self.request.fields(), &mut out);
         let id = self.context.id.as_bytes();
-        append(&mut out, [client.persistence_field(), b"x-request-id: ", id, b"\r\ndate: "]);
+        append(&mut out, [downstream.persistence_field(), b"x-request-id: ", id, b"\r\ndate: "]);
         proxy.clock.write(SystemTime::now(), &mut out);
         out.extend_from_slice(b"\r\n\r\n");
         Ok(out)
@@ -91,20 +96,20 @@ impl Call<'_> {
         exchange: &mut Exchange<'_>,
         is_chunked: bool,
         mut out: Buffer,
-        client: &mut Connection,
+        downstream: &mut ServerConnection,
     ) -> Result<(), Broken> {
-        while let Some(piece) = client.unless_client_leaves(pin!(exchange.next_piece())).await?? {
+        while let Some(piece) = downstream.unless_client_leaves(pin!(exchange.next_piece())).await?? {
             self.context.count_out(piece.len());
             if is_chunked {
                 out.clear();
                 write_chunk_size(piece.len(), &mut out);
-                client.write(&[&out, &piece, CHUNK_END]).await?;
+                downstream.write(&[&out, &piece, CHUNK_END]).await?;
             } else {
-                client.write(&[&piece]).await?;
+                downstream.write(&[&piece]).await?;
             }
         }
         if is_chunked {
-            client.write(&[LAST_CHUNK]).await?;
+            downstream.write(&[LAST_CHUNK]).await?;
         }
         Ok(())
     }

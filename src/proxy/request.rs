@@ -20,20 +20,20 @@ use crate::session::open_session::OpenSession;
 
 /// Whose call goes up, and where to.
 #[derive(Debug, Clone, Copy)]
-pub struct Caller<'a> {
+pub(super) struct Caller<'a> {
     /// Where to.
-    pub datahub: &'a DataHub,
+    pub(super) datahub: &'a DataHub,
     /// Whose token it bears.
-    pub session: &'a OpenSession,
+    pub(super) session: &'a OpenSession,
     /// Its id, and the client it comes from.
-    pub context: &'a RequestContext,
+    pub(super) context: &'a RequestContext,
     /// That of the gateway's own address.
-    pub scheme: &'a str,
+    pub(super) scheme: &'a str,
 }
 
 /// A message on its way up: a head, and the body if that is short. The bearer in it is wiped when it is dropped.
 #[derive(Debug)]
-pub struct Message {
+pub(super) struct Message {
     bytes: Buffer,
     bearer: Range<usize>,
 }
@@ -43,7 +43,7 @@ impl Message {
     ///
     /// # Errors
     /// `bad_request` if something is said twice that may be said once: we and GitLab might go by another one each.
-    pub fn of_call(
+    pub(super) fn of_call(
         mut bytes: Buffer,
         request: &RequestHead,
         target: Target<'_>,
@@ -84,7 +84,7 @@ impl Message {
     }
 
     /// A request of our own: whose is the token? Answered to any token that the DataHUB accepts (GitLab `lib/api/users.rb`).
-    pub fn probe(mut bytes: Buffer, caller: Caller<'_>) -> Self {
+    pub(super) fn probe(mut bytes: Buffer, caller: Caller<'_>) -> Self {
         bytes.make_room(caller.datahub.address.root().len() + MAX_OURS);
         let bearer = begin(&mut bytes, "GET", "/api/v4/user", caller);
         append(&mut bytes, [b"X-Request-Id: ", caller.context.id.as_bytes(), b"\r\n\r\n"]);
@@ -92,7 +92,7 @@ impl Message {
     }
 
     /// Adds the body.
-    pub fn append(&mut self, body: &[u8]) {
+    pub(super) fn append(&mut self, body: &[u8]) {
         // What moves leaves a copy behind.
         if self.bytes.capacity() - self.bytes.len() < body.len() {
             let mut roomier = Vec::with_capacity(self.bytes.len() + body.len());
@@ -104,7 +104,7 @@ impl Message {
     }
 
     /// The bytes, as they go over the wire.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 }

@@ -16,20 +16,20 @@ use crate::proxy::target::{Policy, Target};
 
 /// How a DataHUB's addresses read in a browser.
 #[derive(Debug, Clone, Copy)]
-pub struct UrlRewriter<'a> {
+pub(super) struct UrlRewriter<'a> {
     /// The DataHUB's own.
-    pub upstream: &'a Address,
+    pub(super) upstream: &'a Address,
     /// The gateway's URL for it.
-    pub public: &'a str,
+    pub(super) public: &'a str,
     /// What the gateway would forward.
-    pub policy: &'a Policy,
+    pub(super) policy: &'a Policy,
 }
 
 /// Appends the fields of the DataHUB's answer as the browser gets them, its framing not included.
 ///
 /// # Errors
 /// `datahub_invalid_response` for an answer that cannot be passed on without lying or leaking.
-pub fn write_fields(
+pub(super) fn write_fields(
     response: &Response,
     rewriter: UrlRewriter<'_>,
     is_head: bool,
@@ -79,7 +79,7 @@ pub fn write_fields(
 
 /// Appends how the body is delimited: by its length where that is known, also that of a body that is not sent, else by chunks
 /// where the client takes them.
-pub fn write_framing(response: &Response, takes_chunks: bool, out: &mut Vec<u8>) {
+pub(super) fn write_framing(response: &Response, takes_chunks: bool, out: &mut Vec<u8>) {
     match (response.length, response.content_length) {
         (BodyLength::Chunked | BodyLength::UntilClose, _) if takes_chunks => {
             out.extend_from_slice(b"transfer-encoding: chunked\r\n");
@@ -248,7 +248,7 @@ fn is_visible(text: &str) -> bool {
 /// Whether no browser runs content of this type, given `nosniff`.
 fn is_inert(content_type: &[u8]) -> bool {
     let essence = content_type[..memchr(b';', content_type).unwrap_or(content_type.len())].trim_ascii();
-    INERT.iter().any(|inert| inert.len() == essence.len() && essence.eq_ignore_ascii_case(inert.as_bytes()))
+    INERT_TYPES.iter().any(|inert| inert.len() == essence.len() && essence.eq_ignore_ascii_case(inert.as_bytes()))
         || is_json(essence)
 }
 
@@ -277,7 +277,7 @@ fn is_to_a_page(parameters: &str) -> bool {
 const PAGINATION_RELS: [&str; 4] = ["first", "prev", "next", "last"];
 
 /// Types that no browser runs, given `nosniff`.
-const INERT: [&str; 14] = [
+const INERT_TYPES: [&str; 14] = [
     "application/json",
     "application/octet-stream",
     "application/zip",

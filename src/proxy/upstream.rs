@@ -14,16 +14,16 @@ use crate::datahub::transport::Address;
 use crate::error::{ApiError, Code};
 use crate::http::body::BodyLength;
 use crate::http::buffer::{Buffer, BufferPool};
-use crate::http::client::{Connection, ReceiveError, Response, ResponseBodyError, SendBodyError, Sent};
-use crate::http::server::{self, BodyError, ClientLeft};
+use crate::http::client::{ClientConnection, ReceiveError, Response, ResponseBodyError, SendBodyError, Sent};
+use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::http::timer::Elapsed;
 use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit, Permit, Rejected};
 
 /// One worker's connections to one DataHUB.
 #[derive(Debug)]
-pub struct Upstream {
+pub(super) struct Upstream {
     address: Address,
-    deadlines: Deadlines,
+    timeouts: UpstreamTimeouts,
     limit: Arc<ConcurrencyLimit>,
     breaker: Arc<CircuitBreaker>,
     pool: BufferPool,
@@ -34,7 +34,7 @@ pub struct Upstream {
 
 /// How long each step may take. There is no limit on the whole: a gigabyte takes what it takes.
 #[derive(Debug, Clone, Copy)]
-pub struct Deadlines {
+pub struct UpstreamTimeouts {
     /// To a connection, TLS included.
     pub connect: Duration,
     /// From the end of the request to the head of the answer.
@@ -45,63 +45,63 @@ pub struct Deadlines {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: ClientConnection,
     since: Instant,
 }
 
 /// What goes up.
 #[derive(Debug)]
-pub struct UpstreamRequest<'a> {
+pub(super) struct UpstreamRequest<'a> {
     /// The head, and the whole body if it is short.
-    pub message: &'a [u8],
+    pub(super) message: &'a [u8],
     /// How the rest of the body is delimited, which is still at the client's; nothing if the message is all there is.
-    pub rest: BodyLength,
+    pub(super) rest: BodyLength,
     /// Whether the method is HEAD, whose answer has no body whatever its head says.
-    pub is_head: bool,
+    pub(super) is_head: bool,
     /// Whether the same request twice does what it does once (RFC 9110 section 9.2.2).
-    pub is_idempotent: bool,
+    pub(super) is_idempotent: bool,
 }
 
 /// An answer on its way down, and what its call holds until the end of it.
 #[derive(Debug)]
-pub struct Exchange<'a> {
+pub(super) struct Exchange<'a> {
     upstream: &'a Upstream,
-    connection: Option<Connection>,
+    connection: Option<ClientConnection>,
     permit: Option<Permit<'a>>,
     /// What came down.
-    pub response: Response,
+    pub(super) response: Response,
     /// From sending the request to the head of the answer.
-    pub took: Duration,
+    pub(super) took: Duration,
 }
 
 impl Upstream {
     /// No connection yet; `limit` and `breaker` are shared with the other workers. At most `max_idle` connections are kept.
-    pub fn new(
+    pub(super) fn new(
         address: Address,
-        deadlines: Deadlines,
+        timeouts: UpstreamTimeouts,
         limit: Arc<ConcurrencyLimit>,
         breaker: Arc<CircuitBreaker>,
         pool: BufferPool,
         max_idle: usize,
     ) -> Self {
-        Self { address, deadlines, limit, breaker, pool, idle: RefCell::default(), max_idle }
+        Self { address, timeouts, limit, breaker, pool, idle: RefCell::default(), max_idle }
     }
 
-    /// Sends one request of `client` and waits for the head of its answer. An idempotent one without a rest is sent once more,
-    /// on a new connection, if a kept one turns out to be closed before a byte came back; no other ever is.
+    /// Sends one request of `downstream`'s and waits for the head of its answer. A request that is idempotent and whole is sent
+    /// once more, on a new connection, if a kept connection turns out to be closed before a byte came back; no other ever is.
     ///
     /// # Errors
     /// [`SendError`]; the connection is closed then.
-    pub async fn exchange(
+    pub(super) async fn exchange(
         &self,
         request: &UpstreamRequest<'_>,
-        client: &mut server::Connection,
+        downstream: &mut ServerConnection,
         context: &RequestContext,
     ) -> Result<Exchange<'_>, SendError> {
         self.breaker.check()?;
-        let permit = client.unless_client_leaves(pin!(self.limit.acquire(self.deadlines.connect))).await??;
+        let permit = downstream.unless_client_leaves(pin!(self.limit.acquire(self.timeouts.connect))).await??;
         let sent = Instant::now();
-        let outcome = self.exchange_over_any(request, sent, client, context).await;
+        let outcome = self.exchange_over_any(request, sent, downstream, context).await;
         match &outcome {
             Ok(_) | Err(SendError::Answer(ReceiveError::Invalid(_))) => self.breaker.record_success(),
             Err(SendError::Rejected(_) | SendError::ClientLeft(_) | SendError::Body(_)) => {}
@@ -120,46 +120,46 @@ impl Upstream {
         &self,
         request: &UpstreamRequest<'_>,
         now: Instant,
-        client: &mut server::Connection,
+        downstream: &mut ServerConnection,
         context: &RequestContext,
-    ) -> Result<(Connection, Response), SendError> {
+    ) -> Result<(ClientConnection, Response), SendError> {
         if let Some(mut connection) = self.take_idle(now) {
-            match self.exchange_over(&mut connection, request, client, context).await {
+            match self.exchange_over(&mut connection, request, downstream, context).await {
                 Err(SendError::Answer(ReceiveError::Closed)) if request.is_idempotent && request.rest.is_empty() => {}
                 outcome => return outcome.map(|response| (connection, response)),
             }
         }
-        let connecting = timeout(self.deadlines.connect, self.address.connect());
-        let stream = client.unless_client_leaves(pin!(connecting)).await?.map_err(|_| SendError::ConnectTimeout)?;
-        let mut connection = Connection::new(stream.map_err(SendError::Connect)?, &self.pool);
-        let response = self.exchange_over(&mut connection, request, client, context).await?;
+        let connecting = timeout(self.timeouts.connect, self.address.connect());
+        let stream = downstream.unless_client_leaves(pin!(connecting)).await?.map_err(|_| SendError::ConnectTimeout)?;
+        let mut connection = ClientConnection::new(stream.map_err(SendError::Connect)?, &self.pool);
+        let response = self.exchange_over(&mut connection, request, downstream, context).await?;
         Ok((connection, response))
     }
 
     async fn exchange_over(
         &self,
-        connection: &mut Connection,
+        connection: &mut ClientConnection,
         request: &UpstreamRequest<'_>,
-        client: &mut server::Connection,
+        downstream: &mut ServerConnection,
         context: &RequestContext,
     ) -> Result<Response, SendError> {
-        let is_taken = connection.send(request.message, self.deadlines.idle).await?;
+        let is_taken = connection.send(request.message, self.timeouts.idle).await?;
         let sent = match is_taken {
             true if request.rest.is_empty() => Sent::Whole,
             true => {
                 let next = async || {
-                    let piece = client.next_piece().await;
+                    let piece = downstream.next_piece().await;
                     piece.inspect(|piece| context.count_in(piece.as_ref().map_or(0, |piece| piece.len())))
                 };
-                connection.send_body(request.rest, request.is_head, next, self.deadlines.idle).await?
+                connection.send_body(request.rest, request.is_head, next, self.timeouts.idle).await?
             }
             false => Sent::NotTaken,
         };
         let (mut response, is_whole) = match sent {
             Sent::Early(response) => (*response, false),
             sent => {
-                let receiving = connection.receive(request.is_head, self.deadlines.first_byte);
-                (client.unless_client_leaves(pin!(receiving)).await??, matches!(sent, Sent::Whole))
+                let receiving = connection.receive(request.is_head, self.timeouts.first_byte);
+                (downstream.unless_client_leaves(pin!(receiving)).await??, matches!(sent, Sent::Whole))
             }
         };
         response.is_reusable &= is_whole;
@@ -167,17 +167,17 @@ impl Upstream {
     }
 
     /// A kept connection on which nothing has happened since: closed ones, and those that said something unasked, go.
-    fn take_idle(&self, now: Instant) -> Option<Connection> {
+    fn take_idle(&self, now: Instant) -> Option<ClientConnection> {
         let mut idle = self.idle.borrow_mut();
         while let Some(Idle { mut connection, since }) = idle.pop_back() {
-            if now.duration_since(since) < MAX_IDLE_TIME && connection.is_quiet() {
+            if now.duration_since(since) < MAX_IDLE_TIME && connection.is_reusable() {
                 return Some(connection);
             }
         }
         None
     }
 
-    fn keep(&self, connection: Connection, now: Instant) {
+    fn keep(&self, connection: ClientConnection, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         while idle.front().is_some_and(|oldest| now.duration_since(oldest.since) >= MAX_IDLE_TIME) {
             idle.pop_front();
@@ -193,13 +193,13 @@ impl Exchange<'_> {
     ///
     /// # Errors
     /// [`ResponseBodyError`]; what has been passed on is not whole.
-    pub async fn next_piece(&mut self) -> Result<Option<Buffer>, ResponseBodyError> {
+    pub(super) async fn next_piece(&mut self) -> Result<Option<Buffer>, ResponseBodyError> {
         if self.response.body.is_done() {
             return Ok(None);
         }
         // One that broke off stays broken.
         let connection = self.connection.as_mut().ok_or(ResponseBodyError::Truncated)?;
-        let piece = connection.next_piece(&mut self.response.body, self.upstream.deadlines.idle).await;
+        let piece = connection.next_piece(&mut self.response.body, self.upstream.timeouts.idle).await;
         if piece.is_err() {
             self.connection = None;
         }
@@ -224,7 +224,7 @@ impl Exchange<'_> {
 
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum SendError {
+pub(super) enum SendError {
     /// It was not to be tried.
     #[error(transparent)]
     Rejected(#[from] Rejected),

@@ -23,14 +23,14 @@ use crate::http::body::{self, CHUNK_END, LAST_CHUNK, write_chunk_size, write_con
 use crate::http::buffer::{Buffer, BufferPool, append};
 use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
-use crate::http::server::{Connection, RequestError, Settings, Stream, WriteError};
+use crate::http::server::{AcceptedStream, RequestError, ServerConnection, ServerSettings, WriteError};
 use crate::metrics::worker::WorkerMetrics;
 use crate::proxy::{Failure, Proxy};
 use crate::server::web::{Web, WebRequest};
 
 /// What one worker serves its connections with.
 pub(super) struct Worker {
-    pub(super) settings: Rc<Settings>,
+    pub(super) settings: Rc<ServerSettings>,
     pub(super) guard: Arc<Guard>,
     pub(super) proxy: Proxy,
     pub(super) web: Web,
@@ -44,18 +44,22 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Serves one connection to its end.
-    pub(super) async fn serve(&self, stream: Stream, peer: Option<SocketAddr>) {
+    pub(super) async fn serve(&self, stream: AcceptedStream, peer: Option<SocketAddr>) {
         let _open = self.draining.connection();
         let shutdown = self.shutdown.clone().cancelled_owned();
         let mut connection =
-            Connection::new(stream, Rc::clone(&self.settings), self.pool.clone(), shutdown, self.draining.flag());
+            ServerConnection::new(stream, Rc::clone(&self.settings), self.pool.clone(), shutdown, self.draining.flag());
         if let Err(error) = self.answer_all(&mut connection, peer).await {
             self.refuse(error, &mut connection, peer.map(canonical)).await;
         }
         connection.close().await;
     }
 
-    async fn answer_all(&self, connection: &mut Connection, peer: Option<SocketAddr>) -> Result<(), RequestError> {
+    async fn answer_all(
+        &self,
+        connection: &mut ServerConnection,
+        peer: Option<SocketAddr>,
+    ) -> Result<(), RequestError> {
         while let Some(request) = connection.next_request().await? {
             self.dispatch(&request, connection, peer).await;
             connection.finish();
@@ -64,7 +68,7 @@ impl Worker {
     }
 
     /// Answers one request. Whatever becomes of it, it has an id, and a line in the log when its context is dropped.
-    async fn dispatch(&self, request: &RequestHead, connection: &mut Connection, peer: Option<SocketAddr>) {
+    async fn dispatch(&self, request: &RequestHead, connection: &mut ServerConnection, peer: Option<SocketAddr>) {
         let client = self.guard.client(peer.map(canonical), request.fields());
         let method = Method::from_bytes(request.method().as_bytes()).expect("the head's parser takes tokens only");
         let context = RequestContext::new(method, client, Rc::clone(&self.metrics));
@@ -74,7 +78,7 @@ impl Worker {
     async fn answer_or_fail(
         &self,
         request: &RequestHead,
-        connection: &mut Connection,
+        connection: &mut ServerConnection,
         peer: Option<SocketAddr>,
         context: &Rc<RequestContext>,
     ) {
@@ -101,7 +105,7 @@ impl Worker {
     async fn answer(
         &self,
         request: &RequestHead,
-        connection: &mut Connection,
+        connection: &mut ServerConnection,
         peer: Option<SocketAddr>,
         access: &mut Access,
         context: &Rc<RequestContext>,
@@ -133,7 +137,7 @@ impl Worker {
         is_file: bool,
         access: Access,
         request: &RequestHead,
-        connection: &mut Connection,
+        connection: &mut ServerConnection,
         context: &RequestContext,
     ) {
         let status = response.status();
@@ -197,7 +201,7 @@ impl Worker {
         error: &ApiError,
         request: Option<&RequestHead>,
         access: Access,
-        connection: &mut Connection,
+        connection: &mut ServerConnection,
         context: &RequestContext,
     ) {
         let status = error.status();
@@ -225,7 +229,7 @@ impl Worker {
     }
 
     /// Answers what is no request, after which the connection is closed. It has its line in the log, too.
-    async fn refuse(&self, error: RequestError, connection: &mut Connection, peer: Option<IpAddr>) {
+    async fn refuse(&self, error: RequestError, connection: &mut ServerConnection, peer: Option<IpAddr>) {
         let method = Method::from_bytes(b"-").expect("a token");
         let client = Client { address: peer, is_local: false };
         let context = RequestContext::new(method, client, Rc::clone(&self.metrics));
@@ -238,7 +242,7 @@ impl Worker {
         &self,
         request: &RequestHead,
         is_file: bool,
-        connection: &mut Connection,
+        connection: &mut ServerConnection,
         context: &RequestContext,
     ) -> Result<(), Failure> {
         connection.persists(false);
@@ -251,7 +255,7 @@ impl Worker {
         Ok(())
     }
 
-    fn begin_head(&self, status: StatusCode, connection: &Connection) -> Buffer {
+    fn begin_head(&self, status: StatusCode, connection: &ServerConnection) -> Buffer {
         let mut out = self.pool.take();
         let reason = status.canonical_reason().unwrap_or_default();
         append(
@@ -267,7 +271,7 @@ impl Worker {
         is_file: bool,
         access: Access,
         request: Option<&RequestHead>,
-        connection: &Connection,
+        connection: &ServerConnection,
         context: &RequestContext,
         out: &mut Vec<u8>,
     ) {
@@ -285,7 +289,7 @@ impl Worker {
 /// to be asked for. The connection ends then.
 async fn read_body(
     request: &RequestHead,
-    connection: &mut Connection,
+    connection: &mut ServerConnection,
     context: &RequestContext,
 ) -> Result<Bytes, Failure> {
     let mut body = BytesMut::new();

@@ -46,7 +46,7 @@ fn every_answer_has_one_line() {
         ("GET", "/arcmanager/app", "", "307", "/arcmanager/app", ""),
         ("GET", "/arcmanager/app/none", "", "404 not_found", "/arcmanager/app", ""),
         ("POST", "/arcmanager/app/", FETCH, "405 method_not_allowed", "/arcmanager/app", ""),
-        // Who is not let in gets no further than the door. Which route it would have been need not be said.
+        // Who is not let in gets no further than the guard. Which route it would have been need not be said.
         ("GET", "{base}/auth/session", "", "403 cross_site_request", "/arcmanager/api/v1/auth/session", ""),
         ("GET", "{base}/datahubs/a/api/v4/user", "", "403 cross_site_request", "", ""),
         ("GET", "{base}/datahubs", "Host: x\r\n", "421 wrong_host", "/arcmanager/api/v1/datahubs", ""),

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use arcmanager_gateway::http::buffer::BufferPool;
 use arcmanager_gateway::http::head::HeadLimits;
-use arcmanager_gateway::http::server::{BodyError, Connection, RequestError, Settings, Stream, Timeouts};
+use arcmanager_gateway::http::server::{
+    AcceptedStream, BodyError, ClientTimeouts, RequestError, ServerConnection, ServerSettings,
+};
 use libfuzzer_sys::fuzz_target;
 use reference::{End, Framing};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -78,9 +80,14 @@ struct Served {
 async fn exchange(manner: Manner, seed: u8, bytes: &[u8]) -> (Served, usize) {
     let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     let shutdown = CancellationToken::new().cancelled_owned();
-    let settings = Settings { head: HEAD, body: MOST_BODY as u64, timeouts: TIMEOUTS };
-    let connection =
-        Connection::new(Stream::Unix(ours), Rc::new(settings), BufferPool::default(), shutdown, Arc::default());
+    let settings = ServerSettings { head: HEAD, body: MOST_BODY as u64, timeouts: TIMEOUTS };
+    let connection = ServerConnection::new(
+        AcceptedStream::Unix(ours),
+        Rc::new(settings),
+        BufferPool::default(),
+        shutdown,
+        Arc::default(),
+    );
     let begun = Instant::now();
     let (mut read, mut write) = theirs.into_split();
     let sending = async {
@@ -117,7 +124,7 @@ async fn exchange(manner: Manner, seed: u8, bytes: &[u8]) -> (Served, usize) {
 }
 
 /// Answers whatever comes, as the gateway does.
-async fn serve(mut connection: Connection, manner: Manner) -> Served {
+async fn serve(mut connection: ServerConnection, manner: Manner) -> Served {
     let mut served = Served::default();
     loop {
         let request = match connection.next_request().await {
@@ -145,13 +152,13 @@ async fn serve(mut connection: Connection, manner: Manner) -> Served {
     served
 }
 
-async fn answer(connection: &mut Connection) {
+async fn answer(connection: &mut ServerConnection) {
     let head =
         [connection.version().as_bytes(), b"204 No Content\r\n", connection.persistence_field(), b"\r\n"].concat();
     connection.write(&[&head]).await.expect("the client reads");
 }
 
-async fn read(connection: &mut Connection) -> Body {
+async fn read(connection: &mut ServerConnection) -> Body {
     let mut body = Vec::new();
     loop {
         match connection.next_piece().await {
@@ -206,5 +213,5 @@ thread_local! {
 
 const HEAD: HeadLimits = HeadLimits { length: 512, fields: 8 };
 const MOST_BODY: usize = 200;
-const TIMEOUTS: Timeouts =
-    Timeouts { head: Duration::from_secs(10), body: Duration::from_secs(30), answer: Duration::from_secs(60) };
+const TIMEOUTS: ClientTimeouts =
+    ClientTimeouts { head: Duration::from_secs(10), body: Duration::from_secs(30), answer: Duration::from_secs(60) };
