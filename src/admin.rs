@@ -23,7 +23,7 @@ pub struct Draining(Arc<DrainState>);
 
 #[derive(Debug, Default)]
 struct DrainState {
-    has_begun: AtomicBool,
+    has_begun: Arc<AtomicBool>,
     connections: AtomicUsize,
     close_idle: CancellationToken,
 }
@@ -37,6 +37,11 @@ impl Draining {
     /// Whether it has begun.
     pub fn has_begun(&self) -> bool {
         self.0.has_begun.load(Ordering::Relaxed)
+    }
+
+    /// The same, for whoever asks again and again.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0.has_begun)
     }
 
     /// Counts a connection until what is returned is dropped.

@@ -197,7 +197,6 @@ impl Proxy {
         request: &RequestHead,
         downstream: &mut ServerConnection,
         access: Access,
-        is_last: bool,
         context: &RequestContext,
     ) -> Result<(), Failure> {
         let SharedProxy { settings, sessions, refresher, .. } = &*self.shared;
@@ -217,8 +216,7 @@ impl Proxy {
         }
 
         let caller = Caller { datahub, session: &session, context, scheme: &self.shared.scheme };
-        let call =
-            Call { proxy: self, request, access, is_last, replay, datahub, sid: &sid, session: &session, context };
+        let call = Call { proxy: self, request, access, replay, datahub, sid: &sid, session: &session, context };
         let is_expiring = session.is_stale_at(now, self.refresh_ahead(length));
         let may_have_entry = session.refresh_filter_hash().is_some_and(|hash| refresher.may_have_entry_for(hash));
         let is_superseded = || may_have_entry && refresher.has_entry_for(datahub, &session.decode().tokens);
@@ -293,8 +291,6 @@ struct Call<'a> {
     proxy: &'a Proxy,
     request: &'a RequestHead,
     access: Access,
-    /// Whether the connection is to end after the answer.
-    is_last: bool,
     replay: ReplayTarget<'a>,
     datahub: &'a Arc<DataHub>,
     sid: &'a Sid,

@@ -11,6 +11,8 @@
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,6 +35,7 @@ pub struct ServerConnection {
     read: Buffer,
     timer: Timer,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    is_draining: Arc<AtomicBool>,
     is_new: bool,
     /// Whether the connection goes on after the answer that is due.
     is_persistent: bool,
@@ -69,12 +72,14 @@ pub struct ClientTimeouts {
 }
 
 impl ServerConnection {
-    /// A connection that was just accepted. Once `shutdown` is ready it ends as soon as nothing is under way.
+    /// A connection that was just accepted. Once `is_draining` is set, the next answer is its last; once `shutdown` is ready,
+    /// it ends as soon as nothing is under way.
     pub fn new(
         stream: AcceptedStream,
         settings: Rc<ServerSettings>,
         pool: BufferPool,
         shutdown: WaitForCancellationFutureOwned,
+        is_draining: Arc<AtomicBool>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -84,6 +89,7 @@ impl ServerConnection {
             timer: Timer::new(now + settings.timeouts.head),
             settings,
             shutdown: Box::pin(shutdown),
+            is_draining,
             is_new: true,
             is_persistent: true,
             has_answered: false,
@@ -240,10 +246,10 @@ impl ServerConnection {
     }
 
     /// Whether the connection goes on after the answer whose head is about to be written. This is where that is decided: not
-    /// if the client or `is_last` wants it to end, and not if nobody can tell where the next request begins, since the body
-    /// of this one was not read to its end.
+    /// if the client, the answer (`is_last`) or the end of the process wants it to end, and not if nobody can tell where the
+    /// next request begins, since the body of this one was not read to its end.
     pub fn persists(&mut self, is_last: bool) -> bool {
-        self.is_persistent &= !is_last && self.body.is_done();
+        self.is_persistent &= !is_last && !self.is_draining.load(Ordering::Relaxed) && self.body.is_done();
         self.is_persistent
     }
 
@@ -474,11 +480,10 @@ mod tests {
         let (ours, client) = UnixStream::pair().expect("a pair of sockets");
         let process = CancellationToken::new();
         let shutdown = process.clone().cancelled_owned();
-        (
-            ServerConnection::new(AcceptedStream::Unix(ours), Rc::new(settings), BufferPool::default(), shutdown),
-            client,
-            process,
-        )
+        let (settings, is_draining) = (Rc::new(settings), Arc::default());
+        let stream = AcceptedStream::Unix(ours);
+        let connection = ServerConnection::new(stream, settings, BufferPool::default(), shutdown, is_draining);
+        (connection, client, process)
     }
 
     /// The same, on which `text` has arrived.
@@ -888,6 +893,11 @@ mod tests {
             connection.abort();
             connection.finish();
             assert!(connection.next_request().await.expect("good so far").is_none(), "an answer that broke off");
+
+            let (mut connection, _client) = with(&GET.repeat(2)).await;
+            connection.request().await;
+            connection.is_draining.store(true, Ordering::Relaxed);
+            assert!(!connection.persists(false), "the process ends");
         });
     }
 

@@ -174,3 +174,146 @@ fn is_traceparent(value: &[u8]) -> bool {
 
 /// Room for what we add to a head: the token, a host, an address and ids, in bytes. Tokens fit into a cookie.
 const MAX_OURS: usize = 4096 + 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use actix_web::http::Method;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::context::Client;
+    use crate::datahub::oidc::User;
+    use crate::datahub::token::TokenSet;
+    use crate::http::buffer::BufferPool;
+    use crate::http::head::HeadLimits;
+    use crate::metrics::worker::WorkerMetrics;
+    use crate::proxy::target::Policy;
+    use crate::seal::cookie::Plaintext as _;
+    use crate::session::Session;
+
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    /// The message of a call with these fields, from this client; and the call's id.
+    fn message(fields: &str, length: BodyLength, client: Option<&str>) -> Result<(Message, String), Code> {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/gateway.toml");
+        let config = Config::load(&[file.into()]).expect("a good configuration");
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
+        let (access, lifetime) = (TOKEN.to_owned().try_into().expect("visible ASCII"), Duration::from_hours(2));
+        let session = Session {
+            created_at: now,
+            expires_at: now + lifetime,
+            idle_expires_at: now + lifetime,
+            user: User { id: "7".into(), username: String::new(), name: String::new() },
+            scopes: None,
+            tokens: TokenSet { access, refresh: None, issued: now, lifetime },
+        };
+        let sealed = config.keyring.seal(&[], &session.encode());
+        let session = config.keyring.unseal(&[], sealed.as_bytes()).expect("our own text");
+        let session = OpenSession::read(session).expect("the encoding of a session");
+        let client = Client { address: client.map(|text| text.parse().expect("an address")), is_local: false };
+        let context = RequestContext::new(Method::GET, client, WorkerMetrics::new([]));
+        let mut head = BufferPool::default().take();
+        head.extend_from_slice(format!("PUT / HTTP/1.1\r\nHost: app\r\n{fields}\r\n").as_bytes());
+        let head = RequestHead::parse(&mut head, HeadLimits { length: 4096, fields: 96 }).expect("a good head");
+        let (head, policy) = (head.expect("a whole one"), Policy::default());
+        let target = Target::parse("/api/v4/a%2Fb?c=d", &policy).expect("a good target");
+        let datahub = config.datahubs.by_id("a").expect("it is configured");
+        let caller = Caller { datahub, session: &session, context: &context, scheme: "https" };
+        let message = Message::of_call(BufferPool::default().take(), &head, target, length, caller)?;
+        Ok((message, context.id.as_str().to_owned()))
+    }
+
+    /// The lines of such a message that begin with one of `names`.
+    fn lines(fields: &str, length: BodyLength, client: Option<&str>, names: &[&str]) -> Vec<String> {
+        let (message, _) = message(fields, length, client).expect("a good call");
+        let text = String::from_utf8(message.as_bytes().to_vec()).expect("ASCII");
+        let is_wanted = |line: &&str| names.iter().any(|name| line.to_ascii_lowercase().starts_with(name));
+        text.split("\r\n").filter(is_wanted).map(str::to_owned).collect()
+    }
+
+    /// PQ-09, PQ-10, PQ-13.
+    #[test]
+    fn a_message_is_these_bytes_and_no_others() {
+        let fields = "ACCEPT:a\r\naccept: b \r\nCookie: a=b\r\nAuthorization: Basic x\r\nContent-Type: text/plain\r\n\
+            X-Forwarded-For: 192.0.2.1\r\nPrivate-Token: x\r\nRanges: x\r\nAccept-Charset: x\r\nIf-Nonne-Match: x\r\n";
+        let (mut message, id) = message(fields, BodyLength::Known(4), Some("203.0.113.10")).expect("a good call");
+        for body in ["", "body", &"x".repeat(64 * 1024)] {
+            let before = message.as_bytes().to_vec();
+            message.append(body.as_bytes());
+            assert_eq!(message.as_bytes(), [&before, body.as_bytes()].concat());
+            assert_eq!(message.bytes[message.bearer.clone()], *TOKEN.as_bytes(), "what is wiped in the end");
+        }
+        let text = String::from_utf8(message.as_bytes().to_vec()).expect("ASCII");
+        let expected = format!(
+            "PUT /api/v4/a%2Fb?c=d HTTP/1.1\r\nHost: git.example.org\r\nAuthorization: Bearer {TOKEN}\r\nACCEPT: a\r\n\
+             accept: b\r\nContent-Type: text/plain\r\ncontent-length: 4\r\nX-Forwarded-For: 203.0.113.10\r\n\
+             X-Forwarded-Proto: https\r\nX-Request-Id: {id}\r\ntraceparent: 00-{id}-{}-00\r\n\r\nbodyxx",
+            &id[16..]
+        );
+        assert_eq!(text[..expected.len()], expected);
+    }
+
+    /// PQ-09: two of them could mean two things, but for lists.
+    #[test]
+    fn what_is_said_twice_is_a_list_or_refused() {
+        let lists = ["accept", "accept-encoding", "accept-language", "if-match", "if-none-match"];
+        let others = ["range", "if-range", "user-agent", "content-type", "if-modified-since", "if-unmodified-since"];
+        for name in lists.into_iter().chain(others) {
+            let twice = format!("{name}: a\r\n{}: b\r\n", name.to_uppercase());
+            assert_eq!(lines(&format!("{name}: a\r\n"), BodyLength::None, None, &[name]), [format!("{name}: a")]);
+            if lists.contains(&name) {
+                assert_eq!(lines(&twice, BodyLength::None, None, &[name]).len(), 2, "{name}");
+            } else {
+                let refused = message(&twice, BodyLength::None, None);
+                assert_eq!(refused.err(), Some(Code::BadRequest), "{name}");
+            }
+        }
+    }
+
+    /// FR-09.
+    #[test]
+    fn the_framing_is_ours() {
+        for (length, expected) in [
+            (BodyLength::None, &[][..]),
+            (BodyLength::Known(0), &["content-length: 0"]),
+            (BodyLength::Known(u64::MAX), &["content-length: 18446744073709551615"]),
+            (BodyLength::Chunked, &["Transfer-Encoding: chunked"]),
+        ] {
+            let names = ["content-length", "transfer-encoding"];
+            assert_eq!(lines("Content-Length: 005\r\n", length, None, &names), expected, "{length:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_is_told_of_by_its_address_if_it_has_one() {
+        for (client, expected) in [
+            (None, &[][..]),
+            (Some("0.10.200.255"), &["X-Forwarded-For: 0.10.200.255"]),
+            (Some("2001:db8::1"), &["X-Forwarded-For: 2001:db8::1"]),
+        ] {
+            assert_eq!(lines("", BodyLength::None, client, &["x-forwarded-for"]), expected);
+        }
+    }
+
+    #[test]
+    fn a_trace_goes_on_if_it_is_one() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let zeros = "00000000000000000000000000000000";
+        for (case, value, goes_on) in [
+            ("as it should be", good.to_owned(), true),
+            ("upper case", good.to_uppercase(), false),
+            ("another version", good.replacen("00", "01", 1), false),
+            ("no trace", good.replace("0af7651916cd43dd8448eb211c80319c", zeros), false),
+            ("no parent", good.replace("b7ad6b7169203331", &zeros[16..]), false),
+            ("longer", format!("{good}-x"), false),
+            ("shorter", good[1..].to_owned(), false),
+            ("other hyphens", good.replace('-', "_"), false),
+            ("a hyphen too many", good.replace("319c", "31-c"), false),
+        ] {
+            let lines = lines(&format!("Traceparent: {value}\r\n"), BodyLength::None, None, &["traceparent"]);
+            assert_eq!((lines.len(), lines[0] == format!("traceparent: {value}")), (1, goes_on), "{case}: {lines:?}");
+        }
+    }
+}

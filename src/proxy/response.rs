@@ -298,15 +298,163 @@ const INERT_TYPES: [&str; 14] = [
 mod tests {
     use super::*;
     use crate::datahub::transport::tls_config;
+    use crate::http::buffer::BufferPool;
+
+    const HERE: &str = "https://gateway.example/datahubs/a";
+
+    fn there() -> Address {
+        let url = url::Url::parse("https://hub.example/gitlab").expect("a URL");
+        Address::new(url, None, tls_config(None).expect("the system's roots, or Mozilla's")).expect("an address")
+    }
+
+    fn parsed(text: &str, is_head: bool) -> Response {
+        let mut read = BufferPool::default().take();
+        read.extend_from_slice(text.as_bytes());
+        Response::parse(&mut read, is_head).expect("a good answer").expect("a whole head")
+    }
+
+    /// The lines that go down of an answer that has these fields.
+    fn written(fields: &str, is_head: bool, is_download: bool) -> Result<Vec<String>, Code> {
+        let response = parsed(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"), is_head);
+        let (there, policy, mut out) = (there(), Policy::default(), Vec::new());
+        let rewriter = UrlRewriter { upstream: &there, public: HERE, policy: &policy };
+        write_fields(&response, rewriter, is_head, is_download, &mut out).map_err(|error| error.code())?;
+        Ok(String::from_utf8(out).expect("ASCII").split_terminator("\r\n").map(str::to_owned).collect())
+    }
+
+    /// PR-01, PR-02.
+    #[test]
+    fn only_the_fields_of_the_list_come_down() {
+        for name in [
+            "ETag",
+            "SUNSET",
+            "deprecation",
+            "Retry-After",
+            "Accept-Ranges",
+            "Content-Range",
+            "Last-Modified",
+            "Content-Encoding",
+            "X-Accel-Buffering",
+            "RateLimit-Limit",
+            "ratelimit-name",
+            "X-Gitlab-Size",
+            "X-Total",
+            "X-Total-Pages",
+            "X-Page",
+            "X-Next-Page",
+            "X-Per-PAGE",
+        ] {
+            let line = format!("{name}: a b");
+            assert_eq!(written(&format!("{line}\r\nContent-Length: 0\r\n"), false, false), Ok(vec![line]));
+        }
+        for name in [
+            "Etags",
+            "Sunsets",
+            "Retry-Before",
+            "Accept-Range",
+            "Content-Rangee",
+            "Content-Language",
+            "X-Accel-Redirect",
+            "X-Accel-Bufferinh",
+            "RateLimit",
+            "X-Gitlab",
+            "X_Gitlab-Size",
+            "Page",
+            "X-Pages",
+            "XX-Page",
+            "Set-Cookie",
+            "Cache-Control",
+            "Vary",
+            "Date",
+            "Age",
+            "Server",
+            "Links",
+            "Keep-Alive",
+            "Content-Security-Policy",
+            "Strict-Transport-Security",
+            "Access-Control-Allow-Origin",
+        ] {
+            assert_eq!(written(&format!("{name}: a\r\nContent-Length: 0\r\n"), false, false), Ok(vec![]), "{name}");
+        }
+        let renamed = written("X-Request-ID:a\r\nContent-Length: 0\r\n", false, false);
+        assert_eq!(renamed, Ok(vec!["x-upstream-request-id: a".to_owned()]));
+        let of_connection =
+            "Connection: close, x-gitlab-a\r\nConnection: ETAG\r\nX-Gitlab-A: a\r\nETag: b\r\nX-Page: 1\r\n";
+        let kept = written(&format!("{of_connection}Content-Length: 0\r\n"), false, false);
+        assert_eq!(kept, Ok(vec!["X-Page: 1".to_owned()]));
+    }
+
+    /// PR-04, PR-10.
+    #[test]
+    fn what_has_one_meaning_is_said_once() {
+        for name in ["Content-Type", "Content-Disposition", "Location"] {
+            let line = format!("{name}: https://s3.example/a\r\n");
+            assert!(written(&line, false, false).is_ok(), "{name}");
+            assert_eq!(written(&line.repeat(2), false, false), Err(Code::DatahubInvalidResponse), "{name}");
+        }
+        assert_eq!(
+            written("ETag: a\r\nETag: b\r\nContent-Length: 0\r\n", false, false).map(|lines| lines.len()),
+            Ok(2)
+        );
+    }
+
+    /// PR-04: also where there is nothing to see yet, and whatever a page asked for as a download.
+    #[test]
+    fn what_a_browser_might_run_is_an_attachment_whoever_asks() {
+        let (plain, page) = ("Content-Type: text/plain\r\n", "Content-Type: text/html\r\n");
+        let inline = "Content-Disposition: inline; filename=\"x\"\r\n";
+        let (some, none) = ("Content-Length: 1\r\n", "Content-Length: 0\r\n");
+        for (fields, is_head, is_download, expected) in [
+            ([plain, some, ""], false, false, None),
+            ([plain, some, inline], false, false, Some("Content-Disposition: inline; filename=\"x\"")),
+            ([plain, some, inline], false, true, Some("content-disposition: attachment; filename=\"x\"")),
+            ([plain, none, ""], false, true, Some("content-disposition: attachment")),
+            ([page, some, ""], false, false, Some("content-disposition: attachment")),
+            ([page, none, ""], false, false, Some("content-disposition: attachment")),
+            (["", some, ""], false, false, Some("content-disposition: attachment")),
+            (["", "", ""], false, false, Some("content-disposition: attachment")),
+            (["", none, ""], false, false, None),
+            (["", some, ""], true, false, Some("content-disposition: attachment")),
+            (["", none, ""], true, false, None),
+            (["", "", ""], true, false, None),
+        ] {
+            let lines = written(&fields.concat(), is_head, is_download).expect("a good answer");
+            let disposition = lines.iter().find(|line| line.to_lowercase().starts_with("content-disposition"));
+            assert_eq!(
+                disposition.map(String::as_str),
+                expected,
+                "{fields:?}, HEAD: {is_head}, download: {is_download}"
+            );
+        }
+    }
+
+    /// FR-09.
+    #[test]
+    fn the_framing_that_goes_down_is_ours() {
+        let (known, chunks) = ("Content-Length: 05\r\n", "Transfer-Encoding: Chunked\r\n");
+        for (status, fields, is_head, takes_chunks, expected) in [
+            (200, known, false, true, "content-length: 5\r\n"),
+            (200, known, true, true, "content-length: 5\r\n"),
+            (304, known, false, true, "content-length: 5\r\n"),
+            (204, known, false, true, ""),
+            (204, "", false, true, ""),
+            (200, chunks, false, true, "transfer-encoding: chunked\r\n"),
+            (200, chunks, false, false, ""),
+            (200, chunks, true, true, ""),
+            (200, "", false, true, "transfer-encoding: chunked\r\n"),
+            (200, "", false, false, ""),
+        ] {
+            let mut out = Vec::new();
+            write_framing(&parsed(&format!("HTTP/1.1 {status} OK\r\n{fields}\r\n"), is_head), takes_chunks, &mut out);
+            assert_eq!(String::from_utf8(out).expect("ASCII"), expected, "{status} {fields:?}, HEAD: {is_head}");
+        }
+    }
 
     /// PR-03: storage may be anywhere but here.
     #[test]
     fn a_redirect_leads_into_the_api_or_elsewhere_and_never_to_ourselves() {
-        let url = url::Url::parse("https://hub.example/gitlab").expect("a URL");
-        let there =
-            Address::new(url, None, tls_config(None).expect("the system's roots, or Mozilla's")).expect("an address");
-        let here = "https://gateway.example/datahubs/a";
-        let rewriter = UrlRewriter { upstream: &there, public: here, policy: &Policy::default() };
+        let there = there();
+        let rewriter = UrlRewriter { upstream: &there, public: HERE, policy: &Policy::default() };
         let located = |location: &str| {
             let mut out = Vec::new();
             let is_written = rewriter.write_location(location, &mut out);

@@ -2,8 +2,8 @@
 //!
 //! One parser: the bytes that are checked are the bytes that are sent. Nothing is decoded but copies to look at.
 //!
-//! Most targets hold nothing that could mean something else to whoever decodes them: they are seen through in one pass.
-//! The others are decoded first, and held to the same rules.
+//! Most targets hold nothing that a decoding would change: they are judged as they are, in one pass. The others are decoded
+//! first, and held to the same rules.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -131,8 +131,8 @@ impl Policy {
     /// Judges a path by its names.
     fn check(&self, names: PathNames<'_>) -> Result<(), TargetError> {
         names[0].ok_or(TargetError::NotForwarded)?;
-        // Nearly all paths hold no name that tells of anything refused.
-        if !names.iter().flatten().any(|name| may_be_telling(name)) {
+        // A path below a refused endpoint holds the endpoint's last name. Nearly all paths hold none that is like one.
+        if !names.iter().flatten().any(|name| resembles_refused(name)) {
             return Ok(());
         }
         let is_below = |pattern: &str| {
@@ -153,14 +153,14 @@ impl Policy {
     }
 }
 
-/// Whether a name begins like the last one of an endpoint that is refused, and is as long. Few others are.
-fn may_be_telling(name: &[u8]) -> bool {
-    let lengths = name.first().map_or(0, |first| TELLING_LENGTHS[usize::from(first.to_ascii_lowercase())]);
+/// Whether a name has the first letter and the length of the last name of an endpoint that is refused. Few others have.
+fn resembles_refused(name: &[u8]) -> bool {
+    let lengths = name.first().map_or(0, |first| REFUSED_LENGTHS[usize::from(first.to_ascii_lowercase())]);
     name.len() < 32 && lengths >> name.len() & 1 == 1
 }
 
 /// By their first letter: the lengths of the last names of the endpoints that are refused, a bit for each length.
-static TELLING_LENGTHS: LazyLock<[u32; 256]> = LazyLock::new(|| {
+static REFUSED_LENGTHS: LazyLock<[u32; 256]> = LazyLock::new(|| {
     let mut lengths = [0; 256];
     for endpoint in ADMIN_ENDPOINTS.iter().chain(&CREDENTIAL_ENDPOINTS) {
         let name = endpoint.split('/').rfind(|name| *name != "*").expect("no endpoint is all stars");
@@ -239,8 +239,8 @@ fn refuse_credentials(query: &[u8]) -> Result<(), TargetError> {
     Ok(())
 }
 
-/// Whether a query holds three letters in a row by which a name on the list is told, or anything encoded. Block by block:
-/// compilers turn that into vector instructions, and few queries need a second look.
+/// Whether a query contains `oke`, `udo` or `eth`, one of which is in every name that is refused, or a percent sign, which
+/// may encode one. Few queries do. It goes by blocks, which compilers turn into vector instructions.
 #[expect(clippy::needless_bitwise_bool, reason = "branches would keep compilers from that")]
 fn may_have_credential(query: &[u8]) -> bool {
     const BLOCK: usize = 16;
@@ -265,14 +265,14 @@ fn may_have_credential(query: &[u8]) -> bool {
         look(span);
         rest = &rest[BLOCK..];
     }
-    // It overlaps the one before. An escape does not begin in the last two bytes.
+    // The last span overlaps the one before. No escape begins in the last two bytes.
     look(query.last_chunk().expect("at least as long as one"));
     found.contains(&true)
 }
 
 /// Whether a query may not have a parameter of this name.
 fn is_refused(name: &[u8]) -> bool {
-    // Few names look like those of the list.
+    // Most names differ from all of the list in their last letters.
     (name.ends_with(b"token") || matches!(name, b"sudo" | b"_method"))
         && (name == b"token" || CREDENTIAL_NAMES.iter().any(|credential| credential.as_bytes() == name))
 }

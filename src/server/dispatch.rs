@@ -47,7 +47,8 @@ impl Worker {
     pub(super) async fn serve(&self, stream: AcceptedStream, peer: Option<SocketAddr>) {
         let _open = self.draining.connection();
         let shutdown = self.shutdown.clone().cancelled_owned();
-        let mut connection = ServerConnection::new(stream, Rc::clone(&self.settings), self.pool.clone(), shutdown);
+        let mut connection =
+            ServerConnection::new(stream, Rc::clone(&self.settings), self.pool.clone(), shutdown, self.draining.flag());
         if let Err(error) = self.answer_all(&mut connection, peer).await {
             self.refuse(error, &mut connection, peer.map(canonical)).await;
         }
@@ -114,8 +115,7 @@ impl Worker {
             if *access == Access::Preflight {
                 return self.write_preflight(request, false, connection, context).await;
             }
-            let is_last = self.draining.has_begun();
-            return self.proxy.forward(request, connection, *access, is_last, context).await;
+            return self.proxy.forward(request, connection, *access, context).await;
         }
         let web_request = WebRequest::new(request, peer)?;
         *access = self.guard.check_route(request, web_request.path(), context)?;
@@ -146,7 +146,7 @@ impl Worker {
         let is_stream = matches!(size, BodySize::Stream);
         let is_chunked = is_stream && connection.takes_chunks();
         let closes = response.head().connection_type() == ConnectionType::Close || (is_stream && !is_chunked);
-        connection.persists(closes || self.draining.has_begun());
+        connection.persists(closes);
 
         let mut out = self.begin_head(status, connection);
         let headers = response.headers();
@@ -209,7 +209,7 @@ impl Worker {
             log::warn!(code = error.code().as_str(), reason = chain(source); "a call failed");
         }
         let problem = error.problem(context.id.as_str());
-        connection.persists(error.closes() || self.draining.has_begun());
+        connection.persists(error.closes());
         let mut out = self.begin_head(status, connection);
         out.extend_from_slice(b"content-type: application/problem+json\r\ncache-control: no-store\r\nvary: Cookie\r\n");
         for (name, value) in error.fields() {
@@ -245,7 +245,7 @@ impl Worker {
         connection: &mut ServerConnection,
         context: &RequestContext,
     ) -> Result<(), Failure> {
-        connection.persists(self.draining.has_begun());
+        connection.persists(false);
         let mut out = self.begin_head(StatusCode::NO_CONTENT, connection);
         out.extend_from_slice(guard::PREFLIGHT);
         out.extend_from_slice(b"cache-control: no-store\r\nvary: Cookie\r\n");

@@ -9,6 +9,7 @@ use datahub::behaviour::Answer as Manner;
 use serde_json::Value;
 
 use crate::browser::{Browser, FETCH, NAVIGATION};
+use crate::far_end;
 use crate::gateway::{BASE, BINARY, Folder, Gateway, Setup, datahub, signal};
 use crate::wire::{Wire, exchange, lines, summary};
 
@@ -136,10 +137,11 @@ fn what_breaks_off_has_one_line() {
         assert_eq!(lines.len(), 1, "{case}: {lines:?}");
         lines.remove(0)
     };
-    // The DataHUB breaks off, and says nothing more.
-    for (case, answer) in [
-        ("a length", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"),
-        ("chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"),
+    // The DataHUB breaks off, or says nothing more.
+    for (case, answer, code) in [
+        ("a length", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", "upstream_broke"),
+        ("chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", "upstream_broke"),
+        ("no chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n", "upstream_broke"),
     ] {
         hub.set(|behaviour| behaviour.api.answer = Manner::Raw(answer.into()));
         let mut connection = browser.begin(&gateway, "GET", &format!("{api}/user"), FETCH);
@@ -148,21 +150,25 @@ fn what_breaks_off_has_one_line() {
         let id = hub.requests().last().and_then(|request| request.header("x-request-id")).expect("it went up");
         let line = one(&id, case);
         assert_eq!((&line["status"], line["bytes_out"].as_u64() <= Some(4)), (&200.into(), true), "{case}: {line}");
+        assert_eq!(line["code"], code, "{case}: {line}");
+        // The reason has the same id.
+        let reasons = gateway.log().into_iter().filter(|line| line["request_id"] == *id && line["level"] == "WARN");
+        assert_eq!(reasons.filter(|line| line["message"] == "an answer broke off").count(), 1, "{case}");
     }
     hub.set(|behaviour| behaviour.api.answer = Manner::Normal);
     // The reader leaves, or takes nothing any more.
-    for case in ["leaves", "stays"] {
+    for (case, code) in [("leaves", "client_gone"), ("stays", "response_timeout")] {
         let path = format!("{api}/projects/230/packages/generic/blob/1.0.0/50000000.bin");
         let mut connection = browser.begin(&gateway, "GET", &path, FETCH);
         let answer = connection.head();
         let kept = (case == "stays").then_some(connection);
         let line = one(&answer.header("x-request-id").expect("an id"), case);
-        assert_eq!(line["status"], 200, "{case}: {line}");
+        assert_eq!((&line["status"], &line["code"]), (&200.into(), &code.into()), "{case}: {line}");
         assert!(line["bytes_out"].as_u64() < Some(50_000_000), "{case}: {line}");
         drop(kept);
     }
     // The sender leaves, or sends nothing any more, when the call is at the DataHUB.
-    for (case, statuses) in [("leaves", &[0, 499, 400][..]), ("stays", &[408])] {
+    for (case, status, code) in [("leaves", 499, "client_gone"), ("stays", 408, "request_timeout")] {
         hub.clear();
         let path = format!("{api}/projects/230/packages/generic/p/1.0.0/f.bin");
         let fields = format!("{FETCH}Content-Length: 10\r\n");
@@ -180,8 +186,35 @@ fn what_breaks_off_has_one_line() {
             assert_eq!(connection.head().status, 408);
         }
         let line = one(&id, case);
-        assert!(statuses.contains(&line["status"].as_i64().expect("a number")), "{case}: {line}");
+        assert_eq!((&line["status"], &line["code"]), (&status.into(), &code.into()), "{case}: {line}");
         assert_eq!((&line["bytes_in"], &line["method"]), (&4.into(), &"PUT".into()), "{case}: {line}");
+    }
+}
+
+/// EL-01: a DataHUB that says nothing more is told from one that leaves, and from one that says nothing at all.
+#[test]
+fn what_stalls_has_one_line_that_says_so() {
+    let hub = datahub();
+    let far = far_end::before(hub.address(), |reader, head| {
+        let said = if head.contains("half") { "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf" } else { "" };
+        let _ = reader.get_mut().write_all(said.as_bytes());
+        let _ = far_end::end(reader);
+    });
+    let lines = format!("datahubs.a.connect = \"{far}\"\ntimeouts.idle = \"400ms\"\ntimeouts.first_byte = \"400ms\"");
+    let gateway = Setup::new(&[("a", &hub)]).and(&lines).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    for (target, status, code) in [("own/half", 200, "upstream_stalled"), ("own/none", 504, "datahub_timeout")] {
+        let path = format!("{BASE}/datahubs/a/api/v4/{target}");
+        let mut connection = browser.begin(&gateway, "GET", &path, FETCH);
+        let answer = connection.head();
+        assert_eq!((answer.status, connection.body(&answer).is_ok()), (status, status == 504), "{target}");
+        let lines = of(&gateway, &answer.header("x-request-id").expect("an id"));
+        assert_eq!(
+            (lines.len(), &lines[0]["status"], &lines[0]["code"]),
+            (1, &status.into(), &code.into()),
+            "{lines:?}"
+        );
     }
 }
 

@@ -93,6 +93,25 @@ fn every_answer_at_the_end_is_the_last_on_its_connection() {
     assert!(gateway.wait_for_end().expect("it ends").success());
 }
 
+/// A call that was under way before is no other.
+#[test]
+fn a_call_under_way_is_the_last_on_its_connection() {
+    let hub = datahub();
+    let mut gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    hub.set(|behaviour| behaviour.api.delay = Duration::from_millis(500));
+    let fields = format!("Host: localhost:8000\r\n{FETCH}{}\r\n", browser.cookie_field());
+    let mut wire = Wire::open(&gateway.address);
+    wire.send(format!("GET {BASE}/datahubs/a/api/v4/user HTTP/1.1\r\n{fields}"));
+    std::thread::sleep(Duration::from_millis(200));
+    gateway.terminate();
+    let answer = wire.answer().expect("an answer");
+    assert_eq!((answer.status, answer.header("connection").as_deref()), (200, Some("close")));
+    assert!(wire.answer().is_none());
+    assert!(gateway.wait_for_end().expect("it ends").success());
+}
+
 /// Who stays silent is waited for a second, and closed without a word.
 #[test]
 fn silent_connections_do_not_keep_a_process() {

@@ -171,6 +171,7 @@ fn a_panic_in_a_body_cuts_it_off() {
     let id = answer.header("x-request-id").expect("an id");
     let lines: Vec<_> = lines(&gateway, 3).into_iter().filter(|line| line["request_id"] == id.as_str()).collect();
     assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!((&lines[0]["status"], &lines[0]["code"]), (&200.into(), &"internal".into()), "{lines:?}");
     let error = gateway.wait_for_line(|line| line["level"] == "ERROR" && !line["at"].is_null());
     assert_eq!(error["reason"].as_str(), Some("in a body, expected"));
 }

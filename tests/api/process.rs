@@ -150,6 +150,15 @@ fn every_row_about_connections_names_tests_that_are_there() {
             let is_there = if name == "*" { text.contains("#[test]") } else { text.contains(&format!("fn {name}()")) };
             assert!(is_there, "{file}::{name}: {row}");
         }
+        let others = [("unit", "src", "rs"), ("fuzz", "tests/fuzz", "rs"), ("deploy", "tests/deploy", "py")];
+        for (kind, folder, extension) in others {
+            for name in holds.split(&format!("{kind} `")).skip(1).filter_map(|rest| rest.split('`').next()) {
+                let text =
+                    std::fs::read_to_string(root.join(format!("{folder}/{name}.{extension}"))).unwrap_or_default();
+                let is_there = ["#[test]", "fuzz_target!", "def test_"].iter().any(|mark| text.contains(mark));
+                assert!(is_there, "{kind} {name}: {row}");
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arcmanager_gateway::http::buffer::BufferPool;
@@ -80,8 +81,13 @@ async fn exchange(manner: Manner, seed: u8, bytes: &[u8]) -> (Served, usize) {
     let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     let shutdown = CancellationToken::new().cancelled_owned();
     let settings = ServerSettings { head: HEAD, body: MOST_BODY as u64, timeouts: TIMEOUTS };
-    let connection =
-        ServerConnection::new(AcceptedStream::Unix(ours), Rc::new(settings), BufferPool::default(), shutdown);
+    let connection = ServerConnection::new(
+        AcceptedStream::Unix(ours),
+        Rc::new(settings),
+        BufferPool::default(),
+        shutdown,
+        Arc::default(),
+    );
     let begun = Instant::now();
     let (mut read, mut write) = theirs.into_split();
     let sending = async {

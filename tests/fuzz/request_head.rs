@@ -6,7 +6,7 @@ use actix_web::http::Method;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use arcmanager_gateway::http::body::BodyLength;
 use arcmanager_gateway::http::buffer::BufferPool;
-use arcmanager_gateway::http::head::{HeadError, HeadLimits, RequestHead};
+use arcmanager_gateway::http::head::{Field, HeadError, HeadLimits, Known, RequestHead, Several};
 use libfuzzer_sys::fuzz_target;
 use reference::{Framing, Head};
 
@@ -52,6 +52,7 @@ fn read(bytes: &[u8], step: usize) -> Result<Option<Head>, HeadError> {
             assert_eq!(*buffer, bytes[fed - buffer.len()..fed], "what follows it");
             let end = fed - buffer.len();
             assert_eq!(head.len(), end);
+            is_found(&head);
             return Ok(Some(Head {
                 method: head.method().into(),
                 target: head.target().into(),
@@ -71,6 +72,25 @@ fn read(bytes: &[u8], step: usize) -> Result<Option<Head>, HeadError> {
         assert_eq!(*buffer, bytes[..fed], "what is not whole stays");
     }
     Ok(None)
+}
+
+/// What is found while a head is read is what is found by going through its fields.
+fn is_found(head: &RequestHead) {
+    for (known, name) in [
+        (Known::Host, "host"),
+        (Known::Origin, "origin"),
+        (Known::SecFetchSite, "sec-fetch-site"),
+        (Known::SecFetchMode, "sec-fetch-mode"),
+        (Known::SecFetchDest, "sec-fetch-dest"),
+        (Known::XCsrf, "x-csrf"),
+        (Known::Upgrade, "upgrade"),
+    ] {
+        let is_it = |field: &Field<'_>| field.name.eq_ignore_ascii_case(name.as_bytes());
+        let values: Vec<_> = head.fields().iter().filter(is_it).map(|field| field.value).collect();
+        let only = if values.len() > 1 { Err(Several) } else { Ok(values.first().copied()) };
+        assert_eq!((head.only(known), head.fields().only(name)), (only, only), "{name}");
+        assert!(head.fields().values(name).eq(values));
+    }
 }
 
 fn is_httparses(head: &Head, bytes: &[u8]) {
