@@ -153,7 +153,7 @@ impl Worker {
         let is_stream = matches!(size, BodySize::Stream);
         let is_chunked = is_stream && connection.takes_chunks();
         let closes = response.head().connection_type() == ConnectionType::Close || (is_stream && !is_chunked);
-        connection.persists(closes);
+        connection.decide_persistence(closes);
 
         let mut out = self.begin_head(status, connection);
         let headers = response.headers();
@@ -216,7 +216,7 @@ impl Worker {
             log::warn!(code = error.code().as_str(), reason = chain(source); "a call failed");
         }
         let problem = error.problem(context.id.as_str());
-        connection.persists(error.closes());
+        connection.decide_persistence(error.closes());
         let mut out = self.begin_head(status, connection);
         out.extend_from_slice(b"content-type: application/problem+json\r\ncache-control: no-store\r\nvary: Cookie\r\n");
         for (name, value) in error.fields() {
@@ -257,7 +257,7 @@ impl Worker {
         connection: &mut ServerConnection,
         context: &RequestContext,
     ) {
-        connection.persists(false);
+        connection.decide_persistence(false);
         let mut out = self.begin_head(StatusCode::NO_CONTENT, connection);
         out.extend_from_slice(guard::PREFLIGHT);
         out.extend_from_slice(b"cache-control: no-store\r\nvary: Cookie\r\n");
