@@ -278,8 +278,8 @@ impl Proxy {
         Ok((datahub, raw_target))
     }
 
-    /// How long before its end a token is renewed for this call. Sooner ahead of a long body: GitLab looks at the token again
-    /// once the whole body is there.
+    /// How long before its end a token is renewed for this call. Sooner ahead of a long body: GitLab looks at the token
+    /// again once the whole body is there.
     fn refresh_ahead(&self, length: BodyLength) -> Duration {
         let limits = self.shared.sessions.limits();
         if length.may_exceed(LONG_BODY_BYTES) { limits.refresh_ahead_body } else { limits.refresh_ahead }
@@ -299,8 +299,8 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The answer to a call that is not forwarded now: mostly a 307, by which the browser sends the call again. It brings the
-    /// cookie with newer tokens, if there are any.
+    /// The answer to a call that is not forwarded now: mostly a 307, by which the browser sends the call again. It brings
+    /// the cookie with newer tokens, if there are any.
     async fn retry(&self, reason: Reason) -> ApiError {
         let Self { proxy, replay, datahub, sid, session, context, .. } = self;
         let SharedProxy { sessions, refresher, .. } = &*proxy.shared;

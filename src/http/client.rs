@@ -1,4 +1,4 @@
-//! A DataHUB's connection: one exchange a time, as a client speaks HTTP/1.1 to a server that it does not trust.
+//! A connection to a DataHUB: one exchange at a time, as a client speaks HTTP/1.1 to a server that it does not trust.
 //!
 //! Interim answers are skipped. An answer's body ends where its framing says so, or it breaks off with an error. Whenever
 //! the framing is in doubt, or a byte is left over, the connection is never used again: the next call on it may be
@@ -41,8 +41,8 @@ pub struct ClientConnection {
 #[derive(Debug)]
 struct Io {
     stream: Stream,
-    /// Bytes that were read and not used yet.
-    read: Buffer,
+    /// What has been read and not used yet.
+    read_buffer: Buffer,
     /// Whether anything has come back since the last request was sent.
     has_begun: bool,
 }
@@ -80,8 +80,8 @@ impl Response {
         &self.bytes[self.head.length..self.head.length + self.start]
     }
 
-    /// The final answer that `read` begins with, interim ones skipped; `None` if more must be read. It is taken out of `read`
-    /// with what is there of its body.
+    /// The final answer that `read` begins with, interim ones skipped; `None` if more must be read. It is taken out of
+    /// `read` with what is there of its body.
     ///
     /// # Errors
     /// [`ReceiveError::Invalid`] for what is no answer, or one that leaves its framing in doubt.
@@ -172,13 +172,14 @@ impl ClientConnection {
     /// A connection on which nothing has been said.
     pub fn new(stream: Stream, pool: &BufferPool) -> Self {
         Self {
-            io: Io { stream, read: pool.none(), has_begun: false },
+            io: Io { stream, read_buffer: pool.none(), has_begun: false },
             timer: Timer::new(Instant::now() + INITIAL_DEADLINE),
         }
     }
 
-    /// Sends the beginning of a request, or all of it. Whether the other side took it: one that takes no more may have said why
-    /// before it closed the connection (RFC 9112 section 9.6), so that it is the answer that tells how this went.
+    /// Sends the beginning of a request, or all of it, and says whether the other side took it. If not, that is no error
+    /// yet: it may have said why before it closed the connection (RFC 9112 section 9.6), so that an answer may still be
+    /// there.
     ///
     /// # Errors
     /// [`Elapsed`] if it takes longer than `limit`.
@@ -193,8 +194,8 @@ impl ClientConnection {
         timer.within(limit, pin!(sent)).await.map(|sent: io::Result<()>| sent.is_ok())
     }
 
-    /// Sends the body of a request, piece by piece out of `next`, until it has ended, or until an answer comes or nothing more
-    /// is taken before that. The other side may take `limit` for each piece; how long `next` may take is its own matter.
+    /// Sends the body of a request, piece by piece out of `next`, until the body has ended, an answer has come, or the other
+    /// side takes no more. It may take `limit` for each piece; how long `next` may take is for `next` to say.
     ///
     /// # Errors
     /// [`SendBodyError`]; the connection cannot be used any more then.
@@ -261,14 +262,14 @@ impl ClientConnection {
     ) -> Result<Option<Buffer>, ResponseBodyError> {
         let Self { io, timer } = self;
         while !body.is_done() {
-            if io.read.is_empty() && !matches!(body, BodyDecoder::Broken) {
-                let most = body
+            if io.read_buffer.is_empty() && !matches!(body, BodyDecoder::Broken) {
+                let room = body
                     .remaining()
                     .and_then(|left| usize::try_from(left).ok())
                     .unwrap_or(PIECE_BYTES)
                     .clamp(MIN_READ, PIECE_BYTES);
-                io.read.make_room(most);
-                let read = io.stream.read_buf(&mut *io.read);
+                io.read_buffer.make_room(room);
+                let read = io.stream.read_buf(&mut *io.read_buffer);
                 match timer.within(limit, pin!(read)).await {
                     Ok(Ok(0)) if matches!(body, BodyDecoder::UntilClose) => {
                         *body = BodyDecoder::Done;
@@ -280,8 +281,8 @@ impl ClientConnection {
                     Err(Elapsed) => return Err(ResponseBodyError::Stalled),
                 }
             }
-            let extent = body.decode(&mut io.read)?;
-            let mut piece = io.read.split_off_front(extent.used);
+            let extent = body.decode(&mut io.read_buffer)?;
+            let mut piece = io.read_buffer.split_off_front(extent.used);
             piece.truncate(extent.data);
             if !piece.is_empty() {
                 return Ok(Some(piece));
@@ -292,7 +293,7 @@ impl ClientConnection {
 
     /// Whether every byte that came has been used.
     pub fn is_drained(&self) -> bool {
-        self.io.read.is_empty()
+        self.io.read_buffer.is_empty()
     }
 
     /// Whether another request may be sent: the other side has neither closed the connection nor sent anything unasked.
@@ -300,21 +301,21 @@ impl ClientConnection {
         let mut byte = [0];
         let mut byte = tokio::io::ReadBuf::new(&mut byte);
         let mut cx = Context::from_waker(Waker::noop());
-        self.io.read.is_empty() && Pin::new(&mut self.io.stream).poll_read(&mut cx, &mut byte).is_pending()
+        self.io.read_buffer.is_empty() && Pin::new(&mut self.io.stream).poll_read(&mut cx, &mut byte).is_pending()
     }
 }
 
 impl Io {
     fn poll_response(&mut self, cx: &mut Context<'_>, is_head: bool) -> Poll<Result<Response, ReceiveError>> {
         loop {
-            self.has_begun |= !self.read.is_empty();
-            if !self.read.is_empty()
-                && let Some(response) = Response::parse(&mut self.read, is_head)?
+            self.has_begun |= !self.read_buffer.is_empty();
+            if !self.read_buffer.is_empty()
+                && let Some(response) = Response::parse(&mut self.read_buffer, is_head)?
             {
                 return Poll::Ready(Ok(response));
             }
-            self.read.make_room(MIN_READ);
-            let read = ready!(pin!(self.stream.read_buf(&mut *self.read)).poll(cx));
+            self.read_buffer.make_room(MIN_READ);
+            let read = ready!(pin!(self.stream.read_buf(&mut *self.read_buffer)).poll(cx));
             return Poll::Ready(Err(match read {
                 Ok(0) if self.has_begun => ReceiveError::Invalid("a head that breaks off"),
                 Ok(0) => ReceiveError::Closed,
@@ -418,7 +419,7 @@ pub enum ResponseBodyError {
     /// Nothing came for too long.
     #[error("the answer stalled")]
     Stalled,
-    /// Chunks that are none.
+    /// Its chunks are malformed.
     #[error(transparent)]
     Chunks(#[from] ChunkError),
 }

@@ -1,12 +1,13 @@
 //! A browser's connection: requests in, answers out, one after the other.
 //!
-//! - *Heads* come whole, within their deadline and limits, later ones too. While an answer is due, what else arrives waits;
-//!   only whether the client leaves is watched.
-//! - *Bodies* are read when somebody asks for them, within a deadline for each piece. `Expect: 100-continue` is answered then.
-//! - *Answers* must find somebody who reads them.
-//! - *Whether it goes on* after an answer is decided in one place, [`ServerConnection::decide_persistence`], before the answer's head
-//!   is written. Where it ends while the client may still be sending, it is closed slowly ([`ServerConnection::close`]), so
-//!   that the answer is not lost to a reset.
+//! - *Heads* are taken whole, within their deadline and limits, the first one and all later ones. While an answer is due,
+//!   what else arrives waits for its turn; it is only watched whether the client leaves.
+//! - *Bodies* are read when somebody asks for them, within a deadline for each piece. `Expect: 100-continue` is answered
+//!   then.
+//! - *Answers* are given up if the client takes none of them for too long.
+//! - *Whether it goes on* after an answer is decided in one place, [`ServerConnection::decide_persistence`], before the
+//!   answer's head is written. Where it ends while the client may still be sending, it is closed slowly
+//!   ([`ServerConnection::close`]), so that the answer is not lost to a reset.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -25,17 +26,18 @@ use crate::http::buffer::{Buffer, BufferPool, PIECE_BYTES};
 use crate::http::head::{HeadError, HeadLimits, RequestHead};
 use crate::http::timer::{Elapsed, Timer};
 
-/// One connection.
+/// One connection, and what is known of the request that is being answered on it.
 #[expect(clippy::struct_excessive_bools, reason = "what is known of the request that is due, and of its answer")]
 pub struct ServerConnection {
     stream: AcceptedStream,
     settings: Rc<ServerSettings>,
     pool: BufferPool,
-    /// What has been read and not used: the beginning of a request, or of the rest of a body.
-    read: Buffer,
+    /// What has been read and not used yet: of the next request, or of the body of this one.
+    read_buffer: Buffer,
     timer: Timer,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     is_draining: Arc<AtomicBool>,
+    /// Whether no request has come yet.
     is_new: bool,
     /// Whether the connection goes on after the answer that is due.
     is_persistent: bool,
@@ -72,8 +74,8 @@ pub struct ClientTimeouts {
 }
 
 impl ServerConnection {
-    /// A connection that was just accepted. Once `is_draining` is set, the next answer is its last; once `shutdown` is ready,
-    /// it ends as soon as nothing is under way.
+    /// A connection that was just accepted. Once `is_draining` is set, the next answer is its last; once `shutdown` is
+    /// ready, it ends as soon as nothing is under way.
     pub fn new(
         stream: AcceptedStream,
         settings: Rc<ServerSettings>,
@@ -84,7 +86,7 @@ impl ServerConnection {
         let now = Instant::now();
         Self {
             stream,
-            read: pool.none(),
+            read_buffer: pool.none(),
             pool,
             timer: Timer::new(now + settings.timeouts.head),
             settings,
@@ -100,7 +102,7 @@ impl ServerConnection {
         }
     }
 
-    /// The next request; `None` once the connection ends: either side wants it, or nothing came for long.
+    /// The next request; `None` if the connection is to end, because either side wants it or it has been idle for too long.
     ///
     /// # Errors
     /// [`RequestError`] for what is no request. Nothing more can be read then.
@@ -113,32 +115,32 @@ impl ServerConnection {
         let mut deadline = None;
         let mut scanned = 0;
         loop {
-            if scanned < self.read.len() {
-                if self.read[scanned..].contains(&b'\n')
-                    && let Some(head) = RequestHead::parse(&mut self.read, self.settings.head)?
+            if scanned < self.read_buffer.len() {
+                if self.read_buffer[scanned..].contains(&b'\n')
+                    && let Some(head) = RequestHead::parse(&mut self.read_buffer, self.settings.head)?
                 {
                     self.begin(&head);
                     return Ok(Some(head));
                 }
-                if self.read.len() > self.settings.head.length {
+                if self.read_buffer.len() > self.settings.head.length {
                     return Err(HeadError::TooLarge.into());
                 }
-                scanned = self.read.len();
+                scanned = self.read_buffer.len();
                 // From the first byte of a head to its last, however many pieces it comes in.
                 deadline.get_or_insert_with(|| Instant::now() + timeouts.head);
             }
-            let is_idle = self.read.is_empty();
-            let Self { stream, read, timer, shutdown, settings, .. } = self;
+            let is_idle = self.read_buffer.is_empty();
+            let Self { stream, read_buffer, timer, shutdown, settings, .. } = self;
             let arrival = async {
                 tokio::select! {
                     biased;
                     count = async {
                         // No buffer before there is something to put into it.
                         stream.readable().await?;
-                        read.make_room(MIN_READ);
-                        stream.read(read, settings.head.length).await
+                        read_buffer.make_room(MIN_READ);
+                        stream.read(read_buffer, settings.head.length).await
                     } => count,
-                    // A socket may say that it is readable and not be.
+                    // Also while `read` waits: a socket may say that it is readable and not be.
                     () = shutdown.as_mut(), if is_idle => Ok(0),
                 }
             };
@@ -154,6 +156,7 @@ impl ServerConnection {
         }
     }
 
+    /// Forgets the last request for this one.
     fn begin(&mut self, head: &RequestHead) {
         self.is_new = false;
         self.is_persistent = head.is_persistent;
@@ -170,14 +173,14 @@ impl ServerConnection {
     /// [`BodyError`]; the rest of the body cannot be read then.
     pub async fn next_piece(&mut self) -> Result<Option<Buffer>, BodyError> {
         while !self.body.is_done() {
-            if self.read.is_empty() && !matches!(self.body, BodyDecoder::Broken) {
+            if self.read_buffer.is_empty() && !matches!(self.body, BodyDecoder::Broken) {
                 self.fill_body().await?;
             }
-            let extent = self.body.decode(&mut self.read).map_err(|_| BodyError::Malformed)?;
-            let mut piece = self.read.split_off_front(extent.used);
+            let extent = self.body.decode(&mut self.read_buffer).map_err(|_| BodyError::Malformed)?;
+            let mut piece = self.read_buffer.split_off_front(extent.used);
             piece.truncate(extent.data);
             let Some(allowance) = self.body_allowance.checked_sub(extent.data as u64) else {
-                // What follows is not read on, wherever this piece ended.
+                // Nothing that follows is read, not even if this piece ended where the body does.
                 self.body = BodyDecoder::Broken;
                 return Err(BodyError::TooLarge);
             };
@@ -189,24 +192,24 @@ impl ServerConnection {
         Ok(None)
     }
 
-    /// Reads more of the body.
+    /// Reads more of the body, after a 100 if the client waits for one.
     async fn fill_body(&mut self) -> Result<(), BodyError> {
         if std::mem::take(&mut self.expects_continue)
             && !matches!(self.stream.try_write(&[IoSlice::new(CONTINUE)]), Ok(count) if count == CONTINUE.len())
         {
-            // Whoever leaves no room for 25 bytes does not read.
+            // A client whose socket has no room for 25 bytes does not read.
             return Err(BodyError::Gone(io::ErrorKind::WriteZero.into()));
         }
-        let most = self
+        let max_bytes = self
             .body
             .remaining()
             .and_then(|left| usize::try_from(left).ok())
             .unwrap_or(PIECE_BYTES)
             .clamp(MIN_READ, PIECE_BYTES);
-        self.read.make_room(most);
+        self.read_buffer.make_room(max_bytes);
         let limit = self.settings.timeouts.body;
-        let Self { stream, read, timer, .. } = self;
-        match timer.within(limit, pin!(stream.read(read, most))).await {
+        let Self { stream, read_buffer, timer, .. } = self;
+        match timer.within(limit, pin!(stream.read(read_buffer, max_bytes))).await {
             Ok(Ok(0)) => Err(BodyError::Gone(io::ErrorKind::UnexpectedEof.into())),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(BodyError::Gone(error)),
@@ -214,9 +217,9 @@ impl ServerConnection {
         }
     }
 
-    /// What `work` comes to, unless the client leaves before that: whoever closes the connection, or its own half of it, takes
-    /// the call along. What else arrives is kept for its turn, up to a bound. `work` is pinned where it stands: to move it would
-    /// be to copy it.
+    /// Awaits `work`, unless the client leaves before that. A client has left if it has closed the connection, or its own
+    /// half of it. What else it sends meanwhile is kept for its turn, up to a bound. `work` comes pinned, since a future
+    /// passed by value would be copied.
     ///
     /// # Errors
     /// [`ClientLeft`]; `work` is not polled any more then.
@@ -231,14 +234,15 @@ impl ServerConnection {
         }
     }
 
+    /// Reads ahead until the client leaves. Behind more than is read ahead nobody can see that.
     async fn client_leaves(&mut self) {
-        while self.read.len() < MAX_READ_AHEAD {
+        while self.read_buffer.len() < MAX_READ_AHEAD {
             if self.stream.readable().await.is_err() {
                 return;
             }
-            let most = MAX_READ_AHEAD - self.read.len();
-            self.read.make_room(most.min(MIN_READ));
-            if !matches!(self.stream.read(&mut self.read, most).await, Ok(count) if count > 0) {
+            let max_bytes = MAX_READ_AHEAD - self.read_buffer.len();
+            self.read_buffer.make_room(max_bytes.min(MIN_READ));
+            if !matches!(self.stream.read(&mut self.read_buffer, max_bytes).await, Ok(count) if count > 0) {
                 return;
             }
         }
@@ -258,8 +262,8 @@ impl ServerConnection {
         if self.is_http_1_1 { "HTTP/1.1 " } else { "HTTP/1.0 " }
     }
 
-    /// The field that tells the client what [`ServerConnection::decide_persistence`] decided, as a line; nothing where that is the
-    /// version's default.
+    /// The field that tells the client what [`ServerConnection::decide_persistence`] decided, as a line; nothing where that
+    /// is the version's default.
     pub fn persistence_field(&self) -> &'static [u8] {
         match (self.is_persistent, self.is_http_1_1) {
             (false, true) => b"connection: close\r\n",
@@ -315,8 +319,8 @@ impl ServerConnection {
 
     /// The answer has been written: the connection waits for the next request.
     pub fn finish(&mut self) {
-        if self.read.is_empty() {
-            self.read = self.pool.none();
+        if self.read_buffer.is_empty() {
+            self.read_buffer = self.pool.none();
         }
     }
 
@@ -325,20 +329,20 @@ impl ServerConnection {
         self.is_persistent = false;
     }
 
-    /// Ends the connection. Where more may be coming, to close at once would reset the connection, and our answer with it
-    /// (RFC 9112 section 9.6): it is listened to for a while.
+    /// Ends the connection. Where more may be coming, closing at once would reset the connection, and our answer might be
+    /// lost (RFC 9112 section 9.6). So our half is closed, and what comes is read and thrown away for a while.
     pub async fn close(mut self) {
-        let is_all_read = self.body.is_done() && self.read.is_empty();
+        let is_all_read = self.body.is_done() && self.read_buffer.is_empty();
         if self.stream.shutdown().await.is_err() || is_all_read {
             return;
         }
         let mut left = MAX_DISCARDED;
-        let Self { stream, read, timer, .. } = &mut self;
+        let Self { stream, read_buffer, timer, .. } = &mut self;
         let discarding = async {
             loop {
-                read.clear();
-                read.make_room(MIN_READ);
-                match stream.read(read, left).await {
+                read_buffer.clear();
+                read_buffer.make_room(MIN_READ);
+                match stream.read(read_buffer, left).await {
                     Ok(count) if count > 0 => left -= count,
                     _ => break,
                 }
@@ -348,7 +352,7 @@ impl ServerConnection {
     }
 }
 
-/// Who is at the other end.
+/// The stream of an accepted connection.
 #[derive(Debug)]
 pub enum AcceptedStream {
     /// TCP.
@@ -372,11 +376,11 @@ impl AcceptedStream {
         }
     }
 
-    /// Reads what there is, as far as `into` has room, but not more than `most` bytes.
-    async fn read(&mut self, into: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+    /// Reads what there is, as far as `into` has room, but not more than `max_bytes`.
+    async fn read(&mut self, into: &mut Vec<u8>, max_bytes: usize) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.take(most as u64).read_buf(into).await,
-            Self::Unix(stream) => stream.take(most as u64).read_buf(into).await,
+            Self::Tcp(stream) => stream.take(max_bytes as u64).read_buf(into).await,
+            Self::Unix(stream) => stream.take(max_bytes as u64).read_buf(into).await,
         }
     }
 
@@ -410,7 +414,7 @@ pub enum RequestError {
 /// Why a request's body did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// Chunks that are none.
+    /// Its chunks are malformed.
     #[error("the chunks of the body are malformed")]
     Malformed,
     /// More bytes than are taken.
@@ -450,7 +454,7 @@ const MAX_DISCARDED: usize = 8 * 1024 * 1024;
 const MAX_READ_AHEAD: usize = 32 * 1024;
 /// Room for what is read at least, in bytes.
 const MIN_READ: usize = 4 * 1024;
-/// Of how many parts one write may be.
+/// How many parts one write may have.
 const MAX_PARTS: usize = 4;
 /// The interim answer to `Expect`.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -840,7 +844,7 @@ mod tests {
             };
             connection.unless_client_leaves(pin!(flood)).await.expect("it is there");
             assert!(sent > 64 * 1024, "{sent}");
-            assert_eq!(connection.read.len(), MAX_READ_AHEAD);
+            assert_eq!(connection.read_buffer.len(), MAX_READ_AHEAD);
             drop(client);
             let pause = pin!(tokio::time::sleep(SECOND));
             let work = connection.unless_client_leaves(pause);
@@ -1004,7 +1008,7 @@ mod tests {
             let (mut connection, mut client, _process) = connected();
             for _ in 0..2 {
                 assert!(matches!(poll(&mut std::pin::pin!(connection.next_request())), Poll::Pending));
-                assert_eq!(connection.read.capacity(), 0);
+                assert_eq!(connection.read_buffer.capacity(), 0);
                 client.write_all(GET.as_bytes()).await.expect("there is room");
                 drop(connection.request().await);
                 connection.answer().await;

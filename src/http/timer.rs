@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A timer that is set once and then only moved: it may fire too early and is moved on then, so that a deadline that nearly
-/// never comes costs a comparison and no visit to the runtime's timers.
+/// A timer that stays set. If it fires before the deadline that counts, it is moved on to that. So a deadline, which is
+/// nearly never reached, costs a comparison and no visit to the runtime's timers.
 #[derive(Debug)]
 pub(super) struct Timer(Pin<Box<Sleep>>);
 
@@ -16,8 +16,8 @@ impl Timer {
         Self(Box::pin(sleep_until(deadline)))
     }
 
-    /// What `work` comes to, if it does within `limit` from the moment that it has to be waited for; what is there already costs
-    /// no look at the clock. `work` is pinned where it stands: to move it would be to copy it.
+    /// Awaits `work` for `limit` at most, from the moment that it has to be waited for: what is there already costs no look
+    /// at the clock. `work` comes pinned, since a future passed by value would be copied.
     ///
     /// # Errors
     /// [`Elapsed`]; `work` is not polled any more then.
