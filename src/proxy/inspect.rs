@@ -1,7 +1,7 @@
-//! A request's body on its way up: short ones that hold parameters are read and looked through, all others pass as they come.
+//! A request's body on its way up. Short ones that hold parameters are read and inspected, all others are streamed.
 //!
-//! GitLab takes credentials from parameters too, and some of them before the bearer. What is in a long body, or in one without
-//! a length or a Content-Type, passes unseen; whoever sends it acts with a token that is the person's own.
+//! GitLab takes credentials from parameters too, and prefers some of them to the bearer. A long body, or one without a
+//! length or a Content-Type, is not inspected: a token in there is one that the sender had already.
 
 use std::fmt;
 
@@ -18,12 +18,12 @@ use crate::http::server::ServerConnection;
 use crate::proxy::Failure;
 use crate::proxy::target::{is_credential, mentions_credential};
 
-/// What goes up of a request's body.
+/// What becomes of a request's body.
 #[derive(Debug)]
 pub(super) enum RequestBody {
-    /// Small enough to have been looked through.
+    /// It has been read and inspected.
     Buffered(Vec<u8>),
-    /// Passed on as it comes.
+    /// It is passed on as it comes.
     Streaming,
 }
 
@@ -103,8 +103,8 @@ fn form_names_credential(body: &[u8]) -> bool {
     pieces.flat_map(form_urlencoded::parse).any(|(name, _)| is_credential(&name))
 }
 
-/// What is no JSON to us may be some to GitLab: there are parsers that take comments, a byte order mark, or numbers that are
-/// none. So nothing of that kind may pass that names a credential anywhere, or hides what it names.
+/// What is not JSON to us may be JSON to GitLab: some parsers take comments, a byte order mark, or malformed numbers. So
+/// what is not JSON passes only if it names no credential anywhere and has no escapes that could hide one.
 fn json_names_credential(body: &[u8]) -> Result<bool, Unreadable> {
     let is_object = body.trim_ascii_start().starts_with(b"{");
     match serde_json::from_slice::<IgnoredAny>(body) {
@@ -115,8 +115,8 @@ fn json_names_credential(body: &[u8]) -> Result<bool, Unreadable> {
     }
 }
 
-/// Multipart bodies (RFC 7578) as browsers and the usual clients write them, and no others: whoever reads more leniently than
-/// we, as Rack does (`lib/rack/multipart/parser.rb`), must find the same parts and the same names.
+/// Multipart bodies (RFC 7578) as browsers and the usual clients write them, and no others: whoever reads more leniently
+/// than we, as Rack does (`lib/rack/multipart/parser.rb`), must find the same parts and the same names.
 fn part_names_credential(kind: &str, body: &[u8]) -> Option<bool> {
     let boundary = boundary(kind)?;
     // Rack's ends at a comma.
@@ -247,5 +247,5 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
-/// How long a body may be to be held and looked through, in bytes.
+/// Longest body that is inspected, in bytes.
 const MAX_INSPECTED: u64 = 64 * 1024;

@@ -1,7 +1,8 @@
-//! Which calls may go up to one DataHUB, so that a slow or a dead one cannot take the whole process.
+//! Which calls may go up to one DataHUB, so that a slow or a dead one cannot occupy the whole process.
 //!
-//! So many may be under way and so many may wait, not for long. And after a few calls in a row that got no answer at all,
-//! whoever they were for, the next ones are refused at once, but for one a second that finds out whether it is back.
+//! A concurrency limit: only so many calls may be under way, and only so many may wait, for a short time. A circuit breaker:
+//! after a few calls in a row without an answer, whoever made them, the next ones are refused at once, but for one a second
+//! that finds out whether the DataHUB is back.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ pub(super) struct ConcurrencyLimit {
     max_waiting: usize,
 }
 
-/// A call's place at a DataHUB, given back when dropped.
+/// Permission for one call under way, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Permit<'a>(#[expect(dead_code, reason = "held for its drop")] SemaphorePermit<'a>);
 
@@ -32,7 +33,7 @@ impl ConcurrencyLimit {
         Self { permits, waiting: AtomicUsize::new(0), max_waiting }
     }
 
-    /// A permit, at once or after waiting for one up to `limit`.
+    /// A permit, at once or after waiting for `limit` at most.
     ///
     /// # Errors
     /// [`Rejected::Full`]; nothing is sent then.
@@ -40,8 +41,8 @@ impl ConcurrencyLimit {
         if let Ok(permit) = self.permits.try_acquire() {
             return Ok(Permit(permit));
         }
-        let turn = Waiting(&self.waiting);
-        if turn.0.fetch_add(1, Ordering::Relaxed) >= self.max_waiting {
+        let waiting = Waiting(&self.waiting);
+        if waiting.0.fetch_add(1, Ordering::Relaxed) >= self.max_waiting {
             return Err(Rejected::Full);
         }
         let permit = timeout(limit, self.permits.acquire()).await.map_err(|_| Rejected::Full)?;
@@ -49,7 +50,7 @@ impl ConcurrencyLimit {
     }
 }
 
-/// A call that waits; one whose client leaves waits no more.
+/// Counts a call that waits, until it has a permit, gives up, or is dropped because its client has left.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
@@ -58,19 +59,19 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Whether a DataHUB answers, as the calls of all workers have found.
+/// Whether a DataHUB answers, as far as the calls of all workers have found.
 #[derive(Debug)]
 pub(super) struct CircuitBreaker {
     datahub: DataHubId,
     /// How many calls in a row got no answer.
     failures: AtomicU32,
     created_at: Instant,
-    /// When the next call may try a DataHUB that does not answer, in milliseconds since `created_at`.
+    /// While the DataHUB does not answer: when the next call may try it, in milliseconds since `created_at`.
     next_retry: AtomicU64,
 }
 
 impl CircuitBreaker {
-    /// Calls to `datahub` pass from the start.
+    /// A breaker that lets calls to `datahub` pass.
     pub(super) fn new(datahub: DataHubId) -> Self {
         metrics::datahub(datahub.as_str(), true);
         Self { datahub, failures: AtomicU32::new(0), created_at: Instant::now(), next_retry: AtomicU64::new(0) }
@@ -95,7 +96,7 @@ impl CircuitBreaker {
 
     /// The DataHUB has answered, whatever it said.
     pub(super) fn record_success(&self) {
-        // Nearly always nothing changes, and nothing is written that all workers share.
+        // Nearly always the count is 0 already. Then it is not written, since all workers share it.
         if self.failures.load(Ordering::Relaxed) > 0 && self.failures.swap(0, Ordering::Relaxed) >= FAILURE_THRESHOLD {
             metrics::datahub(self.datahub.as_str(), true);
             log::info!(datahub = self.datahub.as_str(); "a DataHUB answers again");
@@ -137,7 +138,7 @@ impl From<Rejected> for ApiError {
     }
 }
 
-/// After how many calls without an answer a DataHUB is given up.
+/// After how many calls in a row without an answer the next ones are refused.
 const FAILURE_THRESHOLD: u32 = 5;
 /// How long until the next call tries it, in milliseconds.
 const RETRY_INTERVAL: u64 = 1_000;

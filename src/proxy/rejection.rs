@@ -14,8 +14,8 @@ use crate::http::server::{ClientLeft, ServerConnection};
 use crate::proxy::request::Message;
 use crate::proxy::upstream::{Exchange, SendError, Upstream, UpstreamRequest};
 
-/// Whether the DataHUB refuses the token itself. What was read of the answer's body meanwhile is added to `peeked`, so that
-/// the answer may be passed on afterwards as it came.
+/// Whether the DataHUB rejects the token itself. What is read of the answer's body to find out is added to `peeked`, so that
+/// the answer can still be passed on as it came.
 ///
 /// # Errors
 /// [`ClientLeft`].
@@ -30,18 +30,18 @@ pub(super) async fn is_invalid_token(
     if exchange.response.status() != UNAUTHORIZED {
         return Ok(false);
     }
-    if exchange.response.fields().values("www-authenticate").any(names_it) {
+    if exchange.response.fields().values("www-authenticate").any(names_invalid_token) {
         return Ok(true);
     }
     peeked.extend_from_slice(exchange.response.start());
     while peeked.len() < MAX_REASON {
         match downstream.unless_client_leaves(pin!(exchange.next_piece())).await? {
             Ok(Some(piece)) => peeked.extend_from_slice(&piece),
-            // One that breaks off does so again when it is passed on.
+            // If it breaks off, passing it on will find that out again.
             Ok(None) | Err(_) => break,
         }
     }
-    if names_it(peeked) {
+    if names_invalid_token(peeked) {
         return Ok(true);
     }
     let probe = probe();
@@ -50,16 +50,16 @@ pub(super) async fn is_invalid_token(
     match upstream.exchange(&request, downstream, context).await {
         Ok(answer) => Ok(answer.response.status() == UNAUTHORIZED),
         Err(SendError::ClientLeft(left)) => Err(left),
-        // Without an answer nothing is known, and the app gets what the DataHUB said.
+        // Without an answer to the probe nothing is known, and the app gets the 401 of the DataHUB.
         Err(_) => Ok(false),
     }
 }
 
 /// RFC 6750 section 3.1; GitLab `lib/api/api_guard.rb`.
-fn names_it(text: &[u8]) -> bool {
+fn names_invalid_token(text: &[u8]) -> bool {
     memmem::find(text, b"invalid_token").is_some()
 }
 
 const UNAUTHORIZED: u16 = 401;
-/// How much of an answer is looked through, in bytes; GitLab's reasons are shorter than 200.
+/// How much of an answer is searched, in bytes; GitLab's reasons are shorter than 200.
 const MAX_REASON: usize = 16 * 1024;

@@ -1,6 +1,6 @@
-//! An answer on its way down: its head and its body, piece by piece.
+//! An answer on its way down: its head, then its body piece by piece.
 //!
-//! What breaks off on the way ends the browser's connection, so that nobody takes what there is of it for the whole.
+//! If it breaks off, the browser's connection ends, so that nobody takes the part for the whole.
 
 use std::pin::pin;
 use std::time::SystemTime;
@@ -19,7 +19,8 @@ use crate::proxy::upstream::Exchange;
 use crate::proxy::{Call, Failure};
 
 impl Call<'_> {
-    /// Passes an answer on, of whose body `peeked` has been read, or else what came with the head.
+    /// Passes an answer on. `peeked` is what has been read of its body already, from the beginning; if it is empty, that is
+    /// what came with the head.
     ///
     /// # Errors
     /// `datahub_invalid_response` for an answer that cannot be passed on; nothing has been written then.
@@ -90,7 +91,7 @@ impl Call<'_> {
         Ok(out)
     }
 
-    /// Passes on what follows the beginning of a body.
+    /// Passes on the body after what was sent with the head.
     async fn stream(
         &self,
         exchange: &mut Exchange<'_>,
@@ -115,7 +116,7 @@ impl Call<'_> {
     }
 }
 
-/// Why an answer whose head has gone down does not come to its end.
+/// Why an answer broke off after its head was sent.
 enum Broken {
     Upstream(ResponseBodyError),
     Client(WriteError),
@@ -151,5 +152,6 @@ impl From<&Broken> for Incomplete {
     }
 }
 
-/// So much of a body is copied behind its head, in bytes, and not written from where it is: one part is written faster than two.
+/// Up to this length, in bytes, the beginning of a body is copied behind its head, since one part is written faster than
+/// two.
 const MAX_COPIED: usize = 8 * 1024;

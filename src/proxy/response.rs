@@ -1,7 +1,7 @@
 //! What comes down: an allow-list of fields, links rewritten, content that a browser would run made a download.
 //!
-//! A DataHUB's answer now stands on our origin, beside our cookies. So nothing of it may act on that origin: no field but the
-//! ones named here, no cookie, no content that a browser would run. The fields go from the buffer they were read into
+//! A DataHUB's answer now stands on our origin, beside our cookies. So nothing of it may act on that origin: no field but
+//! the ones named here, no cookie, no content that a browser would run. The fields go from the buffer they were read into
 //! straight into the one that is written.
 
 use memchr::memchr;
@@ -77,8 +77,8 @@ pub(super) fn write_fields(
     Ok(())
 }
 
-/// Appends how the body is delimited: by its length where that is known, also that of a body that is not sent, else by chunks
-/// where the client takes them.
+/// Appends how the body is delimited: by its length where that is known, also that of a body that is not sent, else by
+/// chunks where the client takes them.
 pub(super) fn write_framing(response: &Response, takes_chunks: bool, out: &mut Vec<u8>) {
     match (response.length, response.content_length) {
         (BodyLength::Chunked | BodyLength::UntilClose, _) if takes_chunks => {

@@ -64,8 +64,8 @@ pub(super) fn mentions_credential(text: &[u8]) -> bool {
     CREDENTIAL_NAMES.iter().any(|name| memchr::memmem::find(text, name.as_bytes()).is_some())
 }
 
-/// A parameter's name as Rack 2 reads it (`lib/rack/query_parser.rb`): brackets before it do not count, nor does what follows
-/// the next one.
+/// A parameter's name as Rack 2 reads it (`lib/rack/query_parser.rb`): brackets before it do not count, nor does what
+/// follows the next one.
 fn base_name(name: &str) -> &str {
     let is_bracket = |letter| matches!(letter, '[' | ']');
     let name = name.trim_start_matches(|letter: char| is_bracket(letter) || letter.is_whitespace());

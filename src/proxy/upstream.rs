@@ -1,4 +1,4 @@
-//! Connections to a DataHUB: one call a time on each, kept for the next one, streamed both ways.
+//! Connections to one DataHUB. Each carries one call at a time, streamed both ways, and is kept for the next call.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -27,15 +27,15 @@ pub(super) struct Upstream {
     limit: Arc<ConcurrencyLimit>,
     breaker: Arc<CircuitBreaker>,
     pool: BufferPool,
-    /// The last one used is the next one taken.
+    /// Connections between two calls, the last one used at the end: it is the next one taken.
     idle: RefCell<VecDeque<Idle>>,
     max_idle: usize,
 }
 
-/// How long each step may take. There is no limit on the whole: a gigabyte takes what it takes.
+/// How long each step may take. A whole call has no limit: a gigabyte takes as long as it takes.
 #[derive(Debug, Clone, Copy)]
 pub struct UpstreamTimeouts {
-    /// To a connection, TLS included.
+    /// For a connection, TLS included.
     pub connect: Duration,
     /// From the end of the request to the head of the answer.
     pub first_byte: Duration,
@@ -43,18 +43,19 @@ pub struct UpstreamTimeouts {
     pub idle: Duration,
 }
 
+/// A connection between two calls.
 #[derive(Debug)]
 struct Idle {
     connection: ClientConnection,
     since: Instant,
 }
 
-/// What goes up.
+/// A request to the DataHUB.
 #[derive(Debug)]
 pub(super) struct UpstreamRequest<'a> {
     /// The head, and the whole body if it is short.
     pub(super) message: &'a [u8],
-    /// How the rest of the body is delimited, which is still at the client's; nothing if the message is all there is.
+    /// How the rest of the body is delimited, which is still to be read from the client; none if the message is the whole.
     pub(super) rest: BodyLength,
     /// Whether the method is HEAD, whose answer has no body whatever its head says.
     pub(super) is_head: bool,
@@ -62,13 +63,13 @@ pub(super) struct UpstreamRequest<'a> {
     pub(super) is_idempotent: bool,
 }
 
-/// An answer on its way down, and what its call holds until the end of it.
+/// An answer whose head is there, with the connection and the permit that its call holds until the answer's end.
 #[derive(Debug)]
 pub(super) struct Exchange<'a> {
     upstream: &'a Upstream,
     connection: Option<ClientConnection>,
     permit: Option<Permit<'a>>,
-    /// What came down.
+    /// The answer.
     pub(super) response: Response,
     /// From sending the request to the head of the answer.
     pub(super) took: Duration,
@@ -87,9 +88,9 @@ impl Upstream {
         Self { address, timeouts, limit, breaker, pool, idle: RefCell::default(), max_idle }
     }
 
-    /// Sends one request of `downstream`'s and waits for the head of its answer. An idempotent request that is all in its message
-    /// is sent once more, on a new connection, if a kept connection turns out to be closed before a byte came back; no other
-    /// ever is.
+    /// Sends one request of `downstream`'s and waits for the head of its answer. An idempotent request that is all in its
+    /// message is sent once more, on a new connection, if a kept connection turns out to be closed before a byte came back;
+    /// no other ever is.
     ///
     /// # Errors
     /// [`SendError`]; the connection is closed then.
@@ -102,7 +103,7 @@ impl Upstream {
         self.breaker.check()?;
         let permit = downstream.unless_client_leaves(pin!(self.limit.acquire(self.timeouts.connect))).await??;
         let sent = Instant::now();
-        let outcome = self.exchange_over_any(request, sent, downstream, context).await;
+        let outcome = self.exchange_over_any(request, downstream, context, sent).await;
         match &outcome {
             Ok(_) | Err(SendError::Answer(ReceiveError::Invalid(_))) => self.breaker.record_success(),
             Err(SendError::Rejected(_) | SendError::ClientLeft(_) | SendError::Body(_)) => {}
@@ -117,12 +118,13 @@ impl Upstream {
         Ok(exchange)
     }
 
+    /// The same over a kept connection, else over a new one.
     async fn exchange_over_any(
         &self,
         request: &UpstreamRequest<'_>,
-        now: Instant,
         downstream: &mut ServerConnection,
         context: &RequestContext,
+        now: Instant,
     ) -> Result<(ClientConnection, Response), SendError> {
         if let Some(mut connection) = self.take_idle(now) {
             match self.exchange_over(&mut connection, request, downstream, context).await {
@@ -137,6 +139,7 @@ impl Upstream {
         Ok((connection, response))
     }
 
+    /// The same over one connection.
     async fn exchange_over(
         &self,
         connection: &mut ClientConnection,
@@ -167,7 +170,8 @@ impl Upstream {
         Ok(response)
     }
 
-    /// A kept connection on which nothing has happened since: closed ones, and those that said something unasked, go.
+    /// A kept connection on which nothing has happened since its last call. Those that are closed, or on which the DataHUB
+    /// has sent something unasked, are dropped.
     fn take_idle(&self, now: Instant) -> Option<ClientConnection> {
         let mut idle = self.idle.borrow_mut();
         while let Some(Idle { mut connection, since }) = idle.pop_back() {
@@ -178,6 +182,7 @@ impl Upstream {
         None
     }
 
+    /// Keeps a connection for the next call.
     fn keep(&self, connection: ClientConnection, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         while idle.front().is_some_and(|oldest| now.duration_since(oldest.since) >= MAX_IDLE_TIME) {
@@ -198,7 +203,7 @@ impl Exchange<'_> {
         if self.response.body.is_done() {
             return Ok(None);
         }
-        // One that broke off stays broken.
+        // An answer that has broken off stays broken off.
         let connection = self.connection.as_mut().ok_or(ResponseBodyError::Truncated)?;
         let piece = connection.next_piece(&mut self.response.body, self.upstream.timeouts.idle).await;
         if piece.is_err() {
@@ -208,7 +213,7 @@ impl Exchange<'_> {
         piece
     }
 
-    /// Once the body has ended, the next call may have the connection and the place.
+    /// Once the body has ended, gives the permit back and keeps the connection if it may be used again.
     fn release_at_end(&mut self, now: Instant) {
         if !self.response.body.is_done() {
             return;
@@ -226,7 +231,7 @@ impl Exchange<'_> {
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
-    /// It was not to be tried.
+    /// The limit or the circuit breaker did not let it pass.
     #[error(transparent)]
     Rejected(#[from] Rejected),
     /// Its client left.
@@ -271,7 +276,7 @@ impl From<SendError> for ApiError {
         let code = match error {
             SendError::Rejected(rejected) => return rejected.into(),
             SendError::Body(error) => return error.into(),
-            // Nobody hears it.
+            // Nobody gets this answer.
             SendError::ClientLeft(_) => Code::BadRequest,
             SendError::Answer(ReceiveError::Invalid(_)) => Code::DatahubInvalidResponse,
             SendError::ConnectTimeout | SendError::Stalled | SendError::Answer(ReceiveError::Stalled) => {
