@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix_web::http::Method;
-use actix_web::http::header::HeaderValue;
 
 use crate::access_log::{self, AccessLine, Event, RequestId};
 use crate::error::Code;
@@ -105,11 +104,6 @@ impl RequestContext {
     /// Logs a security event at a DataHUB, or at none in particular (an empty id).
     pub fn event(&self, event: Event, datahub: &str) {
         access_log::event(event, datahub, self.client.address);
-    }
-
-    /// The id as a header's value.
-    pub fn id_header(&self) -> HeaderValue {
-        HeaderValue::from_str(self.id.as_str()).expect("hex digits")
     }
 }
 
