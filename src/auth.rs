@@ -1,13 +1,13 @@
 //! Getting in and out: the table of the `/auth` routes, and what their handlers share.
 
-pub mod callback;
-pub mod login;
-pub mod logout;
+mod callback;
+mod login;
+mod logout;
 pub mod pending;
 pub mod rate;
-pub mod refresh;
-pub mod return_to;
-pub mod status;
+mod refresh;
+mod return_to;
+mod status;
 
 use std::sync::Arc;
 

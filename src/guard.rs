@@ -259,7 +259,7 @@ pub fn is_own_navigation(headers: &HeaderMap) -> bool {
 /// The request cannot show that it is this origin's own script's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not sent by this origin's own script")]
-pub struct CrossSite;
+struct CrossSite;
 
 /// Two of one name prove nothing.
 impl From<Several> for CrossSite {

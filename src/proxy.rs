@@ -1,7 +1,7 @@
 //! Going through: forwards one API call.
 //!
-//! The recipe, top to bottom: which DataHUB, whose session, which target, fresh tokens, up, down. Whoever reads
-//! [`Proxy::forward`] has read it all; each step has a room of its own.
+//! [`Proxy::forward`] is the recipe. It finds the DataHUB, opens the session, checks the target, makes sure that the tokens
+//! are current, sends the request up and passes the answer down. Each of these steps has a module of its own.
 
 mod graphql;
 mod inspect;
@@ -50,22 +50,22 @@ pub struct Proxy {
     clock: DateClock,
 }
 
-/// The way to one DataHUB and back.
+/// What one worker needs to forward calls to one DataHUB.
 #[derive(Debug)]
 struct Route {
     upstream: Upstream,
-    /// The gateway's URL for the DataHUB.
+    /// The gateway's URL for the DataHUB, which the browser knows it by.
     public: String,
 }
 
 /// What the proxies of all workers share.
 #[derive(Debug)]
 pub struct SharedProxy {
-    /// `/…/datahubs/`: what stands before a DataHUB's id in a path.
+    /// What stands before a DataHUB's id in a path: `/…/datahubs/`.
     prefix: String,
     /// The gateway's own address, without a slash at its end.
     public: String,
-    /// That of the gateway's own address.
+    /// The scheme of `public`.
     scheme: String,
     settings: ProxySettings,
     datahubs: DataHubs,
@@ -96,25 +96,25 @@ impl SharedProxy {
     }
 }
 
-/// What the proxy is told.
+/// The proxy's part of the configuration.
 #[derive(Debug, Clone)]
 pub struct ProxySettings {
     /// What may be forwarded.
     pub policy: Policy,
-    /// How much one call may bring.
+    /// How large one call may be, and how many there may be.
     pub limits: ProxyLimits,
     /// How long each step of a call may take.
     pub timeouts: UpstreamTimeouts,
 }
 
-/// How much one call may bring.
+/// How large one call may be, and how many there may be at one DataHUB.
 #[derive(Debug, Clone, Copy)]
 pub struct ProxyLimits {
     /// Longest head, in bytes.
     pub head: usize,
     /// Most fields in a head.
     pub fields: usize,
-    /// Longest target, in bytes, the replay counter not counted.
+    /// Longest target, in bytes, without the replay counter.
     pub target: usize,
     /// Longest body, in bytes.
     pub body: u64,
@@ -124,24 +124,24 @@ pub struct ProxyLimits {
     pub waiting: usize,
 }
 
-/// A call that comes to no answer of the DataHUB's; nothing has been written to the client.
+/// Why a call is not answered by the DataHUB. Nothing has been written to the browser yet.
 #[derive(Debug)]
 pub enum Failure {
-    /// It is answered with this.
-    Refused(ApiError),
-    /// Nobody waits for an answer.
+    /// The browser gets this answer instead.
+    Error(ApiError),
+    /// The browser has left and gets no answer.
     ClientLeft,
 }
 
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
-        Self::Refused(error)
+        Self::Error(error)
     }
 }
 
 impl From<Code> for Failure {
     fn from(code: Code) -> Self {
-        Self::Refused(code.into())
+        Self::Error(code.into())
     }
 }
 
@@ -155,7 +155,7 @@ impl From<SendError> for Failure {
     fn from(error: SendError) -> Self {
         match error {
             SendError::ClientLeft(_) => Self::ClientLeft,
-            error => Self::Refused(error.into()),
+            error => Self::Error(error.into()),
         }
     }
 }
@@ -164,16 +164,16 @@ impl From<BodyError> for Failure {
     fn from(error: BodyError) -> Self {
         match error {
             BodyError::Gone(_) => Self::ClientLeft,
-            error => Self::Refused(error.into()),
+            error => Self::Error(error.into()),
         }
     }
 }
 
 impl Proxy {
-    /// A worker's own proxy, one of `workers`: its connections are its own, all else is shared.
+    /// The proxy of one of `workers`: its connections are its own, all else is shared.
     pub fn new(shared: Arc<SharedProxy>, guard: Arc<Guard>, pool: BufferPool, workers: usize) -> Self {
         let ProxySettings { timeouts, limits, .. } = shared.settings;
-        // As many as may be in use at once, over all workers.
+        // All workers together keep as many connections as may be in use at once.
         let max_idle = limits.in_flight.div_ceil(workers.max(1));
         let routes = shared.datahubs.iter().zip(shared.limits.iter().cloned()).map(|(datahub, (limit, breaker))| {
             let address = datahub.address.clone();
@@ -183,12 +183,12 @@ impl Proxy {
         Self { routes: routes.collect(), shared, guard, pool, clock: DateClock::default() }
     }
 
-    /// Whether a request is a call of the proxy's.
+    /// Whether a request is a call to a DataHUB.
     pub fn serves(&self, request: &RequestHead) -> bool {
         request.is_below(&self.shared.prefix)
     }
 
-    /// Forwards one call and passes the answer on.
+    /// Forwards one call of the browser at `downstream` and passes the answer on.
     ///
     /// # Errors
     /// [`Failure`]; where nothing was sent upstream the code says so.
@@ -201,14 +201,15 @@ impl Proxy {
     ) -> Result<(), Failure> {
         let SharedProxy { settings, sessions, refresher, .. } = &*self.shared;
         let now = SystemTime::now();
-        let raw = request.target();
-        self.check_length(raw, MAX_COUNTER_BYTES)?;
-        let replay = ReplayTarget::parse(raw).map_err(ApiError::from)?;
-        let (datahub, raw) = self.datahub(replay.target, context)?;
+        // No longer than it may be with a replay counter. What is left without one is measured again.
+        self.check_length(request.target(), MAX_COUNTER_BYTES)?;
+        let replay = ReplayTarget::parse(request.target()).map_err(ApiError::from)?;
+        let (datahub, raw_target) = self.find_datahub(replay.target, context)?;
         context.replay.set(replay.replays);
         let session = sessions.open(request.fields().values("cookie"), datahub, context, now);
         let (sid, session) = session.map_err(ApiError::from)?;
-        let target = Target::parse(raw, &settings.policy).map_err(|error| refused(error.into(), datahub, context))?;
+        let target = Target::parse(raw_target, &settings.policy);
+        let target = target.map_err(|error| record_refusal(error.into(), datahub, context))?;
         let length = body_length(request);
         if length.known().is_some_and(|length| length > settings.limits.body) {
             return Err(Code::BodyTooLarge.into());
@@ -217,21 +218,21 @@ impl Proxy {
         let caller = Caller { datahub, session: &session, context, scheme: &self.shared.scheme };
         let call = Call { proxy: self, request, access, replay, datahub, sid: &sid, session: &session, context };
         let is_expiring = session.is_stale_at(now, self.refresh_ahead(length));
-        let may_be_known = session.refresh_filter_hash().is_some_and(|hash| refresher.may_have_entry_for(hash));
-        let is_superseded = || may_be_known && refresher.has_entry_for(datahub, &session.decode().tokens);
+        let may_have_entry = session.refresh_filter_hash().is_some_and(|hash| refresher.may_have_entry_for(hash));
+        let is_superseded = || may_have_entry && refresher.has_entry_for(datahub, &session.decode().tokens);
         if is_expiring || is_superseded() {
-            // The body first: should it be too long, no refresh has been spent on a call that cannot be sent again.
-            drain(downstream, length.known()).await?;
+            // The body is read first: a call with a body too long to be sent again must not cost a refresh.
+            discard_request_body(downstream, length.known()).await?;
             return Err(call.retry(if is_expiring { Reason::Expiring } else { Reason::None }).await.into());
         }
 
         let mut message = Message::of_call(self.pool.take(), request, target, length, caller)?;
-        let body = if target.is_graphql() {
+        let inspected = if target.is_graphql() {
             graphql::inspect(request, downstream, context).await
         } else {
             inspect::inspect(request, downstream, context).await
         };
-        let rest = match body.map_err(|failure| failure.recorded(datahub, context))? {
+        let rest = match inspected.map_err(|failure| failure.record_refusal(datahub, context))? {
             RequestBody::Buffered(body) => {
                 message.append(&body);
                 BodyLength::None
@@ -239,9 +240,9 @@ impl Proxy {
             RequestBody::Streaming => length,
         };
         let (is_head, is_idempotent) = (request.method() == "HEAD", is_idempotent(request.method()));
-        let up = UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent };
+        let upstream_request = UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent };
         let upstream = &self.routes[datahub.index()].upstream;
-        let mut exchange = upstream.exchange(&up, downstream, context).await?;
+        let mut exchange = upstream.exchange(&upstream_request, downstream, context).await?;
         context.upstream.set(Some(exchange.took));
         drop(message);
 
@@ -249,39 +250,43 @@ impl Proxy {
         let probe = || Message::probe(self.pool.take(), caller);
         if rejection::is_invalid_token(&mut exchange, &mut peeked, upstream, probe, downstream, context).await? {
             drop(exchange);
-            drain(downstream, None).await?;
+            discard_request_body(downstream, None).await?;
             return Err(call.retry(Reason::Rejected).await.into());
         }
         replay.record_outcome("passed");
         call.relay(exchange, &peeked, downstream).await
     }
 
-    /// Whether a target of `longest` bytes more than may be would still be taken.
-    fn check_length(&self, target: &str, more: usize) -> Result<(), ApiError> {
-        let is_short = target.len() <= self.shared.settings.limits.target + more;
+    /// Refuses a target that is longer than the limit by more than `extra` bytes, and closes the connection.
+    fn check_length(&self, target: &str, extra: usize) -> Result<(), ApiError> {
+        let is_short = target.len() <= self.shared.settings.limits.target + extra;
         if is_short { Ok(()) } else { Err(ApiError::from(Code::TargetTooLong).closing()) }
     }
 
-    /// The DataHUB that a target names, and what follows its id.
-    fn datahub<'a>(&self, target: &'a str, context: &RequestContext) -> Result<(&Arc<DataHub>, &'a str), ApiError> {
+    /// The DataHUB whose id is in `target`, and what follows the id. The log learns of both.
+    fn find_datahub<'a>(
+        &self,
+        target: &'a str,
+        context: &RequestContext,
+    ) -> Result<(&Arc<DataHub>, &'a str), ApiError> {
         let rest = target.strip_prefix(&self.shared.prefix).ok_or(Code::NotFound)?;
-        let (id, raw) = rest.split_at(memchr2(b'/', b'?', rest.as_bytes()).unwrap_or(rest.len()));
+        let (id, raw_target) = rest.split_at(memchr2(b'/', b'?', rest.as_bytes()).unwrap_or(rest.len()));
         let datahub = self.shared.datahubs.by_id(id).ok_or(Code::UnknownDatahub)?;
         self.check_length(target, 0)?;
         context.set_datahub(datahub.id.as_str());
         context.set_route(ROUTE);
-        Ok((datahub, raw))
+        Ok((datahub, raw_target))
     }
 
-    /// With how much of its life left a token is renewed before this call: more before a long body, since it is
-    /// GitLab's answer to that body, long after its first byte, that the token must live to see.
+    /// How long before its end a token is renewed for this call. Sooner ahead of a long body: GitLab looks at the token again
+    /// once the whole body is there.
     fn refresh_ahead(&self, length: BodyLength) -> Duration {
         let limits = self.shared.sessions.limits();
         if length.may_exceed(LONG_BODY_BYTES) { limits.refresh_ahead_body } else { limits.refresh_ahead }
     }
 }
 
-/// A call of a session's.
+/// One call whose session has been opened, and what the rest of its way needs.
 struct Call<'a> {
     proxy: &'a Proxy,
     request: &'a RequestHead,
@@ -294,13 +299,14 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// What the browser is told of a call that is not made now: to send it again, with newer tokens or to look for some.
+    /// The answer to a call that is not forwarded now: mostly a 307, by which the browser sends the call again. It brings the
+    /// cookie with newer tokens, if there are any.
     async fn retry(&self, reason: Reason) -> ApiError {
         let Self { proxy, replay, datahub, sid, session, context, .. } = self;
         let SharedProxy { sessions, refresher, .. } = &*proxy.shared;
         let session = session.decode();
         match refresher.resolve(datahub, &session, reason, replay.replays, context, SystemTime::now()).await {
-            // What was known is forgotten; but the body has been read.
+            // The cache has forgotten the entry meanwhile. But the body has been read, so that the call must be sent again.
             Ok(Resolution::UseCurrent) => replay.retry_response(None, false),
             Ok(Resolution::Renewed(tokens)) => {
                 let renewed = session.renewed(tokens, sessions.limits());
@@ -319,16 +325,16 @@ impl Call<'_> {
 }
 
 impl Failure {
-    /// The same, and whoever watches over security learns of it.
-    fn recorded(self, datahub: &DataHub, context: &RequestContext) -> Self {
+    fn record_refusal(self, datahub: &DataHub, context: &RequestContext) -> Self {
         match self {
-            Self::Refused(error) => Self::Refused(refused(error, datahub, context)),
+            Self::Error(error) => Self::Error(record_refusal(error, datahub, context)),
             Self::ClientLeft => Self::ClientLeft,
         }
     }
 }
 
-fn refused(error: ApiError, datahub: &DataHub, context: &RequestContext) -> ApiError {
+/// Logs a security event if this error stands for one, and returns the error.
+fn record_refusal(error: ApiError, datahub: &DataHub, context: &RequestContext) -> ApiError {
     match error.code() {
         Code::CredentialParameter | Code::CredentialEndpoint => {
             context.event(Event::CredentialRefused, datahub.id.as_str());
@@ -339,7 +345,7 @@ fn refused(error: ApiError, datahub: &DataHub, context: &RequestContext) -> ApiE
     error
 }
 
-/// How the body of the request that goes up is delimited: ours, whatever the browser's was.
+/// How the body is delimited in the request to the DataHUB. The browser's own fields about that are not forwarded.
 fn body_length(request: &RequestHead) -> BodyLength {
     match request.body {
         // These have a body by definition, if an empty one (RFC 9110 section 8.6).
@@ -348,20 +354,20 @@ fn body_length(request: &RequestHead) -> BodyLength {
     }
 }
 
-/// RFC 9110 section 9.2.2.
+/// Whether the same request twice does what it does once (RFC 9110 section 9.2.2).
 fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
 }
 
-/// Reads what is left of a request's body, of `length` if that is known, and throws it away.
-async fn drain(downstream: &mut ServerConnection, length: Option<u64>) -> Result<(), ApiError> {
+/// Reads what is left of a request's body, of `length` bytes if that is known, and throws it away.
+async fn discard_request_body(downstream: &mut ServerConnection, length: Option<u64>) -> Result<(), ApiError> {
     let next_piece = async || downstream.next_piece().await.map(|piece| piece.map(|piece| piece.len()));
     replay::discard_body(length, next_piece).await
 }
 
-/// What the log calls a forwarded call.
+/// The route of every forwarded call in the log.
 const ROUTE: &str = "/datahubs/{datahub}/{path}";
-/// `?_gateway_replay=16`, in bytes.
+/// The length of `?_gateway_replay=16`.
 const MAX_COUNTER_BYTES: usize = 19;
 /// A body longer than this, in bytes, counts as one that takes long to upload.
 const LONG_BODY_BYTES: u64 = 1024 * 1024;

@@ -52,7 +52,7 @@ impl Session {
     }
 
     /// Whether the access token is so young that a refresh would bring nothing but load.
-    pub fn is_young_at(&self, now: SystemTime, limits: &SessionLimits) -> bool {
+    fn is_young_at(&self, now: SystemTime, limits: &SessionLimits) -> bool {
         now < self.tokens.issued + limits.remember.min(self.tokens.lifetime / 2)
     }
 

@@ -29,7 +29,7 @@ use crate::metrics;
 ///
 /// # Errors
 /// `rate_limited`, and nothing else.
-pub async fn callback(
+pub(super) async fn callback(
     req: HttpRequest,
     session: Session,
     auth: Data<Auth>,

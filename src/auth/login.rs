@@ -26,7 +26,7 @@ use crate::seal::cookie;
 ///
 /// # Errors
 /// `rate_limited`, `bad_request` without a DataHUB, `unknown_datahub` for one we do not serve.
-pub async fn login(
+pub(super) async fn login(
     req: HttpRequest,
     session: Session,
     auth: Data<Auth>,

@@ -20,7 +20,7 @@ use crate::seal::cookie;
 ///
 /// # Errors
 /// `unknown_datahub` for one we do not serve.
-pub async fn logout(
+pub(super) async fn logout(
     req: HttpRequest,
     auth: Data<Auth>,
     context: ReqData<Rc<RequestContext>>,

@@ -45,7 +45,7 @@ impl PendingLogins {
     }
 
     /// What reads them from a request and writes them into its answer.
-    pub fn middleware(&self) -> SessionMiddleware<Self> {
+    pub(super) fn middleware(&self) -> SessionMiddleware<Self> {
         let lifetime = actix_web::cookie::time::Duration::seconds(LOGIN_TTL.as_secs().try_into().expect("600 fits"));
         SessionMiddleware::builder(self.clone(), Key::from(&[0; 64]))
             .cookie_name(COOKIE_NAME.to_owned())
@@ -62,10 +62,10 @@ impl PendingLogins {
 
 /// A request's fields as they came, before [`keep_only_login_cookie`].
 #[derive(Debug)]
-pub struct OriginalHeaders(pub HeaderMap);
+pub(super) struct OriginalHeaders(pub(super) HeaderMap);
 
 /// Leaves nothing in the Cookie field but the exact pair of the pending logins: actix-session would decode names.
-pub fn keep_only_login_cookie<B: MessageBody, S>(
+pub(super) fn keep_only_login_cookie<B: MessageBody, S>(
     mut req: ServiceRequest,
     next: &S,
 ) -> impl Future<Output = Result<ServiceResponse<B>, actix_web::Error>> + use<B, S>
@@ -89,7 +89,7 @@ where
 
 /// A login that a DataHUB has not answered yet. Its secrets come out by [`PendingLogin::confirm`] alone.
 #[derive(Serialize, Deserialize)]
-pub struct PendingLogin {
+pub(super) struct PendingLogin {
     #[serde(rename = "d")]
     datahub: String,
     #[serde(rename = "n")]
@@ -105,21 +105,21 @@ pub struct PendingLogin {
 }
 
 /// A login whose state has come back in the browser that began it, at the DataHUB it began at, in time.
-pub struct ConfirmedLogin {
+pub(super) struct ConfirmedLogin {
     /// For the token endpoint.
-    pub verifier: PkceCodeVerifier,
+    pub(super) verifier: PkceCodeVerifier,
     /// For the ID token.
-    pub nonce: Nonce,
+    pub(super) nonce: Nonce,
     /// Where the person wanted to go.
-    pub return_to: Option<ReturnTo>,
+    pub(super) return_to: Option<ReturnTo>,
     /// The refresh token of the session that the new one takes the place of.
-    pub replaces: Option<RefreshToken>,
+    pub(super) replaces: Option<RefreshToken>,
 }
 
 impl PendingLogin {
     /// Keeps what `authorization` must be told by when it comes back.
     #[expect(clippy::disallowed_methods, reason = "it goes into the sealed cookie")]
-    pub fn store(
+    pub(super) fn store(
         session: &Session,
         authorization: &AuthorizationRequest,
         datahub: &DataHubId,
@@ -144,7 +144,7 @@ impl PendingLogin {
     ///
     /// # Errors
     /// [`PendingError`]; nothing has been sent anywhere then.
-    pub fn take(session: &Session, state: &str) -> Result<Self, PendingError> {
+    pub(super) fn take(session: &Session, state: &str) -> Result<Self, PendingError> {
         if session.entries().is_empty() {
             return Err(PendingError::None);
         }
@@ -160,7 +160,7 @@ impl PendingLogin {
     ///
     /// # Errors
     /// [`PendingError`]; nothing has been sent anywhere then.
-    pub fn confirm(self, datahub: &DataHubId, now: SystemTime) -> Result<ConfirmedLogin, PendingError> {
+    pub(super) fn confirm(self, datahub: &DataHubId, now: SystemTime) -> Result<ConfirmedLogin, PendingError> {
         if self.datahub != datahub.as_str() {
             return Err(PendingError::DataHub);
         }
@@ -177,7 +177,7 @@ impl PendingLogin {
 }
 
 /// Removes a cookie that holds no pending login, such as one that does not unseal; it would only come back.
-pub fn remove_empty_cookie(req: &HttpRequest, session: &Session, response: &mut HttpResponse) {
+pub(super) fn remove_empty_cookie(req: &HttpRequest, session: &Session, response: &mut HttpResponse) {
     if session.entries().is_empty()
         && session.status() == actix_session::SessionStatus::Unchanged
         && req.headers().contains_key(COOKIE)
@@ -212,7 +212,7 @@ fn seconds(time: SystemTime) -> u64 {
 
 /// Why a callback belongs to no login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum PendingError {
+pub(super) enum PendingError {
     /// The browser sent no pending login at all.
     #[error("no pending login came back")]
     None,

@@ -25,7 +25,7 @@ use crate::session::replay::ReplayTarget;
 /// # Errors
 /// That of the session, if none works: `not_logged_in` without any. `session_superseded` if one of them may have newer
 /// tokens elsewhere.
-pub async fn refresh(
+pub(super) async fn refresh(
     req: HttpRequest,
     auth: Data<Auth>,
     context: ReqData<Rc<RequestContext>>,

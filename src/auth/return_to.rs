@@ -5,11 +5,11 @@
 
 /// A path, with its query, that leads nowhere but to our own origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReturnTo(String);
+pub(super) struct ReturnTo(String);
 
 impl ReturnTo {
     /// `None` for whatever is not plainly such a path.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (path, query) = text.split_once('?').unwrap_or((text, ""));
         let is_safe = text.len() <= MAX_BYTES
             && path.starts_with('/')
@@ -21,7 +21,7 @@ impl ReturnTo {
     }
 
     /// The path and query.
-    pub fn into_string(self) -> String {
+    pub(super) fn into_string(self) -> String {
         self.0
     }
 }

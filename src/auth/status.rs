@@ -17,7 +17,7 @@ use crate::seal::cookie;
 use crate::session::Session;
 
 /// The sessions that open and have not ended, without asking any DataHUB.
-pub async fn status(req: HttpRequest, auth: Data<Auth>, context: ReqData<Rc<RequestContext>>) -> HttpResponse {
+pub(super) async fn status(req: HttpRequest, auth: Data<Auth>, context: ReqData<Rc<RequestContext>>) -> HttpResponse {
     let now = SystemTime::now();
     let opened = auth.datahubs.iter().filter_map(|datahub| {
         let (_, session) = auth.sessions.open(cookie::fields(req.headers()), datahub, &context, now).ok()?;
@@ -29,7 +29,7 @@ pub async fn status(req: HttpRequest, auth: Data<Auth>, context: ReqData<Rc<Requ
 }
 
 /// The DataHUBs to choose from.
-pub async fn datahubs(auth: Data<Auth>) -> HttpResponse {
+pub(super) async fn datahubs(auth: Data<Auth>) -> HttpResponse {
     let choices: Vec<_> = auth
         .datahubs
         .iter()

@@ -85,7 +85,7 @@ impl Discovery {
     ///
     /// # Errors
     /// As [`Discovery::metadata`].
-    pub async fn with_new_keys(
+    pub(super) async fn with_new_keys(
         &self,
         back_channel: &BackChannel,
         now: Instant,

@@ -30,7 +30,7 @@ impl TokenSet {
 }
 
 /// Lifetime of an access token whose answer has no `expires_in` (GitLab `config/initializers/doorkeeper.rb`).
-pub const DEFAULT_LIFETIME: Duration = Duration::from_hours(2);
+pub(super) const DEFAULT_LIFETIME: Duration = Duration::from_hours(2);
 
 /// Opens a DataHUB's API for one person.
 #[derive(Clone, PartialEq, Eq)]

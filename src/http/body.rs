@@ -81,7 +81,7 @@ impl BodyDecoder {
     }
 
     /// How many bytes are to come at least, as far as that is known.
-    pub fn remaining(&self) -> Option<u64> {
+    pub(super) fn remaining(&self) -> Option<u64> {
         match self {
             Self::Known(left) => Some(*left),
             Self::Chunked(_) | Self::UntilClose => None,

@@ -40,7 +40,7 @@ pub struct Buffer {
 impl Buffer {
     /// Takes the first `length` bytes out; what follows them, mostly nothing, stays.
     #[must_use]
-    pub fn split_off_front(&mut self, length: usize) -> Self {
+    pub(super) fn split_off_front(&mut self, length: usize) -> Self {
         let rest = if self.bytes.len() > length { self.pool.take() } else { self.pool.none() };
         let mut front = std::mem::replace(self, rest);
         self.bytes.extend_from_slice(&front.bytes[length..]);
@@ -85,7 +85,7 @@ pub fn append<const N: usize>(out: &mut Vec<u8>, parts: [&[u8]; N]) {
 }
 
 /// How much of a body is read or written at once, in bytes. Writes of 64 KiB are split by the loopback device; these are not.
-pub const PIECE_BYTES: usize = 48 * 1024;
+pub(super) const PIECE_BYTES: usize = 48 * 1024;
 /// Room for the head of a usual request or answer and a short body, in bytes.
 const MIN_CAPACITY: usize = 8 * 1024;
 /// A buffer that has grown beyond this is not kept, in bytes.

@@ -200,13 +200,13 @@ impl RequestHead {
 
 /// The head of an answer, read from bytes that stay where they are.
 #[derive(Debug)]
-pub struct ResponseHead {
+pub(super) struct ResponseHead {
     /// From 100 to 599.
-    pub status: u16,
+    pub(super) status: u16,
     /// Whether it is HTTP/1.1, and not HTTP/1.0.
-    pub is_http_1_1: bool,
+    pub(super) is_http_1_1: bool,
     /// Of the head, in bytes.
-    pub length: usize,
+    pub(super) length: usize,
     fields: Vec<FieldSpan>,
 }
 
@@ -215,7 +215,7 @@ impl ResponseHead {
     ///
     /// # Errors
     /// [`HeadError`] for what is no head, or too much of one.
-    pub fn parse(bytes: &[u8], limits: HeadLimits) -> Result<Option<Self>, HeadError> {
+    pub(super) fn parse(bytes: &[u8], limits: HeadLimits) -> Result<Option<Self>, HeadError> {
         let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut response = httparse::Response::new(&mut []);
         let slots = &mut slots[..limits.fields.min(MAX_FIELDS)];
@@ -236,7 +236,7 @@ impl ResponseHead {
     }
 
     /// All fields, in order; `bytes` are those the head was read from.
-    pub fn fields<'a>(&'a self, bytes: &'a [u8]) -> Fields<'a> {
+    pub(super) fn fields<'a>(&'a self, bytes: &'a [u8]) -> Fields<'a> {
         Fields { bytes, spans: &self.fields }
     }
 }

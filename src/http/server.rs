@@ -4,7 +4,7 @@
 //!   only whether the client leaves is watched.
 //! - *Bodies* are read when somebody asks for them, within a deadline for each piece. `Expect: 100-continue` is answered then.
 //! - *Answers* must find somebody who reads them.
-//! - *Whether it goes on* after an answer is decided in one place, [`ServerConnection::persists`], before the answer's head
+//! - *Whether it goes on* after an answer is decided in one place, [`ServerConnection::decide_persistence`], before the answer's head
 //!   is written. Where it ends while the client may still be sending, it is closed slowly ([`ServerConnection::close`]), so
 //!   that the answer is not lost to a reset.
 
@@ -251,7 +251,7 @@ impl ServerConnection {
     /// Whether the connection goes on after the answer whose head is about to be written. This is where that is decided: not
     /// if the client, the answer (`is_last`) or the end of the process wants it to end, and not if nobody can tell where the
     /// next request begins, since the body of this one was not read to its end.
-    pub fn persists(&mut self, is_last: bool) -> bool {
+    pub fn decide_persistence(&mut self, is_last: bool) -> bool {
         self.is_persistent &= !is_last && !self.is_draining.load(Ordering::Relaxed) && self.body.is_done();
         self.is_persistent
     }
@@ -261,7 +261,7 @@ impl ServerConnection {
         if self.is_http_1_1 { "HTTP/1.1 " } else { "HTTP/1.0 " }
     }
 
-    /// The field that tells the client what [`ServerConnection::persists`] decided, as a line; nothing where that is the
+    /// The field that tells the client what [`ServerConnection::decide_persistence`] decided, as a line; nothing where that is the
     /// version's default.
     pub fn persistence_field(&self) -> &'static [u8] {
         match (self.is_persistent, self.is_http_1_1) {
@@ -516,7 +516,7 @@ mod tests {
         }
 
         async fn answer(&mut self) {
-            self.persists(false);
+            self.decide_persistence(false);
             self.write(&[ANSWER]).await.expect("there is room");
             self.finish();
         }
@@ -747,7 +747,7 @@ mod tests {
                         is_taken || connection.next_piece().await.is_err(),
                         "{length}: nothing of it comes after that"
                     );
-                    assert_eq!(connection.persists(false), is_taken, "{length}");
+                    assert_eq!(connection.decide_persistence(false), is_taken, "{length}");
                 }
             }
         });
@@ -787,7 +787,7 @@ mod tests {
                     let body = connection.whole_body().await;
                     assert!(matches!(body, Err(BodyError::Malformed)), "{chunks:?}: {body:?}");
                 }
-                assert!(!connection.persists(false), "{chunks:?}");
+                assert!(!connection.decide_persistence(false), "{chunks:?}");
             }
         });
     }
@@ -884,7 +884,7 @@ mod tests {
                 if is_read {
                     connection.whole_body().await.expect("it is there");
                 }
-                assert_eq!(connection.persists(is_last), goes_on, "{case}");
+                assert_eq!(connection.decide_persistence(is_last), goes_on, "{case}");
                 let field = String::from_utf8_lossy(connection.persistence_field());
                 assert_eq!(field.trim_start_matches("connection: ").trim_end(), says, "{case}");
                 assert_eq!(
@@ -898,7 +898,7 @@ mod tests {
             }
             let (mut connection, _client) = with(&GET.repeat(2)).await;
             connection.request().await;
-            assert!(connection.persists(false));
+            assert!(connection.decide_persistence(false));
             connection.abort();
             connection.finish();
             assert!(connection.next_request().await.expect("good so far").is_none(), "an answer that broke off");
@@ -906,7 +906,7 @@ mod tests {
             let (mut connection, _client) = with(&GET.repeat(2)).await;
             connection.request().await;
             connection.is_draining.store(true, Ordering::Relaxed);
-            assert!(!connection.persists(false), "the process ends");
+            assert!(!connection.decide_persistence(false), "the process ends");
         });
     }
 
@@ -977,7 +977,7 @@ mod tests {
             ] {
                 let (mut connection, mut client) = with(&text).await;
                 connection.request().await;
-                connection.persists(true);
+                connection.decide_persistence(true);
                 connection.write(&[ANSWER]).await.expect("there is room");
                 let begun = Instant::now();
                 let closing = async {

@@ -8,11 +8,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// A timer that is set once and then only moved: it may fire too early and is moved on then, so that a deadline that nearly
 /// never comes costs a comparison and no visit to the runtime's timers.
 #[derive(Debug)]
-pub struct Timer(Pin<Box<Sleep>>);
+pub(super) struct Timer(Pin<Box<Sleep>>);
 
 impl Timer {
     /// A timer that first fires at `deadline`, or earlier if an earlier one is waited for.
-    pub fn new(deadline: Instant) -> Self {
+    pub(super) fn new(deadline: Instant) -> Self {
         Self(Box::pin(sleep_until(deadline)))
     }
 
@@ -21,7 +21,7 @@ impl Timer {
     ///
     /// # Errors
     /// [`Elapsed`]; `work` is not polled any more then.
-    pub async fn within<T>(
+    pub(super) async fn within<T>(
         &mut self,
         limit: Duration,
         mut work: impl Future<Output = T> + Unpin,
@@ -37,7 +37,7 @@ impl Timer {
     ///
     /// # Errors
     /// [`Elapsed`]; `work` is not polled any more then.
-    pub async fn until<T>(
+    pub(super) async fn until<T>(
         &mut self,
         deadline: Instant,
         mut work: impl Future<Output = T> + Unpin,

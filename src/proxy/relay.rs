@@ -31,7 +31,7 @@ impl Call<'_> {
     ) -> Result<(), Failure> {
         let is_unbounded = exchange.response.length.known().is_none();
         let is_chunked = is_unbounded && downstream.takes_chunks();
-        downstream.persists(is_unbounded && !is_chunked);
+        downstream.decide_persistence(is_unbounded && !is_chunked);
         let mut out = self.head(&exchange, is_chunked, downstream)?;
         self.context.record_answer(exchange.response.status(), None);
 

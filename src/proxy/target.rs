@@ -55,12 +55,12 @@ impl<'a> Target<'a> {
 }
 
 /// Whether a decoded parameter name is one that GitLab takes as a credential or an override.
-pub fn is_credential(name: &str) -> bool {
+pub(super) fn is_credential(name: &str) -> bool {
     CREDENTIAL_NAMES.contains(&base_name(name))
 }
 
 /// Whether the name of such a parameter is anywhere in `text`.
-pub fn mentions_credential(text: &[u8]) -> bool {
+pub(super) fn mentions_credential(text: &[u8]) -> bool {
     CREDENTIAL_NAMES.iter().any(|name| memchr::memmem::find(text, name.as_bytes()).is_some())
 }
 

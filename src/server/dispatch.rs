@@ -1,4 +1,4 @@
-//! One request's way, straight down and straight back: context, guard, proxy or web, hardening, log.
+//! One request's way: its context, the guard, the proxy or our own routes, the hardened answer, the line in the log.
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
@@ -50,11 +50,12 @@ impl Worker {
         let mut connection =
             ServerConnection::new(stream, Rc::clone(&self.settings), self.pool.clone(), shutdown, self.draining.flag());
         if let Err(error) = self.answer_all(&mut connection, peer).await {
-            self.refuse(error, &mut connection, peer.map(canonical)).await;
+            self.answer_request_error(error, &mut connection, peer).await;
         }
         connection.close().await;
     }
 
+    /// Answers one request after the other, until the connection ends.
     async fn answer_all(
         &self,
         connection: &mut ServerConnection,
@@ -72,18 +73,20 @@ impl Worker {
         let client = self.guard.client(peer.map(canonical), request.fields());
         let method = Method::from_bytes(request.method().as_bytes()).expect("the head's parser takes tokens only");
         let context = RequestContext::new(method, client, Rc::clone(&self.metrics));
-        context.id.scope(pin!(self.answer_or_fail(request, connection, peer, &context))).await;
+        context.id.scope(pin!(self.answer_or_write_error(request, connection, peer, &context))).await;
     }
 
-    async fn answer_or_fail(
+    /// Answers one request. Where that fails before anything has been written, the answer is an error.
+    async fn answer_or_write_error(
         &self,
         request: &RequestHead,
         connection: &mut ServerConnection,
         peer: Option<SocketAddr>,
         context: &Rc<RequestContext>,
     ) {
+        // Kept out here, since an error that is written instead of the answer depends on it, too (CORS, downloads).
         let mut access = Access::Open;
-        // In a box, so that an idle connection holds no room for a call. A panic is the end of one request and not of the worker.
+        // In a box, so that an idle connection holds no memory for a call. A panic ends this request and not the worker.
         let answer = Box::pin(self.answer(request, connection, peer, &mut access, context));
         let answered = AssertUnwindSafe(answer).catch_unwind().await;
         match answered.unwrap_or_else(|_| Err(ApiError::from(Code::Internal).closing().into())) {
@@ -92,16 +95,18 @@ impl Worker {
                 context.record_incomplete(Incomplete::ClientGone);
                 connection.abort();
             }
-            Err(Failure::Refused(_)) if connection.has_answered() => {
+            Err(Failure::Error(_)) if connection.has_answered() => {
                 context.record_incomplete(Incomplete::Internal);
                 connection.abort();
             }
-            Err(Failure::Refused(error)) => {
+            Err(Failure::Error(error)) => {
                 self.write_error(&error, Some(request), access, connection, context).await;
             }
         }
     }
 
+    /// Answers one request: a call by the proxy, anything else by our own routes and the app's files. `access` is what the
+    /// guard has found.
     async fn answer(
         &self,
         request: &RequestHead,
@@ -113,7 +118,8 @@ impl Worker {
         if self.proxy.serves(request) {
             *access = self.guard.check_call(request, context)?;
             if *access == Access::Preflight {
-                return self.write_preflight(request, false, connection, context).await;
+                self.write_preflight(request, false, connection, context).await;
+                return Ok(());
             }
             return self.proxy.forward(request, connection, *access, context).await;
         }
@@ -121,22 +127,23 @@ impl Worker {
         *access = self.guard.check_route(request, web_request.path(), context)?;
         let is_file = self.guard.is_file(web_request.path());
         if *access == Access::Preflight {
-            return self.write_preflight(request, is_file, connection, context).await;
+            self.write_preflight(request, is_file, connection, context).await;
+            return Ok(());
         }
         let body = read_body(request, connection, context).await?;
         let answer = self.web.call(web_request, body, context);
         let response = connection.unless_client_leaves(pin!(answer)).await??;
-        self.write_response(response, is_file, *access, request, connection, context).await;
+        self.write_response(response, request, *access, is_file, connection, context).await;
         Ok(())
     }
 
-    /// Writes what a route or a file says.
+    /// Writes the answer of one of our own routes, or a file.
     async fn write_response(
         &self,
         response: HttpResponse<BoxBody>,
-        is_file: bool,
-        access: Access,
         request: &RequestHead,
+        access: Access,
+        is_file: bool,
         connection: &mut ServerConnection,
         context: &RequestContext,
     ) {
@@ -146,7 +153,7 @@ impl Worker {
         let is_stream = matches!(size, BodySize::Stream);
         let is_chunked = is_stream && connection.takes_chunks();
         let closes = response.head().connection_type() == ConnectionType::Close || (is_stream && !is_chunked);
-        connection.persists(closes);
+        connection.decide_persistence(closes);
 
         let mut out = self.begin_head(status, connection);
         let headers = response.headers();
@@ -163,7 +170,7 @@ impl Worker {
             BodySize::Stream if is_chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             _ => {}
         }
-        self.end_head(is_file, access, Some(request), connection, context, &mut out);
+        self.end_head(Some(request), access, is_file, connection, context, &mut out);
         context.record_answer(status.as_u16(), None);
 
         let mut written = connection.write(&[&out]).await;
@@ -195,7 +202,7 @@ impl Worker {
         record_written(&written, context);
     }
 
-    /// Writes what the browser is told of a failure, which the log learns the reason of.
+    /// Writes an error's problem document to the browser, and its cause to the log if the fault is on our side.
     async fn write_error(
         &self,
         error: &ApiError,
@@ -209,7 +216,7 @@ impl Worker {
             log::warn!(code = error.code().as_str(), reason = chain(source); "a call failed");
         }
         let problem = error.problem(context.id.as_str());
-        connection.persists(error.closes());
+        connection.decide_persistence(error.closes());
         let mut out = self.begin_head(status, connection);
         out.extend_from_slice(b"content-type: application/problem+json\r\ncache-control: no-store\r\nvary: Cookie\r\n");
         for (name, value) in error.fields() {
@@ -219,7 +226,7 @@ impl Worker {
             out.extend_from_slice(b"content-disposition: attachment\r\n");
         }
         write_content_length(problem.len() as u64, &mut out);
-        self.end_head(false, access, request, connection, context, &mut out);
+        self.end_head(request, access, false, connection, context, &mut out);
         context.record_answer(status.as_u16(), Some(error.code()));
         if request.is_none_or(|request| request.method() != "HEAD") {
             context.count_out(problem.len());
@@ -228,33 +235,38 @@ impl Worker {
         record_written(&connection.write(&[&out]).await, context);
     }
 
-    /// Answers what is no request, after which the connection is closed. It has its line in the log, too.
-    async fn refuse(&self, error: RequestError, connection: &mut ServerConnection, peer: Option<IpAddr>) {
+    /// Answers bytes that are no request; the connection is closed after that. They have a line in the log, too.
+    async fn answer_request_error(
+        &self,
+        error: RequestError,
+        connection: &mut ServerConnection,
+        peer: Option<SocketAddr>,
+    ) {
         let method = Method::from_bytes(b"-").expect("a token");
-        let client = Client { address: peer, is_local: false };
+        let client = Client { address: peer.map(canonical), is_local: false };
         let context = RequestContext::new(method, client, Rc::clone(&self.metrics));
         let error = ApiError::from(error);
         context.id.scope(pin!(self.write_error(&error, None, Access::Open, connection, &context))).await;
     }
 
-    /// Lets a development origin's script send what it asks about (Fetch, CORS protocol).
+    /// Answers a development origin's preflight, the question what its script may send (Fetch, CORS protocol).
     async fn write_preflight(
         &self,
         request: &RequestHead,
         is_file: bool,
         connection: &mut ServerConnection,
         context: &RequestContext,
-    ) -> Result<(), Failure> {
-        connection.persists(false);
+    ) {
+        connection.decide_persistence(false);
         let mut out = self.begin_head(StatusCode::NO_CONTENT, connection);
         out.extend_from_slice(guard::PREFLIGHT);
         out.extend_from_slice(b"cache-control: no-store\r\nvary: Cookie\r\n");
-        self.end_head(is_file, Access::Preflight, Some(request), connection, context, &mut out);
+        self.end_head(Some(request), Access::Preflight, is_file, connection, context, &mut out);
         context.record_answer(StatusCode::NO_CONTENT.as_u16(), None);
         record_written(&connection.write(&[&out]).await, context);
-        Ok(())
     }
 
+    /// The status line.
     fn begin_head(&self, status: StatusCode, connection: &ServerConnection) -> Buffer {
         let mut out = self.pool.take();
         let reason = status.canonical_reason().unwrap_or_default();
@@ -268,9 +280,9 @@ impl Worker {
     /// Writes the fields that every answer of ours has, and the end of its head.
     fn end_head(
         &self,
-        is_file: bool,
-        access: Access,
         request: Option<&RequestHead>,
+        access: Access,
+        is_file: bool,
         connection: &ServerConnection,
         context: &RequestContext,
         out: &mut Vec<u8>,
@@ -285,8 +297,8 @@ impl Worker {
     }
 }
 
-/// The whole body of a request for one of our own routes; nothing of one that is longer than any of them wants, or that waits
-/// to be asked for. The connection ends then.
+/// The whole body of a request for one of our own routes. A body that is too long is taken for empty, since no route needs
+/// one, and so is one that the client sends only after a 100. It stays unread, and the connection ends after the answer.
 async fn read_body(
     request: &RequestHead,
     connection: &mut ServerConnection,
@@ -307,6 +319,7 @@ async fn read_body(
     Ok(body.freeze())
 }
 
+/// Tells the log if the client did not get the whole answer.
 fn record_written(written: &Result<(), WriteError>, context: &RequestContext) {
     match written {
         Ok(()) => {}
@@ -315,6 +328,7 @@ fn record_written(written: &Result<(), WriteError>, context: &RequestContext) {
     }
 }
 
+/// A peer's address: an IPv4 address as such, also where it came mapped into an IPv6 one.
 fn canonical(peer: SocketAddr) -> IpAddr {
     peer.ip().to_canonical()
 }

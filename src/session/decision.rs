@@ -11,7 +11,7 @@ use crate::datahub::token::TokenSet;
 
 /// What this process knows of a refresh token.
 #[derive(Debug, Clone)]
-pub enum CacheEntry {
+pub(super) enum CacheEntry {
     /// A refresh is under way; its outcome will be sent here.
     InFlight(watch::Receiver<Option<CacheEntry>>),
     /// A refresh brought these tokens; the DataHUB has revoked the ones before.
@@ -40,7 +40,7 @@ pub enum Reason {
 
 /// One attempt of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attempt {
+pub(super) struct Attempt {
     /// Why it asks.
     pub reason: Reason,
     /// How often the browser has sent the call again; 0 for the first attempt.
@@ -53,7 +53,7 @@ pub struct Attempt {
 
 /// What becomes of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision<'a> {
+pub(super) enum Decision<'a> {
     /// It goes on with the tokens it has.
     UseCurrent,
     /// The browser gets the newest tokens that follow these, and sends the call again.
@@ -78,7 +78,7 @@ pub enum Decision<'a> {
 }
 
 /// Decides what becomes of an attempt whose refresh token is known by `entry`, or not at all.
-pub fn decide(entry: Option<&CacheEntry>, attempt: Attempt, now: Instant) -> Decision<'_> {
+pub(super) fn decide(entry: Option<&CacheEntry>, attempt: Attempt, now: Instant) -> Decision<'_> {
     let Attempt { reason, replays, is_young, has_waited } = attempt;
     match entry {
         Some(CacheEntry::Invalidated) => Decision::Expired,
@@ -107,7 +107,7 @@ fn on_invalid_grant(since: Instant, replays: u8, now: Instant) -> Decision<'stat
 }
 
 /// How often a call is sent again at most; Fetch follows 20 redirects.
-pub const MAX_REPLAYS: u8 = 16;
+pub(super) const MAX_REPLAYS: u8 = 16;
 /// How long after an `invalid_grant` replays may still search for newer tokens.
 const MAX_SEARCH: Duration = Duration::from_secs(10);
 /// How long a loser waits before it is sent round, the first time, the second time and so on.

@@ -131,7 +131,7 @@ async fn serve(mut connection: ServerConnection, manner: Manner) -> Served {
             Ok(Some(request)) => request,
             Ok(None) => break,
             Err(RequestError::Head(_) | RequestError::Timeout) => {
-                connection.persists(true);
+                connection.decide_persistence(true);
                 answer(&mut connection).await;
                 served.is_refused = true;
                 break;
@@ -144,7 +144,7 @@ async fn serve(mut connection: ServerConnection, manner: Manner) -> Served {
             // Whoever seems to leave has only said all.
             let _ = connection.unless_client_leaves(pin!(sleep(Duration::from_millis(7)))).await;
         }
-        connection.persists(false);
+        connection.decide_persistence(false);
         answer(&mut connection).await;
         connection.finish();
     }
