@@ -332,7 +332,7 @@ impl ServerConnection {
     /// Ends the connection. Where more may be coming, to close at once would reset the connection, and our answer with it
     /// (RFC 9112 section 9.6): it is listened to for a while.
     pub async fn close(mut self) {
-        if let (Stream::Tcp(stream), true) = (&self.stream, self.is_cut_off) {
+        if let (AcceptedStream::Tcp(stream), true) = (&self.stream, self.is_cut_off) {
             // To an older client the end of the connection is the end of the body; only a reset says that it is not.
             let _ = stream.set_zero_linger();
             return;
