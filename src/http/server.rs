@@ -43,6 +43,8 @@ pub struct ServerConnection {
     is_persistent: bool,
     /// Whether the answer that is due has begun.
     has_answered: bool,
+    /// Whether an answer broke off whose end the end of the connection would be.
+    is_cut_off: bool,
     is_http_1_1: bool,
     body: BodyDecoder,
     /// How many bytes of the body may still come.
@@ -95,6 +97,7 @@ impl ServerConnection {
             is_new: true,
             is_persistent: true,
             has_answered: false,
+            is_cut_off: false,
             is_http_1_1: true,
             body: BodyDecoder::Done,
             body_allowance: 0,
@@ -327,11 +330,17 @@ impl ServerConnection {
     /// The answer cannot be brought to its end: the connection ends, so that nobody takes what there is of it for the whole.
     pub fn abort(&mut self) {
         self.is_persistent = false;
+        self.is_cut_off = self.has_answered && !self.is_http_1_1;
     }
 
     /// Ends the connection. Where more may be coming, closing at once would reset the connection, and our answer might be
     /// lost (RFC 9112 section 9.6). So our half is closed, and what comes is read and thrown away for a while.
     pub async fn close(mut self) {
+        if let (AcceptedStream::Tcp(stream), true) = (&self.stream, self.is_cut_off) {
+            // To an older client the end of the connection is the end of the body; only a reset says that it is not.
+            let _ = stream.set_zero_linger();
+            return;
+        }
         let is_all_read = self.body.is_done() && self.read_buffer.is_empty();
         if self.stream.shutdown().await.is_err() || is_all_read {
             return;

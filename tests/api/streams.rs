@@ -1,5 +1,7 @@
 //! Long bodies, slow bodies, and bodies that break off.
 
+use std::io::{Error, ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::time::Instant;
 
 use datahub::behaviour::Answer as Manner;
@@ -142,6 +144,19 @@ fn what_breaks_off_is_never_taken_for_whole() {
         // Broken off within the body, or before the head if all of that came at once.
         let whole = connection.try_head().and_then(|answer| connection.body(&answer));
         assert!(whole.is_err(), "{case}");
+    }
+    // An older client takes the end of the connection for the end of the body: it gets none.
+    let older = format!(
+        "GET {BASE}/datahubs/a/api/v4/user HTTP/1.0\r\nHost: localhost:8000\r\n{FETCH}{}\r\n",
+        browser.cookie_field()
+    );
+    for (chunks, is_whole) in [("4\r\nhalf\r\n", false), ("4\r\nhalf\r\n0\r\n\r\n", true)] {
+        let raw = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+        hub.set(|behaviour| behaviour.api.answer = Manner::Raw(raw.into_bytes()));
+        let mut stream = TcpStream::connect(&gateway.address).expect("it listens");
+        stream.write_all(older.as_bytes()).expect("it takes a request");
+        let end = stream.read_to_end(&mut Vec::new());
+        assert_eq!(end.as_ref().err().map(Error::kind), (!is_whole).then_some(ErrorKind::ConnectionReset), "{end:?}");
     }
     hub.set(|behaviour| behaviour.api.answer = Manner::Normal);
     // And the other way: an upload whose sender leaves does not look finished to the DataHUB.
