@@ -66,7 +66,7 @@ pub fn flush(limit: Duration) {
     QUEUE.flush(limit);
 }
 
-/// A panic's line: where it happened and what our source says about it, never what a value at hand adds to that.
+/// Logs a panic: where it happened and its message if that is a literal, never one with a value in it.
 fn panicked(panic: &PanicHookInfo<'_>) {
     metrics::panicked();
     let at = panic.location().map(ToString::to_string);

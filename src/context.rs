@@ -33,7 +33,7 @@ pub struct RequestContext {
     pub client: Client,
     /// How often the browser has sent it again.
     pub replay: Cell<u8>,
-    /// From sending it upstream to the head of the answer.
+    /// How long the DataHUB took, from sending it upstream to the head of the answer.
     pub upstream: Cell<Option<Duration>>,
     method: Method,
     route: RefCell<Cow<'static, str>>,
@@ -67,23 +67,23 @@ impl RequestContext {
         })
     }
 
-    /// The pattern of its route, never its path.
+    /// Sets the pattern of its route, never its path.
     pub fn set_route(&self, route: impl Into<Cow<'static, str>>) {
         self.route.replace(route.into());
     }
 
-    /// Which of its worker's DataHUBs it is about.
+    /// Sets which of its worker's DataHUBs it is about.
     pub fn set_datahub(&self, id: &str) {
         self.datahub.set(self.metrics.datahub(id));
     }
 
-    /// What the answer is, once its head is known.
+    /// Notes what the answer is, once its head is known.
     pub fn record_answer(&self, status: u16, code: Option<Code>) {
         self.status.set(status);
         self.code.set(code.map_or("", Code::as_str));
     }
 
-    /// The answer, or the request, did not come to its end.
+    /// Notes that the answer, or the request, did not come to its end.
     pub fn record_incomplete(&self, reason: Incomplete) {
         self.code.set(reason.as_str());
         if self.status.get() == 0 {

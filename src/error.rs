@@ -86,7 +86,8 @@ impl From<Code> for ApiError {
     }
 }
 
-/// Handlers fail with it; the server takes it out of their answer and writes it itself, since only it knows the request's id.
+/// For our own routes, which fail with it. It is taken out of their answer and written by the server, which knows the
+/// request's id.
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         self.status()

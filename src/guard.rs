@@ -1,8 +1,8 @@
 //! Who may call, and what keeps an answer from acting on our origin.
 //!
 //! Cookies come along with whatever a browser sends, so a cookie alone is no proof that our app asked. The proof is Fetch
-//! Metadata, which no page can forge, or, from a browser without it, a header that a foreign page cannot send without
-//! asking first. It is wanted of every route but the few that people or other sites may open by a link. On its way out every
+//! Metadata, which no page can forge, or, from a browser without it, a header that a foreign page cannot send without a
+//! preflight. All routes need that proof but the few that people or other sites may open by a link. On its way out every
 //! answer gets the hardening fields: a DataHUB's answer stands on our origin, beside our cookies.
 
 use std::net::IpAddr;
@@ -81,7 +81,7 @@ impl Guard {
         Client { address: address.or(peer), is_local: false }
     }
 
-    /// Lets a call of the proxy in.
+    /// Checks a call to a DataHUB.
     ///
     /// # Errors
     /// What [`Guard::check_request`] refuses, and `cross_site_request`.
@@ -93,8 +93,8 @@ impl Guard {
         self.check_origin(request, true, context)
     }
 
-    /// Lets a request for one of our own routes or of the app's files in. `path` is the one that the router goes by:
-    /// whoever judges another reading of it judges another route.
+    /// Checks a request for one of our own routes or of the app's files. `path` is the decoded one that the router goes by,
+    /// so that the route that is checked is the one that answers.
     ///
     /// # Errors
     /// What [`Guard::check_request`] refuses, `cross_site_request`, and `method_not_allowed` for a file.
@@ -130,7 +130,7 @@ impl Guard {
         } else {
             return Ok(());
         };
-        // Who asks for such things is not to be trusted with where the next request begins.
+        // A client that sends this may also disagree with us on where its next request begins.
         Err(ApiError::from(code).closing())
     }
 
@@ -156,7 +156,7 @@ impl Guard {
         }
     }
 
-    /// Whether the app's files are asked; what is below our own routes never is one, even if the app is at `/`.
+    /// Whether a path is one of the app's files. None below our own routes is, even if the app is at `/`.
     pub fn is_file(&self, path: &str) -> bool {
         below(&self.base_path, path).is_none() && self.files.as_ref().is_some_and(|place| below(place, path).is_some())
     }
@@ -245,7 +245,7 @@ impl TrustedOrigins {
     }
 }
 
-/// Whether people, and not a page behind their back, are opening the login: a link of our app or of nobody's.
+/// Whether a person opens this URL, by a link of our app or by hand, and not another site or a page without being asked.
 pub fn is_own_navigation(headers: &HeaderMap) -> bool {
     let [site, mode, dest] =
         ["sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"].map(|name| headers.get(name).map(HeaderValue::as_bytes));
@@ -256,12 +256,12 @@ pub fn is_own_navigation(headers: &HeaderMap) -> bool {
         || (matches!(site, Some(b"same-origin" | b"none")) && mode == Some(b"navigate") && dest == Some(b"document"))
 }
 
-/// The request cannot show that it is this origin's own script's.
+/// Nothing in the request proves that our own origin's script has sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not sent by this origin's own script")]
 struct CrossSite;
 
-/// Two of one name prove nothing.
+/// A field that is there twice proves nothing.
 impl From<Several> for CrossSite {
     fn from(_: Several) -> Self {
         Self
@@ -274,7 +274,7 @@ impl From<CrossSite> for ApiError {
     }
 }
 
-/// What came is no request.
+/// An answer to bytes that are no request.
 impl From<RequestError> for ApiError {
     fn from(error: RequestError) -> Self {
         let code = match error {
@@ -287,7 +287,7 @@ impl From<RequestError> for ApiError {
     }
 }
 
-/// A request's body that did not come, or not in time, or that did not end.
+/// An answer to a request whose body did not come whole, or not in time.
 impl From<BodyError> for ApiError {
     fn from(error: BodyError) -> Self {
         let code = match error {
@@ -299,12 +299,12 @@ impl From<BodyError> for ApiError {
     }
 }
 
-/// What follows `place` in a path that is there or below.
-fn below<'a>(place: &str, path: &'a str) -> Option<&'a str> {
-    path.strip_prefix(place).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+/// What follows `prefix` in a path that is `prefix` or below it.
+fn below<'a>(prefix: &str, path: &'a str) -> Option<&'a str> {
+    path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// What our routes, the proxy and CORS know.
+/// The methods that are taken at all, by our routes, the proxy and CORS.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 const HARDENING: &[u8] =

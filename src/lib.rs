@@ -4,10 +4,11 @@
 //! into a cookie that no script can read, and forwards the app's API calls with the token attached. It stores nothing:
 //! any process that holds the keys can serve any request.
 //!
-//! Four rooms carry it. [`auth`] gets you in, [`session`] keeps you in, [`proxy`] takes you through, and [`datahub`] is
-//! the far end. [`guard`] stands at the door; [`http`] is how bytes become requests and answers, on both sides; [`context`],
-//! [`seal`], [`access_log`], [`metrics`] and [`error`] are the ground. Imports run down only, and rooms on one step do not
-//! import each other:
+//! The modules below are its rooms. Four of them do the work: [`auth`] logs people in and out, [`session`] keeps them logged
+//! in, [`proxy`] forwards their calls, and [`datahub`] speaks to GitLab for all three. A request comes in through
+//! [`server`], is read by [`http`] and checked by [`guard`]; [`context`] holds what is known of it. [`seal`],
+//! [`access_log`], [`metrics`] and [`error`] are what the others build on. Imports run down only, and rooms on one step do
+//! not import each other:
 //!
 //! ```text
 //! main → { server | reload } → config → { proxy | auth | admin } → session → { datahub | guard } → { context | seal } → access_log → { metrics | error | http }

@@ -49,7 +49,8 @@ pub fn refresh(result: &'static str) {
     METRICS.1.refreshes.get_or_create(&ResultLabel { result }).inc();
 }
 
-/// A browser was sent round (`again`), or a call that it sent for the `number`th time went up (`passed`) or ended (`lost`).
+/// A browser was told to send a call again (`again`), or a call that it sent for the `number`th time went up (`passed`) or
+/// ended (`lost`).
 pub fn replay(result: &'static str, number: u8) {
     METRICS.1.replays.get_or_create(&ReplayLabel { result, number: number.into() }).inc();
 }

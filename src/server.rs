@@ -1,4 +1,4 @@
-//! Sockets and workers: what runs the loop of [`dispatch`].
+//! Sockets and workers: each worker serves its connections by [`dispatch`].
 
 mod dispatch;
 mod web;
@@ -196,7 +196,7 @@ fn service<S: 'static>(
     })
 }
 
-/// The operators' listener.
+/// The server of the operators' routes, on a listener of its own.
 ///
 /// # Errors
 /// A socket that cannot be listened on.

@@ -1,4 +1,4 @@
-//! Bodies: how they are delimited (RFC 9112 section 6), and chunks, taken apart strictly (section 7.1), of both sides.
+//! Bodies of both sides: how they are delimited (RFC 9112 section 6), and chunks, decoded strictly (section 7.1).
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -51,11 +51,11 @@ pub enum BodyDecoder {
     UntilClose,
     /// It has ended.
     Done,
-    /// Its chunks are none from here on.
+    /// It is malformed or too long, and no more of it is taken.
     Broken,
 }
 
-/// What of some bytes belongs to a body.
+/// How many of some bytes belong to a body, and how many of these are data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// How many bytes of data there are; they are at the beginning now.
@@ -89,7 +89,8 @@ impl BodyDecoder {
         }
     }
 
-    /// Moves the data in `bytes`, which follow those of before, to their beginning. Data before malformed chunks is data.
+    /// Decodes `bytes`, which follow the ones of the last call, in place: the data is moved to their beginning. Data before
+    /// a malformed chunk counts.
     ///
     /// # Errors
     /// [`ChunkError`] for anything but strict chunks; there is no more data then.
@@ -134,10 +135,10 @@ impl BodyDecoder {
     }
 }
 
-/// The next piece of a body that actix-web makes; `None` once it has ended.
+/// The next piece of a body of actix-web's; `None` once it has ended.
 ///
 /// # Errors
-/// What whoever makes the body says.
+/// The error of the body.
 pub async fn next_piece<B: MessageBody + Unpin>(body: &mut B) -> Option<Result<Bytes, B::Error>> {
     poll_fn(|cx| Pin::new(&mut *body).poll_next(cx)).await
 }
@@ -175,7 +176,7 @@ pub const CHUNK_END: &[u8] = b"\r\n";
 /// The chunk that ends a body, and no trailers.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// Where in a chunked body we are: trailers and extensions are skipped.
+/// Where in a chunked body its decoder is. Trailers and extensions are skipped.
 #[derive(Debug, Default)]
 pub struct ChunkedDecoder {
     state: State,
@@ -253,7 +254,7 @@ impl ChunkedDecoder {
         Ok(Decoded::Nothing)
     }
 
-    /// Counts one more byte that carries no data.
+    /// Counts one more byte of an extension or trailer, and refuses one too many.
     fn extra<T>(&mut self, then: T) -> Result<T, ChunkError> {
         self.extras += 1;
         if self.extras > MAX_EXTRAS { Err(ChunkError) } else { Ok(then) }

@@ -1,4 +1,4 @@
-//! Buffers that a worker uses again and again, so that a connection holds none while nothing is under way on it.
+//! A worker's pool of buffers: a connection takes one when something arrives and gives it back when nothing is under way.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -29,8 +29,7 @@ impl BufferPool {
     }
 }
 
-/// A buffer of a worker, given back when dropped. What was in it is overwritten by whoever uses it next; whoever writes a
-/// secret into it wipes that.
+/// A buffer of the pool, given back when dropped. It is not wiped then: whoever writes a secret into it wipes that.
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Vec<u8>,
@@ -84,7 +83,8 @@ pub fn append<const N: usize>(out: &mut Vec<u8>, parts: [&[u8]; N]) {
     }
 }
 
-/// How much of a body is read or written at once, in bytes. Writes of 64 KiB are split by the loopback device; these are not.
+/// How much of a body is read or written at once, in bytes. Writes of 64 KiB are split by the loopback device; these are
+/// not.
 pub(super) const PIECE_BYTES: usize = 48 * 1024;
 /// Room for the head of a usual request or answer and a short body, in bytes.
 const MIN_CAPACITY: usize = 8 * 1024;

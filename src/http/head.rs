@@ -123,10 +123,10 @@ impl RequestHead {
         check_target(target.as_bytes())?;
         let mut fields = Vec::with_capacity(request.headers.len());
         let mut framing = RequestFraming::default();
-        let place = Place(bytes);
+        let source = Source(bytes);
         let mut known = [Occurrence::Never; Known::COUNT];
         for (at, field) in request.headers.iter().enumerate() {
-            let span = place.field(field)?;
+            let span = source.field(field)?;
             if let Some(name) = Known::of(field.name.as_bytes()) {
                 let occurrence = &mut known[name as usize];
                 let is_first = matches!(occurrence, Occurrence::Never);
@@ -151,7 +151,7 @@ impl RequestHead {
         if is_ambiguous || is_endless {
             return Err(HeadError::Malformed);
         }
-        let [method, target] = [method, target].map(|part| place.span(part.as_bytes()).moved_by(start));
+        let [method, target] = [method, target].map(|part| source.span(part.as_bytes()).moved_by(start));
         let body = framing.body(is_http_1_1)?;
         let expects_continue = framing.expects_continue && is_http_1_1;
         let is_persistent = !framing.closes && (is_http_1_1 || framing.is_kept_alive);
@@ -186,7 +186,7 @@ impl RequestHead {
         self.target.of(&self.bytes).starts_with(prefix.as_bytes())
     }
 
-    /// Of the head, in bytes.
+    /// The length of the head, in bytes.
     #[expect(clippy::len_without_is_empty, reason = "no head is empty")]
     pub fn len(&self) -> usize {
         self.bytes.len()
@@ -205,7 +205,7 @@ pub(super) struct ResponseHead {
     pub(super) status: u16,
     /// Whether it is HTTP/1.1, and not HTTP/1.0.
     pub(super) is_http_1_1: bool,
-    /// Of the head, in bytes.
+    /// The length of the head, in bytes.
     pub(super) length: usize,
     fields: Vec<FieldSpan>,
 }
@@ -227,10 +227,10 @@ impl ResponseHead {
             Err(_) => return Err(HeadError::Malformed),
         };
         let status = response.code.filter(|status| (100..600).contains(status)).ok_or(HeadError::Malformed)?;
-        let place = Place(bytes);
+        let source = Source(bytes);
         let mut fields = Vec::with_capacity(response.headers.len());
         for field in &*response.headers {
-            fields.push(place.span_of(field));
+            fields.push(source.span_of(field));
         }
         Ok(Some(Self { status, is_http_1_1: response.version == Some(1), length, fields }))
     }
@@ -378,10 +378,10 @@ impl FieldSpan {
     }
 }
 
-/// The bytes that a head is read from.
-struct Place<'a>(&'a [u8]);
+/// The bytes that a head is read from, to find where in them a slice is.
+struct Source<'a>(&'a [u8]);
 
-impl Place<'_> {
+impl Source<'_> {
     /// Where `part`, which is one of the bytes' own slices, is in them.
     fn span(&self, part: &[u8]) -> Span {
         let begin = part.as_ptr().addr() - self.0.as_ptr().addr();

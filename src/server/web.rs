@@ -1,6 +1,6 @@
-//! actix-web's App behind the loop: our own routes and the app's files, called as a service.
+//! Our own routes and the app's files: an actix-web App that is called as a service and sees no connection.
 //!
-//! What it is given has been read whole and judged; it gives back an answer that is not written yet.
+//! It gets requests that have been read whole and checked, and returns answers that are not written yet.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -26,7 +26,7 @@ use crate::http::head::RequestHead;
 /// One worker's own routes and files.
 pub(super) struct Web(Box<dyn Fn(Request) -> LocalBoxFuture<'static, Result<ServiceResponse, actix_web::Error>>>);
 
-/// A request as actix-web takes it, whose path has been decoded once and for all.
+/// A request as actix-web takes it, and its path decoded, as the guard and the router both read it.
 pub(super) struct WebRequest {
     request: Request,
     path: Url,

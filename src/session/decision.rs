@@ -110,7 +110,7 @@ fn on_invalid_grant(since: Instant, replays: u8, now: Instant) -> Decision<'stat
 pub(super) const MAX_REPLAYS: u8 = 16;
 /// How long after an `invalid_grant` replays may still search for newer tokens.
 const MAX_SEARCH: Duration = Duration::from_secs(10);
-/// How long a loser waits before it is sent round, the first time, the second time and so on.
+/// How long the answer to a call that has lost the refresh waits: the first time, the second time and so on.
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
 

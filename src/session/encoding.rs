@@ -7,11 +7,11 @@
 //! ```
 //!
 //! Times are whole seconds, `created_at` since 1970 and big-endian, the others LEB128. A text is its length as LEB128 and
-//! its bytes. A token's length is doubled; an odd one says that the token is lower-case hex and packed to half. A user id that
-//! is a decimal number is LEB128. A name that equals the username is empty, and no name is longer than 64 bytes. Scopes are
-//! one text, separated by spaces. Each session has one encoding: whatever else decodes is refused.
+//! its bytes. A token's length is doubled; an odd one says that the token is lower-case hex and packed to half. A user id
+//! that is a decimal number is LEB128. A name that equals the username is empty, and no name is longer than 64 bytes. Scopes
+//! are one text, separated by spaces. Each session has one encoding: whatever else decodes is refused.
 
-#![expect(clippy::disallowed_methods, reason = "what is packed here is sealed next")]
+#![expect(clippy::disallowed_methods, reason = "what is encoded here is sealed next")]
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
