@@ -361,6 +361,8 @@ mod tests {
             "X_Gitlab-Size",
             "Page",
             "X-Pages",
+            "X-A",
+            "X",
             "XX-Page",
             "Set-Cookie",
             "Cache-Control",
