@@ -22,9 +22,7 @@ class Browser:
         if not chromium or not driver:
             raise SystemExit("The browser tests need Chromium and its driver: apt-get install chromium chromium-driver")
         self.folder = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
-        self.driver = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        port = next(found[1] for line in self.driver.stdout if (found := re.search(r"successfully on port (\d+)", line)))
-        self.base = f"http://127.0.0.1:{port}/session"
+        self.base = f"http://127.0.0.1:{self._start(driver)}/session"
         options = {"binary": chromium, "args": [*ARGUMENTS, f"--user-data-dir={self.folder.name}"], "prefs": preferences}
         logs = {"browser": "ALL", "performance": "ALL"}
         wanted = {"alwaysMatch": {"goog:chromeOptions": options, "goog:loggingPrefs": logs}}
@@ -33,6 +31,17 @@ class Browser:
         except BaseException:
             self.close()
             raise
+
+    def _start(self, driver):
+        """The port of a driver that runs. It ends by itself where the port it found free for IPv4 is taken for IPv6."""
+        for _ in range(5):
+            self.driver = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            for line in self.driver.stdout:
+                if found := re.search(r"successfully on port (\d+)", line):
+                    return found[1]
+            self.driver.wait()
+            self.driver.stdout.close()
+        raise SystemExit("chromedriver does not start: run `chromedriver --port=0` to see why")
 
     def close(self):
         try:
