@@ -299,9 +299,9 @@ impl ClientConnection {
     /// Whether another request may be sent: the other side has neither closed the connection nor sent anything unasked.
     pub fn is_reusable(&mut self) -> bool {
         let mut byte = [0];
-        let mut byte = tokio::io::ReadBuf::new(&mut byte);
-        let mut cx = Context::from_waker(Waker::noop());
-        self.io.read_buffer.is_empty() && Pin::new(&mut self.io.stream).poll_read(&mut cx, &mut byte).is_pending()
+        // Without `unconstrained`, a task that has used up its turn would be told that there is nothing to read.
+        let read = pin!(tokio::task::unconstrained(self.io.stream.read(&mut byte)));
+        self.io.read_buffer.is_empty() && read.poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 }
 
@@ -440,6 +440,32 @@ mod tests {
     const HOUR: Duration = Duration::from_hours(1);
     const SECOND: Duration = Duration::from_secs(1);
     const EMPTY: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+
+    #[test]
+    fn what_came_unasked_is_seen_also_by_a_task_that_has_used_up_its_turn() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let ours = tokio::net::TcpStream::connect(listener.local_addr().expect("its address")).await.expect("open");
+            let (mut theirs, _) = listener.accept().await.expect("one comes");
+            let use_up = || {
+                std::future::poll_fn(|cx| {
+                    while let Poll::Ready(turn) = tokio::task::coop::poll_proceed(cx) {
+                        turn.made_progress();
+                    }
+                    Poll::Ready(())
+                })
+            };
+
+            let mut connection = connection(ours);
+            use_up().await;
+            assert!(connection.is_reusable(), "nothing has come");
+            theirs.write_all(EMPTY).await.expect("it takes it");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            use_up().await;
+            assert!(!connection.is_reusable(), "an answer to no request has");
+        });
+    }
 
     fn run<T>(test: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
