@@ -131,8 +131,15 @@ impl Worker {
             return Ok(());
         }
         let body = read_body(request, connection, context).await?;
-        let answer = self.web.call(web_request, body, context);
-        let response = connection.unless_client_leaves(pin!(answer)).await??;
+        let mut answer = pin!(self.web.call(web_request, body, context));
+        let response = match connection.unless_client_leaves(answer.as_mut()).await {
+            Ok(response) => response?,
+            Err(left) => {
+                // What has begun is not dropped half way: a logout ends the session, tokens that came are kept or revoked.
+                let _ = answer.await;
+                return Err(left.into());
+            }
+        };
         self.write_response(response, request, *access, is_file, connection, context).await;
         Ok(())
     }
@@ -178,6 +185,8 @@ impl Worker {
         let has_body = request.method() != "HEAD" && !matches!(size, BodySize::None | BodySize::Sized(0));
         while has_body && written.is_ok() {
             let piece = match body::next_piece(&mut body).await {
+                // A chunk of no bytes would be the last one.
+                Some(Ok(piece)) if piece.is_empty() => continue,
                 Some(Ok(piece)) => piece,
                 Some(Err(error)) => {
                     log::warn!(reason = error.to_string(); "a file could not be read to its end");

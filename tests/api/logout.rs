@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use datahub::behaviour::Answer;
 
-use crate::browser::Browser;
-use crate::gateway::{Setup, datahub, datahub_with};
+use crate::browser::{Browser, FETCH};
+use crate::gateway::{BASE, Setup, datahub, datahub_with};
 
 /// LO-01, LO-02.
 #[test]
@@ -128,6 +128,29 @@ fn a_logout_waits_for_a_refresh_under_way_and_revokes_what_it_brings() {
     browser.set_cookie("__Host-Http-session-a", &other_tab.cookie("__Host-Http-session-a").expect("it got one"));
     assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").code(), "not_logged_in");
     assert_eq!(other_tab.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 401);
+}
+
+/// A page that goes elsewhere as soon as it has asked for a logout is logged out, too.
+#[test]
+fn a_logout_whose_client_leaves_ends_the_session() {
+    let hub = datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(4));
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    std::thread::sleep(Duration::from_millis(3_200));
+    hub.set(|behaviour| behaviour.token.delay = Duration::from_millis(800));
+    let call = browser.begin(&gateway, "GET", &format!("{BASE}/datahubs/a/api/v4/user"), FETCH);
+    std::thread::sleep(Duration::from_millis(200));
+    let logout = browser.begin(&gateway, "POST", &format!("{BASE}/auth/logout"), FETCH);
+    std::thread::sleep(Duration::from_millis(200));
+    drop(logout);
+    let line = gateway.wait_for_line(|line| line["target"] == "access" && line["method"] == "POST");
+    assert_eq!((&line["status"], &line["code"]), (&499.into(), &"client_gone".into()), "{line}");
+    assert!(line["route"].as_str().is_some_and(|route| route.ends_with("/auth/logout")), "{line}");
+    drop(call);
+    assert_eq!((hub.counts().refreshes, hub.counts().revocations), (1, 1));
+    let answer = browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user?_gateway_replay=1");
+    assert_eq!((answer.status, answer.headers("set-cookie").len()), (401, 0), "a copy of the cookie: {}", answer.head);
 }
 
 /// Rule 8: a refresh that a logout did not wait for brings nothing that lives on.
