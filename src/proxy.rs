@@ -13,6 +13,7 @@ mod response;
 pub mod target;
 pub mod upstream;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -222,8 +223,9 @@ impl Proxy {
         let is_superseded = || may_have_entry && refresher.has_entry_for(datahub, &session.decode().tokens);
         if is_expiring || is_superseded() {
             // The body is read first: a call with a body too long to be sent again must not cost a refresh.
-            discard_request_body(downstream, length.known()).await?;
-            return Err(call.retry(if is_expiring { Reason::Expiring } else { Reason::None }).await.into());
+            discard_request_body(downstream, length.known(), context).await?;
+            let reason = if is_expiring { Reason::Expiring } else { Reason::None };
+            return Err(downstream.unless_client_leaves(pin!(call.retry(reason))).await?.into());
         }
 
         let mut message = Message::of_call(self.pool.take(), request, target, length, caller)?;
@@ -250,8 +252,8 @@ impl Proxy {
         let probe = || Message::probe(self.pool.take(), caller);
         if rejection::is_invalid_token(&mut exchange, &mut peeked, upstream, probe, downstream, context).await? {
             drop(exchange);
-            discard_request_body(downstream, None).await?;
-            return Err(call.retry(Reason::Rejected).await.into());
+            discard_request_body(downstream, None, context).await?;
+            return Err(downstream.unless_client_leaves(pin!(call.retry(Reason::Rejected))).await?.into());
         }
         replay.record_outcome("passed");
         call.relay(exchange, &peeked, downstream).await
@@ -360,8 +362,16 @@ fn is_idempotent(method: &str) -> bool {
 }
 
 /// Reads what is left of a request's body, of `length` bytes if that is known, and throws it away.
-async fn discard_request_body(downstream: &mut ServerConnection, length: Option<u64>) -> Result<(), ApiError> {
-    let next_piece = async || downstream.next_piece().await.map(|piece| piece.map(|piece| piece.len()));
+async fn discard_request_body(
+    downstream: &mut ServerConnection,
+    length: Option<u64>,
+    context: &RequestContext,
+) -> Result<(), Failure> {
+    let next_piece = async || {
+        let length = downstream.next_piece().await?.map(|piece| piece.len());
+        context.count_in(length.unwrap_or(0));
+        Ok::<_, BodyError>(length)
+    };
     replay::discard_body(length, next_piece).await
 }
 

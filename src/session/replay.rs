@@ -102,12 +102,12 @@ fn may_have_counter(query: &[u8]) -> bool {
 ///
 /// # Errors
 /// `refresh_first` for more than 128 MiB or 30 s; the error of `next_piece` for a body that breaks off.
-pub async fn discard_body<E>(
+pub async fn discard_body<E, F>(
     length: Option<u64>,
     mut next_piece: impl AsyncFnMut() -> Result<Option<usize>, E>,
-) -> Result<(), ApiError>
+) -> Result<(), F>
 where
-    ApiError: From<E>,
+    F: From<Code> + From<E>,
 {
     if length.is_some_and(|length| length > MAX_DISCARDED) {
         return Err(Code::RefreshFirst.into());
@@ -209,7 +209,7 @@ mod tests {
                 left.set(left.get().checked_sub(1).ok_or(Code::BadRequest)?);
                 Ok::<_, Code>((left.get() > 0).then_some(piece))
             };
-            (discard_body(length, next_piece).await.err().map(|error| error.code()), left.get())
+            (discard_body::<Code, ApiError>(length, next_piece).await.err().map(|error| error.code()), left.get())
         };
         let (mebibyte, instant) = (1024 * 1024, Duration::ZERO);
         assert_eq!(code(None, 129, mebibyte, instant).await, (None, 0), "as much as there may be");

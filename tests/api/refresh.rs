@@ -363,9 +363,35 @@ fn a_client_that_leaves_does_not_stop_a_refresh() {
     let connection = browser.begin(&gateway, "GET", &format!("{BASE}/datahubs/a/api/v4/user"), FETCH);
     wait_until(|| hub.requests().iter().filter(|request| request.target() == "/oauth/token").count() == 2);
     drop(connection);
+    let line = gateway.wait_for_line(|line| line["target"] == "access" && line["status"] == 499);
+    assert_eq!(
+        (&line["code"], hub.counts().refreshes),
+        (&"client_gone".into(), 0),
+        "noticed before the answer came: {line}"
+    );
     wait_until(|| hub.counts().refreshes == 1);
     assert_eq!(browser.fetch_following(&gateway, "GET", "/datahubs/a/api/v4/user", b"").status, 200);
     assert_eq!(hub.counts().refreshes, 1, "the answer was remembered");
+}
+
+/// What is thrown away came all the same; and who leaves in the middle of it has left.
+#[test]
+fn a_body_that_is_thrown_away_is_in_the_log() {
+    let hub = short();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = stale(&gateway, &hub);
+    let target = format!("{BASE}/datahubs/a/api/v4/projects");
+    let post = |length: usize, body: &[u8]| {
+        let mut connection = browser.begin(&gateway, "POST", &target, &format!("{FETCH}Content-Length: {length}\r\n"));
+        connection.write(body);
+        connection
+    };
+    drop(post(100_000, &[b'x'; 5_000]));
+    let line = gateway.wait_for_line(|line| line["target"] == "access" && line["method"] == "POST");
+    assert_eq!((&line["status"], &line["code"]), (&499.into(), &"client_gone".into()), "{line}");
+    let _connection = post(10, b"0123456789");
+    let line = gateway.wait_for_line(|line| line["target"] == "access" && line["status"] == 307);
+    assert_eq!(line["bytes_in"], 10, "{line}");
 }
 
 /// LO-05.
