@@ -250,7 +250,7 @@ impl Proxy {
 
         let mut peeked = Vec::new();
         let probe = || Message::probe(self.pool.take(), caller);
-        if rejection::is_invalid_token(&mut exchange, &mut peeked, upstream, probe, downstream, context).await? {
+        if rejection::is_invalid_token(&mut exchange, &mut peeked, probe, downstream, context).await? {
             drop(exchange);
             discard_request_body(downstream, None, context).await?;
             return Err(downstream.unless_client_leaves(pin!(call.retry(Reason::Rejected))).await?.into());

@@ -12,7 +12,7 @@ use crate::context::RequestContext;
 use crate::http::body::BodyLength;
 use crate::http::server::{ClientLeft, ServerConnection};
 use crate::proxy::request::Message;
-use crate::proxy::upstream::{Exchange, SendError, Upstream, UpstreamRequest};
+use crate::proxy::upstream::{Exchange, SendError, UpstreamRequest};
 
 /// Whether the DataHUB rejects the token itself. What is read of the answer's body to find out is added to `peeked`, so that
 /// the answer can still be passed on as it came.
@@ -22,7 +22,6 @@ use crate::proxy::upstream::{Exchange, SendError, Upstream, UpstreamRequest};
 pub(super) async fn is_invalid_token(
     exchange: &mut Exchange<'_>,
     peeked: &mut Vec<u8>,
-    upstream: &Upstream,
     probe: impl FnOnce() -> Message,
     downstream: &mut ServerConnection,
     context: &RequestContext,
@@ -47,7 +46,7 @@ pub(super) async fn is_invalid_token(
     let probe = probe();
     let request =
         UpstreamRequest { message: probe.as_bytes(), rest: BodyLength::None, is_head: false, is_idempotent: true };
-    match upstream.exchange(&request, downstream, context).await {
+    match exchange.exchange_again(&request, downstream, context).await {
         Ok(answer) => Ok(answer.response.status() == UNAUTHORIZED),
         Err(SendError::ClientLeft(left)) => Err(left),
         // Without an answer to the probe nothing is known, and the app gets the 401 of the DataHUB.

@@ -102,6 +102,17 @@ impl Upstream {
     ) -> Result<Exchange<'_>, SendError> {
         self.breaker.check()?;
         let permit = downstream.unless_client_leaves(pin!(self.limit.acquire(self.timeouts.connect))).await??;
+        self.exchange_holding(Some(permit), request, downstream, context).await
+    }
+
+    /// The same for who holds a permit already: `permit`, or that of another exchange of the same call.
+    async fn exchange_holding<'a>(
+        &'a self,
+        permit: Option<Permit<'a>>,
+        request: &UpstreamRequest<'_>,
+        downstream: &mut ServerConnection,
+        context: &RequestContext,
+    ) -> Result<Exchange<'a>, SendError> {
         let sent = Instant::now();
         let outcome = self.exchange_over_any(request, downstream, context, sent).await;
         match &outcome {
@@ -112,8 +123,7 @@ impl Upstream {
         let (connection, response) = outcome?;
         let received = Instant::now();
         let took = received - sent;
-        let mut exchange =
-            Exchange { upstream: self, connection: Some(connection), permit: Some(permit), response, took };
+        let mut exchange = Exchange { upstream: self, connection: Some(connection), permit, response, took };
         exchange.release_at_end(received);
         Ok(exchange)
     }
@@ -194,7 +204,24 @@ impl Upstream {
     }
 }
 
-impl Exchange<'_> {
+impl<'a> Exchange<'a> {
+    /// Sends another request for the same call. It needs no permit of its own while this one has one: calls that wait for
+    /// each other's would wait in vain.
+    ///
+    /// # Errors
+    /// [`SendError`]
+    pub(super) async fn exchange_again(
+        &self,
+        request: &UpstreamRequest<'_>,
+        downstream: &mut ServerConnection,
+        context: &RequestContext,
+    ) -> Result<Exchange<'a>, SendError> {
+        match self.permit {
+            Some(_) => self.upstream.exchange_holding(None, request, downstream, context).await,
+            None => self.upstream.exchange(request, downstream, context).await,
+        }
+    }
+
     /// The next piece of the answer's body after [`Response::start`]; `None` once it has ended.
     ///
     /// # Errors

@@ -321,6 +321,22 @@ fn a_token_that_the_datahub_does_not_know_is_found_out_by_asking_again() {
     assert_eq!(browser.fetch(&gateway, "GET", &target).status, 200);
 }
 
+/// Its own call has the only place, and keeps it as long as the refusal's body is not at its end.
+#[test]
+fn asking_again_needs_no_second_place() {
+    let hub = crate::gateway::datahub();
+    let gateway = Setup::new(&[("a", &hub)]).and("limits.in_flight = 1").start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let raw = format!("HTTP/1.1 401 Unauthorized\r\nContent-Length: 400000\r\n\r\n{}", "x".repeat(400_000));
+    hub.set(|behaviour| behaviour.api.answer = Answer::Raw(raw.into_bytes()));
+    let answer = browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user");
+    assert_eq!((answer.status, hub.counts().refreshes), (307, 1), "{}", answer.head);
+    hub.set(|behaviour| behaviour.api.answer = Answer::Normal);
+    let target = format!("/datahubs/a/api/v4/user{}", answer.location());
+    assert_eq!(browser.fetch(&gateway, "GET", &target).status, 200, "the place is free again");
+}
+
 /// `/auth/refresh`, rule 5: one session that is lost here does not renew the others again and again.
 #[test]
 fn of_two_sessions_one_that_is_searched_for_does_not_renew_the_other_twice() {
