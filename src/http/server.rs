@@ -14,15 +14,17 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use actix_web::http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::http::body::BodyDecoder;
-use crate::http::buffer::{Buffer, BufferPool, PIECE_BYTES};
+use crate::http::buffer::{Buffer, BufferPool, PIECE_BYTES, append};
+use crate::http::date::DateClock;
 use crate::http::head::{HeadError, HeadLimits, RequestHead};
 use crate::http::timer::{Elapsed, Timer};
 
@@ -260,19 +262,24 @@ impl ServerConnection {
         self.is_persistent
     }
 
-    /// The version that the answer's head begins with: no newer one than the client's.
-    pub fn version(&self) -> &'static str {
-        if self.is_http_1_1 { "HTTP/1.1 " } else { "HTTP/1.0 " }
+    /// Writes the first line of an answer's head. Its version is no newer than the client's.
+    pub fn write_status_line(&self, status: StatusCode, out: &mut Vec<u8>) {
+        let version = if self.is_http_1_1 { "HTTP/1.1 " } else { "HTTP/1.0 " };
+        let reason = status.canonical_reason().unwrap_or_default();
+        append(out, [version, status.as_str(), " ", reason, "\r\n"].map(str::as_bytes));
     }
 
-    /// The field that tells the client what [`ServerConnection::decide_persistence`] decided, as a line; nothing where that
-    /// is the version's default.
-    pub fn persistence_field(&self) -> &'static [u8] {
-        match (self.is_persistent, self.is_http_1_1) {
+    /// Writes the last fields of an answer's head, and its end. They tell the client what
+    /// [`ServerConnection::decide_persistence`] decided, unless that is the version's default, the request's id and the time.
+    pub fn end_head(&self, request_id: &[u8], clock: &DateClock, out: &mut Vec<u8>) {
+        let persistence: &[u8] = match (self.is_persistent, self.is_http_1_1) {
             (false, true) => b"connection: close\r\n",
             (true, false) => b"connection: keep-alive\r\n",
             (true, true) | (false, false) => b"",
-        }
+        };
+        append(out, [persistence, b"x-request-id: ", request_id, b"\r\ndate: "]);
+        clock.write(SystemTime::now(), out);
+        out.extend_from_slice(b"\r\n\r\n");
     }
 
     /// Whether the client takes chunks; one of HTTP/1.0 takes the end of the connection for the end of the body (RFC 9112
@@ -889,12 +896,14 @@ mod tests {
                     connection.whole_body().await.expect("it is there");
                 }
                 assert_eq!(connection.decide_persistence(is_last), goes_on, "{case}");
-                let field = String::from_utf8_lossy(connection.persistence_field());
-                assert_eq!(field.trim_start_matches("connection: ").trim_end(), says, "{case}");
-                assert_eq!(
-                    (connection.version(), connection.takes_chunks()),
-                    (&*format!("HTTP/1.{version} "), version == 1)
-                );
+                let mut head = Vec::new();
+                connection.write_status_line(StatusCode::NOT_FOUND, &mut head);
+                connection.end_head(b"id", &DateClock::default(), &mut head);
+                let field = if says.is_empty() { String::new() } else { format!("connection: {says}\r\n") };
+                let expected = format!("HTTP/1.{version} 404 Not Found\r\n{field}x-request-id: id\r\ndate: ");
+                let head = String::from_utf8(head).expect("ASCII");
+                assert!(head.starts_with(&expected) && head.ends_with(" GMT\r\n\r\n"), "{case}: {head}");
+                assert_eq!(connection.takes_chunks(), version == 1);
                 connection.write(&[ANSWER]).await.expect("there is room");
                 connection.finish();
                 client.write_all(GET.as_bytes()).await.expect("there is room");

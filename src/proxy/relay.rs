@@ -3,7 +3,6 @@
 //! If it breaks off, the browser's connection ends, so that nobody takes the part for the whole.
 
 use std::pin::pin;
-use std::time::SystemTime;
 
 use actix_web::http::StatusCode;
 
@@ -11,7 +10,7 @@ use crate::access_log::chain;
 use crate::context::Incomplete;
 use crate::guard::Access;
 use crate::http::body::{CHUNK_END, LAST_CHUNK, write_chunk_size};
-use crate::http::buffer::{Buffer, append};
+use crate::http::buffer::Buffer;
 use crate::http::client::ResponseBodyError;
 use crate::http::server::{ClientLeft, ServerConnection, WriteError};
 use crate::proxy::response::{self, UrlRewriter};
@@ -77,17 +76,13 @@ impl Call<'_> {
         let rewriter = UrlRewriter { upstream: &self.datahub.address, public, policy: &proxy.shared.settings.policy };
         let mut out = proxy.pool.take();
         let status = StatusCode::from_u16(response.status()).expect("it was read as three digits");
-        let reason = status.canonical_reason().unwrap_or_default();
-        append(&mut out, [downstream.version(), status.as_str(), " ", reason, "\r\n"].map(str::as_bytes));
+        downstream.write_status_line(status, &mut out);
         response::write_fields(response, rewriter, is_head, self.access == Access::Download, &mut out)?;
         response::write_framing(response, is_chunked, &mut out);
         proxy.guard.harden(false, &mut out);
         out.extend_from_slice(b"cache-control: private, no-store\r\nvary: Cookie, Accept-Encoding\r\n");
         proxy.guard.write_cors(self.access, self.request.fields(), &mut out);
-        let id = self.context.id.as_bytes();
-        append(&mut out, [downstream.persistence_field(), b"x-request-id: ", id, b"\r\ndate: "]);
-        proxy.clock.write(SystemTime::now(), &mut out);
-        out.extend_from_slice(b"\r\n\r\n");
+        downstream.end_head(self.context.id.as_bytes(), &proxy.clock, &mut out);
         Ok(out)
     }
 

@@ -5,7 +5,6 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, BoxBody, MessageBody as _};
@@ -278,11 +277,7 @@ impl Worker {
     /// The status line.
     fn begin_head(&self, status: StatusCode, connection: &ServerConnection) -> Buffer {
         let mut out = self.pool.take();
-        let reason = status.canonical_reason().unwrap_or_default();
-        append(
-            &mut out,
-            [connection.version().as_bytes(), status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"],
-        );
+        connection.write_status_line(status, &mut out);
         out
     }
 
@@ -300,9 +295,7 @@ impl Worker {
         if let Some(request) = request {
             self.guard.write_cors(access, request.fields(), out);
         }
-        append(out, [connection.persistence_field(), b"x-request-id: ", context.id.as_bytes(), b"\r\ndate: "]);
-        self.clock.write(SystemTime::now(), out);
-        out.extend_from_slice(b"\r\n\r\n");
+        connection.end_head(context.id.as_bytes(), &self.clock, out);
     }
 }
 

@@ -10,7 +10,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::http::StatusCode;
 use arcmanager_gateway::http::buffer::BufferPool;
+use arcmanager_gateway::http::date::DateClock;
 use arcmanager_gateway::http::head::HeadLimits;
 use arcmanager_gateway::http::server::{
     AcceptedStream, BodyError, ClientTimeouts, RequestError, ServerConnection, ServerSettings,
@@ -153,8 +155,9 @@ async fn serve(mut connection: ServerConnection, manner: Manner) -> Served {
 }
 
 async fn answer(connection: &mut ServerConnection) {
-    let head =
-        [connection.version().as_bytes(), b"204 No Content\r\n", connection.persistence_field(), b"\r\n"].concat();
+    let mut head = Vec::new();
+    connection.write_status_line(StatusCode::NO_CONTENT, &mut head);
+    connection.end_head(b"id", &DateClock::default(), &mut head);
     connection.write(&[&head]).await.expect("the client reads");
 }
 
