@@ -13,6 +13,7 @@ use actix_web::http::Method;
 
 use crate::access_log::{self, AccessLine, Event, RequestId};
 use crate::error::Code;
+use crate::http::server::WriteError;
 use crate::metrics::worker::{DataHubIndex, WorkerMetrics};
 
 /// Who sent a request.
@@ -155,6 +156,15 @@ impl Incomplete {
             Self::UpstreamStalled => "upstream_stalled",
             Self::ResponseTimeout => "response_timeout",
             Self::Internal => "internal",
+        }
+    }
+}
+
+impl From<WriteError> for Incomplete {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Gone => Self::ClientGone,
+            WriteError::TooSlow => Self::ResponseTimeout,
         }
     }
 }

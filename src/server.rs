@@ -16,6 +16,7 @@ use actix_service::{ServiceFactory, fn_factory, fn_service};
 use actix_web::web::{Data, ServiceConfig};
 use actix_web::{App, HttpServer};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_util::either::Either;
 
 use crate::admin::{self, Draining};
 use crate::auth::Auth;
@@ -96,11 +97,11 @@ pub fn gateway(
                     // An answer's last packet must not wait for the one before to be acknowledged.
                     let _ = stream.set_nodelay(true);
                     let peer = stream.peer_addr().ok();
-                    (AcceptedStream::Tcp(stream), peer)
+                    (Either::Left(stream), peer)
                 })
             }),
             Socket::Unix(socket) => server.listen_uds(address, socket, move || {
-                service(&shared, |stream: UnixStream| (AcceptedStream::Unix(stream), None))
+                service(&shared, |stream: UnixStream| (Either::Right(stream), None))
             }),
         }
     })?;

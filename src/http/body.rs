@@ -6,6 +6,8 @@ use std::pin::Pin;
 use actix_web::body::MessageBody;
 use actix_web::web::Bytes;
 
+use crate::http::buffer::{Buffer, MIN_READ, PIECE_BYTES};
+
 /// How a body is delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyLength {
@@ -80,13 +82,25 @@ impl BodyDecoder {
         matches!(self, Self::Done)
     }
 
-    /// How many bytes are to come at least, as far as that is known.
-    pub(super) fn remaining(&self) -> Option<u64> {
-        match self {
-            Self::Known(left) => Some(*left),
-            Self::Chunked(_) | Self::UntilClose => None,
-            Self::Done | Self::Broken => Some(0),
-        }
+    /// How many bytes to read next; `None` if there are some in `read` already, or no more is taken.
+    pub(super) fn room(&self, read: &Buffer) -> Option<usize> {
+        let room = match self {
+            Self::Known(left) => usize::try_from(*left).unwrap_or(usize::MAX).clamp(MIN_READ, PIECE_BYTES),
+            Self::Chunked(_) | Self::UntilClose => PIECE_BYTES,
+            Self::Done | Self::Broken => return None,
+        };
+        read.is_empty().then_some(room)
+    }
+
+    /// Takes what belongs to the body out of `read`, and returns the data in it, which may be none.
+    ///
+    /// # Errors
+    /// As [`BodyDecoder::decode`].
+    pub(super) fn take_piece(&mut self, read: &mut Buffer) -> Result<Buffer, ChunkError> {
+        let extent = self.decode(read)?;
+        let mut piece = read.split_off_front(extent.used);
+        piece.truncate(extent.data);
+        Ok(piece)
     }
 
     /// Decodes `bytes`, which follow the ones of the last call, in place: the data is moved to their beginning. Data before

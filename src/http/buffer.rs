@@ -86,6 +86,8 @@ pub fn append<const N: usize>(out: &mut Vec<u8>, parts: [&[u8]; N]) {
 /// How much of a body is read or written at once, in bytes. Writes of 64 KiB are split by the loopback device; these are
 /// not.
 pub(super) const PIECE_BYTES: usize = 48 * 1024;
+/// Room for what is read at least, in bytes.
+pub(super) const MIN_READ: usize = 4 * 1024;
 /// Room for the head of a usual request or answer and a short body, in bytes.
 const MIN_CAPACITY: usize = 8 * 1024;
 /// A buffer that has grown beyond this is not kept, in bytes.

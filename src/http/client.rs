@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use crate::http::body::{BodyDecoder, BodyLength, CHUNK_END, ChunkError, Extent, LAST_CHUNK, write_chunk_size};
-use crate::http::buffer::{Buffer, BufferPool, PIECE_BYTES};
+use crate::http::buffer::{Buffer, BufferPool, MIN_READ};
 use crate::http::head::{Fields, HeadLimits, ResponseHead, decimal};
 use crate::http::timer::{Elapsed, Timer};
 
@@ -262,12 +262,7 @@ impl ClientConnection {
     ) -> Result<Option<Buffer>, ResponseBodyError> {
         let Self { io, timer } = self;
         while !body.is_done() {
-            if io.read_buffer.is_empty() && !matches!(body, BodyDecoder::Broken) {
-                let room = body
-                    .remaining()
-                    .and_then(|left| usize::try_from(left).ok())
-                    .unwrap_or(PIECE_BYTES)
-                    .clamp(MIN_READ, PIECE_BYTES);
+            if let Some(room) = body.room(&io.read_buffer) {
                 io.read_buffer.make_room(room);
                 let read = io.stream.read_buf(&mut *io.read_buffer);
                 match timer.within(limit, pin!(read)).await {
@@ -281,9 +276,7 @@ impl ClientConnection {
                     Err(Elapsed) => return Err(ResponseBodyError::Stalled),
                 }
             }
-            let extent = body.decode(&mut io.read_buffer)?;
-            let mut piece = io.read_buffer.split_off_front(extent.used);
-            piece.truncate(extent.data);
+            let piece = body.take_piece(&mut io.read_buffer)?;
             if !piece.is_empty() {
                 return Ok(Some(piece));
             }
@@ -426,8 +419,6 @@ pub enum ResponseBodyError {
 
 /// How long the head of an answer may be, and how many fields it may have.
 const LIMITS: HeadLimits = HeadLimits { length: 64 * 1024, fields: 128 };
-/// Room for what is read at least, in bytes.
-const MIN_READ: usize = 4 * 1024;
 /// The first deadline of a new connection's timer, which any earlier one moves.
 const INITIAL_DEADLINE: Duration = Duration::from_mins(1);
 

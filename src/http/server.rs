@@ -20,10 +20,11 @@ use actix_web::http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
+use tokio_util::either::Either;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::http::body::BodyDecoder;
-use crate::http::buffer::{Buffer, BufferPool, PIECE_BYTES, append};
+use crate::http::body::{BodyDecoder, CHUNK_END, LAST_CHUNK, write_chunk_size, write_content_length};
+use crate::http::buffer::{Buffer, BufferPool, MIN_READ, append};
 use crate::http::date::DateClock;
 use crate::http::head::{HeadError, HeadLimits, RequestHead};
 use crate::http::timer::{Elapsed, Timer};
@@ -48,6 +49,8 @@ pub struct ServerConnection {
     /// Whether an answer broke off whose end the end of the connection would be.
     is_cut_off: bool,
     is_http_1_1: bool,
+    /// Whether the answer's body is sent in chunks.
+    is_chunked: bool,
     body: BodyDecoder,
     /// How many bytes of the body may still come.
     body_allowance: u64,
@@ -101,6 +104,7 @@ impl ServerConnection {
             has_answered: false,
             is_cut_off: false,
             is_http_1_1: true,
+            is_chunked: false,
             body: BodyDecoder::Done,
             body_allowance: 0,
             expects_continue: false,
@@ -141,19 +145,16 @@ impl ServerConnection {
                     biased;
                     count = async {
                         // No buffer before there is something to put into it.
-                        stream.readable().await?;
+                        readable(stream).await?;
                         read_buffer.make_room(MIN_READ);
-                        stream.read(read_buffer, settings.head.length).await
+                        read(stream, read_buffer, settings.head.length).await
                     } => count,
                     // Also while `read` waits: a socket may say that it is readable and not be.
                     () = shutdown.as_mut(), if is_idle => Ok(0),
                 }
             };
-            let arrived = match deadline {
-                None => timer.within(idle, pin!(arrival)).await,
-                Some(deadline) => timer.until(deadline, pin!(arrival)).await,
-            };
-            match arrived {
+            let deadline = || deadline.unwrap_or_else(|| Instant::now() + idle);
+            match timer.until(deadline, pin!(arrival)).await {
                 Ok(Ok(count)) if count > 0 => {}
                 Err(Elapsed) if !is_idle => return Err(RequestError::Timeout),
                 Ok(_) | Err(Elapsed) => return Ok(None),
@@ -178,13 +179,11 @@ impl ServerConnection {
     /// [`BodyError`]; the rest of the body cannot be read then.
     pub async fn next_piece(&mut self) -> Result<Option<Buffer>, BodyError> {
         while !self.body.is_done() {
-            if self.read_buffer.is_empty() && !matches!(self.body, BodyDecoder::Broken) {
-                self.fill_body().await?;
+            if let Some(room) = self.body.room(&self.read_buffer) {
+                self.fill_body(room).await?;
             }
-            let extent = self.body.decode(&mut self.read_buffer).map_err(|_| BodyError::Malformed)?;
-            let mut piece = self.read_buffer.split_off_front(extent.used);
-            piece.truncate(extent.data);
-            let Some(allowance) = self.body_allowance.checked_sub(extent.data as u64) else {
+            let piece = self.body.take_piece(&mut self.read_buffer).map_err(|_| BodyError::Malformed)?;
+            let Some(allowance) = self.body_allowance.checked_sub(piece.len() as u64) else {
                 // Nothing that follows is read, not even if this piece ended where the body does.
                 self.body = BodyDecoder::Broken;
                 return Err(BodyError::TooLarge);
@@ -197,24 +196,15 @@ impl ServerConnection {
         Ok(None)
     }
 
-    /// Reads more of the body, after a 100 if the client waits for one.
-    async fn fill_body(&mut self) -> Result<(), BodyError> {
-        if std::mem::take(&mut self.expects_continue)
-            && !matches!(self.stream.try_write(&[IoSlice::new(CONTINUE)]), Ok(count) if count == CONTINUE.len())
-        {
-            // A client whose socket has no room for 25 bytes does not read.
-            return Err(BodyError::Gone(io::ErrorKind::WriteZero.into()));
+    /// Reads at most `max_bytes` more of the body, after a 100 if the client waits for one.
+    async fn fill_body(&mut self, max_bytes: usize) -> Result<(), BodyError> {
+        if std::mem::take(&mut self.expects_continue) {
+            self.write_all(&[CONTINUE]).await.map_err(|_| BodyError::Gone(io::ErrorKind::WriteZero.into()))?;
         }
-        let max_bytes = self
-            .body
-            .remaining()
-            .and_then(|left| usize::try_from(left).ok())
-            .unwrap_or(PIECE_BYTES)
-            .clamp(MIN_READ, PIECE_BYTES);
         self.read_buffer.make_room(max_bytes);
         let limit = self.settings.timeouts.body;
         let Self { stream, read_buffer, timer, .. } = self;
-        match timer.within(limit, pin!(stream.read(read_buffer, max_bytes))).await {
+        match timer.within(limit, pin!(read(stream, read_buffer, max_bytes))).await {
             Ok(Ok(0)) => Err(BodyError::Gone(io::ErrorKind::UnexpectedEof.into())),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(BodyError::Gone(error)),
@@ -242,12 +232,12 @@ impl ServerConnection {
     /// Reads ahead until the client leaves. Behind more than is read ahead nobody can see that.
     async fn client_leaves(&mut self) {
         while self.read_buffer.len() < MAX_READ_AHEAD {
-            if self.stream.readable().await.is_err() {
+            if readable(&self.stream).await.is_err() {
                 return;
             }
             let max_bytes = MAX_READ_AHEAD - self.read_buffer.len();
             self.read_buffer.make_room(max_bytes.min(MIN_READ));
-            if !matches!(self.stream.read(&mut self.read_buffer, max_bytes).await, Ok(count) if count > 0) {
+            if !matches!(read(&mut self.stream, &mut self.read_buffer, max_bytes).await, Ok(count) if count > 0) {
                 return;
             }
         }
@@ -256,8 +246,12 @@ impl ServerConnection {
 
     /// Whether the connection goes on after the answer whose head is about to be written. This is where that is decided: not
     /// if the client, the answer (`is_last`) or the end of the process wants it to end, and not if nobody can tell where the
-    /// next request begins, since the body of this one was not read to its end.
-    pub fn decide_persistence(&mut self, is_last: bool) -> bool {
+    /// next request begins, since the body of this one was not read to its end. An answer whose body has no known length
+    /// (`is_unbounded`) is sent in chunks; to a client of HTTP/1.0, which takes none, the end of the connection is its end
+    /// (RFC 9112 section 6.1).
+    pub fn decide_persistence(&mut self, is_last: bool, is_unbounded: bool) -> bool {
+        self.is_chunked = is_unbounded && self.is_http_1_1;
+        let is_last = is_last || is_unbounded != self.is_chunked;
         self.is_persistent &= !is_last && !self.is_draining.load(Ordering::Relaxed) && self.body.is_done();
         self.is_persistent
     }
@@ -267,6 +261,15 @@ impl ServerConnection {
         let version = if self.is_http_1_1 { "HTTP/1.1 " } else { "HTTP/1.0 " };
         let reason = status.canonical_reason().unwrap_or_default();
         append(out, [version, status.as_str(), " ", reason, "\r\n"].map(str::as_bytes));
+    }
+
+    /// Writes how the answer's body is delimited: by its length if that is known, also that of a body that is not sent.
+    pub fn write_framing(&self, content_length: Option<u64>, out: &mut Vec<u8>) {
+        match content_length {
+            Some(length) => write_content_length(length, out),
+            None if self.is_chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+            None => {}
+        }
     }
 
     /// Writes the last fields of an answer's head, and its end. They tell the client what
@@ -280,12 +283,6 @@ impl ServerConnection {
         append(out, [persistence, b"x-request-id: ", request_id, b"\r\ndate: "]);
         clock.write(SystemTime::now(), out);
         out.extend_from_slice(b"\r\n\r\n");
-    }
-
-    /// Whether the client takes chunks; one of HTTP/1.0 takes the end of the connection for the end of the body (RFC 9112
-    /// section 6.1).
-    pub fn takes_chunks(&self) -> bool {
-        self.is_http_1_1
     }
 
     /// Whether some of the answer has been written.
@@ -306,25 +303,53 @@ impl ServerConnection {
 
     async fn write_all(&mut self, parts: &[&[u8]]) -> Result<(), WriteError> {
         let mut slices = [IoSlice::new(&[]); MAX_PARTS];
-        let mut slices = &mut slices[..parts.len()];
-        slices.iter_mut().zip(parts).for_each(|(slice, part)| *slice = IoSlice::new(part));
-        IoSlice::advance_slices(&mut slices, 0);
+        let used = parts.iter().filter(|part| !part.is_empty());
+        let count = slices.iter_mut().zip(used).map(|(slice, part)| *slice = IoSlice::new(part)).count();
+        let mut slices = &mut slices[..count];
+        let Self { stream, timer, settings, .. } = self;
         while !slices.is_empty() {
-            match self.stream.try_write(slices) {
-                Ok(0) => return Err(WriteError::Gone(io::ErrorKind::WriteZero.into())),
-                Ok(count) => IoSlice::advance_slices(&mut slices, count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let limit = self.settings.timeouts.answer;
-                    let Self { stream, timer, .. } = self;
-                    match timer.within(limit, pin!(stream.writable())).await {
-                        Ok(ready) => ready.map_err(WriteError::Gone)?,
-                        Err(Elapsed) => return Err(WriteError::TooSlow),
-                    }
+            let write = async {
+                match &*slices {
+                    [part] => stream.write(part).await,
+                    parts => stream.write_vectored(parts).await,
                 }
-                Err(error) => return Err(WriteError::Gone(error)),
+            };
+            match timer.within(settings.timeouts.answer, pin!(write)).await {
+                Ok(Ok(count)) if count > 0 => IoSlice::advance_slices(&mut slices, count),
+                Ok(_) => return Err(WriteError::Gone),
+                Err(Elapsed) => return Err(WriteError::TooSlow),
             }
         }
         Ok(())
+    }
+
+    /// Writes what is in `out`, the answer's head at first, and the next piece of its body behind it. `out` is empty then.
+    ///
+    /// # Errors
+    /// As [`ServerConnection::write`].
+    pub async fn write_piece(&mut self, out: &mut Vec<u8>, piece: &[u8]) -> Result<(), WriteError> {
+        // A chunk of no bytes would be the last one.
+        let is_chunk = self.is_chunked && !piece.is_empty();
+        if is_chunk {
+            write_chunk_size(piece.len(), out);
+        }
+        let end = if is_chunk { CHUNK_END } else { b"" };
+        let written = if piece.len() <= MAX_COPIED {
+            append(out, [piece, end]);
+            self.write(&[out]).await
+        } else {
+            self.write(&[out, piece, end]).await
+        };
+        out.clear();
+        written
+    }
+
+    /// Writes what is in `out`, and the end of the answer's body.
+    ///
+    /// # Errors
+    /// As [`ServerConnection::write`].
+    pub async fn end_body(&mut self, out: &[u8]) -> Result<(), WriteError> {
+        self.write(&[out, if self.is_chunked { LAST_CHUNK } else { b"" }]).await
     }
 
     /// The answer has been written: the connection waits for the next request.
@@ -343,7 +368,7 @@ impl ServerConnection {
     /// Ends the connection. Where more may be coming, closing at once would reset the connection, and our answer might be
     /// lost (RFC 9112 section 9.6). So our half is closed, and what comes is read and thrown away for a while.
     pub async fn close(mut self) {
-        if let (AcceptedStream::Tcp(stream), true) = (&self.stream, self.is_cut_off) {
+        if let (Either::Left(stream), true) = (&self.stream, self.is_cut_off) {
             // To an older client the end of the connection is the end of the body; only a reset says that it is not.
             let _ = stream.set_zero_linger();
             return;
@@ -358,7 +383,7 @@ impl ServerConnection {
             loop {
                 read_buffer.clear();
                 read_buffer.make_room(MIN_READ);
-                match stream.read(read_buffer, left).await {
+                match read(stream, read_buffer, left).await {
                     Ok(count) if count > 0 => left -= count,
                     _ => break,
                 }
@@ -368,52 +393,19 @@ impl ServerConnection {
     }
 }
 
-/// The stream of an accepted connection.
-#[derive(Debug)]
-pub enum AcceptedStream {
-    /// TCP.
-    Tcp(TcpStream),
-    /// A unix socket.
-    Unix(UnixStream),
+/// The stream of an accepted connection: TCP, or a unix socket.
+pub type AcceptedStream = Either<TcpStream, UnixStream>;
+
+async fn readable(stream: &AcceptedStream) -> io::Result<()> {
+    match stream {
+        Either::Left(stream) => stream.readable().await,
+        Either::Right(stream) => stream.readable().await,
+    }
 }
 
-impl AcceptedStream {
-    async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
-        }
-    }
-
-    async fn writable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.writable().await,
-            Self::Unix(stream) => stream.writable().await,
-        }
-    }
-
-    /// Reads what there is, as far as `into` has room, but not more than `max_bytes`.
-    async fn read(&mut self, into: &mut Vec<u8>, max_bytes: usize) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.take(max_bytes as u64).read_buf(into).await,
-            Self::Unix(stream) => stream.take(max_bytes as u64).read_buf(into).await,
-        }
-    }
-
-    fn try_write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        match (self, parts) {
-            (Self::Tcp(stream), [part]) => stream.try_write(part),
-            (Self::Tcp(stream), _) => stream.try_write_vectored(parts),
-            (Self::Unix(stream), _) => stream.try_write_vectored(parts),
-        }
-    }
-
-    async fn shutdown(&mut self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.shutdown().await,
-            Self::Unix(stream) => stream.shutdown().await,
-        }
-    }
+/// Reads what there is, as far as `into` has room, but not more than `max_bytes`.
+async fn read(stream: &mut AcceptedStream, into: &mut Vec<u8>, max_bytes: usize) -> io::Result<usize> {
+    stream.take(max_bytes as u64).read_buf(into).await
 }
 
 /// Why there is no request.
@@ -450,11 +442,11 @@ pub enum BodyError {
 pub struct ClientLeft;
 
 /// Why an answer could not be written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
     /// The client left.
     #[error("the client left before the answer's end")]
-    Gone(#[source] io::Error),
+    Gone,
     /// The client did not take the next piece in time.
     #[error("the client did not take the answer in time")]
     TooSlow,
@@ -468,8 +460,9 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_DISCARDED: usize = 8 * 1024 * 1024;
 /// How much is read while an answer is due, in bytes.
 const MAX_READ_AHEAD: usize = 32 * 1024;
-/// Room for what is read at least, in bytes.
-const MIN_READ: usize = 4 * 1024;
+/// Up to this length, in bytes, a piece of a body is copied behind what is before it, since one part is written faster than
+/// two.
+const MAX_COPIED: usize = 8 * 1024;
 /// How many parts one write may have.
 const MAX_PARTS: usize = 4;
 /// The interim answer to `Expect`.
@@ -482,6 +475,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::http::client::Response;
 
     const SECOND: Duration = Duration::from_secs(1);
     const GET: &str = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -501,7 +495,7 @@ mod tests {
         let process = CancellationToken::new();
         let shutdown = process.clone().cancelled_owned();
         let (settings, is_draining) = (Rc::new(settings), Arc::default());
-        let stream = AcceptedStream::Unix(ours);
+        let stream = Either::Right(ours);
         let connection = ServerConnection::new(stream, settings, BufferPool::default(), shutdown, is_draining);
         (connection, client, process)
     }
@@ -527,7 +521,7 @@ mod tests {
         }
 
         async fn answer(&mut self) {
-            self.decide_persistence(false);
+            self.decide_persistence(false, false);
             self.write(&[ANSWER]).await.expect("there is room");
             self.finish();
         }
@@ -623,7 +617,7 @@ mod tests {
                     tokio::time::sleep(wait * SECOND).await;
                     client.write_all(GET.as_bytes()).await.expect("there is room");
                 };
-                tokio::join!(sending, async { connection.stream.readable().await.expect("it is open") });
+                tokio::join!(sending, async { readable(&connection.stream).await.expect("it is open") });
             }
             connection.request().await;
             connection.answer().await;
@@ -758,7 +752,7 @@ mod tests {
                         is_taken || connection.next_piece().await.is_err(),
                         "{length}: nothing of it comes after that"
                     );
-                    assert_eq!(connection.decide_persistence(false), is_taken, "{length}");
+                    assert_eq!(connection.decide_persistence(false, false), is_taken, "{length}");
                 }
             }
         });
@@ -798,7 +792,7 @@ mod tests {
                     let body = connection.whole_body().await;
                     assert!(matches!(body, Err(BodyError::Malformed)), "{chunks:?}: {body:?}");
                 }
-                assert!(!connection.decide_persistence(false), "{chunks:?}");
+                assert!(!connection.decide_persistence(false, false), "{chunks:?}");
             }
         });
     }
@@ -895,7 +889,7 @@ mod tests {
                 if is_read {
                     connection.whole_body().await.expect("it is there");
                 }
-                assert_eq!(connection.decide_persistence(is_last), goes_on, "{case}");
+                assert_eq!(connection.decide_persistence(is_last, false), goes_on, "{case}");
                 let mut head = Vec::new();
                 connection.write_status_line(StatusCode::NOT_FOUND, &mut head);
                 connection.end_head(b"id", &DateClock::default(), &mut head);
@@ -903,7 +897,6 @@ mod tests {
                 let expected = format!("HTTP/1.{version} 404 Not Found\r\n{field}x-request-id: id\r\ndate: ");
                 let head = String::from_utf8(head).expect("ASCII");
                 assert!(head.starts_with(&expected) && head.ends_with(" GMT\r\n\r\n"), "{case}: {head}");
-                assert_eq!(connection.takes_chunks(), version == 1);
                 connection.write(&[ANSWER]).await.expect("there is room");
                 connection.finish();
                 client.write_all(GET.as_bytes()).await.expect("there is room");
@@ -911,7 +904,7 @@ mod tests {
             }
             let (mut connection, _client) = with(&GET.repeat(2)).await;
             connection.request().await;
-            assert!(connection.decide_persistence(false));
+            assert!(connection.decide_persistence(false, false));
             connection.abort();
             connection.finish();
             assert!(connection.next_request().await.expect("good so far").is_none(), "an answer that broke off");
@@ -919,7 +912,63 @@ mod tests {
             let (mut connection, _client) = with(&GET.repeat(2)).await;
             connection.request().await;
             connection.is_draining.store(true, Ordering::Relaxed);
-            assert!(!connection.decide_persistence(false), "the process ends");
+            assert!(!connection.decide_persistence(false, false), "the process ends");
+        });
+    }
+
+    /// FR-09.
+    #[test]
+    fn the_framing_that_goes_down_is_ours() {
+        run(async {
+            let (known, chunks) = ("Content-Length: 05\r\n", "Transfer-Encoding: Chunked\r\n");
+            for (status, fields, is_head, is_http_1_1, expected, goes_on) in [
+                (200, known, false, true, "content-length: 5\r\n", true),
+                (200, known, false, false, "content-length: 5\r\n", true),
+                (200, known, true, true, "content-length: 5\r\n", true),
+                (304, known, false, true, "content-length: 5\r\n", true),
+                (204, known, false, true, "", true),
+                (204, "", false, true, "", true),
+                (200, chunks, false, true, "transfer-encoding: chunked\r\n", true),
+                (200, chunks, false, false, "", false),
+                (200, chunks, true, true, "", true),
+                (200, "", false, true, "transfer-encoding: chunked\r\n", true),
+                (200, "", false, false, "", false),
+            ] {
+                let mut read = BufferPool::default().take();
+                read.extend_from_slice(format!("HTTP/1.1 {status} OK\r\n{fields}\r\n").as_bytes());
+                let response = Response::parse(&mut read, is_head).expect("an answer").expect("its head");
+                let (mut connection, _client, _process) = connected();
+                connection.is_http_1_1 = is_http_1_1;
+                let case = format!("{status} {fields:?}, HEAD: {is_head}, HTTP/1.1: {is_http_1_1}");
+                assert_eq!(connection.decide_persistence(false, response.length.known().is_none()), goes_on, "{case}");
+                let mut out = Vec::new();
+                connection.write_framing(response.content_length, &mut out);
+                assert_eq!(String::from_utf8(out).expect("ASCII"), expected, "{case}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_body_is_written_as_it_is_or_in_chunks() {
+        run(async {
+            let long = [b'x'; MAX_COPIED + 1];
+            let plain = [b"head body".as_slice(), &long].concat();
+            let chunked = [b"head 4\r\nbody\r\n2001\r\n", &long[..], b"\r\n0\r\n\r\n"].concat();
+            for (is_unbounded, expected) in [(false, plain), (true, chunked)] {
+                let (mut connection, mut client) = with(GET).await;
+                connection.request().await;
+                connection.decide_persistence(false, is_unbounded);
+                let mut out = b"head ".to_vec();
+                for piece in [&b"body"[..], b"", &long] {
+                    connection.write_piece(&mut out, piece).await.expect("there is room");
+                    assert!(out.is_empty());
+                }
+                connection.end_body(&out).await.expect("there is room");
+                drop(connection);
+                let mut read = Vec::new();
+                client.read_to_end(&mut read).await.expect("it is open");
+                assert_eq!(String::from_utf8(read), String::from_utf8(expected), "in chunks: {is_unbounded}");
+            }
         });
     }
 
@@ -972,7 +1021,7 @@ mod tests {
             connection.request().await;
             drop(client);
             let written = connection.write(&[&many]).await;
-            assert!(matches!(written, Err(WriteError::Gone(_))), "{written:?}");
+            assert!(matches!(written, Err(WriteError::Gone)), "{written:?}");
         });
     }
 
@@ -991,7 +1040,7 @@ mod tests {
             ] {
                 let (mut connection, mut client) = with(&text).await;
                 connection.request().await;
-                connection.decide_persistence(true);
+                connection.decide_persistence(true, false);
                 connection.write(&[ANSWER]).await.expect("there is room");
                 let begun = Instant::now();
                 let closing = async {

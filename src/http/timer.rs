@@ -24,28 +24,24 @@ impl Timer {
     pub(super) async fn within<T>(
         &mut self,
         limit: Duration,
-        mut work: impl Future<Output = T> + Unpin,
+        work: impl Future<Output = T> + Unpin,
     ) -> Result<T, Elapsed> {
-        tokio::select! {
-            biased;
-            output = &mut work => Ok(output),
-            () = async { self.fire_at(Instant::now() + limit).await } => Err(Elapsed),
-        }
+        self.until(|| Instant::now() + limit, work).await
     }
 
-    /// The same until a `deadline` that stands already.
+    /// The same until a `deadline`, which is asked for once `work` has to be waited for.
     ///
     /// # Errors
     /// [`Elapsed`]; `work` is not polled any more then.
     pub(super) async fn until<T>(
         &mut self,
-        deadline: Instant,
+        deadline: impl FnOnce() -> Instant,
         mut work: impl Future<Output = T> + Unpin,
     ) -> Result<T, Elapsed> {
         tokio::select! {
             biased;
             output = &mut work => Ok(output),
-            () = self.fire_at(deadline) => Err(Elapsed),
+            () = async { self.fire_at(deadline()).await } => Err(Elapsed),
         }
     }
 
@@ -86,7 +82,7 @@ mod tests {
                 let late = begun.elapsed().saturating_sub(wait);
                 assert!(late < Duration::from_millis(5), "{wait:?}: {late:?} too late");
                 let work = pin!(tokio::time::sleep(wait / 2));
-                assert_eq!(timer.until(Instant::now() + wait + MINUTE, work).await, Ok(()), "{wait:?}");
+                assert_eq!(timer.until(|| Instant::now() + wait + MINUTE, work).await, Ok(()), "{wait:?}");
             }
         });
     }

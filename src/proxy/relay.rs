@@ -9,7 +9,6 @@ use actix_web::http::StatusCode;
 use crate::access_log::chain;
 use crate::context::Incomplete;
 use crate::guard::Access;
-use crate::http::body::{CHUNK_END, LAST_CHUNK, write_chunk_size};
 use crate::http::buffer::Buffer;
 use crate::http::client::ResponseBodyError;
 use crate::http::server::{ClientLeft, ServerConnection, WriteError};
@@ -29,31 +28,10 @@ impl Call<'_> {
         peeked: &[u8],
         downstream: &mut ServerConnection,
     ) -> Result<(), Failure> {
-        let is_unbounded = exchange.response.length.known().is_none();
-        let is_chunked = is_unbounded && downstream.takes_chunks();
-        downstream.decide_persistence(is_unbounded && !is_chunked);
-        let mut out = self.head(&exchange, is_chunked, downstream)?;
+        downstream.decide_persistence(false, exchange.response.length.known().is_none());
+        let head = self.head(&exchange, downstream)?;
         self.context.record_answer(exchange.response.status(), None);
-
-        let start = if peeked.is_empty() { exchange.response.start() } else { peeked };
-        self.context.count_out(start.len());
-        let written = match start.len() {
-            0 => downstream.write(&[&out]).await,
-            _ if is_chunked => {
-                write_chunk_size(start.len(), &mut out);
-                downstream.write(&[&out, start, CHUNK_END]).await
-            }
-            1..=MAX_COPIED => {
-                out.extend_from_slice(start);
-                downstream.write(&[&out]).await
-            }
-            _ => downstream.write(&[&out, start]).await,
-        };
-        let streamed = match written {
-            Ok(()) => self.stream(&mut exchange, is_chunked, out, downstream).await,
-            Err(error) => Err(error.into()),
-        };
-        if let Err(broken) = streamed {
+        if let Err(broken) = self.stream(&mut exchange, head, peeked, downstream).await {
             downstream.abort();
             self.context.record_incomplete(Incomplete::from(&broken));
             if let Broken::Upstream(error) = broken {
@@ -65,12 +43,7 @@ impl Call<'_> {
     }
 
     /// The head of the answer, as the browser gets it.
-    fn head(
-        &self,
-        exchange: &Exchange<'_>,
-        is_chunked: bool,
-        downstream: &ServerConnection,
-    ) -> Result<Buffer, Failure> {
+    fn head(&self, exchange: &Exchange<'_>, downstream: &ServerConnection) -> Result<Buffer, Failure> {
         let (proxy, response, is_head) = (self.proxy, &exchange.response, self.request.method() == "HEAD");
         let public = &proxy.routes[self.datahub.index()].public;
         let rewriter = UrlRewriter { upstream: &self.datahub.address, public, policy: &proxy.shared.settings.policy };
@@ -78,7 +51,7 @@ impl Call<'_> {
         let status = StatusCode::from_u16(response.status()).expect("it was read as three digits");
         downstream.write_status_line(status, &mut out);
         response::write_fields(response, rewriter, is_head, self.access == Access::Download, &mut out)?;
-        response::write_framing(response, is_chunked, &mut out);
+        downstream.write_framing(response.content_length, &mut out);
         proxy.guard.harden(false, &mut out);
         out.extend_from_slice(b"cache-control: private, no-store\r\nvary: Cookie, Accept-Encoding\r\n");
         proxy.guard.write_cors(self.access, self.request.fields(), &mut out);
@@ -86,28 +59,22 @@ impl Call<'_> {
         Ok(out)
     }
 
-    /// Passes on the body after what was sent with the head.
+    /// Passes on the head, which is in `out`, with what is there of the body, and then the rest.
     async fn stream(
         &self,
         exchange: &mut Exchange<'_>,
-        is_chunked: bool,
         mut out: Buffer,
+        peeked: &[u8],
         downstream: &mut ServerConnection,
     ) -> Result<(), Broken> {
+        let start = if peeked.is_empty() { exchange.response.start() } else { peeked };
+        self.context.count_out(start.len());
+        downstream.write_piece(&mut out, start).await?;
         while let Some(piece) = downstream.unless_client_leaves(pin!(exchange.next_piece())).await?? {
             self.context.count_out(piece.len());
-            if is_chunked {
-                out.clear();
-                write_chunk_size(piece.len(), &mut out);
-                downstream.write(&[&out, &piece, CHUNK_END]).await?;
-            } else {
-                downstream.write(&[&piece]).await?;
-            }
+            downstream.write_piece(&mut out, &piece).await?;
         }
-        if is_chunked {
-            downstream.write(&[LAST_CHUNK]).await?;
-        }
-        Ok(())
+        Ok(downstream.end_body(&out).await?)
     }
 }
 
@@ -141,12 +108,8 @@ impl From<&Broken> for Incomplete {
         match broken {
             Broken::Upstream(ResponseBodyError::Stalled) => Self::UpstreamStalled,
             Broken::Upstream(_) => Self::UpstreamBroke,
-            Broken::Client(WriteError::TooSlow) => Self::ResponseTimeout,
-            Broken::Client(WriteError::Gone(_)) | Broken::Left => Self::ClientGone,
+            Broken::Client(error) => (*error).into(),
+            Broken::Left => Self::ClientGone,
         }
     }
 }
-
-/// Up to this length, in bytes, the beginning of a body is copied behind its head, since one part is written faster than
-/// two.
-const MAX_COPIED: usize = 8 * 1024;

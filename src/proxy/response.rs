@@ -8,7 +8,7 @@ use memchr::memchr;
 
 use crate::datahub::transport::Address;
 use crate::error::{ApiError, Code};
-use crate::http::body::{BodyLength, write_content_length};
+use crate::http::body::BodyLength;
 use crate::http::buffer::append;
 use crate::http::client::Response;
 use crate::http::head::{Field, is_name};
@@ -75,20 +75,6 @@ pub(super) fn write_fields(
     };
     seen.write_disposition(has_body, is_download, out);
     Ok(())
-}
-
-/// Appends how the body is delimited: by its length where that is known, also that of a body that is not sent, else by
-/// chunks where the client takes them.
-pub(super) fn write_framing(response: &Response, takes_chunks: bool, out: &mut Vec<u8>) {
-    match (response.length, response.content_length) {
-        (BodyLength::Chunked | BodyLength::UntilClose, _) if takes_chunks => {
-            out.extend_from_slice(b"transfer-encoding: chunked\r\n");
-        }
-        (BodyLength::None | BodyLength::Known(_), Some(length)) => {
-            write_content_length(length, out);
-        }
-        _ => {}
-    }
 }
 
 /// Fields of which two would mean two things.
@@ -427,28 +413,6 @@ mod tests {
                 expected,
                 "{fields:?}, HEAD: {is_head}, download: {is_download}"
             );
-        }
-    }
-
-    /// FR-09.
-    #[test]
-    fn the_framing_that_goes_down_is_ours() {
-        let (known, chunks) = ("Content-Length: 05\r\n", "Transfer-Encoding: Chunked\r\n");
-        for (status, fields, is_head, takes_chunks, expected) in [
-            (200, known, false, true, "content-length: 5\r\n"),
-            (200, known, true, true, "content-length: 5\r\n"),
-            (304, known, false, true, "content-length: 5\r\n"),
-            (204, known, false, true, ""),
-            (204, "", false, true, ""),
-            (200, chunks, false, true, "transfer-encoding: chunked\r\n"),
-            (200, chunks, false, false, ""),
-            (200, chunks, true, true, ""),
-            (200, "", false, true, "transfer-encoding: chunked\r\n"),
-            (200, "", false, false, ""),
-        ] {
-            let mut out = Vec::new();
-            write_framing(&parsed(&format!("HTTP/1.1 {status} OK\r\n{fields}\r\n"), is_head), takes_chunks, &mut out);
-            assert_eq!(String::from_utf8(out).expect("ASCII"), expected, "{status} {fields:?}, HEAD: {is_head}");
         }
     }
 

@@ -14,15 +14,14 @@ use actix_web::http::StatusCode;
 use arcmanager_gateway::http::buffer::BufferPool;
 use arcmanager_gateway::http::date::DateClock;
 use arcmanager_gateway::http::head::HeadLimits;
-use arcmanager_gateway::http::server::{
-    AcceptedStream, BodyError, ClientTimeouts, RequestError, ServerConnection, ServerSettings,
-};
+use arcmanager_gateway::http::server::{BodyError, ClientTimeouts, RequestError, ServerConnection, ServerSettings};
 use libfuzzer_sys::fuzz_target;
 use reference::{End, Framing};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, sleep};
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 fuzz_target!(|input: (u8, u8, &[u8])| {
@@ -83,13 +82,8 @@ async fn exchange(manner: Manner, seed: u8, bytes: &[u8]) -> (Served, usize) {
     let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     let shutdown = CancellationToken::new().cancelled_owned();
     let settings = ServerSettings { head: HEAD, body: MOST_BODY as u64, timeouts: TIMEOUTS };
-    let connection = ServerConnection::new(
-        AcceptedStream::Unix(ours),
-        Rc::new(settings),
-        BufferPool::default(),
-        shutdown,
-        Arc::default(),
-    );
+    let connection =
+        ServerConnection::new(Either::Right(ours), Rc::new(settings), BufferPool::default(), shutdown, Arc::default());
     let begun = Instant::now();
     let (mut read, mut write) = theirs.into_split();
     let sending = async {
@@ -133,7 +127,7 @@ async fn serve(mut connection: ServerConnection, manner: Manner) -> Served {
             Ok(Some(request)) => request,
             Ok(None) => break,
             Err(RequestError::Head(_) | RequestError::Timeout) => {
-                connection.decide_persistence(true);
+                connection.decide_persistence(true, false);
                 answer(&mut connection).await;
                 served.is_refused = true;
                 break;
@@ -146,7 +140,7 @@ async fn serve(mut connection: ServerConnection, manner: Manner) -> Served {
             // Whoever seems to leave has only said all.
             let _ = connection.unless_client_leaves(pin!(sleep(Duration::from_millis(7)))).await;
         }
-        connection.decide_persistence(false);
+        connection.decide_persistence(false, false);
         answer(&mut connection).await;
         connection.finish();
     }
