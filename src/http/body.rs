@@ -6,7 +6,7 @@ use std::pin::Pin;
 use actix_web::body::MessageBody;
 use actix_web::web::Bytes;
 
-use crate::http::buffer::{Buffer, MIN_READ, PIECE_BYTES};
+use crate::http::buffer::{Buffer, MIN_READ, PIECE_BYTES, append};
 
 /// How a body is delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,24 +165,7 @@ pub fn write_chunk_size(length: usize, out: &mut Vec<u8>) {
 
 /// Appends a Content-Length field, as a line.
 pub fn write_content_length(length: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"content-length: ");
-    write_decimal(length, out);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Appends a number: what every answer has is written without the detour of a formatter.
-pub fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut begin = digits.len();
-    loop {
-        begin -= 1;
-        digits[begin] = b'0' + u8::try_from(number % 10).expect("a digit");
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[begin..]);
+    append(out, [b"content-length: ", itoa::Buffer::new().format(length).as_bytes(), b"\r\n"]);
 }
 
 /// What stands after the data of a chunk.
@@ -361,15 +344,6 @@ mod tests {
         let body = b"5\r\nhello\r\n0\r\n\r\n";
         for length in 0..body.len() {
             assert_eq!(read(&body[..length], 4), Ok(None), "{length} bytes");
-        }
-    }
-
-    #[test]
-    fn a_number_is_written_as_a_formatter_would() {
-        for number in [0, 9, 10, 99, 100, 1_234_567_890, u64::MAX] {
-            let mut out = Vec::new();
-            write_decimal(number, &mut out);
-            assert_eq!(String::from_utf8(out).expect("ASCII"), number.to_string());
         }
     }
 

@@ -14,21 +14,15 @@ use tokio::time::Instant;
 
 use crate::http::body::{BodyDecoder, BodyLength, CHUNK_END, ChunkError, Extent, LAST_CHUNK, write_chunk_size};
 use crate::http::buffer::{Buffer, BufferPool, MIN_READ};
-use crate::http::head::{Fields, HeadLimits, ResponseHead, decimal};
+use crate::http::head::{Fields, Framing, HeadLimits, ResponseHead};
 use crate::http::timer::{Elapsed, Timer};
 
 /// A connection of any kind.
 pub type Stream = Box<dyn Duplex>;
 
 /// What every kind of connection can do.
-pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
-
-impl std::fmt::Debug for dyn Duplex {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Stream")
-    }
-}
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin + std::fmt::Debug {}
+impl<T: AsyncRead + AsyncWrite + Unpin + std::fmt::Debug> Duplex for T {}
 
 /// One connection.
 #[derive(Debug)]
@@ -99,8 +93,8 @@ impl Response {
             drop(read.split_off_front(interim));
         }
         let Some(head) = head else { return Ok(None) };
-        let framing = ResponseFraming::of(head.fields(read))?;
-        let (length, content_length) = framing.length(&head, is_head)?;
+        let framing = Framing::of(head.fields(read)).map_err(ReceiveError::Invalid)?;
+        let (length, content_length) = body_length(&head, &framing, is_head).map_err(ReceiveError::Invalid)?;
         let is_persistent = head.is_http_1_1 && !framing.closes;
         let mut body = BodyDecoder::new(length);
         // Chunks that are none break off when they are passed on, whichever packet they come in.
@@ -112,60 +106,19 @@ impl Response {
     }
 }
 
-/// What the fields of an answer say of its framing and of the connection.
-#[derive(Default)]
-struct ResponseFraming {
-    content_length: Option<u64>,
-    /// Of Transfer-Encoding, if there is one.
-    is_chunked: Option<bool>,
-    closes: bool,
-}
-
-impl ResponseFraming {
-    fn of(fields: Fields<'_>) -> Result<Self, ReceiveError> {
-        let mut framing = Self::default();
-        for field in fields.iter() {
-            match field.name.len() {
-                10 if field.is("connection") => {
-                    let mut options = field.value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-                    framing.closes |= options.any(|option| option.eq_ignore_ascii_case(b"close"));
-                }
-                14 if field.is("content-length") => {
-                    let length = decimal(field.value).ok_or(ReceiveError::Invalid("a content length"))?;
-                    if framing.content_length.replace(length).is_some() {
-                        return Err(ReceiveError::Invalid("a framing that is ambiguous"));
-                    }
-                }
-                17 if field.is("transfer-encoding") => {
-                    let is_chunked = field.value.eq_ignore_ascii_case(b"chunked");
-                    if framing.is_chunked.replace(is_chunked).is_some() {
-                        return Err(ReceiveError::Invalid("a framing that is ambiguous"));
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(framing)
-    }
-
-    /// How long the body is (RFC 9112 section 6.3), and what Content-Length says.
-    fn length(&self, head: &ResponseHead, is_head: bool) -> Result<(BodyLength, Option<u64>), ReceiveError> {
-        let Self { content_length, is_chunked, .. } = *self;
-        if is_chunked.is_some() && (content_length.is_some() || !head.is_http_1_1) {
-            return Err(ReceiveError::Invalid("a framing that is ambiguous"));
-        }
-        Ok(match content_length {
-            // A 204 has no length to announce, whatever it says (RFC 9110 section 8.6).
-            _ if head.status == 204 => (BodyLength::None, None),
-            length if is_head || head.status == 304 => (BodyLength::None, length),
-            Some(length) => (BodyLength::Known(length), Some(length)),
-            None => match is_chunked {
-                Some(true) => (BodyLength::Chunked, None),
-                Some(false) => return Err(ReceiveError::Invalid("a transfer coding that is not chunked")),
-                None => (BodyLength::UntilClose, None),
-            },
-        })
-    }
+/// How long the body of an answer is (RFC 9112 section 6.3), and what Content-Length says.
+fn body_length(
+    head: &ResponseHead,
+    framing: &Framing,
+    is_head: bool,
+) -> Result<(BodyLength, Option<u64>), &'static str> {
+    let length = framing.body(head.is_http_1_1)?;
+    Ok(match head.status {
+        // A 204 has no length to announce, whatever it says (RFC 9110 section 8.6).
+        204 => (BodyLength::None, None),
+        status if is_head || status == 304 => (BodyLength::None, framing.content_length),
+        _ => (length.unwrap_or(BodyLength::UntilClose), framing.content_length),
+    })
 }
 
 impl ClientConnection {
@@ -233,10 +186,8 @@ impl ClientConnection {
             };
             match timer.within(limit, pin!(io.write_or_response(&parts, is_head))).await {
                 Err(Elapsed) => return Err(SendBodyError::Stalled),
-                Ok(Written::Early(early)) => return Ok(Sent::Early(Box::new(early?))),
-                Ok(Written::NotTaken) => return Ok(Sent::NotTaken),
-                Ok(Written::All) if piece.is_none() => return Ok(Sent::Whole),
-                Ok(Written::All) => {}
+                Ok(Ok(Sent::Whole)) if piece.is_some() => {}
+                Ok(sent) => return Ok(sent?),
             }
         }
     }
@@ -320,31 +271,25 @@ impl Io {
     }
 
     /// Writes all of `parts`, unless an answer comes or nothing more is taken before that.
-    async fn write_or_response(&mut self, parts: &[&[u8]; 3], is_head: bool) -> Written {
+    async fn write_or_response(&mut self, parts: &[&[u8]; 3], is_head: bool) -> Result<Sent, ReceiveError> {
         let mut slices = parts.map(IoSlice::new);
         let mut slices = slices.as_mut_slice();
         IoSlice::advance_slices(&mut slices, 0);
         std::future::poll_fn(|cx| {
             if let Poll::Ready(early) = self.poll_response(cx, is_head) {
-                return Poll::Ready(Written::Early(early));
+                return Poll::Ready(Ok(Sent::Early(Box::new(early?))));
             }
             while !slices.is_empty() {
                 match ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices)) {
                     Ok(count) if count > 0 => IoSlice::advance_slices(&mut slices, count),
-                    _ => return Poll::Ready(Written::NotTaken),
+                    _ => return Poll::Ready(Ok(Sent::NotTaken)),
                 }
             }
             let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
-            Poll::Ready(if flushed.is_ok() { Written::All } else { Written::NotTaken })
+            Poll::Ready(Ok(if flushed.is_ok() { Sent::Whole } else { Sent::NotTaken }))
         })
         .await
     }
-}
-
-enum Written {
-    All,
-    Early(Result<Response, ReceiveError>),
-    NotTaken,
 }
 
 /// How far the body of a request has got.

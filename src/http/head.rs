@@ -122,17 +122,24 @@ impl RequestHead {
         check_method(method.as_bytes())?;
         check_target(target.as_bytes())?;
         let mut fields = Vec::with_capacity(request.headers.len());
-        let mut framing = RequestFraming::default();
+        let (mut framing, mut expectation) = (Framing::default(), None);
         let source = Source(bytes);
         let mut known = [Occurrence::Never; Known::COUNT];
         for (at, field) in request.headers.iter().enumerate() {
             let span = source.field(field)?;
-            if let Some(name) = Known::of(field.name.as_bytes()) {
-                let occurrence = &mut known[name as usize];
+            let name = field.name.as_bytes();
+            if let Some(known_name) = Known::of(name) {
+                let occurrence = &mut known[known_name as usize];
                 let is_first = matches!(occurrence, Occurrence::Never);
                 *occurrence = if is_first { Occurrence::Once(at) } else { Occurrence::Several };
+            } else if is_name(name, "expect") {
+                if expectation.replace(field.value).is_some() {
+                    return Err(HeadError::Malformed);
+                }
+            } else if is_misspelled(name) {
+                return Err(HeadError::Malformed);
             } else {
-                framing.read(field)?;
+                framing.read(name, field.value).map_err(|_| HeadError::Malformed)?;
             }
             fields.push(span.moved_by(start));
         }
@@ -147,13 +154,14 @@ impl RequestHead {
             Occurrence::Never => is_http_1_1,
             Occurrence::Several => true,
         };
-        let is_endless = !is_http_1_1 && method == "POST" && framing.body.is_none();
+        let body = framing.body(is_http_1_1).map_err(|_| HeadError::Malformed)?;
+        let is_endless = !is_http_1_1 && method == "POST" && body.is_none();
         if is_ambiguous || is_endless {
             return Err(HeadError::Malformed);
         }
         let [method, target] = [method, target].map(|part| source.span(part.as_bytes()).moved_by(start));
-        let body = framing.body(is_http_1_1)?;
-        let expects_continue = framing.expects_continue && is_http_1_1;
+        let body = body.unwrap_or(BodyLength::None);
+        let expects_continue = is_http_1_1 && expectation.is_some_and(|it| it.eq_ignore_ascii_case(b"100-continue"));
         let is_persistent = !framing.closes && (is_http_1_1 || framing.is_kept_alive);
         let bytes = read.split_off_front(start + length);
         Ok(Some(Self { bytes, method, target, is_http_1_1, body, expects_continue, is_persistent, fields, known }))
@@ -403,70 +411,68 @@ impl Source<'_> {
     }
 }
 
-/// What the fields of a request say of its framing and of the connection.
-#[expect(clippy::struct_excessive_bools, reason = "each is a field that was there, or what one said")]
+/// What the fields of a head say of its body's framing and of the connection.
 #[derive(Debug, Default)]
-struct RequestFraming {
-    body: Option<BodyLength>,
-    has_expectation: bool,
-    expects_continue: bool,
-    closes: bool,
+pub(super) struct Framing {
+    pub(super) content_length: Option<u64>,
+    /// Of Transfer-Encoding, if there is one.
+    is_chunked: Option<bool>,
+    pub(super) closes: bool,
     is_kept_alive: bool,
 }
 
-impl RequestFraming {
-    fn read(&mut self, field: &httparse::Header<'_>) -> Result<(), HeadError> {
-        let (name, value) = (field.name.as_bytes(), field.value);
-        match name.len() {
-            6 if is_name(name, "expect") => {
-                if std::mem::replace(&mut self.has_expectation, true) {
-                    return Err(HeadError::Malformed);
-                }
-                self.expects_continue = value.eq_ignore_ascii_case(b"100-continue");
-            }
+impl Framing {
+    /// What the `fields` of an answer say, or what is wrong with them.
+    pub(super) fn of(fields: Fields<'_>) -> Result<Self, &'static str> {
+        let mut framing = Self::default();
+        for field in fields.iter() {
+            framing.read(field.name, field.value)?;
+        }
+        Ok(framing)
+    }
+
+    /// Takes note of a field; a second one, even one that agrees, is one too many.
+    fn read(&mut self, name: &[u8], value: &[u8]) -> Result<(), &'static str> {
+        let is_second = match name.len() {
             10 if is_name(name, "connection") => {
                 for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
                     // We do not switch protocols; whoever asks for it would speak another one from here on.
                     self.closes |= option.eq_ignore_ascii_case(b"close") || option.eq_ignore_ascii_case(b"upgrade");
                     self.is_kept_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
+                false
             }
-            14 if is_spelled(name, b"content-length") => {
-                let length = decimal(value).ok_or(HeadError::Malformed)?;
-                self.set_body(name, BodyLength::Known(length))?;
+            14 if is_name(name, "content-length") => {
+                self.content_length.replace(decimal(value).ok_or("a content length")?).is_some()
             }
-            17 if is_spelled(name, b"transfer-encoding") => {
-                if !value.eq_ignore_ascii_case(b"chunked") {
-                    return Err(HeadError::Malformed);
-                }
-                self.set_body(name, BodyLength::Chunked)?;
+            17 if is_name(name, "transfer-encoding") => {
+                self.is_chunked.replace(value.eq_ignore_ascii_case(b"chunked")).is_some()
             }
-            _ => {}
-        }
-        Ok(())
+            _ => false,
+        };
+        if is_second { Err(AMBIGUOUS) } else { Ok(()) }
     }
 
-    /// Two of them, even two that agree, are one too many; some servers take an underscore for a hyphen.
-    fn set_body(&mut self, name: &[u8], body: BodyLength) -> Result<(), HeadError> {
-        if name.contains(&b'_') || self.body.replace(body).is_some() { Err(HeadError::Malformed) } else { Ok(()) }
-    }
-
-    fn body(&self, is_http_1_1: bool) -> Result<BodyLength, HeadError> {
-        match self.body {
-            // Chunks came with HTTP/1.1 (RFC 9112 section 6.1).
-            Some(BodyLength::Chunked) if !is_http_1_1 => Err(HeadError::Malformed),
-            body => Ok(body.unwrap_or(BodyLength::None)),
+    /// How the body is delimited, if these fields say so. Only one of them may, and chunks came with HTTP/1.1 (RFC 9112
+    /// sections 6.1 and 6.3).
+    pub(super) fn body(&self, is_http_1_1: bool) -> Result<Option<BodyLength>, &'static str> {
+        match (self.is_chunked, self.content_length) {
+            (None, length) => Ok(length.map(BodyLength::Known)),
+            (Some(true), None) if is_http_1_1 => Ok(Some(BodyLength::Chunked)),
+            (Some(false), None) => Err("a transfer coding that is not chunked"),
+            _ => Err(AMBIGUOUS),
         }
     }
 }
 
-/// Whether `name` is `lower` to somebody who does not tell an underscore from a hyphen.
-fn is_spelled(name: &[u8], lower: &[u8]) -> bool {
-    name.iter().zip(lower).all(|(byte, lower)| byte.to_ascii_lowercase() == *lower || (*byte == b'_' && *lower == b'-'))
+/// Whether `name` says how a body is delimited to servers that take an underscore for a hyphen.
+fn is_misspelled(name: &[u8]) -> bool {
+    matches!(name.len(), 14 | 17)
+        && (name.eq_ignore_ascii_case(b"content_length") || name.eq_ignore_ascii_case(b"transfer_encoding"))
 }
 
 /// Digits and nothing else.
-pub fn decimal(text: &[u8]) -> Option<u64> {
+fn decimal(text: &[u8]) -> Option<u64> {
     let is_plain = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(text).ok().filter(|_| is_plain)?.parse().ok()
 }
@@ -510,6 +516,8 @@ fn check_target(target: &[u8]) -> Result<(), HeadError> {
     if is_path && is_query { Ok(()) } else { Err(HeadError::Malformed) }
 }
 
+/// What a framing is that is said twice, or that its version has not.
+const AMBIGUOUS: &str = "a framing that is ambiguous";
 /// Most fields that any head may have.
 const MAX_FIELDS: usize = 128;
 

@@ -12,7 +12,7 @@ use zeroize::Zeroize as _;
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::error::Code;
-use crate::http::body::{BodyLength, write_content_length, write_decimal};
+use crate::http::body::{BodyLength, write_content_length};
 use crate::http::buffer::{Buffer, append};
 use crate::http::head::{RequestHead, is_name};
 use crate::proxy::target::Target;
@@ -138,7 +138,7 @@ fn write_address(address: IpAddr, bytes: &mut Vec<u8>) {
         if at > 0 {
             bytes.push(b'.');
         }
-        write_decimal(octet.into(), bytes);
+        bytes.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
     }
 }
 

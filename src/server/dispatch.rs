@@ -219,14 +219,8 @@ impl Dispatch<'_> {
             out.extend_from_slice(b"content-disposition: attachment\r\n");
         }
         self.connection.write_framing(Some(problem.len() as u64), &mut out);
-        self.end_head(&mut out);
-        self.context.record_answer(status.as_u16(), Some(error.code()));
-        if self.request.is_none_or(|request| request.method() != "HEAD") {
-            self.context.count_out(problem.len());
-            out.extend_from_slice(problem.as_bytes());
-        }
-        let written = self.connection.write(&[&out]).await;
-        self.record_written(written);
+        let is_head = self.request.is_some_and(|request| request.method() == "HEAD");
+        self.write_whole(out, status, Some(error.code()), if is_head { b"" } else { problem.as_bytes() }).await;
     }
 
     /// Answers a development origin's preflight, the question what its script may send (Fetch, CORS protocol).
@@ -235,9 +229,15 @@ impl Dispatch<'_> {
         let mut out = self.begin_head(StatusCode::NO_CONTENT);
         out.extend_from_slice(guard::PREFLIGHT);
         out.extend_from_slice(b"cache-control: no-store\r\nvary: Cookie\r\n");
+        self.write_whole(out, StatusCode::NO_CONTENT, None, b"").await;
+    }
+
+    /// Writes the rest of an answer whose body is here already.
+    async fn write_whole(&mut self, mut out: Buffer, status: StatusCode, code: Option<Code>, body: &[u8]) {
         self.end_head(&mut out);
-        self.context.record_answer(StatusCode::NO_CONTENT.as_u16(), None);
-        let written = self.connection.write(&[&out]).await;
+        self.context.record_answer(status.as_u16(), code);
+        self.context.count_out(body.len());
+        let written = self.connection.write_piece(&mut out, body).await;
         self.record_written(written);
     }
 
