@@ -147,6 +147,7 @@ pub enum Format {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each one's name in the log says what it is")]
 pub enum Event {
+    ClientRefused,
     CredentialRefused,
     CrossSiteRefused,
     DatahubTlsFailed,
@@ -169,12 +170,14 @@ impl Event {
     fn level(self) -> Level {
         match self {
             Self::KeysReloaded | Self::LoginOk => Level::Info,
+            Self::ClientRefused => Level::Error,
             _ => Level::Warn,
         }
     }
 
     fn name(self) -> &'static str {
         match self {
+            Self::ClientRefused => "client_refused",
             Self::CredentialRefused => "credential_refused",
             Self::CrossSiteRefused => "cross_site_refused",
             Self::DatahubTlsFailed => "datahub_tls_failed",

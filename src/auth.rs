@@ -1,6 +1,7 @@
 //! Getting in and out: the table of the `/auth` routes, and what their handlers share.
 
 mod callback;
+mod exchange;
 mod login;
 mod logout;
 pub mod pending;
@@ -20,6 +21,7 @@ use url::form_urlencoded;
 use crate::auth::pending::PendingLogins;
 use crate::auth::rate::RateLimiter;
 use crate::context::RequestContext;
+use crate::datahub::tasks::Tasks;
 use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
 use crate::metrics;
@@ -35,6 +37,8 @@ pub struct Auth {
     pub sessions: Arc<Sessions>,
     /// Newer tokens.
     pub refresher: Refresher,
+    /// Where codes are exchanged.
+    pub tasks: Tasks,
     /// Logins that are under way.
     pub pending: PendingLogins,
     /// How often one client may begin a login.

@@ -334,15 +334,24 @@ fn limits(mut section: Section<'_>) -> Option<ProxyLimits> {
     })
 }
 
-/// For a forwarded call, for the browser, for one of our own calls.
-fn timeouts(mut section: Section<'_>) -> Option<(UpstreamTimeouts, ClientTimeouts, Duration)> {
-    let [request_head, request_body, connect, first_byte, idle, back_channel] =
-        ["request_head", "request_body", "connect", "first_byte", "idle", "back_channel"]
+/// How long our own calls to a DataHUB may take.
+#[derive(Debug, Clone, Copy)]
+struct BackChannelTimeouts {
+    /// One that can be made again.
+    back_channel: Duration,
+    /// The answer of the token endpoint.
+    token: Duration,
+}
+
+/// For a forwarded call, for the browser, for our own calls.
+fn timeouts(mut section: Section<'_>) -> Option<(UpstreamTimeouts, ClientTimeouts, BackChannelTimeouts)> {
+    let [request_head, request_body, connect, first_byte, idle, back_channel, token] =
+        ["request_head", "request_body", "connect", "first_byte", "idle", "back_channel", "token"]
             .map(|key| section.duration(key));
     section.finish();
     let upstream = UpstreamTimeouts { connect: connect?, first_byte: first_byte?, idle: idle? };
     let client = ClientTimeouts { head: request_head?, body: request_body?, answer: upstream.idle };
-    Some((upstream, client, back_channel?))
+    Some((upstream, client, BackChannelTimeouts { back_channel: back_channel?, token: token? }))
 }
 
 fn rates(mut section: Section<'_>) -> Option<(Rate, Rate)> {

@@ -4,16 +4,23 @@ pub mod back_channel;
 pub mod discovery;
 pub mod id_token;
 pub mod oidc;
+mod places;
+pub mod revocation;
+pub mod tasks;
 pub mod token;
+pub mod token_endpoint;
 pub mod transport;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use crate::access_log::{Event, process_event};
 use crate::datahub::oidc::Provider;
 use crate::datahub::transport::Address;
+use crate::metrics;
 
 /// One GitLab instance that we serve.
 #[derive(Debug)]
@@ -31,6 +38,8 @@ pub struct DataHub {
     /// Its OpenID provider, and what it knows us as.
     pub provider: Provider,
     index: usize,
+    /// When it was last said that it refuses our client.
+    client_reported: Mutex<Option<Instant>>,
 }
 
 impl DataHub {
@@ -43,7 +52,18 @@ impl DataHub {
         address: Address,
         provider: Provider,
     ) -> Self {
-        Self { id, name, description, aliases, address, provider, index: 0 }
+        Self { id, name, description, aliases, address, provider, index: 0, client_reported: Mutex::default() }
+    }
+
+    /// Counts that it refuses our client, and says so once a minute: until an operator mends that, nobody logs in there and
+    /// no session is renewed.
+    pub fn report_refused_client(&self, error: &dyn std::error::Error) {
+        metrics::client_refused(self.id.as_str());
+        let mut reported = self.client_reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.is_none_or(|last| last.elapsed() >= REPORT_INTERVAL) {
+            *reported = Some(Instant::now());
+            process_event(Event::ClientRefused, &format!("{}: {error}", self.id));
+        }
     }
 
     /// Its place among the [`DataHubs`] it belongs to, from 0 on: for tables with a row for each of them.
@@ -130,6 +150,9 @@ impl fmt::Display for DataHubId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a DataHUB's id is 1 to 32 of a-z, 0-9, _ and -, with a letter or digit at both ends and no __")]
 pub struct DataHubIdError;
+
+/// How long nothing more is said about one fault of the configuration.
+const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests {

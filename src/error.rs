@@ -32,10 +32,10 @@ impl ApiError {
         Self::from(Code::MethodNotAllowed).with_field("allow", allow)
     }
 
-    /// Asks the caller to come back after `wait`, in whole seconds (RFC 9110 section 10.2.3).
+    /// Asks the caller to come back after `wait`, in whole seconds, and no earlier (RFC 9110 section 10.2.3).
     #[must_use]
     pub fn retry_after(self, wait: Duration) -> Self {
-        self.with_field("retry-after", wait.as_secs().max(1).to_string())
+        self.with_field("retry-after", wait.as_millis().div_ceil(1_000).max(1).to_string())
     }
 
     /// Adds a field to the answer, such as Location or Set-Cookie; `name` is in lower case. A name may come twice.

@@ -20,6 +20,7 @@ use clap::{Parser, Subcommand};
 use listenfd::ListenFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// A backend-for-frontend gateway for GitLab.
 ///
@@ -83,7 +84,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then lets calls under way finish, then refreshes.
+/// Serves until SIGTERM or SIGINT, then lets calls under way finish, then tasks: in twice `server.shutdown_timeout` at most.
 async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
     actix_web::rt::spawn(reload::watch(Arc::clone(&config), files)?);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -103,8 +104,8 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
 
     let (server, tasks) = server::gateway(&config, sockets, &draining, |_| {})?;
     let handle = server.handle();
-    let (end, ended) = oneshot::channel::<()>();
-    let tasks = actix_web::rt::spawn(tasks.run(async { ended.await.unwrap_or_default() }));
+    let (end, ended) = oneshot::channel();
+    let tasks = actix_web::rt::spawn(tasks.run(async { ended.await.unwrap_or_else(|_| Instant::now()) }));
     let server = actix_web::rt::spawn(server);
     log::info!(listen = places.join(" "), public_url = config.server.public_url.as_str(); "serving");
 
@@ -113,6 +114,7 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
         _ = interrupt.recv() => false,
     };
     log::info!("ending");
+    let deadline = Instant::now() + config.server.shutdown_timeout * 2;
     draining.begin();
     if is_graceful {
         if are_passed {
@@ -124,9 +126,10 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
     draining.close_idle();
     handle.stop(is_graceful).await;
     server.await.map_err(io::Error::other)??;
-    // Refreshes that were begun are finished: GitLab has taken the old tokens already, or is about to.
-    let _ = end.send(());
-    let _ = tokio::time::timeout(config.server.shutdown_timeout, tasks).await;
+    // Refreshes, logins and revocations that were begun are finished: GitLab has taken the old tokens already, or is about
+    // to.
+    let _ = end.send(deadline);
+    tasks.await.map_err(io::Error::other)?;
     if let (Some(handle), Some(admin)) = (admin_handle, admin) {
         handle.stop(false).await;
         admin.await.map_err(io::Error::other)??;

@@ -60,6 +60,16 @@ pub fn login(result: &'static str) {
     METRICS.1.logins.get_or_create(&ResultLabel { result }).inc();
 }
 
+/// A revocation ended: `ok`, or `failed` after all tries.
+pub fn revocation(result: &'static str) {
+    METRICS.1.revocations.get_or_create(&ResultLabel { result }).inc();
+}
+
+/// A DataHUB refused our own client: its id or its secret is wrong there.
+pub fn client_refused(datahub: &str) {
+    METRICS.1.clients_refused.get_or_create(&DataHubLabel { datahub: datahub.to_string() }).inc();
+}
+
 /// Whether a DataHUB of the configuration answers calls.
 pub fn datahub(datahub: &str, answers: bool) {
     METRICS.1.datahub_up.get_or_create(&DataHubLabel { datahub: datahub.to_string() }).set(answers.into());
@@ -94,6 +104,8 @@ struct Metrics {
     refreshes: Family<ResultLabel, Counter>,
     replays: Family<ReplayLabel, Counter>,
     logins: Family<ResultLabel, Counter>,
+    revocations: Family<ResultLabel, Counter>,
+    clients_refused: Family<DataHubLabel, Counter>,
     datahub_up: Family<DataHubLabel, Gauge>,
     panics: Counter,
     log_dropped: Counter,
@@ -143,6 +155,8 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
         refreshes,
         replays,
         logins,
+        revocations,
+        clients_refused,
         datahub_up,
         panics,
         log_dropped,
@@ -154,6 +168,8 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     registry.register("refresh", "Refreshes, and calls that met one, by result", refreshes);
     registry.register("replay", "Calls that browsers were told to send again, by result and how often", replays);
     registry.register("logins", "Logins that ended, by result", logins);
+    registry.register("revocations", "Tokens that nobody holds any more, by what became of revoking them", revocations);
+    registry.register("client_refused", "Refreshes by which a DataHUB refused the gateway's client", clients_refused);
     registry.register("datahub_up", "Whether a DataHUB answers calls", datahub_up);
     registry.register("panics", "Defects of the gateway that it met", panics);
     registry.register("log_dropped", "Lines of the log that nobody read in time", log_dropped);

@@ -35,10 +35,9 @@ use crate::proxy::request::{Caller, Message};
 use crate::proxy::target::{Policy, Target};
 use crate::proxy::upstream::{SendError, Upstream, UpstreamRequest, UpstreamTimeouts};
 use crate::session::decision::Reason;
-use crate::session::open_session::OpenSession;
-use crate::session::refresh::{Refresher, Resolution};
+use crate::session::refresh::{Asking, Refresher, Resolution};
 use crate::session::replay::{self, ReplayTarget};
-use crate::session::{Sessions, Sid};
+use crate::session::{Session, Sessions, Sid};
 
 /// One worker's proxy to all DataHUBs.
 #[derive(Debug)]
@@ -217,16 +216,20 @@ impl Proxy {
         }
 
         let caller = Caller { datahub, session: &session, context, scheme: &self.shared.scheme };
-        let call = Call { proxy: self, request, access, replay, datahub, sid: &sid, session: &session, context };
-        let is_expiring = session.is_stale_at(now, self.refresh_ahead(length));
-        let may_have_entry = session.refresh_filter_hash().is_some_and(|hash| refresher.may_have_entry_for(hash));
-        let is_superseded = || may_have_entry && refresher.has_entry_for(datahub, &session.decode().tokens);
-        if is_expiring || is_superseded() {
-            // The body is read first: a call with a body too long to be sent again must not cost a refresh.
-            discard_request_body(downstream, length.known(), context).await?;
+        let call = Call { proxy: self, request, access, replay, datahub, sid: &sid, context };
+        let filter_hash = session.filter_hash();
+        let is_long = length.may_exceed(LONG_BODY_BYTES);
+        let is_expiring = session.is_stale_at(now, self.refresh_ahead(is_long, filter_hash));
+        if is_expiring || refresher.may_have_entry_for(filter_hash) {
             let reason = if is_expiring { Reason::Expiring } else { Reason::None };
-            return Err(downstream.unless_client_leaves(pin!(call.retry(reason))).await?.into());
+            let decoded = session.decode();
+            if refresher.must_resolve(call.asking(&decoded, reason), now) {
+                // The body is read first: a call with a body too long to be sent again must not cost a refresh.
+                discard_request_body(downstream, length.known(), context).await?;
+                return Err(downstream.unless_client_leaves(pin!(call.retry(&decoded, reason))).await?.into());
+            }
         }
+        let upload = is_long.then(|| refresher.begin_upload(filter_hash));
 
         let mut message = Message::of_call(self.pool.take(), request, target, length, caller)?;
         let inspected = if target.is_graphql() {
@@ -246,14 +249,15 @@ impl Proxy {
         let upstream = &self.routes[datahub.index()].upstream;
         let mut exchange = upstream.exchange(&upstream_request, downstream, context).await?;
         context.upstream.set(Some(exchange.took));
-        drop(message);
+        drop((message, upload));
 
         let mut peeked = Vec::new();
         let probe = || Message::probe(self.pool.take(), caller);
         if rejection::is_invalid_token(&mut exchange, &mut peeked, probe, downstream, context).await? {
             drop(exchange);
             discard_request_body(downstream, None, context).await?;
-            return Err(downstream.unless_client_leaves(pin!(call.retry(Reason::Rejected))).await?.into());
+            let decoded = session.decode();
+            return Err(downstream.unless_client_leaves(pin!(call.retry(&decoded, Reason::Rejected))).await?.into());
         }
         replay.record_outcome("passed");
         call.relay(exchange, &peeked, downstream).await
@@ -281,10 +285,11 @@ impl Proxy {
     }
 
     /// How long before its end a token is renewed for this call. Sooner ahead of a long body: GitLab looks at the token
-    /// again once the whole body is there.
-    fn refresh_ahead(&self, length: BodyLength) -> Duration {
-        let limits = self.shared.sessions.limits();
-        if length.may_exceed(LONG_BODY_BYTES) { limits.refresh_ahead_body } else { limits.refresh_ahead }
+    /// again once the whole body is there; but not while another one is on its way up with that token.
+    fn refresh_ahead(&self, is_long: bool, filter_hash: u64) -> Duration {
+        let SharedProxy { sessions, refresher, .. } = &*self.shared;
+        let is_sooner = is_long && !refresher.has_upload(filter_hash);
+        if is_sooner { sessions.limits().refresh_ahead_body } else { sessions.limits().refresh_ahead }
     }
 }
 
@@ -296,33 +301,30 @@ struct Call<'a> {
     replay: ReplayTarget<'a>,
     datahub: &'a Arc<DataHub>,
     sid: &'a Sid,
-    session: &'a OpenSession,
     context: &'a RequestContext,
 }
 
 impl Call<'_> {
     /// The answer to a call that is not forwarded now: mostly a 307, by which the browser sends the call again. It brings
     /// the cookie with newer tokens, if there are any.
-    async fn retry(&self, reason: Reason) -> ApiError {
-        let Self { proxy, replay, datahub, sid, session, context, .. } = self;
+    async fn retry(&self, session: &Session, reason: Reason) -> ApiError {
+        let Self { proxy, replay, context, .. } = self;
         let SharedProxy { sessions, refresher, .. } = &*proxy.shared;
-        let session = session.decode();
-        match refresher.resolve(datahub, &session, reason, replay.replays, context, SystemTime::now()).await {
-            // The cache has forgotten the entry meanwhile. But the body has been read, so that the call must be sent again.
+        match refresher.resolve(self.asking(session, reason), sessions, context, SystemTime::now()).await {
+            // It goes on with what it has. But the body has been read, so that the call must be sent again.
             Ok(Resolution::UseCurrent) => replay.retry_response(None, false),
-            Ok(Resolution::Renewed(tokens)) => {
-                let renewed = session.renewed(tokens, sessions.limits());
-                match sessions.session_cookie(datahub, sid, &renewed, context, SystemTime::now()) {
-                    Ok(cookie) => replay.retry_response(Some(cookie), false),
-                    Err(error) => error.into(),
-                }
-            }
+            Ok(Resolution::Renewed(_, cookie)) => replay.retry_response(Some(cookie), false),
             Ok(Resolution::Retry { closes }) => replay.retry_response(None, closes),
-            Err(failure) => {
+            Err(error) => {
                 replay.record_outcome("lost");
-                failure.into()
+                error
             }
         }
+    }
+
+    /// `session` is the call's own, decoded.
+    fn asking<'b>(&'b self, session: &'b Session, reason: Reason) -> Asking<'b> {
+        Asking { datahub: self.datahub, sid: self.sid, session, reason, replays: self.replay.replays }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::auth::Auth;
 use crate::auth::pending::PendingLogins;
 use crate::auth::rate::RateLimiter;
 use crate::config::Config;
+use crate::datahub::tasks::{TaskRunner, Tasks};
 use crate::datahub::transport::Endpoint;
 use crate::guard::Guard;
 use crate::http::buffer::BufferPool;
@@ -33,7 +34,7 @@ use crate::metrics::worker::WorkerMetrics;
 use crate::proxy::{Proxy, SharedProxy};
 use crate::server::dispatch::Worker;
 use crate::server::web::Web;
-use crate::session::refresh::{Refresher, Tasks};
+use crate::session::refresh::Refresher;
 
 /// A socket to take connections from.
 #[derive(Debug)]
@@ -84,9 +85,9 @@ pub fn gateway(
     sockets: Vec<Socket>,
     draining: &Draining,
     more: fn(&mut ServiceConfig),
-) -> io::Result<(Server, Tasks)> {
-    let (refresher, tasks) = Refresher::new(config.session.clone());
-    let shared = Shared::new(config, refresher, draining, more);
+) -> io::Result<(Server, TaskRunner)> {
+    let (tasks, runner) = Tasks::new();
+    let shared = Shared::new(config, &tasks, draining, more);
     let (workers, shutdown) = (config.server.workers, config.server.shutdown_timeout);
     let server = Server::build().workers(workers).shutdown_timeout(shutdown.as_secs().max(1)).disable_signals();
     let server = sockets.into_iter().try_fold(server, |server, socket| {
@@ -105,7 +106,7 @@ pub fn gateway(
             }),
         }
     })?;
-    Ok((server.run(), tasks))
+    Ok((server.run(), runner))
 }
 
 /// What all workers share.
@@ -119,13 +120,15 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(config: &Arc<Config>, refresher: Refresher, draining: &Draining, more: fn(&mut ServiceConfig)) -> Arc<Self> {
+    fn new(config: &Arc<Config>, tasks: &Tasks, draining: &Draining, more: fn(&mut ServiceConfig)) -> Arc<Self> {
         let origins = &config.app.origins;
         let sessions = Arc::new(config.sessions());
+        let refresher = Refresher::new(&config.datahubs, config.session.clone(), tasks.clone());
         let auth = Data::new(Auth {
             datahubs: config.datahubs.clone(),
             sessions: Arc::clone(&sessions),
             refresher: refresher.clone(),
+            tasks: tasks.clone(),
             pending: PendingLogins::new(config.keyring.clone(), &origins.own),
             logins: RateLimiter::new(config.login_rate),
             callbacks: RateLimiter::new(config.callback_rate),

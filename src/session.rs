@@ -349,6 +349,7 @@ mod tests {
     use crate::datahub::back_channel::BackChannel;
     use crate::datahub::discovery::Discovery;
     use crate::datahub::oidc::Provider;
+    use crate::datahub::token_endpoint::TokenEndpoint;
     use crate::datahub::transport::{Address, tls_config};
     use crate::seal::Key;
     use crate::seal::cookie::Plaintext;
@@ -501,6 +502,7 @@ mod tests {
                 Vec::new(),
                 Discovery::new(openidconnect::IssuerUrl::from_url(url.clone())),
                 BackChannel::new(vec![address.clone()], Duration::from_secs(1)),
+                TokenEndpoint::new(vec![address.clone()], Duration::from_secs(1), Duration::from_secs(1)),
             );
             let (name, description, aliases) = (String::new(), String::new(), Vec::new());
             DataHub::new(id.parse().expect("an id"), name, description, aliases, address.clone(), provider)

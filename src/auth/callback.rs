@@ -4,6 +4,7 @@
 //! [`finish`]: nothing is sent to the DataHUB before the state has been found to be one of this browser.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use actix_session::Session;
@@ -13,6 +14,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use openidconnect::AuthorizationCode;
 
 use crate::access_log::{Event, chain};
+use crate::auth::logout::MAX_WAIT;
 use crate::auth::pending::{PendingError, PendingLogin, remove_empty_cookie};
 use crate::auth::return_to::ReturnTo;
 use crate::auth::{Auth, LoginError, Parameters, see_other};
@@ -22,6 +24,7 @@ use crate::datahub::back_channel::BackChannelError;
 use crate::datahub::discovery::MetadataError;
 use crate::datahub::id_token::IdTokenError;
 use crate::datahub::oidc::ExchangeError;
+use crate::datahub::token_endpoint::TokenEndpointError;
 use crate::error::ApiError;
 use crate::metrics;
 
@@ -67,25 +70,26 @@ async fn finish(
     // It said yes.
     let code = outcome.map_err(|error| LoginFailure::new(error, datahub, "the DataHUB said no"))?;
     // It takes the code with the verifier; ID token and userinfo are signed, of now, of this login and of one person.
-    let result = datahub
-        .provider
-        .exchange_code(code, login.verifier, &login.nonce, now)
-        .await
-        .map_err(|error| LoginFailure::exchange(&error, datahub))?;
+    let (replaces, return_to) = (login.replaces.clone(), login.return_to.clone());
+    let exchanged = auth.exchange(datahub, code, login, context, now).await;
+    let (result, obtained) = exchanged.map_err(|error| LoginFailure::exchange(&error, datahub))?;
     // The session is new in every part, and browsers will keep it.
     let (sid, session) = auth.sessions.begin(result, datahub);
     let cookies = auth
         .sessions
         .login_cookies(datahub, &sid, &session, context, now)
         .map_err(|_| LoginFailure::new(LoginError::Failed, datahub, "the session does not fit into a cookie"))?;
+    auth.refresher.begin_session(datahub, &obtained.tokens);
+    obtained.keep();
     // The one it takes the place of is over at the DataHUB, too.
-    if let Some(token) = login.replaces {
-        auth.end_session(datahub, token, context).await;
+    if let Some(token) = replaces {
+        let kept = session.tokens.session_token();
+        auth.refresher.end_session(datahub, token, Some(&kept), MAX_WAIT).await;
     }
 
     context.event(Event::LoginOk, datahub.id.as_str());
     metrics::login("ok");
-    let to = login.return_to.map_or_else(|| auth.app_url.clone(), ReturnTo::into_string);
+    let to = return_to.map_or_else(|| auth.app_url.clone(), ReturnTo::into_string);
     let mut response = see_other(&to);
     for cookie in cookies {
         response.headers_mut().append(SET_COOKIE, cookie);
@@ -96,7 +100,7 @@ async fn finish(
 /// What a DataHUB tells us through the browser (RFC 6749 section 4.1.2, RFC 9207 section 2), every parameter once and of a
 /// sane length.
 struct Query<'a> {
-    datahub: &'a DataHub,
+    datahub: &'a Arc<DataHub>,
     state: &'a str,
     issuer: Option<&'a str>,
     outcome: Result<AuthorizationCode, LoginError>,
@@ -158,10 +162,13 @@ impl LoginFailure {
 
     fn exchange(error: &ExchangeError, datahub: &DataHub) -> Self {
         let login_error = match error {
-            ExchangeError::Unreachable(BackChannelError::Malformed | BackChannelError::ForeignAddress) => {
-                LoginError::Failed
-            }
-            ExchangeError::Unreachable(_)
+            ExchangeError::Userinfo(BackChannelError::Malformed | BackChannelError::ForeignAddress)
+            | ExchangeError::Endpoint(
+                TokenEndpointError::ForeignAddress | TokenEndpointError::TooLarge | TokenEndpointError::SignIn,
+            ) => LoginError::Failed,
+            ExchangeError::Userinfo(_)
+            | ExchangeError::Endpoint(_)
+            | ExchangeError::Ending
             | ExchangeError::Metadata(MetadataError::Unreachable(_) | MetadataError::Paused) => LoginError::Unavailable,
             _ => LoginError::Failed,
         };

@@ -8,11 +8,8 @@ use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::future::join_all;
 
-use crate::access_log::{Event, chain};
 use crate::auth::{Auth, Parameters};
 use crate::context::RequestContext;
-use crate::datahub::DataHub;
-use crate::datahub::token::RefreshToken;
 use crate::error::ApiError;
 use crate::seal::cookie;
 
@@ -29,7 +26,7 @@ pub(super) async fn logout(
     let chosen = auth.selected_datahubs(&Parameters::of(&req), &context)?;
     let ends = chosen.iter().filter_map(|datahub| {
         let (_, session) = auth.sessions.open(cookie::fields(req.headers()), datahub, &context, now).ok()?;
-        Some(auth.end_session(datahub, session.decode().tokens.refresh?, &context))
+        Some(auth.refresher.end_session(datahub, session.decode().tokens.session_token(), None, MAX_WAIT))
     });
     join_all(ends).await;
 
@@ -44,20 +41,5 @@ pub(super) async fn logout(
     Ok(response.finish())
 }
 
-impl Auth {
-    /// Revokes the newest pair this process knows of: a refresh under way is waited for, or its tokens would live on.
-    pub(super) async fn end_session(&self, datahub: &DataHub, token: RefreshToken, context: &RequestContext) {
-        let newest = self.refresher.invalidate_chain(datahub, &token, MAX_WAIT).await;
-        let revocation = datahub.provider.revoke(&newest);
-        let reason = match tokio::time::timeout(MAX_WAIT, revocation).await {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => chain(&error),
-            Err(_) => "no answer in time".to_owned(),
-        };
-        log::warn!(datahub = datahub.id.as_str(), reason; "the tokens of a session that ended could not be revoked");
-        context.event(Event::RevokeFailed, datahub.id.as_str());
-    }
-}
-
 /// How long a person waits for a refresh under way, and for the revocation.
-const MAX_WAIT: Duration = Duration::from_millis(1_500);
+pub(super) const MAX_WAIT: Duration = Duration::from_millis(1_500);

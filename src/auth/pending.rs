@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 use crate::auth::return_to::ReturnTo;
 use crate::datahub::DataHubId;
 use crate::datahub::oidc::AuthorizationRequest;
-use crate::datahub::token::RefreshToken;
+use crate::datahub::token::{RefreshToken, SessionToken};
 use crate::seal::Keyring;
 use crate::seal::cookie::{self, Found, Plaintext, SealedCookie};
 
@@ -112,8 +112,8 @@ pub(super) struct ConfirmedLogin {
     pub(super) nonce: Nonce,
     /// Where the person wanted to go.
     pub(super) return_to: Option<ReturnTo>,
-    /// The refresh token of the session that the new one takes the place of.
-    pub(super) replaces: Option<RefreshToken>,
+    /// The token of the session that the new one takes the place of.
+    pub(super) replaces: Option<SessionToken>,
 }
 
 impl PendingLogin {
@@ -171,7 +171,7 @@ impl PendingLogin {
             verifier: PkceCodeVerifier::new(self.verifier),
             nonce: Nonce::new(self.nonce),
             return_to: self.return_to.as_deref().and_then(ReturnTo::parse),
-            replaces: self.replaces.and_then(|token| RefreshToken::try_from(token).ok()),
+            replaces: self.replaces.and_then(|token| RefreshToken::try_from(token).ok()).map(SessionToken::Refresh),
         })
     }
 }

@@ -17,7 +17,7 @@ use crate::error::ApiError;
 use crate::seal::cookie;
 use crate::session::SessionError;
 use crate::session::decision::Reason;
-use crate::session::refresh::Resolution;
+use crate::session::refresh::{Asking, Resolution};
 use crate::session::replay::ReplayTarget;
 
 /// The sessions with their new times; each is treated by itself.
@@ -41,33 +41,21 @@ pub(super) async fn refresh(
             Err(SessionError::None) => {}
         }
     }
-    let resolutions = opened.iter().map(|(datahub, _, session)| {
-        let serves = session.tokens.refresh.is_none() && now < session.tokens.expires_at();
-        let reason = if serves { Reason::None } else { Reason::Expiring };
-        auth.refresher.resolve(datahub, session, reason, target.replays, &context, now)
+    let resolutions = opened.iter().map(|(datahub, sid, session)| {
+        let asking = Asking { datahub, sid, session, reason: Reason::Requested, replays: target.replays };
+        auth.refresher.resolve(asking, &auth.sessions, &context, now)
     });
     let resolutions = join_all(resolutions).await;
 
     let (mut entries, mut cookies, mut retry, mut failures) = (Vec::new(), Vec::new(), None, Vec::new());
-    for ((datahub, sid, session), resolution) in opened.iter().zip(resolutions) {
-        let renewed = match resolution {
-            Ok(Resolution::UseCurrent) => Ok((session.clone(), None)),
-            Ok(Resolution::Renewed(tokens)) => {
-                let renewed = session.renewed(tokens, auth.sessions.limits());
-                let cookie = auth.sessions.session_cookie(datahub, sid, &renewed, &context, SystemTime::now());
-                cookie.map(|cookie| (renewed, Some(cookie))).map_err(ApiError::from)
-            }
-            Ok(Resolution::Retry { closes }) => {
-                retry = Some(closes || retry == Some(true));
-                continue;
-            }
-            Err(failure) => Err(failure.into()),
-        };
-        match renewed {
-            Ok((renewed, cookie)) => {
+    for ((datahub, _, session), resolution) in opened.iter().zip(resolutions) {
+        match resolution {
+            Ok(Resolution::UseCurrent) => entries.push(Entry::new(datahub, session)),
+            Ok(Resolution::Renewed(renewed, cookie)) => {
                 entries.push(Entry::new(datahub, &renewed));
-                cookies.extend(cookie);
+                cookies.push(cookie);
             }
+            Ok(Resolution::Retry { closes }) => retry = Some(closes || retry == Some(true)),
             Err(error) => {
                 entries.push(Entry::new(datahub, session).failed(error.code()));
                 failures.push(error);

@@ -22,7 +22,7 @@ pub(super) async fn status(req: HttpRequest, auth: Data<Auth>, context: ReqData<
     let opened = auth.datahubs.iter().filter_map(|datahub| {
         let (_, session) = auth.sessions.open(cookie::fields(req.headers()), datahub, &context, now).ok()?;
         let session = session.decode();
-        let has_ended = auth.refresher.is_invalidated(datahub, &session.tokens);
+        let has_ended = auth.refresher.has_ended(datahub, &session.tokens);
         (!has_ended).then(|| Entry::new(datahub, &session))
     });
     answer(opened.collect(), now)

@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use openidconnect::{ClientId, ClientSecret, IssuerUrl, RedirectUrl};
 use url::Url;
 
 use super::section::Section;
-use super::{Server, is_loopback, not_before, secret_file};
+use super::{BackChannelTimeouts, Server, is_loopback, not_before, secret_file};
 use crate::datahub::back_channel::BackChannel;
 use crate::datahub::discovery::Discovery;
 use crate::datahub::oidc::Provider;
+use crate::datahub::token_endpoint::TokenEndpoint;
 use crate::datahub::transport::{self, Address, Endpoint};
 use crate::datahub::{DataHub, DataHubId, DataHubs};
 use crate::session::not_before::CutOffs;
@@ -21,7 +21,7 @@ use crate::session::not_before::CutOffs;
 pub(super) fn read(
     mut section: Section<'_>,
     server: Option<&Server>,
-    back_channel: Option<Duration>,
+    back_channel: Option<BackChannelTimeouts>,
     cut_offs: &mut CutOffs,
 ) -> Option<DataHubs> {
     let ids = section.keys();
@@ -66,7 +66,7 @@ fn datahub(
     id: DataHubId,
     mut section: Section<'_>,
     server: Option<&Server>,
-    back_channel: Option<Duration>,
+    timeouts: Option<BackChannelTimeouts>,
 ) -> Option<DataHub> {
     let url: Option<Url> = section.required("url");
     let is_insecure_allowed = section.optional("insecure_http").unwrap_or(false);
@@ -109,8 +109,10 @@ fn datahub(
     let address = tls.and(place)?;
     let issuer = issuer_place.as_ref().unwrap_or(&address).as_str().to_owned();
     let issuer = IssuerUrl::new(issuer).expect("a URL without the slash at its end is still one");
-    let addresses = std::iter::once(address.clone()).chain(issuer_place).collect();
-    let back_channel = BackChannel::new(addresses, back_channel?);
+    let addresses: Vec<_> = std::iter::once(address.clone()).chain(issuer_place).collect();
+    let timeouts = timeouts?;
+    let token_endpoint = TokenEndpoint::new(addresses.clone(), timeouts.back_channel, timeouts.token);
+    let back_channel = BackChannel::new(addresses, timeouts.back_channel);
     let scopes = scopes?;
     let scopes = if scopes.is_empty() { DEFAULT_SCOPES.map(str::to_owned).to_vec() } else { scopes };
     let provider = Provider::new(
@@ -120,6 +122,7 @@ fn datahub(
         scopes,
         Discovery::new(issuer),
         back_channel,
+        token_endpoint,
     );
     let name = name.unwrap_or_else(|| id.to_string());
     Some(DataHub::new(id, name, description.unwrap_or_default(), aliases?, address, provider))

@@ -18,7 +18,9 @@ use url::{Url, form_urlencoded};
 use crate::datahub::back_channel::{BackChannel, BackChannelError};
 use crate::datahub::discovery::{Discovery, Metadata, MetadataError};
 use crate::datahub::id_token::{self, IdTokenError};
-use crate::datahub::token::{AccessToken, DEFAULT_LIFETIME, RefreshToken, TokenError, TokenSet};
+use crate::datahub::places::Places;
+use crate::datahub::token::{AccessToken, DEFAULT_LIFETIME, RefreshToken, SessionToken, TokenError, TokenSet};
+use crate::datahub::token_endpoint::{TokenEndpoint, TokenEndpointError};
 
 /// A DataHUB's OpenID provider and what it knows us as.
 #[derive(Debug)]
@@ -29,6 +31,9 @@ pub struct Provider {
     scopes: Vec<String>,
     discovery: Discovery,
     back_channel: BackChannel,
+    token_endpoint: TokenEndpoint,
+    refreshes: Places,
+    exchanges: Places,
 }
 
 impl Provider {
@@ -40,8 +45,20 @@ impl Provider {
         scopes: Vec<String>,
         discovery: Discovery,
         back_channel: BackChannel,
+        token_endpoint: TokenEndpoint,
     ) -> Self {
-        Self { client_id, client_secret, redirect_uri, scopes, discovery, back_channel }
+        let (refreshes, exchanges) = (Places::new(), Places::new());
+        Self {
+            client_id,
+            client_secret,
+            redirect_uri,
+            scopes,
+            discovery,
+            back_channel,
+            token_endpoint,
+            refreshes,
+            exchanges,
+        }
     }
 
     /// The scopes that every login asks for.
@@ -91,29 +108,44 @@ impl Provider {
         if is_ours { Ok(()) } else { Err(ExchangeError::Issuer) }
     }
 
-    /// Exchanges a code for tokens and learns whose they are: from userinfo, whose subject must be the ID token's.
+    /// Exchanges a code for tokens. The request is sent once: a code that comes a second time is a sign of theft (RFC 6749
+    /// section 4.1.2).
     ///
     /// # Errors
-    /// [`ExchangeError`]; no token is kept then.
+    /// [`ExchangeError`]; no token has come then.
     pub async fn exchange_code(
         &self,
         code: AuthorizationCode,
         verifier: PkceCodeVerifier,
-        nonce: &Nonce,
         now: SystemTime,
-    ) -> Result<LoginResult, ExchangeError> {
+    ) -> Result<Exchanged, ExchangeError> {
         let metadata = self.metadata().await?;
-        let http = |request| self.back_channel.call(request);
         let client = self.client(&metadata);
-        let response = client
+        let http = |request| self.token_endpoint.call(request);
+        let request = client
             .exchange_code(code)
             .expect("metadata without a token endpoint are refused")
             .set_pkce_verifier(verifier)
-            .request_async(&http)
-            .await
-            .map_err(ExchangeError::from_token_endpoint)?;
-        // First of all: openidconnect would panic at a token that cannot be a header's value.
-        let tokens = tokens(&response, None, now)?;
+            .request_async(&http);
+        let response = self.exchanges.run(|| true, request).await.expect("it is wanted");
+        let response = response.map_err(ExchangeError::from_token_endpoint)?;
+        // Before anything else: openidconnect would panic at a token that cannot be a header's value.
+        Ok(Exchanged { tokens: tokens(&response, None, now)?, response })
+    }
+
+    /// Learns whose the tokens are: from userinfo, whose subject must be the ID token's.
+    ///
+    /// # Errors
+    /// [`ExchangeError`]; the tokens are nobody's then, and to be revoked.
+    pub async fn identify(
+        &self,
+        exchanged: &Exchanged,
+        nonce: &Nonce,
+        now: SystemTime,
+    ) -> Result<LoginResult, ExchangeError> {
+        let Exchanged { tokens, response } = exchanged;
+        check_usable(tokens, response).map_err(ExchangeError::Invalid)?;
+        let metadata = self.metadata().await?;
         let id_token = response.id_token().ok_or(ExchangeError::Invalid("no ID token"))?;
         let verify = |metadata: &Metadata| {
             id_token::subject(id_token, metadata, &self.client_id, &self.client_secret, nonce, now)
@@ -129,19 +161,27 @@ impl Provider {
             |scopes| scopes.iter().map(|scope| scope.as_str().to_owned()).collect(),
         );
         let user = self.fetch_user(&metadata, response.access_token().clone(), subject).await?;
-        Ok(LoginResult { user, tokens, scopes })
+        Ok(LoginResult { user, tokens: tokens.clone(), scopes })
     }
 
-    /// Exchanges a refresh token for a new set. A second try, on another connection, follows one that broke: at GitLab it
-    /// does no harm, since a token that was spent is refused and nothing else happens.
+    /// Exchanges a refresh token for a new set, once there is a place for that; `None` if it `is_wanted` no more then. A
+    /// second try, on another connection, follows one that broke: at GitLab it does no harm, since a token that was spent is
+    /// refused and nothing else happens.
     ///
     /// # Errors
-    /// [`RefreshError::InvalidGrant`] if this refresh token is spent or revoked; anything else may pass.
-    pub async fn refresh(&self, token: &RefreshToken) -> Result<TokenSet, RefreshError> {
-        match self.refresh_once(token).await {
-            Err(RefreshError::Unreachable(BackChannelError::Unreachable(_))) => self.refresh_once(token).await,
-            outcome => outcome,
-        }
+    /// [`RefreshError::InvalidGrant`] if this refresh token is spent or revoked.
+    pub async fn refresh(
+        &self,
+        token: &RefreshToken,
+        is_wanted: impl FnOnce() -> bool,
+    ) -> Option<Result<TokenSet, RefreshError>> {
+        let refresh = async {
+            match self.refresh_once(token).await {
+                Err(RefreshError::Endpoint(error)) if error.is_lost() => self.refresh_once(token).await,
+                outcome => outcome,
+            }
+        };
+        self.refreshes.run(is_wanted, refresh).await
     }
 
     #[expect(clippy::disallowed_methods, reason = "the token goes to the DataHUB that gave it out")]
@@ -149,7 +189,7 @@ impl Provider {
         let metadata = self.metadata().await?;
         // The tokens are younger than this, whenever the answer comes.
         let sent = SystemTime::now();
-        let http = |request| self.back_channel.call(request);
+        let http = |request| self.token_endpoint.call(request);
         let response = self
             .client(&metadata)
             .exchange_refresh_token(&openidconnect::RefreshToken::new(token.expose().to_owned()))
@@ -157,22 +197,25 @@ impl Provider {
             .request_async(&http)
             .await
             .map_err(RefreshError::from_token_endpoint)?;
-        tokens(&response, Some(token), sent).map_err(|_| RefreshError::Invalid)
+        let tokens = tokens(&response, Some(token), sent).map_err(|_| RefreshError::Invalid)?;
+        match check_usable(&tokens, &response) {
+            Ok(()) => Ok(tokens),
+            Err(_) => Err(RefreshError::Unusable(tokens)),
+        }
     }
 
-    /// Revokes a refresh token, and with it the access token of the same row (GitLab's tables hold both in one).
+    /// Revokes a session's token (RFC 7009): at GitLab a refresh token with the access token of the same row.
     ///
     /// Written out, because openidconnect takes `https` only here and a DataHUB on loopback may be `http`.
     ///
     /// # Errors
     /// [`RevokeError`] if the DataHUB did not say that it is done.
-    #[expect(clippy::disallowed_methods, reason = "the token goes to the DataHUB that gave it out")]
-    pub async fn revoke(&self, token: &RefreshToken) -> Result<(), RevokeError> {
+    pub async fn revoke(&self, token: &SessionToken) -> Result<(), RevokeError> {
         let metadata = self.metadata().await?;
         let endpoint = metadata.additional_metadata().revocation_endpoint.as_ref().ok_or(RevokeError::NoEndpoint)?;
         let body = form_urlencoded::Serializer::new(String::new())
             .append_pair("token", token.expose())
-            .append_pair("token_type_hint", "refresh_token")
+            .append_pair("token_type_hint", token.type_hint())
             .finish();
         let request = http::Request::post(endpoint.as_str())
             .header(http::header::AUTHORIZATION, self.client_authentication())
@@ -202,7 +245,7 @@ impl Provider {
             .request_async(&http)
             .await
             .map_err(|error| match error {
-                UserInfoError::Request(error) => ExchangeError::Unreachable(error),
+                UserInfoError::Request(error) => ExchangeError::Userinfo(error),
                 _ => ExchangeError::Invalid("userinfo"),
             })?;
         let username = claims.preferred_username().map(|name| name.to_string()).unwrap_or_default();
@@ -240,6 +283,14 @@ pub struct AuthorizationRequest {
     pub verifier: PkceCodeVerifier,
 }
 
+/// Tokens of which nobody knows yet whose they are.
+#[derive(Debug)]
+pub struct Exchanged {
+    /// They live, and must be kept or revoked.
+    pub tokens: TokenSet,
+    response: CoreTokenResponse,
+}
+
 /// What a login has brought.
 #[derive(Debug)]
 pub struct LoginResult {
@@ -271,9 +322,18 @@ pub enum ExchangeError {
     /// An answer that is another issuer's, or does not say whose.
     #[error("the answer is not this issuer's")]
     Issuer,
-    /// No answer.
-    #[error("cannot reach the DataHUB to exchange the code")]
-    Unreachable(#[source] BackChannelError),
+    /// No answer of the token endpoint.
+    #[error("the code could not be exchanged")]
+    Endpoint(#[source] TokenEndpointError),
+    /// No answer to who the person is.
+    #[error("cannot fetch userinfo")]
+    Userinfo(#[source] BackChannelError),
+    /// A refusal of our own client.
+    #[error("the DataHUB refuses this gateway's client ({0}): check client_id and client_secret")]
+    Client(&'static str),
+    /// The process ends.
+    #[error("the process ends")]
+    Ending,
     /// The token endpoint said no, in a word of RFC 6749 section 5.2.
     #[error("the DataHUB refused the code: {0}")]
     ErrorResponse(Cow<'static, str>),
@@ -289,10 +349,13 @@ pub enum ExchangeError {
 }
 
 impl ExchangeError {
-    fn from_token_endpoint(error: TokenEndpointError) -> Self {
+    fn from_token_endpoint(error: TokenRequestError) -> Self {
         match error {
-            RequestTokenError::ServerResponse(response) => Self::ErrorResponse(error_code(response.error())),
-            RequestTokenError::Request(error) => Self::Unreachable(error),
+            RequestTokenError::ServerResponse(response) => match refused_client(response.error()) {
+                Some(word) => Self::Client(word),
+                None => Self::ErrorResponse(error_code(response.error())),
+            },
+            RequestTokenError::Request(error) => Self::Endpoint(error),
             // Their text may hold the answer, and so a token.
             RequestTokenError::Parse(..) | RequestTokenError::Other(_) => Self::Invalid("token answer"),
         }
@@ -308,25 +371,32 @@ pub enum RefreshError {
     /// The DataHUB's endpoints are not known.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
-    /// No answer.
-    #[error("cannot reach the DataHUB to refresh")]
-    Unreachable(#[source] BackChannelError),
-    /// Another refusal, such as one of our own client.
+    /// No answer that decides anything.
+    #[error("the tokens could not be refreshed")]
+    Endpoint(#[source] TokenEndpointError),
+    /// A refusal of our own client.
+    #[error("the DataHUB refuses this gateway's client ({0}): check client_id and client_secret")]
+    Client(&'static str),
+    /// Another refusal.
     #[error("the DataHUB refused the refresh: {0}")]
     ErrorResponse(Cow<'static, str>),
     /// An answer that is none.
     #[error("the DataHUB's answer to the refresh is invalid")]
     Invalid,
+    /// Tokens that live and cannot be used.
+    #[error("the DataHUB's answer to the refresh brought tokens that are no bearer tokens, or have no life")]
+    Unusable(TokenSet),
 }
 
 impl RefreshError {
-    fn from_token_endpoint(error: TokenEndpointError) -> Self {
+    fn from_token_endpoint(error: TokenRequestError) -> Self {
         match error {
-            RequestTokenError::ServerResponse(response) => match response.error() {
-                CoreErrorResponseType::InvalidGrant => Self::InvalidGrant,
-                other => Self::ErrorResponse(error_code(other)),
+            RequestTokenError::ServerResponse(response) => match (response.error(), refused_client(response.error())) {
+                (CoreErrorResponseType::InvalidGrant, _) => Self::InvalidGrant,
+                (_, Some(word)) => Self::Client(word),
+                (other, None) => Self::ErrorResponse(error_code(other)),
             },
-            RequestTokenError::Request(error) => Self::Unreachable(error),
+            RequestTokenError::Request(error) => Self::Endpoint(error),
             RequestTokenError::Parse(..) | RequestTokenError::Other(_) => Self::Invalid,
         }
     }
@@ -349,7 +419,23 @@ pub enum RevokeError {
     Status(http::StatusCode),
 }
 
-type TokenEndpointError = RequestTokenError<BackChannelError, StandardErrorResponse<CoreErrorResponseType>>;
+impl RevokeError {
+    /// Whether another try may do better.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::Metadata(_) | Self::Unreachable(_))
+    }
+}
+
+type TokenRequestError = RequestTokenError<TokenEndpointError, StandardErrorResponse<CoreErrorResponseType>>;
+
+/// The word, if the DataHUB refuses our own client and not what a person has.
+fn refused_client(error: &CoreErrorResponseType) -> Option<&'static str> {
+    match error {
+        CoreErrorResponseType::InvalidClient => Some("invalid_client"),
+        CoreErrorResponseType::UnauthorizedClient => Some("unauthorized_client"),
+        _ => None,
+    }
+}
 
 /// A word of the standard, or `other`: what a DataHUB makes up does not enter the log.
 fn error_code(error: &CoreErrorResponseType) -> Cow<'static, str> {
@@ -360,24 +446,23 @@ fn error_code(error: &CoreErrorResponseType) -> Cow<'static, str> {
 }
 
 /// The tokens of the answer to a request that was sent at `now`; `old` stays where the answer has no refresh token (RFC 6749 section 6).
-fn tokens(
-    response: &CoreTokenResponse,
-    old: Option<&RefreshToken>,
-    now: SystemTime,
-) -> Result<TokenSet, ExchangeError> {
-    if !matches!(response.token_type(), CoreTokenType::Bearer) {
-        return Err(ExchangeError::Invalid("token type"));
-    }
+fn tokens(response: &CoreTokenResponse, old: Option<&RefreshToken>, now: SystemTime) -> Result<TokenSet, TokenError> {
     let lifetime = response.expires_in().unwrap_or(DEFAULT_LIFETIME);
-    if lifetime.is_zero() {
-        return Err(ExchangeError::Invalid("token lifetime"));
-    }
     let refresh = match response.refresh_token() {
         Some(token) => Some(RefreshToken::try_from(token.secret().clone())?),
         None => old.cloned(),
     };
     let access = AccessToken::try_from(response.access_token().secret().clone())?;
     Ok(TokenSet { access, refresh, issued: now, lifetime: lifetime.min(MAX_LIFETIME) })
+}
+
+/// Whether tokens that have come can be used.
+fn check_usable(tokens: &TokenSet, response: &CoreTokenResponse) -> Result<(), &'static str> {
+    match response.token_type() {
+        CoreTokenType::Bearer if tokens.lifetime.is_zero() => Err("token lifetime"),
+        CoreTokenType::Bearer => Ok(()),
+        _ => Err("token type"),
+    }
 }
 
 /// What a token is taken to live at most, so that no answer can make a time overflow.

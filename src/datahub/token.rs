@@ -27,6 +27,14 @@ impl TokenSet {
     pub fn expires_at(&self) -> SystemTime {
         self.issued + self.lifetime
     }
+
+    /// The token that these are known by, and whose revocation ends them all.
+    pub fn session_token(&self) -> SessionToken {
+        match &self.refresh {
+            Some(token) => SessionToken::Refresh(token.clone()),
+            None => SessionToken::Access(self.access.clone()),
+        }
+    }
 }
 
 /// Lifetime of an access token whose answer has no `expires_in` (GitLab `config/initializers/doorkeeper.rb`).
@@ -74,21 +82,6 @@ impl RefreshToken {
     pub fn expose(&self) -> &str {
         &self.0
     }
-
-    /// Names the token of a DataHUB without telling it: what tables are keyed by.
-    pub fn digest_at(&self, datahub: &str) -> [u8; 32] {
-        Sha256::new().chain_update(datahub).chain_update([0]).chain_update(self.0.as_bytes()).finalize().into()
-    }
-
-    /// [`filter_hash`] of it.
-    pub fn filter_hash(&self) -> u64 {
-        filter_hash(self.0.as_bytes())
-    }
-
-    /// The first 10 hex digits of the SHA-256: what a log may hold.
-    pub fn fingerprint(&self) -> String {
-        Sha256::digest(self.0.as_bytes())[..5].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
-    }
 }
 
 impl TryFrom<String> for RefreshToken {
@@ -102,6 +95,49 @@ impl TryFrom<String> for RefreshToken {
 impl fmt::Debug for RefreshToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("RefreshToken([redacted])")
+    }
+}
+
+/// The token that a session is known by: the refresh token or, where there is none, the access token. GitLab keeps both in
+/// one row, so that who revokes the refresh token revokes the access token, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionToken {
+    /// A refresh token.
+    Refresh(RefreshToken),
+    /// An access token without one.
+    Access(AccessToken),
+}
+
+impl SessionToken {
+    /// The token itself, for the DataHUB that gave it out.
+    pub(super) fn expose(&self) -> &str {
+        match self {
+            Self::Refresh(token) => &token.0,
+            Self::Access(token) => &token.0,
+        }
+    }
+
+    /// What RFC 7009 section 2.1 calls its kind.
+    pub(super) fn type_hint(&self) -> &'static str {
+        match self {
+            Self::Refresh(_) => "refresh_token",
+            Self::Access(_) => "access_token",
+        }
+    }
+
+    /// Names the token of a DataHUB without telling it: what tables are keyed by.
+    pub fn digest_at(&self, datahub: &str) -> [u8; 32] {
+        Sha256::new().chain_update(datahub).chain_update([0]).chain_update(self.expose()).finalize().into()
+    }
+
+    /// [`filter_hash`] of it.
+    pub fn filter_hash(&self) -> u64 {
+        filter_hash(self.expose().as_bytes())
+    }
+
+    /// The first 10 hex digits of the SHA-256: what a log may hold.
+    pub fn fingerprint(&self) -> String {
+        Sha256::digest(self.expose())[..5].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
     }
 }
 

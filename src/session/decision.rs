@@ -9,11 +9,18 @@ use tokio::sync::watch;
 
 use crate::datahub::token::TokenSet;
 
-/// What this process knows of a refresh token.
+/// What this process knows of a session's token.
 #[derive(Debug, Clone)]
 pub(super) enum CacheEntry {
-    /// A refresh is under way; its outcome will be sent here.
-    InFlight(watch::Receiver<Option<CacheEntry>>),
+    /// A refresh is under way, or waits for its place.
+    InFlight {
+        /// Its outcome will be sent here.
+        outcome: watch::Receiver<Option<CacheEntry>>,
+        /// When it was asked for.
+        since: Instant,
+        /// How many have failed before it.
+        failures: u32,
+    },
     /// A refresh brought these tokens; the DataHUB has revoked the ones before.
     Superseded(TokenSet),
     /// The DataHUB answered `invalid_grant`: the token is spent or revoked.
@@ -21,8 +28,18 @@ pub(super) enum CacheEntry {
         /// When it answered.
         since: Instant,
     },
-    /// A refresh ended without tokens and without a clear refusal; another one may succeed.
-    Failed,
+    /// A refresh ended without tokens and without a clear refusal, or is held back since others did.
+    Failed {
+        /// Nothing is asked before.
+        until: Instant,
+        /// How many have failed in a row.
+        failures: u32,
+    },
+    /// The DataHUB has blocked the person, or deactivated the account.
+    Blocked {
+        /// It is asked again then.
+        until: Instant,
+    },
     /// The session has ended here: by a logout, or because nobody could renew its tokens.
     Invalidated,
 }
@@ -34,11 +51,14 @@ pub enum Reason {
     None,
     /// Its access token is about to expire.
     Expiring,
+    /// The app wants newer ones and nothing else.
+    Requested,
     /// The DataHUB has rejected its access token.
     Rejected,
 }
 
 /// One attempt of a call.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact about the tokens, or about the attempt")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Attempt {
     /// Why it asks.
@@ -47,6 +67,10 @@ pub(super) struct Attempt {
     pub replays: u8,
     /// Whether its access token is so young that a refresh would bring nothing but load.
     pub is_young: bool,
+    /// Whether its access token has not expired.
+    pub is_valid: bool,
+    /// Whether there is a refresh token.
+    pub can_refresh: bool,
     /// Whether it has waited for a refresh already.
     pub has_waited: bool,
 }
@@ -74,25 +98,49 @@ pub(super) enum Decision<'a> {
     /// The session has ended.
     Expired,
     /// No newer tokens at the moment; the session stays as it is.
-    Unavailable,
+    Unavailable {
+        /// When another attempt may do better.
+        retry_after: Duration,
+    },
 }
 
-/// Decides what becomes of an attempt whose refresh token is known by `entry`, or not at all.
+/// Decides what becomes of an attempt whose token is known by `entry`, or not at all.
 pub(super) fn decide(entry: Option<&CacheEntry>, attempt: Attempt, now: Instant) -> Decision<'_> {
-    let Attempt { reason, replays, is_young, has_waited } = attempt;
+    let Attempt { reason, replays, is_young, is_valid, can_refresh, has_waited } = attempt;
+    // What is good goes up as long as nothing better is to be had.
+    let serves = match reason {
+        Reason::None => true,
+        Reason::Expiring => is_young || is_valid,
+        Reason::Requested => is_young,
+        Reason::Rejected => false,
+    };
     match entry {
         Some(CacheEntry::Invalidated) => Decision::Expired,
+        Some(CacheEntry::Blocked { until }) if now < *until => Decision::Expired,
+        _ if !can_refresh => match reason {
+            Reason::None => Decision::UseCurrent,
+            Reason::Requested if is_valid => Decision::UseCurrent,
+            _ => Decision::Expired,
+        },
         Some(CacheEntry::Superseded(next)) if has_waited || replays > 0 => Decision::UseNewest(next),
         Some(CacheEntry::Superseded(_)) => Decision::Retry,
         Some(CacheEntry::InvalidGrant { since }) => on_invalid_grant(*since, replays, now),
-        Some(CacheEntry::InFlight(_) | CacheEntry::Failed) if has_waited => Decision::Unavailable,
-        Some(CacheEntry::InFlight(_)) => Decision::Refresh,
-        Some(CacheEntry::Failed) | None => match reason {
+        Some(CacheEntry::InFlight { since, .. }) if is_valid && serves && *since + MAX_WAIT <= now => {
+            Decision::UseCurrent
+        }
+        Some(CacheEntry::InFlight { .. }) if has_waited => Decision::Unavailable { retry_after: RETRY_AFTER },
+        Some(CacheEntry::InFlight { .. }) => Decision::Refresh,
+        Some(CacheEntry::Failed { until, .. }) if now < *until && serves => Decision::UseCurrent,
+        Some(CacheEntry::Failed { until, .. }) if now < *until => {
+            Decision::Unavailable { retry_after: until.duration_since(now) }
+        }
+        Some(CacheEntry::Failed { .. } | CacheEntry::Blocked { .. }) | None => match reason {
             Reason::None => Decision::UseCurrent,
-            Reason::Expiring if is_young => Decision::UseCurrent,
+            Reason::Expiring | Reason::Requested if is_young => Decision::UseCurrent,
             // It came out of a refresh on account of this very call.
             Reason::Rejected if is_young && replays > 0 => Decision::Expired,
-            Reason::Expiring | Reason::Rejected => Decision::Refresh,
+            _ if has_waited => Decision::Unavailable { retry_after: RETRY_AFTER },
+            _ => Decision::Refresh,
         },
     }
 }
@@ -106,6 +154,10 @@ fn on_invalid_grant(since: Instant, replays: u8, now: Instant) -> Decision<'stat
     Decision::RetryElsewhere { pause, closes: replays > 0 }
 }
 
+/// How long a call waits for a refresh.
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(10);
+/// When to come back to a refresh that takes longer.
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How often a call is sent again at most; Fetch follows 20 redirects.
 pub(super) const MAX_REPLAYS: u8 = 16;
 /// How long after an `invalid_grant` replays may still search for newer tokens.
@@ -123,20 +175,33 @@ mod tests {
     /// The rules of [`crate::session::refresh`], each in the situations that it is about.
     #[test]
     fn every_situation_has_its_decision() {
-        use Decision::{Expired, GiveUp, Refresh, Retry, RetryElsewhere, Unavailable, UseCurrent, UseNewest};
-        use Reason::{Expiring, None as NoReason, Rejected};
+        use Decision::{Expired, GiveUp, Refresh, Retry, RetryElsewhere, UseCurrent, UseNewest};
+        use Reason::{Expiring, None as NoReason, Rejected, Requested};
 
         let start = Instant::now();
         let now = start + Duration::from_mins(1);
         let next = tokens();
         let elsewhere = |pause, closes| RetryElsewhere { pause: Duration::from_millis(pause), closes };
+        let unavailable = |seconds| Decision::Unavailable { retry_after: Duration::from_secs(seconds) };
         let unknown = || None;
-        let in_flight = || Some(CacheEntry::InFlight(watch::channel(None).1));
+        let in_flight = || Some(in_flight_since(now));
+        let slow = || Some(in_flight_since(start + Duration::from_secs(50)));
         let superseded = || Some(CacheEntry::Superseded(next.clone()));
         let spent = |ago: u64| Some(CacheEntry::InvalidGrant { since: start + Duration::from_millis(60_000 - ago) });
-        let failed = || Some(CacheEntry::Failed);
+        let failed = || Some(CacheEntry::Failed { until: now + Duration::from_mins(1), failures: 1 });
+        let failed_before = || Some(CacheEntry::Failed { until: now, failures: 1 });
+        let blocked = |until| Some(CacheEntry::Blocked { until });
         let ended = || Some(CacheEntry::Invalidated);
-        let first = |reason| Attempt { reason, replays: 0, is_young: false, has_waited: false };
+        let first = |reason| Attempt {
+            reason,
+            replays: 0,
+            is_young: false,
+            is_valid: true,
+            can_refresh: true,
+            has_waited: false,
+        };
+        let expired = |attempt| Attempt { is_valid: false, ..attempt };
+        let alone = |attempt| Attempt { can_refresh: false, ..attempt };
         let replay = |reason, replays| Attempt { replays, ..first(reason) };
         let young = |attempt| Attempt { is_young: true, ..attempt };
         let waited = |attempt| Attempt { has_waited: true, ..attempt };
@@ -152,7 +217,13 @@ mod tests {
             ("2: a call whose token would do, but is being renewed", in_flight(), first(NoReason), Refresh),
             ("2: a call whose token was rejected meanwhile", in_flight(), first(Rejected), Refresh),
             ("2: a replay meets another refresh", in_flight(), replay(Expiring, 3), Refresh),
-            ("2: the refresh takes longer than a call waits", in_flight(), waited(first(Expiring)), Unavailable),
+            ("2: the refresh takes longer than a call waits", in_flight(), waited(first(Rejected)), unavailable(5)),
+            ("2: a slow refresh, and a token that still serves", slow(), waited(first(Expiring)), UseCurrent),
+            ("2: a slow refresh that another asked for", slow(), first(NoReason), UseCurrent),
+            ("2: a slow refresh, and a token that has expired", slow(), expired(first(Expiring)), Refresh),
+            ("2: a slow refresh was waited for", slow(), waited(expired(first(Expiring))), unavailable(5)),
+            ("2: a slow refresh, and a token that was rejected", slow(), first(Rejected), Refresh),
+            ("2: a slow refresh, and an app that wants it", slow(), waited(first(Requested)), unavailable(5)),
             ("3: who has waited gets the new tokens at once", superseded(), waited(first(Expiring)), UseNewest(&next)),
             ("3: who has waited with a good token, too", superseded(), waited(first(NoReason)), UseNewest(&next)),
             ("4: a latecomer's jar may hold something newer", superseded(), first(NoReason), Retry),
@@ -174,10 +245,28 @@ mod tests {
             ("6: the DataHUB rejects a token, however young", unknown(), young(first(Rejected)), Refresh),
             ("6: it rejects an old token of a replay", unknown(), replay(Rejected, 1), Refresh),
             ("6: it rejects what this call was renewed for", unknown(), young(replay(Rejected, 1)), Expired),
-            ("7: the refresh failed", failed(), waited(first(Expiring)), Unavailable),
-            ("7: the refresh of a good token failed", failed(), waited(first(NoReason)), Unavailable),
-            ("7: an earlier refresh failed, and another may succeed", failed(), first(Expiring), Refresh),
-            ("7: an earlier refresh failed, and the token still serves", failed(), first(NoReason), UseCurrent),
+            ("7: the refresh failed, and the token still serves", failed(), waited(first(Expiring)), UseCurrent),
+            ("7: the refresh of a good token failed", failed(), waited(first(NoReason)), UseCurrent),
+            ("7: the refresh of an expired token failed", failed(), waited(expired(first(Expiring))), unavailable(60)),
+            ("7: refreshes are held back", failed(), first(Expiring), UseCurrent),
+            ("7: held back, and the token has expired", failed(), expired(first(Expiring)), unavailable(60)),
+            ("7: held back, and the token is rejected", failed(), first(Rejected), unavailable(60)),
+            ("7: held back, and an app wants newer ones", failed(), first(Requested), unavailable(60)),
+            ("7: held back, and an app has young ones", failed(), young(first(Requested)), UseCurrent),
+            ("7: held back, a good token", failed(), first(NoReason), UseCurrent),
+            ("7: an earlier refresh failed, and another may succeed", failed_before(), first(Expiring), Refresh),
+            ("7: the same of an expired token", failed_before(), expired(first(Expiring)), Refresh),
+            ("7: an earlier refresh failed, and the token still serves", failed_before(), first(NoReason), UseCurrent),
+            ("7: nobody waits twice", failed_before(), waited(first(Rejected)), unavailable(5)),
+            ("7: the DataHUB has blocked the person", blocked(now + MAX_WAIT), waited(first(Expiring)), Expired),
+            ("7: blocked, though the token would do", blocked(now + MAX_WAIT), first(NoReason), Expired),
+            ("7: perhaps not blocked any more", blocked(now), expired(first(Expiring)), Refresh),
+            ("1: a token that cannot be renewed serves", unknown(), alone(first(NoReason)), UseCurrent),
+            ("1: an app cannot renew it", unknown(), alone(first(Requested)), UseCurrent),
+            ("1: it has expired", unknown(), alone(expired(first(Expiring))), Expired),
+            ("1: it has expired, and an app asks", unknown(), alone(expired(first(Requested))), Expired),
+            ("6: it is rejected", unknown(), alone(first(Rejected)), Expired),
+            ("8: it was given back by a logout", ended(), alone(first(NoReason)), Expired),
             ("8: a logout has ended the session", ended(), first(NoReason), Expired),
             ("8: a logout, and the token is stale", ended(), first(Expiring), Expired),
             ("8: a logout, and the token is rejected", ended(), replay(Rejected, 1), Expired),
@@ -195,21 +284,28 @@ mod tests {
     fn who_has_waited_is_answered() {
         let now = Instant::now();
         let entries = [
-            CacheEntry::InFlight(watch::channel(None).1),
+            in_flight_since(now),
             CacheEntry::Superseded(tokens()),
             CacheEntry::InvalidGrant { since: now },
-            CacheEntry::Failed,
+            CacheEntry::Failed { until: now + MAX_WAIT, failures: 1 },
+            CacheEntry::Failed { until: now, failures: 1 },
+            CacheEntry::Blocked { until: now },
             CacheEntry::Invalidated,
         ];
         for entry in &entries {
-            for reason in [Reason::None, Reason::Expiring, Reason::Rejected] {
-                for (replays, is_young) in (0..=MAX_REPLAYS).flat_map(|replays| [(replays, false), (replays, true)]) {
-                    let attempt = Attempt { reason, replays, is_young, has_waited: true };
+            for reason in [Reason::None, Reason::Expiring, Reason::Requested, Reason::Rejected] {
+                for (replays, bits) in (0..=MAX_REPLAYS).flat_map(|replays| (0..8).map(move |bits| (replays, bits))) {
+                    let [is_young, is_valid, can_refresh] = [1, 2, 4].map(|bit| bits & bit > 0);
+                    let attempt = Attempt { reason, replays, is_young, is_valid, can_refresh, has_waited: true };
                     let decision = decide(Some(entry), attempt, now);
-                    assert!(!matches!(decision, Decision::Refresh | Decision::UseCurrent), "{entry:?} {attempt:?}");
+                    assert_ne!(decision, Decision::Refresh, "{entry:?} {attempt:?}");
                 }
             }
         }
+    }
+
+    fn in_flight_since(since: Instant) -> CacheEntry {
+        CacheEntry::InFlight { outcome: watch::channel(None).1, since, failures: 0 }
     }
 
     fn tokens() -> TokenSet {

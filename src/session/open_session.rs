@@ -51,9 +51,9 @@ impl OpenSession {
         self.fields.refresh.is_some()
     }
 
-    /// The [`filter_hash`](crate::datahub::token::filter_hash) of the refresh token, if there is one.
-    pub fn refresh_filter_hash(&self) -> Option<u64> {
-        self.fields.refresh.as_ref().map(|token| token.filter_hash(&self.plaintext))
+    /// The [`filter_hash`](crate::datahub::token::filter_hash) of the token that the session is known by.
+    pub fn filter_hash(&self) -> u64 {
+        self.fields.refresh.as_ref().unwrap_or(&self.fields.access).filter_hash(&self.plaintext)
     }
 
     /// Whether the access token has less than `ahead` left, or less than a quarter of its life if that is shorter. One
@@ -96,7 +96,6 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::datahub::token::RefreshToken;
     use crate::seal::cookie::Plaintext;
     use crate::seal::{Key, Keyring};
     use crate::session::encoding::tests::any_session;
@@ -111,7 +110,7 @@ pub(super) mod tests {
             prop_assert_eq!((open.token_issued_at(), open.token_lifetime()), (tokens.issued, tokens.lifetime));
             prop_assert_eq!(open.token_expires_at(), tokens.expires_at());
             prop_assert_eq!(open.can_refresh(), tokens.refresh.is_some());
-            prop_assert_eq!(open.refresh_filter_hash(), tokens.refresh.as_ref().map(RefreshToken::filter_hash));
+            prop_assert_eq!(open.filter_hash(), tokens.session_token().filter_hash());
             let mut digits = [0; 20];
             prop_assert_eq!(open.user_id(&mut digits), session.user.id.as_bytes());
             let mut bearer = b"Authorization: Bearer ".to_vec();

@@ -6,11 +6,12 @@
 //! to send it again ([`crate::session::replay`]), with the cookies it has then.
 //!
 //! 1. *When.* A call whose token is about to expire is not forwarded before a refresh. Before a long body that is sooner:
-//!    GitLab looks at the token again when the body is there. A young token is not refreshed, whoever asks, unless GitLab
-//!    has rejected it. ([`crate::session::open_session::OpenSession::is_stale_at`], [`Session::is_young_at`])
+//!    GitLab looks at the token again when the body is there. For the same reason it is not, while another long body is on
+//!    its way up with that token. A young token is not refreshed, whoever asks, unless GitLab has rejected it.
+//!    ([`crate::session::open_session::OpenSession::is_stale_at`], [`Session::is_young_at`])
 //! 2. *One at a time.* There is one refresh for each refresh token in a process, over all workers, in a task of its own
-//!    that goes on when the client leaves: once begun, its answer must reach somebody. Callers wait for it,
-//!    [`MAX_WAIT`] at most. The process awaits the task before it ends.
+//!    that goes on when the client leaves: once begun, its answer must reach somebody. It waits for that as long as
+//!    `timeouts.token`, callers [`MAX_WAIT`] at most. The process awaits the task before it ends.
 //! 3. *Who waited* gets the new cookie with the 307, all of them: any one of them may be the one whose answer arrives.
 //! 4. *Latecomers.* What followed a token is kept for a while, in memory only. A call with a superseded cookie is sent
 //!    again **without** a cookie first: the jar may hold something newer than this process knows, and an older cookie on
@@ -22,48 +23,69 @@
 //!    and a security event, since somebody else may have used a copy of the token.
 //! 6. *GitLab rejects a token.* It is refreshed once, however young. A token that has come out of a refresh on account of
 //!    the same call is not.
-//! 7. *Failures.* A refresh that fails never ends a session. Whatever is not a clear refusal is 503, and nothing changes.
-//! 8. *Logout* waits for a refresh under way, revokes the newest pair, and ends every token of the chain.
+//! 7. *Failures.* A refresh that fails never ends a session. After anything that is no clear refusal nothing is asked for
+//!    that token for a while, and after some of it for no token at that DataHUB ([`backoff`]). A call whose token is valid
+//!    goes up with it meanwhile; any other is 503, and told when to come back. A person whom the DataHUB has blocked has no
+//!    session for a minute; then it is asked again.
+//! 8. *Logout* waits for a refresh under way, revokes the newest pair, and ends every token of the chain. Tokens that come
+//!    after that are revoked.
 //! 9. *What is left.* The session is lost, and people log in again, if the process dies between GitLab's commit and the
 //!    moment the browser has the cookie, if GitLab's answer is lost, or if the browser never gets a 307 with the cookie and
 //!    no later call meets a process that knows it in time.
 //!
 //! [`crate::session::decision`] chooses between them.
 
+mod backoff;
 mod cache;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use actix_web::http::header::HeaderValue;
+use tokio::sync::watch;
 
-use crate::access_log::{self, Event, chain};
+use crate::access_log::{Event, chain};
 use crate::context::RequestContext;
-use crate::datahub::DataHub;
 use crate::datahub::oidc::RefreshError;
-use crate::datahub::token::{RefreshToken, TokenSet};
+use crate::datahub::revocation::{Obtained, Revoker};
+use crate::datahub::tasks::Tasks;
+use crate::datahub::token::{RefreshToken, SessionToken, TokenSet};
+use crate::datahub::token_endpoint::TokenEndpointError;
+use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
 use crate::metrics;
-use crate::session::decision::{Attempt, CacheEntry, Decision, Reason, decide};
+use crate::session::decision::{Attempt, CacheEntry, Decision, MAX_WAIT, Reason, decide};
+use crate::session::refresh::backoff::{Backoff, Outcome};
 use crate::session::refresh::cache::{Begun, CacheKey, RefreshCache};
-use crate::session::{Session, SessionLimits};
+use crate::session::{Session, SessionLimits, Sessions, Sid};
 
 /// Renews token sets, for all workers of the process.
 #[derive(Debug, Clone)]
 pub struct Refresher {
-    cache: Arc<RefreshCache>,
-    tasks: mpsc::UnboundedSender<Task>,
+    shared: Arc<Shared>,
+    tasks: Tasks,
     limits: SessionLimits,
+    /// Revokes what comes too late.
+    pub revoker: Revoker,
 }
 
-/// Which tokens a call goes on with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What all workers and tasks share.
+#[derive(Debug)]
+struct Shared {
+    cache: RefreshCache,
+    /// In the order of the DataHUBs.
+    backoffs: Vec<Mutex<Backoff>>,
+    uploads: Uploads,
+}
+
+/// What becomes of a request whose tokens had to be looked at.
+#[derive(Debug)]
 pub enum Resolution {
-    /// Those that it has.
+    /// It goes on with the tokens that it has.
     UseCurrent,
-    /// These newer ones; the browser must have them first.
-    Renewed(TokenSet),
+    /// The session has newer tokens; the browser must have this cookie first.
+    Renewed(Box<Session>, HeaderValue),
     /// Somebody else may have newer ones: the browser sends the call again, with the cookies it has then.
     Retry {
         /// Whether this connection ends, so that the next may lead to another process.
@@ -71,186 +93,280 @@ pub enum Resolution {
     },
 }
 
+/// A session of the request, and why it asks for newer tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking<'a> {
+    /// Where the session is.
+    pub datahub: &'a Arc<DataHub>,
+    /// Its name.
+    pub sid: &'a Sid,
+    /// The session.
+    pub session: &'a Session,
+    /// Why it asks.
+    pub reason: Reason,
+    /// How often the browser has sent the request again.
+    pub replays: u8,
+}
+
 impl Refresher {
-    /// A refresher for sessions with these `limits`, and the place where its tasks run.
-    pub fn new(limits: SessionLimits) -> (Self, Tasks) {
-        let (tasks, queue) = mpsc::unbounded_channel();
-        (Self { cache: Arc::new(RefreshCache::new(limits.remember)), tasks, limits }, Tasks(queue))
+    /// A refresher for sessions at `datahubs` with these `limits`. Its refreshes are among `tasks`.
+    pub fn new(datahubs: &DataHubs, limits: SessionLimits, tasks: Tasks) -> Self {
+        let backoffs = datahubs.iter().map(|_| Mutex::default()).collect();
+        let shared = Shared { cache: RefreshCache::new(limits.remember), backoffs, uploads: Uploads::default() };
+        Self { shared: Arc::new(shared), revoker: Revoker::new(tasks.clone()), tasks, limits }
     }
 
-    /// Whether something may be known of a refresh token of this [`filter_hash`](crate::datahub::token::filter_hash); `false` is
-    /// certain, and the answer for nearly every call. Costs two loads and no lock.
+    /// Whether something may be known of a session's token of this [`filter_hash`](crate::datahub::token::filter_hash);
+    /// `false` is certain, and the answer for nearly every call. Costs two loads and no lock.
     pub fn may_have_entry_for(&self, filter_hash: u64) -> bool {
-        self.cache.may_hold(filter_hash)
+        self.shared.cache.may_hold(filter_hash)
     }
 
-    /// Whether a call with these tokens must ask [`Refresher::resolve`], whatever its own reason. Takes a lock only if
-    /// [`Refresher::may_have_entry_for`].
-    pub fn has_entry_for(&self, datahub: &DataHub, tokens: &TokenSet) -> bool {
-        let Some(token) = &tokens.refresh else { return false };
-        self.may_have_entry_for(token.filter_hash())
-            && self.cache.lookup(&CacheKey::new(datahub, token), tokens, Instant::now()).is_some()
+    /// Whether a call cannot go on with the tokens that it has, so that [`Refresher::resolve`] must be asked.
+    pub fn must_resolve(&self, asking: Asking<'_>, now: SystemTime) -> bool {
+        let (attempt, entry) = self.attempt(asking, now);
+        decide(entry.as_ref(), attempt, Instant::now()) != Decision::UseCurrent
     }
 
     /// Whether the session with these tokens has ended here, though its cookie still opens.
-    pub fn is_invalidated(&self, datahub: &DataHub, tokens: &TokenSet) -> bool {
-        let Some(token) = &tokens.refresh else { return false };
-        let entry = self.cache.lookup(&CacheKey::new(datahub, token), tokens, Instant::now());
-        matches!(entry, Some(CacheEntry::Invalidated))
+    pub fn has_ended(&self, datahub: &DataHub, tokens: &TokenSet) -> bool {
+        let now = Instant::now();
+        match self.shared.cache.lookup(&CacheKey::new(datahub, &tokens.session_token()), tokens, now) {
+            Some(CacheEntry::Invalidated) => true,
+            Some(CacheEntry::Blocked { until }) => now < until,
+            _ => false,
+        }
     }
 
-    /// Which tokens a call of `session` goes on with, that the browser has sent `replays` times before. Waits where there is
-    /// something to wait for, 10 s at most.
+    /// Notes that a long body is on its way up with a session's token, until what is returned is dropped.
+    pub fn begin_upload(&self, filter_hash: u64) -> Upload {
+        self.shared.uploads.begin(filter_hash);
+        Upload { shared: Arc::clone(&self.shared), filter_hash }
+    }
+
+    /// Whether a long body is on its way up with a session's token: GitLab looks at the token once more when all of it is
+    /// there, and would refuse one that has been renewed meanwhile.
+    pub fn has_upload(&self, filter_hash: u64) -> bool {
+        self.shared.uploads.lock().contains_key(&filter_hash)
+    }
+
+    /// What becomes of a request that asks for newer tokens, or must. Waits where there is something to wait for, 10 s at
+    /// most.
     ///
     /// # Errors
-    /// [`RefreshFailure`]; the session's cookie stays as it is.
+    /// `session_expired` or `refresh_unavailable`; the session's cookie stays as it is. `datahub_invalid_response` for
+    /// tokens that do not fit into a cookie.
     pub async fn resolve(
         &self,
-        datahub: &Arc<DataHub>,
-        session: &Session,
-        reason: Reason,
-        replays: u8,
+        asking: Asking<'_>,
+        sessions: &Sessions,
         context: &RequestContext,
         now: SystemTime,
-    ) -> Result<Resolution, RefreshFailure> {
-        let Some(token) = &session.tokens.refresh else {
-            return if reason == Reason::None { Ok(Resolution::UseCurrent) } else { Err(RefreshFailure::Expired) };
-        };
-        let is_young = session.is_young_at(now, &self.limits);
-        let mut attempt = Attempt { reason, replays, is_young, has_waited: false };
-        let mut entry = self.cache.lookup(&CacheKey::new(datahub, token), &session.tokens, Instant::now());
+    ) -> Result<Resolution, ApiError> {
+        let Asking { datahub, sid, session, replays, .. } = asking;
+        let token = session.tokens.session_token();
+        let (mut attempt, mut entry) = self.attempt(asking, now);
         loop {
             match decide(entry.as_ref(), attempt, Instant::now()) {
                 Decision::UseCurrent => return Ok(Resolution::UseCurrent),
                 Decision::UseNewest(next) => {
                     if !attempt.has_waited {
-                        record("remembered", datahub, token);
+                        record("remembered", datahub, &token);
                     }
-                    return Ok(Resolution::Renewed(self.cache.newest(datahub, next, Instant::now())));
+                    let newest = self.shared.cache.newest(datahub, next, Instant::now());
+                    let renewed = session.renewed(newest, &self.limits);
+                    let cookie = sessions.session_cookie(datahub, sid, &renewed, context, SystemTime::now());
+                    let cookie = cookie.inspect_err(|_| {
+                        // Nobody will ever hold them.
+                        let orphan = self.shared.cache.invalidate_chain(datahub, token, None, Instant::now());
+                        orphan.map(|orphan| self.revoker.revoke(datahub, orphan));
+                    })?;
+                    return Ok(Resolution::Renewed(Box::new(renewed), cookie));
                 }
                 Decision::Refresh => {
-                    entry = Some(self.refresh(datahub, token, &session.tokens).await);
+                    let Some(refresh_token) = &session.tokens.refresh else {
+                        return Err(RefreshFailure::Expired.into());
+                    };
+                    entry = self.refresh(datahub, refresh_token, &session.tokens).await;
                     attempt.has_waited = true;
                 }
                 Decision::Retry => return Ok(Resolution::Retry { closes: false }),
                 Decision::RetryElsewhere { pause, closes } => {
-                    record("lost", datahub, token);
+                    record("lost", datahub, &token);
                     tokio::time::sleep(pause).await;
                     return Ok(Resolution::Retry { closes });
                 }
                 Decision::GiveUp => {
-                    record("lost", datahub, token);
-                    self.give_up(datahub, token, replays, context);
-                    return Err(RefreshFailure::Expired);
+                    record("lost", datahub, &token);
+                    self.give_up(datahub, &token, replays, context);
+                    return Err(RefreshFailure::Expired.into());
                 }
-                Decision::Expired => return Err(RefreshFailure::Expired),
-                Decision::Unavailable => return Err(RefreshFailure::Unavailable),
+                Decision::Expired => return Err(RefreshFailure::Expired.into()),
+                Decision::Unavailable { retry_after } => {
+                    record("unavailable", datahub, &token);
+                    return Err(RefreshFailure::Unavailable { retry_after }.into());
+                }
             }
         }
     }
 
-    /// Ends a session: the newest token that follows `token`, once a refresh of it that is under way is done, or `patience`
-    /// is over. Every token of the chain is invalid from then on; what a refresh brings after that is revoked.
-    pub async fn invalidate_chain(&self, datahub: &DataHub, token: &RefreshToken, patience: Duration) -> RefreshToken {
-        if let Some(mut outcome) = self.cache.in_flight(&CacheKey::new(datahub, token), Instant::now()) {
+    /// Ends a session, here and at the DataHUB: the newest tokens that follow `token`. A refresh of it that is under way is
+    /// waited for, and the revocation, `patience` each; both go on after that. What is `kept` is not ended: a DataHUB may
+    /// give out the same tokens again.
+    pub async fn end_session(
+        &self,
+        datahub: &Arc<DataHub>,
+        token: SessionToken,
+        kept: Option<&SessionToken>,
+        patience: Duration,
+    ) {
+        if let Some(mut outcome) = self.shared.cache.in_flight(&CacheKey::new(datahub, &token), Instant::now()) {
             // Whatever came of it, the cache knows.
             let _ = tokio::time::timeout(patience, outcome.wait_for(Option::is_some)).await;
         }
-        self.cache.invalidate_chain(datahub, token, Instant::now())
+        if let Some(newest) = self.shared.cache.invalidate_chain(datahub, token, kept, Instant::now()) {
+            let _ = tokio::time::timeout(patience, self.revoker.revoke(datahub, newest)).await;
+        }
+    }
+
+    /// A login has just brought these tokens: whatever was known of them is over.
+    pub fn begin_session(&self, datahub: &DataHub, tokens: &TokenSet) {
+        self.shared.cache.forget(&CacheKey::new(datahub, &tokens.session_token()));
+    }
+
+    /// What a request asks, and what is known of its token. Where nothing is, refreshes may be held back for everybody.
+    fn attempt(&self, asking: Asking<'_>, now: SystemTime) -> (Attempt, Option<CacheEntry>) {
+        let Asking { datahub, session, reason, replays, .. } = asking;
+        let tokens = &session.tokens;
+        let attempt = Attempt {
+            reason,
+            replays,
+            is_young: session.is_young_at(now, &self.limits),
+            is_valid: now < tokens.expires_at(),
+            can_refresh: tokens.refresh.is_some(),
+            has_waited: false,
+        };
+        let now = Instant::now();
+        let entry = self.shared.cache.lookup(&CacheKey::new(datahub, &tokens.session_token()), tokens, now);
+        let failures = match entry {
+            None => 0,
+            Some(CacheEntry::Failed { until, failures }) if until <= now => failures,
+            _ => return (attempt, entry),
+        };
+        let held = self.shared.backoff(datahub).held_until(now).map(|until| CacheEntry::Failed { until, failures });
+        (attempt, held.or(entry))
     }
 
     /// Waits for a refresh of `tokens`, and begins one if none is under way: what is known afterwards. If it takes too long,
     /// it still is in flight.
-    async fn refresh(&self, datahub: &Arc<DataHub>, token: &RefreshToken, tokens: &TokenSet) -> CacheEntry {
-        let key = CacheKey::new(datahub, token);
-        let mut receiver = match self.cache.begin(key, tokens, Instant::now()) {
-            Begun::Known(CacheEntry::InFlight(receiver)) => {
-                record("joined", datahub, token);
-                receiver
+    async fn refresh(&self, datahub: &Arc<DataHub>, token: &RefreshToken, tokens: &TokenSet) -> Option<CacheEntry> {
+        let key = CacheKey::new(datahub, &tokens.session_token());
+        let since = Instant::now();
+        let (mut receiver, since, failures) = match self.shared.cache.begin(key, tokens, since) {
+            Begun::Known(CacheEntry::InFlight { outcome, since, failures }) => {
+                record("joined", datahub, &tokens.session_token());
+                (outcome, since, failures)
             }
-            Begun::Known(entry) => return entry,
-            Begun::New(sender, receiver) => {
-                let (datahub, token, cache) = (Arc::clone(datahub), token.clone(), Arc::clone(&self.cache));
-                // Once the process ends nobody takes it, and the sender is dropped, which callers see.
-                let _ = self.tasks.send(Task { datahub, token, key, outcome: sender, cache });
-                receiver
+            Begun::Known(entry) => return Some(entry),
+            Begun::New { sender, outcome, failures } => {
+                let (datahub, token, shared) = (Arc::clone(datahub), token.clone(), Arc::clone(&self.shared));
+                let refresh = Refresh { datahub, token, key, failures, sender, shared, revoker: self.revoker.clone() };
+                drop(self.tasks.run(move || refresh.run()));
+                (outcome, since, failures)
             }
         };
-        let outcome = match tokio::time::timeout(MAX_WAIT, receiver.wait_for(Option::is_some)).await {
-            Ok(Ok(outcome)) => outcome.clone(),
-            Ok(Err(_)) => Some(CacheEntry::Failed),
-            Err(_) => None,
-        };
-        outcome.unwrap_or(CacheEntry::InFlight(receiver))
+        let outcome = tokio::time::timeout(MAX_WAIT, receiver.wait_for(Option::is_some)).await;
+        match outcome.map(|outcome| outcome.map(|outcome| outcome.clone())) {
+            Ok(Ok(outcome)) => outcome,
+            // The process ends.
+            Ok(Err(_)) => None,
+            Err(_) => Some(CacheEntry::InFlight { outcome: receiver, since, failures }),
+        }
     }
 
     /// The session is lost: from now on its token is known to have ended.
-    fn give_up(&self, datahub: &DataHub, token: &RefreshToken, replays: u8, context: &RequestContext) {
-        self.cache.insert(CacheKey::new(datahub, token), CacheEntry::Invalidated, Instant::now());
+    fn give_up(&self, datahub: &DataHub, token: &SessionToken, replays: u8, context: &RequestContext) {
+        self.shared.cache.insert(CacheKey::new(datahub, token), CacheEntry::Invalidated, Instant::now());
         log::warn!(datahub = datahub.id.as_str(), refresh_token_hash = token.fingerprint(), replays;
             "a session is lost: nobody knows what followed its refresh token");
         context.event(Event::RefreshReuse, datahub.id.as_str());
     }
 }
 
-/// Where refreshes run: on one thread that outlives the workers.
-#[derive(Debug)]
-pub struct Tasks(mpsc::UnboundedReceiver<Task>);
-
-impl Tasks {
-    /// Runs refreshes until `end` is ready and the last of them is done.
-    pub async fn run(mut self, end: impl Future<Output = ()>) {
-        let mut running = JoinSet::new();
-        let mut end = std::pin::pin!(end);
-        loop {
-            tokio::select! {
-                Some(task) = self.0.recv() => { running.spawn_local(task.run()); }
-                Some(_) = running.join_next() => {}
-                () = &mut end => break,
-            }
-        }
-        self.0.close();
-        while let Some(task) = self.0.recv().await {
-            running.spawn_local(task.run());
-        }
-        while running.join_next().await.is_some() {}
+impl Shared {
+    fn backoff(&self, datahub: &DataHub) -> MutexGuard<'_, Backoff> {
+        self.backoffs[datahub.index()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One refresh, from the token endpoint to the cache.
-#[derive(Debug)]
-struct Task {
+struct Refresh {
     datahub: Arc<DataHub>,
     token: RefreshToken,
     key: CacheKey,
-    outcome: watch::Sender<Option<CacheEntry>>,
-    cache: Arc<RefreshCache>,
+    /// How many have failed before it.
+    failures: u32,
+    sender: watch::Sender<Option<CacheEntry>>,
+    shared: Arc<Shared>,
+    revoker: Revoker,
 }
 
-impl Task {
+impl Refresh {
     async fn run(self) {
-        let started = Instant::now();
-        let refreshed = self.datahub.provider.refresh(&self.token).await;
-        let now = Instant::now();
-        self.log(&refreshed, now.duration_since(started));
-        let outcome = match &refreshed {
-            Ok(tokens) => CacheEntry::Superseded(tokens.clone()),
-            Err(RefreshError::InvalidGrant) => CacheEntry::InvalidGrant { since: now },
-            Err(_) => CacheEntry::Failed,
+        let mut started = Instant::now();
+        let mut held = None;
+        let is_wanted = || {
+            started = Instant::now();
+            if self.shared.cache.withdraw(&self.key, &self.sender) {
+                return false;
+            }
+            held = self.shared.backoff(&self.datahub).admit(self.key, started).err();
+            held.is_none()
         };
-        let kept = self.cache.finish(&self.key, outcome, now);
-        let was_invalidated = kept.is_none();
+        let refreshed = self.datahub.provider.refresh(&self.token, is_wanted).await;
+        let now = Instant::now();
+        let (outcome, obtained) = match (refreshed, held) {
+            (Some(refreshed), _) => {
+                self.shared.backoff(&self.datahub).record(self.key, outcome(&refreshed), now);
+                self.log(&refreshed, now.duration_since(started));
+                self.settle(refreshed, now)
+            }
+            (None, Some(until)) => (CacheEntry::Failed { until, failures: self.failures }, None),
+            (None, None) => return,
+        };
+        let kept = self.shared.cache.finish(&self.key, outcome, now);
+        if let (Some(_), Some(obtained)) = (&kept, obtained) {
+            obtained.keep();
+        }
         // After a logout the jar may hold another session: those who wait look there, as losers do.
         let outcome = kept.unwrap_or(CacheEntry::InvalidGrant { since: now });
         // Nobody may be waiting any more.
-        let _ = self.outcome.send(Some(outcome));
-        if was_invalidated && let Ok(TokenSet { refresh: Some(orphan), .. }) = refreshed {
-            self.revoke(&orphan).await;
-        }
+        let _ = self.sender.send(Some(outcome));
+    }
+
+    /// What is known of the token from now on, and the tokens that follow it, which the cache has yet to take.
+    fn settle(&self, refreshed: Result<TokenSet, RefreshError>, now: Instant) -> (CacheEntry, Option<Obtained>) {
+        let obtained = |tokens| Obtained::new(&self.datahub, tokens, None, self.revoker.clone());
+        let wait = match refreshed {
+            Ok(tokens) => return (CacheEntry::Superseded(tokens.clone()), Some(obtained(tokens))),
+            Err(RefreshError::InvalidGrant) => return (CacheEntry::InvalidGrant { since: now }, None),
+            Err(RefreshError::Endpoint(TokenEndpointError::SignIn)) => {
+                return (CacheEntry::Blocked { until: now + BLOCKED_FOR }, None);
+            }
+            Err(RefreshError::Endpoint(TokenEndpointError::NotNow { retry_after, .. })) => retry_after,
+            Err(RefreshError::Unusable(tokens)) => {
+                drop(obtained(tokens));
+                None
+            }
+            Err(_) => None,
+        };
+        let failures = self.failures + 1;
+        (CacheEntry::Failed { until: now + backoff::pause(failures, wait), failures }, None)
     }
 
     fn log(&self, refreshed: &Result<TokenSet, RefreshError>, elapsed: Duration) {
-        let (datahub, refresh_token_hash) = (self.datahub.id.as_str(), self.token.fingerprint());
+        let datahub = self.datahub.id.as_str();
+        let refresh_token_hash = SessionToken::Refresh(self.token.clone()).fingerprint();
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         match refreshed {
             Ok(_) => {
@@ -263,45 +379,99 @@ impl Task {
                 log::warn!(datahub, refresh_token_hash, elapsed_ms, result = "failed", reason; "refresh");
             }
         }
-    }
-
-    /// A logout did not wait for this refresh: what it should have revoked is revoked here.
-    async fn revoke(&self, orphan: &RefreshToken) {
-        if let Err(error) = self.datahub.provider.revoke(orphan).await {
-            let (datahub, reason) = (self.datahub.id.as_str(), chain(&error));
-            log::warn!(datahub, reason; "the tokens of a session that ended could not be revoked");
-            access_log::event(Event::RevokeFailed, datahub, None);
+        if let Err(error @ RefreshError::Client(_)) = refreshed {
+            self.datahub.report_refused_client(error);
         }
     }
 }
 
+impl Drop for Refresh {
+    /// The process ends in the middle of it: whoever else is held back by its trial is not.
+    fn drop(&mut self) {
+        self.shared.backoff(&self.datahub).record(self.key, Outcome::Unanswered, Instant::now());
+    }
+}
+
+/// What the end of a refresh says about the token endpoint.
+fn outcome(refreshed: &Result<TokenSet, RefreshError>) -> Outcome {
+    match refreshed {
+        Err(RefreshError::Endpoint(TokenEndpointError::NotNow { status: 429, retry_after })) => {
+            Outcome::Throttled(*retry_after)
+        }
+        Err(RefreshError::Endpoint(TokenEndpointError::NotNow { retry_after, .. })) => Outcome::Failing(*retry_after),
+        Err(RefreshError::Endpoint(TokenEndpointError::SignIn)) => Outcome::Answered,
+        Err(RefreshError::Endpoint(_) | RefreshError::Metadata(_) | RefreshError::Invalid) => Outcome::Unanswered,
+        _ => Outcome::Answered,
+    }
+}
+
+/// Sessions with a long body on its way up, by the hash of their token, and how many each has.
+#[derive(Debug, Default)]
+struct Uploads(Mutex<HashMap<u64, usize>>);
+
+impl Uploads {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, filter_hash: u64) {
+        *self.lock().entry(filter_hash).or_default() += 1;
+    }
+
+    fn end(&self, filter_hash: u64) {
+        let mut uploads = self.lock();
+        if let Some(count) = uploads.get_mut(&filter_hash) {
+            *count -= 1;
+            if *count == 0 {
+                uploads.remove(&filter_hash);
+            }
+        }
+    }
+}
+
+/// A long body on its way up.
+#[derive(Debug)]
+pub struct Upload {
+    shared: Arc<Shared>,
+    filter_hash: u64,
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.shared.uploads.end(self.filter_hash);
+    }
+}
+
 /// Counts and logs how a call met a refresh.
-fn record(result: &'static str, datahub: &DataHub, token: &RefreshToken) {
+fn record(result: &'static str, datahub: &DataHub, token: &SessionToken) {
     metrics::refresh(result);
     log::info!(datahub = datahub.id.as_str(), refresh_token_hash = token.fingerprint(), result; "refresh");
 }
 
 /// Why a call cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RefreshFailure {
+enum RefreshFailure {
     /// The tokens are spent or revoked, and nobody has newer ones.
-    #[error("the tokens are spent")]
+    #[error("the tokens are spent, or the DataHUB has blocked the person")]
     Expired,
     /// The DataHUB did not answer in time, or not as it should.
-    #[error("no refresh at the moment")]
-    Unavailable,
+    #[error("no refresh at the moment; the DataHUB is asked again later")]
+    Unavailable {
+        /// When to come back.
+        retry_after: Duration,
+    },
 }
 
 impl From<RefreshFailure> for ApiError {
     fn from(failure: RefreshFailure) -> Self {
         match failure {
             RefreshFailure::Expired => Self::because(Code::SessionExpired, failure),
-            RefreshFailure::Unavailable => Self::because(Code::RefreshUnavailable, failure).retry_after(RETRY_AFTER),
+            RefreshFailure::Unavailable { retry_after } => {
+                Self::because(Code::RefreshUnavailable, failure).retry_after(retry_after)
+            }
         }
     }
 }
 
-/// How long a caller waits for a refresh.
-const MAX_WAIT: Duration = Duration::from_secs(10);
-/// When to come back after a refresh that failed.
-pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// How long a person whom the DataHUB has blocked is taken to stay so.
+const BLOCKED_FOR: Duration = Duration::from_mins(1);

@@ -13,7 +13,7 @@ use url::form_urlencoded;
 use crate::error::{ApiError, Code};
 use crate::metrics;
 use crate::session::decision::MAX_REPLAYS;
-use crate::session::refresh::RETRY_AFTER;
+use crate::session::decision::RETRY_AFTER;
 
 /// A request's target without the counter, and how often the browser has sent the call again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

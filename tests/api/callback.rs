@@ -310,7 +310,7 @@ fn two_tabs_log_in_at_once_and_of_four_the_oldest_is_forgotten() {
 #[test]
 fn a_token_endpoint_that_misbehaves_ends_the_login_without_a_session() {
     let hub = datahub();
-    let gateway = Setup::new(&[("a", &hub)]).and("timeouts.back_channel = \"1s\"").start();
+    let gateway = Setup::new(&[("a", &hub)]).and("timeouts.back_channel = \"1s\"\ntimeouts.token = \"1s\"").start();
     let json = |body: &str| {
         Answer::Raw(
             format!(
@@ -394,7 +394,7 @@ fn a_datahub_changes_its_keys_without_a_restart_and_cannot_be_made_to_send_them_
 #[test]
 fn known_keys_outlive_a_datahub_that_cannot_send_them() {
     let hub = datahub();
-    let gateway = Setup::new(&[("a", &hub)]).and("timeouts.back_channel = \"1s\"").start();
+    let gateway = Setup::new(&[("a", &hub)]).and("timeouts.back_channel = \"1s\"\ntimeouts.token = \"1s\"").start();
     Browser::default().log_in(&gateway, "a", &hub, "testuser");
     for trouble in [Answer::Status(500), Answer::Hang, Answer::Html(200)] {
         use datahub::behaviour::SigningKey;

@@ -306,7 +306,7 @@ fn a_datahub_in_trouble_ends_its_own_logins_in_time_and_nobody_elses() {
         ("hangs", Answer::Hang),
     ] {
         let (bad, good) = (datahub_with(|behaviour| behaviour.discovery.answer = trouble), datahub());
-        let gateway = Setup::new(&[("bad", &bad), ("good", &good)]).and("timeouts.back_channel = \"1s\"").start();
+        let gateway = Setup::new(&[("bad", &bad), ("good", &good)]).and("timeouts.back_channel = \"1s\"\ntimeouts.token = \"1s\"").start();
         let started = Instant::now();
         let answer = Browser::default().navigate(&gateway, &format!("{BASE}/auth/login?datahub=bad"));
         assert_eq!(

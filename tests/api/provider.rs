@@ -59,7 +59,7 @@ impl Provider {
         let Told { url, client_id, client_secret, .. } = &self.told;
         Setup::with_keys(&[], &[&new_key()])
             .and(&format!("[datahubs.a]\nurl = {url:?}\nclient_id = {client_id:?}\nclient_secret = {client_secret:?}"))
-            .and("[timeouts]\nback_channel = \"1s\"")
+            .and("[timeouts]\nback_channel = \"1s\"\ntoken = \"1s\"")
             .start()
     }
 

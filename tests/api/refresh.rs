@@ -410,31 +410,6 @@ fn a_body_that_is_thrown_away_is_in_the_log() {
     assert_eq!(line["bytes_in"], 10, "{line}");
 }
 
-/// LO-05.
-#[test]
-fn a_datahub_in_trouble_costs_time_and_no_session() {
-    let hub = short();
-    let gateway = Setup::new(&[("a", &hub)]).and("timeouts.back_channel = \"1s\"").start();
-    let browser = stale(&gateway, &hub);
-    for (case, trouble) in [
-        ("broken", Answer::Status(500)),
-        ("throttled", Answer::Status(429)),
-        ("a page", Answer::Html(502)),
-        ("leads away", Answer::Redirect("http://127.0.0.1:9/".into())),
-        ("closed", Answer::CloseWithoutAnswer),
-        ("hangs", Answer::Hang),
-    ] {
-        hub.set(|behaviour| behaviour.token.answer = trouble);
-        for (method, path) in [("GET", "/datahubs/a/api/v4/user"), ("POST", "/auth/refresh")] {
-            let answer = browser.fetch(&gateway, method, path);
-            assert_eq!((answer.status, answer.code().as_str()), (503, "refresh_unavailable"), "{case} {path}");
-            assert!(answer.header("retry-after").is_some() && answer.headers("set-cookie").is_empty(), "{case}");
-        }
-    }
-    hub.set(|behaviour| behaviour.token.answer = Answer::Normal);
-    assert_eq!(browser.fetch_following(&gateway, "GET", "/datahubs/a/api/v4/user", b"").status, 200);
-}
-
 #[test]
 fn an_app_may_refresh_ahead() {
     let (short, long) = (short(), crate::gateway::datahub());

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::datahub::DataHub;
-use crate::datahub::token::{RefreshToken, TokenSet};
+use crate::datahub::token::{SessionToken, TokenSet};
 use crate::session::decision::CacheEntry;
 
 /// Entries by refresh token, shared by all workers.
@@ -28,13 +28,13 @@ impl RefreshCache {
         Self { filter: Filter::new(), entries: Mutex::default(), ttl }
     }
 
-    /// Whether there may be an entry for a refresh token of this [`filter_hash`](crate::datahub::token::filter_hash); `false`
+    /// Whether there may be an entry for a session's token of this [`filter_hash`](crate::datahub::token::filter_hash); `false`
     /// is certain. Takes no lock.
     pub(super) fn may_hold(&self, filter_hash: u64) -> bool {
         self.filter.may_hold(slot_of(filter_hash))
     }
 
-    /// What is known of a session's refresh token, as far as it applies to the session's `tokens`.
+    /// What is known of a session's token, as far as it applies to the session's `tokens`.
     pub(super) fn lookup(&self, key: &CacheKey, tokens: &TokenSet, now: Instant) -> Option<CacheEntry> {
         if !self.filter.may_hold(key.slot) {
             return None;
@@ -51,24 +51,45 @@ impl RefreshCache {
     /// [`RefreshCache::lookup`].
     pub(super) fn begin(&self, key: CacheKey, tokens: &TokenSet, now: Instant) -> Begun {
         let mut entries = self.lock();
-        if let Some(entry) = entries.get(&key, now).filter(|entry| entry.applies_to(tokens)) {
-            return Begun::Known(entry.clone());
+        let failures = match entries.get(&key, now).filter(|entry| entry.applies_to(tokens)) {
+            Some(CacheEntry::Failed { until, failures }) if *until <= now => *failures,
+            Some(CacheEntry::Blocked { until }) if *until <= now => 0,
+            Some(entry) => return Begun::Known(entry.clone()),
+            None => 0,
+        };
+        let (sender, outcome) = watch::channel(None);
+        let entry = CacheEntry::InFlight { outcome: outcome.clone(), since: now, failures };
+        entries.put(key, entry, None, &self.filter);
+        Begun::New { sender, outcome, failures }
+    }
+
+    /// Takes a refresh back that has not begun, if nobody waits for it any more.
+    pub(super) fn withdraw(&self, key: &CacheKey, sender: &watch::Sender<Option<CacheEntry>>) -> bool {
+        let mut entries = self.lock();
+        // The entry itself has a receiver, and whoever waits gets theirs from it.
+        let is_abandoned = sender.receiver_count() <= 1;
+        if is_abandoned && matches!(entries.by_key.get(key), Some((CacheEntry::InFlight { .. }, _))) {
+            entries.remove(key, &self.filter);
         }
-        let (sender, receiver) = watch::channel(None);
-        entries.put(key, CacheEntry::InFlight(receiver.clone()), None, &self.filter);
-        Begun::New(sender, receiver)
+        is_abandoned
     }
 
     /// Keeps the outcome of a refresh, and gives what those who wait for it are told. After the session has ended here, its
     /// entry stays, and the answer is `None`.
     pub(super) fn finish(&self, key: &CacheKey, outcome: CacheEntry, now: Instant) -> Option<CacheEntry> {
         let mut entries = self.lock();
-        match (entries.get(key, now), &outcome) {
-            (Some(CacheEntry::Invalidated), _) => return None,
-            (_, CacheEntry::Failed) => entries.remove(key, &self.filter),
-            _ => entries.insert(*key, outcome.clone(), now, self.ttl, &self.filter),
+        if let Some(CacheEntry::Invalidated) = entries.get(key, now) {
+            return None;
         }
+        entries.insert(*key, outcome.clone(), now, self.ttl, &self.filter);
         Some(outcome)
+    }
+
+    /// Forgets what is known of a token, since the DataHUB has just given it out.
+    pub(super) fn forget(&self, key: &CacheKey) {
+        if self.filter.may_hold(key.slot) {
+            self.lock().remove(key, &self.filter);
+        }
     }
 
     /// The newest tokens that are known to follow `next`: the end of the chain.
@@ -77,8 +98,8 @@ impl RefreshCache {
         let mut newest = next;
         // A DataHUB that gave out one token twice could make a circle.
         for _ in 0..MAX_CHAIN {
-            let following = newest.refresh.as_ref().and_then(|token| entries.get(&CacheKey::new(datahub, token), now));
-            match following {
+            let key = newest.refresh.is_some().then(|| CacheKey::new(datahub, &newest.session_token()));
+            match key.and_then(|key| entries.get(&key, now)) {
                 Some(CacheEntry::Superseded(tokens)) => newest = tokens,
                 _ => break,
             }
@@ -89,27 +110,37 @@ impl RefreshCache {
     /// The refresh under way for this token, if there is one.
     pub(super) fn in_flight(&self, key: &CacheKey, now: Instant) -> Option<watch::Receiver<Option<CacheEntry>>> {
         match self.lock().get(key, now) {
-            Some(CacheEntry::InFlight(outcome)) => Some(outcome.clone()),
+            Some(CacheEntry::InFlight { outcome, .. }) => Some(outcome.clone()),
             _ => None,
         }
     }
 
-    /// Marks `token` and all that are known to follow it as ended, and gives the last of them.
-    pub(super) fn invalidate_chain(&self, datahub: &DataHub, token: &RefreshToken, now: Instant) -> RefreshToken {
+    /// Marks `token` and all that are known to follow it as ended, and gives the last of them. `kept` is none of them, and
+    /// what leads to it stays as it is.
+    pub(super) fn invalidate_chain(
+        &self,
+        datahub: &DataHub,
+        token: SessionToken,
+        kept: Option<&SessionToken>,
+        now: Instant,
+    ) -> Option<SessionToken> {
         let mut entries = self.lock();
-        let mut newest = token.clone();
-        loop {
-            let key = CacheKey::new(datahub, &newest);
-            let next = match entries.get(&key, now) {
-                Some(CacheEntry::Superseded(tokens)) => tokens.refresh.clone().filter(|next| *next != newest),
-                _ => None,
-            };
-            entries.insert(key, CacheEntry::Invalidated, now, self.ttl, &self.filter);
-            match next {
-                Some(next) => newest = next,
-                None => return newest,
+        let mut chain = vec![token];
+        while let Some(newest) = chain.last().filter(|newest| Some(*newest) != kept) {
+            match entries.get(&CacheKey::new(datahub, newest), now) {
+                Some(CacheEntry::Superseded(next)) if !chain.contains(&next.session_token()) => {
+                    chain.push(next.session_token());
+                }
+                _ => break,
             }
         }
+        if chain.last() == kept {
+            return None;
+        }
+        for token in &chain {
+            entries.insert(CacheKey::new(datahub, token), CacheEntry::Invalidated, now, self.ttl, &self.filter);
+        }
+        chain.pop()
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
@@ -120,12 +151,19 @@ impl RefreshCache {
 /// Whether a refresh begins.
 pub(super) enum Begun {
     /// It does: whoever gets the sender must carry it out, and the receiver gets its outcome.
-    New(watch::Sender<Option<CacheEntry>>, watch::Receiver<Option<CacheEntry>>),
+    New {
+        /// For its outcome.
+        sender: watch::Sender<Option<CacheEntry>>,
+        /// Gets it.
+        outcome: watch::Receiver<Option<CacheEntry>>,
+        /// How many have failed before it.
+        failures: u32,
+    },
     /// It does not: this is known, such as that a refresh is under way, or that the session has ended.
     Known(CacheEntry),
 }
 
-/// What an entry is found by: a DataHUB and a refresh token, neither of which can be read from it.
+/// What an entry is found by: a DataHUB and a session's token, neither of which can be read from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct CacheKey {
     digest: [u8; 32],
@@ -133,7 +171,7 @@ pub(super) struct CacheKey {
 }
 
 impl CacheKey {
-    pub(super) fn new(datahub: &DataHub, token: &RefreshToken) -> Self {
+    pub(super) fn new(datahub: &DataHub, token: &SessionToken) -> Self {
         Self { digest: token.digest_at(datahub.id.as_str()), slot: slot_of(token.filter_hash()) }
     }
 }
@@ -159,7 +197,7 @@ impl Entries {
         let (entry, expires_at) = self.by_key.get(key)?;
         let is_current = match (entry, expires_at) {
             // The task that held the sender ended without an outcome: as if it had never begun.
-            (CacheEntry::InFlight(outcome), _) => outcome.has_changed().is_ok(),
+            (CacheEntry::InFlight { outcome, .. }, _) => outcome.has_changed().is_ok(),
             (_, expires_at) => expires_at.is_none_or(|expires_at| now < expires_at),
         };
         is_current.then_some(entry)
@@ -232,13 +270,13 @@ const MAX_CHAIN: usize = 1_000;
 const SLOT_BITS: u32 = 14;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::datahub::token::filter_hash;
 
     const TTL: Duration = Duration::from_mins(10);
 
-    fn key(number: u64) -> CacheKey {
+    pub(in crate::session::refresh) fn key(number: u64) -> CacheKey {
         let mut digest = [0; 32];
         digest[..8].copy_from_slice(&number.to_le_bytes());
         CacheKey { digest, slot: slot_of(filter_hash(&number.to_le_bytes())) }
@@ -287,16 +325,16 @@ mod tests {
         };
         let mut senders = Vec::new();
         for hash in hashes(0..1_000) {
-            let Begun::New(sender, _) = cache.begin(key(hash), &session, now) else { panic!("nothing is known") };
+            let Begun::New { sender, .. } = cache.begin(key(hash), &session, now) else { panic!("nothing is known") };
             senders.push(sender);
             let again = cache.begin(key(hash), &session, now);
-            assert!(matches!(again, Begun::Known(CacheEntry::InFlight(_))), "one refresh for each token");
+            assert!(matches!(again, Begun::Known(CacheEntry::InFlight { .. })), "one refresh for each token");
         }
         assert!(hashes(0..1_000).all(|hash| cache.may_hold(hash)));
         let met = hashes(1_000..11_000).filter(|hash| cache.may_hold(*hash)).count();
         assert!(met < 1_000, "{met} of 10,000 tokens without an entry meet one");
-        for hash in hashes(0..1_000) {
-            cache.finish(&key(hash), CacheEntry::Failed, now).expect("nobody has ended it");
+        for (hash, sender) in hashes(0..1_000).zip(&senders) {
+            assert!(cache.withdraw(&key(hash), sender), "nobody waits for it");
         }
         assert!(hashes(0..1_000).all(|hash| !cache.may_hold(hash)));
     }

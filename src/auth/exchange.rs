@@ -1,0 +1,44 @@
+//! A code becomes tokens, and these a person's: in a task, since a code that was spent brings tokens whoever leaves.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use openidconnect::AuthorizationCode;
+
+use crate::auth::Auth;
+use crate::auth::pending::ConfirmedLogin;
+use crate::context::RequestContext;
+use crate::datahub::DataHub;
+use crate::datahub::oidc::{ExchangeError, LoginResult};
+use crate::datahub::revocation::Obtained;
+
+impl Auth {
+    /// Exchanges a code for tokens and learns whose they are. What was obtained lives and is to be kept.
+    ///
+    /// # Errors
+    /// [`ExchangeError`]; whatever was obtained is revoked then.
+    pub(super) async fn exchange(
+        &self,
+        datahub: &Arc<DataHub>,
+        code: AuthorizationCode,
+        login: ConfirmedLogin,
+        context: &RequestContext,
+        now: SystemTime,
+    ) -> Result<(LoginResult, Obtained), ExchangeError> {
+        let (datahub, revoker, id) = (Arc::clone(datahub), self.refresher.revoker.clone(), context.id);
+        let ConfirmedLogin { verifier, nonce, replaces: held, .. } = login;
+        let exchange = async move || {
+            let exchanged = datahub.provider.exchange_code(code, verifier, now).await;
+            if let Err(error @ ExchangeError::Client(_)) = &exchanged {
+                datahub.report_refused_client(error);
+            }
+            let exchanged = exchanged?;
+            let obtained = Obtained::new(&datahub, exchanged.tokens.clone(), held, revoker);
+            let result = datahub.provider.identify(&exchanged, &nonce, now).await?;
+            Ok((result, obtained))
+        };
+        let exchanged = self.tasks.run(move || async move { id.scope(pin!(exchange())).await });
+        exchanged.await.unwrap_or(Err(ExchangeError::Ending))
+    }
+}
