@@ -29,16 +29,17 @@ pub async fn answer(hub: &Hub, request: &Request, body: &mut Body<'_>) -> io::Re
         counts.api_calls
     };
     let response = match authenticate(hub, request) {
-        Ok(user) => {
-            if let Some((_, mark)) = form_urlencoded::parse(request.query().as_bytes()).find(|(name, _)| name == "mark")
-            {
-                *hub.executions().entry(mark.into_owned()).or_default() += 1;
-            }
-            route(hub, request, body, user.as_ref()).await?
-        }
+        Ok(user) => route(hub, request, body, user.as_ref()).await?,
         Err(refusal) => refusal,
     };
     Ok(dress(hub, response, call_number))
+}
+
+/// Counts a call that carries a mark.
+fn record_execution(hub: &Hub, request: &Request) {
+    if let Some((_, mark)) = form_urlencoded::parse(request.query().as_bytes()).find(|(name, _)| name == "mark") {
+        *hub.executions().entry(mark.into_owned()).or_default() += 1;
+    }
 }
 
 /// One call, read to its end.
@@ -63,6 +64,9 @@ fn authenticate(hub: &Hub, request: &Request) -> Result<Option<User>, Response> 
     }
     let why = match hub.grants().authenticate(token, SystemTime::now()) {
         Ok(pair) if pair.has_scope("api") || pair.has_scope("read_api") && is_safe(request) => {
+            if hub.is_blocked(pair.user) {
+                return Err(message(403, "403 Forbidden - Your account has been blocked."));
+            }
             return Ok(hub.world().user(pair.user).cloned());
         }
         Ok(_) => {
@@ -96,9 +100,9 @@ async fn route(hub: &Hub, request: &Request, body: &mut Body<'_>, user: Option<&
             return uploads::attach(hub, request, body, user, id).await;
         }
         ("PUT", ["v4", "projects", id, "packages", "generic", file @ ..]) => {
-            return uploads::put_package(hub, body, user, id, file).await;
+            return uploads::put_package(hub, request, body, user, id, file).await;
         }
-        _ => {}
+        _ => record_execution(hub, request),
     }
     let Some(params) = Params::read(request, body).await? else {
         return Ok(Response::json(400, &json!({ "error": "The request body cannot be read" })));

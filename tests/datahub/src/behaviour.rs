@@ -27,8 +27,21 @@ pub struct Behaviour {
     pub token_lifetime: Duration,
     /// When a refresh revokes the old pair of tokens.
     pub refresh: RefreshMode,
+    /// What goes wrong with refreshes at random. Nothing by default.
+    pub refresh_trouble: RefreshTrouble,
+    /// Usernames of people whose tokens it fails to refresh: always 500, without effect.
+    pub poisoned_users: Vec<String>,
+    /// A login gets the tokens of an earlier one by the same person with the same scopes, while they are good: Doorkeeper's
+    /// option of this name.
+    pub reuse_access_token: bool,
     /// Leaves `expires_in` out of token answers, as GitLab 14.10 and 15.0 did.
     pub leave_out_expires_in: bool,
+    /// Makes tokens without a refresh token, as Doorkeeper does without `use_refresh_token`.
+    pub leave_out_refresh_token: bool,
+    /// The `scope` of token answers, verbatim, such as `openid  profile api `. By default, what was asked for.
+    pub token_scope: Option<String>,
+    /// How many groups `/oauth/userinfo` names, at about 80 bytes each.
+    pub userinfo_groups: usize,
     /// The key that signs ID tokens, and the only one published.
     pub signing_key: SigningKey,
     /// Names the issuer in answers of `/oauth/authorize`, and announces it (RFC 9207), as Doorkeeper 6 will.
@@ -52,7 +65,13 @@ impl Default for Behaviour {
             api: normal(),
             token_lifetime: Duration::from_secs(7200),
             refresh: RefreshMode::RevokeAtOnce,
+            refresh_trouble: RefreshTrouble::default(),
+            poisoned_users: Vec::new(),
+            reuse_access_token: false,
             leave_out_expires_in: false,
+            leave_out_refresh_token: false,
+            token_scope: None,
+            userinfo_groups: 1,
             signing_key: SigningKey::First,
             announces_iss: false,
             jitter: Jitter::default(),
@@ -82,6 +101,24 @@ pub struct Manner {
     pub delay: Duration,
     /// What comes back.
     pub answer: Answer,
+    /// Time between the work, which is done and stays done, and its answer.
+    pub answer_delay: Duration,
+    /// How the answer's end is told. Not of [`Answer::Raw`].
+    pub framing: Framing,
+    /// Whether a `103 Early Hints` comes before the answer (RFC 8297). Not before [`Answer::Raw`].
+    pub early_hints: bool,
+}
+
+/// How the end of an answer's body is told (RFC 9112, section 6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Framing {
+    /// By its length; in chunks where it is not known.
+    #[default]
+    ContentLength,
+    /// By nothing: the body ends with the connection.
+    UntilClose,
+    /// In chunks.
+    Chunked,
 }
 
 /// What an endpoint answers. All but [`Answer::Hang`] read the request's body to its end first.
@@ -92,6 +129,18 @@ pub enum Answer {
     Normal,
     /// This status with a short JSON body; 429 with GitLab's `Retry later` and `Retry-After: 60`.
     Status(u16),
+    /// 429 with `Retry later` and this `Retry-After`: seconds or a date (RFC 9110, section 10.2.3).
+    Throttled {
+        /// Verbatim.
+        retry_after: String,
+    },
+    /// An error of the token endpoint (RFC 6749, section 5.2), such as 401 `invalid_client`.
+    OauthError {
+        /// The status of the answer.
+        status: u16,
+        /// Its `error`.
+        error: String,
+    },
     /// This status with an HTML page, as during an upgrade.
     Html(u16),
     /// 302 to this address.
@@ -127,8 +176,35 @@ impl Jitter {
     /// A time such as this may be.
     pub fn next(self) -> Duration {
         let most = if self.one_in > 0 && hex::dice(self.one_in) == 0 { self.rare } else { self.usual };
-        Duration::from_micros(hex::dice(u64::try_from(most.as_micros()).unwrap_or(u64::MAX).max(1)))
+        up_to(most)
     }
+}
+
+/// What goes wrong with refreshes at random.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RefreshTrouble {
+    /// Each takes up to so long, evenly: some of it before its work, the rest between the work and its answer.
+    pub max: Duration,
+    /// One in so many is answered by 429 with `Retry-After: 1`, at once and without effect; 0 is none.
+    pub one_in: u64,
+}
+
+impl RefreshTrouble {
+    pub(crate) fn throttles(self) -> bool {
+        self.one_in > 0 && hex::dice(self.one_in) == 0
+    }
+
+    /// Times before and after the work.
+    pub(crate) fn next(self) -> (Duration, Duration) {
+        let whole = up_to(self.max);
+        let before = up_to(whole);
+        (before, whole.saturating_sub(before))
+    }
+}
+
+/// Evenly, at random.
+fn up_to(max: Duration) -> Duration {
+    Duration::from_micros(hex::dice(u64::try_from(max.as_micros()).unwrap_or(u64::MAX).max(1)))
 }
 
 /// When a refresh revokes the pair of tokens it replaces.

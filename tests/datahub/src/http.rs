@@ -11,6 +11,7 @@ use std::io;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
+use crate::behaviour::Framing;
 use crate::http::body::Body;
 use crate::http::response::{Content, Response, reason};
 use crate::record::Recorder;
@@ -58,28 +59,35 @@ impl Connection {
         Ok(Some((request, body)))
     }
 
-    /// With a `Content-Length`, or in chunks where the length is not known; without a body where HTTP says so.
-    pub async fn send(&mut self, request: &Request, response: Response, close: bool) -> io::Result<()> {
+    /// Its end told by `framing`, or in chunks where the length is not known; without a body where HTTP says so.
+    pub async fn send(
+        &mut self,
+        request: &Request,
+        response: Response,
+        framing: Framing,
+        close: bool,
+    ) -> io::Result<()> {
         let Response { status, headers, content } = response;
         let bodiless = matches!(status, 204 | 304);
         let mut head = format!("HTTP/1.1 {status} {}\r\n", reason(status)).into_bytes();
         for (name, value) in &headers {
             push_field(&mut head, name, value);
         }
-        let (framing, value) = match &content {
-            Content::Bytes(bytes) => ("Content-Length", bytes.len().to_string()),
-            Content::Blob(length) => ("Content-Length", length.to_string()),
-            Content::Pieces { .. } => ("Transfer-Encoding", "chunked".to_owned()),
+        let framed = match (framing, &content) {
+            (Framing::UntilClose, _) => None,
+            (Framing::Chunked, _) | (_, Content::Pieces { .. }) => Some(("Transfer-Encoding", "chunked".to_owned())),
+            (_, Content::Bytes(bytes)) => Some(("Content-Length", bytes.len().to_string())),
+            (_, Content::Blob(length)) => Some(("Content-Length", length.to_string())),
         };
-        if !bodiless {
-            push_field(&mut head, framing, value.as_bytes());
+        if let Some((name, value)) = framed.as_ref().filter(|_| !bodiless) {
+            push_field(&mut head, name, value.as_bytes());
         }
         push_field(&mut head, "Connection", if close { b"close" } else { b"keep-alive" });
         head.extend_from_slice(b"\r\n");
         if bodiless || request.method == "HEAD" {
             self.stream.write_all(&head).await
         } else {
-            self.send_whole(head, content).await
+            self.send_whole(head, content, framed.is_some_and(|(_, value)| value == "chunked")).await
         }
     }
 
@@ -97,32 +105,39 @@ impl Connection {
     }
 
     /// Head and body in one write where the body is at hand, so that load tests measure the gateway.
-    async fn send_whole(&mut self, mut head: Vec<u8>, content: Content) -> io::Result<()> {
+    async fn send_whole(&mut self, mut head: Vec<u8>, content: Content, chunked: bool) -> io::Result<()> {
         match content {
             Content::Bytes(bytes) => {
-                head.extend(bytes);
-                self.stream.write_all(&head).await
+                push_piece(&mut head, &bytes, chunked);
+                self.stream.write_all(&head).await?;
             }
             Content::Blob(mut left) => {
                 self.stream.write_all(&head).await?;
                 let buffer: Vec<u8> = (0..BLOB_PERIOD * 256).map(|offset| (offset % BLOB_PERIOD) as u8).collect();
                 while left > 0 {
                     let size = left.min(buffer.len() as u64);
-                    self.stream.write_all(&buffer[..size as usize]).await?;
+                    self.send_piece(&buffer[..size as usize], chunked).await?;
                     left -= size;
                 }
-                Ok(())
             }
             Content::Pieces { pieces, pause } => {
                 self.stream.write_all(&head).await?;
                 for piece in pieces {
-                    let chunk = [format!("{:x}\r\n", piece.len()).as_bytes(), &piece, b"\r\n"].concat();
-                    self.stream.write_all(&chunk).await?;
+                    self.send_piece(&piece, chunked).await?;
                     tokio::time::sleep(pause).await;
                 }
-                self.stream.write_all(b"0\r\n\r\n").await
             }
         }
+        if chunked { self.stream.write_all(b"0\r\n\r\n").await } else { Ok(()) }
+    }
+
+    async fn send_piece(&mut self, piece: &[u8], chunked: bool) -> io::Result<()> {
+        if !chunked {
+            return self.stream.write_all(piece).await;
+        }
+        let mut chunk = Vec::with_capacity(piece.len() + 20);
+        push_piece(&mut chunk, piece, chunked);
+        self.stream.write_all(&chunk).await
     }
 }
 
@@ -181,6 +196,17 @@ impl Request {
             minor_version: parsed.version.unwrap_or_default(),
         };
         Ok(Some((request, length)))
+    }
+}
+
+/// An empty chunk would be the last.
+fn push_piece(message: &mut Vec<u8>, piece: &[u8], chunked: bool) {
+    if !chunked {
+        message.extend_from_slice(piece);
+    } else if !piece.is_empty() {
+        message.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+        message.extend_from_slice(piece);
+        message.extend_from_slice(b"\r\n");
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use crate::behaviour::Behaviour;
 use crate::oauth::grants::Grants;
 use crate::record::Recorder;
 use crate::world::World;
-use crate::{Counts, Options};
+use crate::{Counts, LiveToken, Options};
 
 /// What the handle in tests and every connection look at.
 pub struct Hub {
@@ -22,6 +23,9 @@ pub struct Hub {
     counts: Mutex<Counts>,
     secrets: Mutex<BTreeSet<String>>,
     executions: Mutex<BTreeMap<String, u64>>,
+    /// Requests of the token endpoint that are under way, and of these the refreshes.
+    under_way: Mutex<(u64, u64)>,
+    blocked: Mutex<BTreeSet<String>>,
     grants: Mutex<Grants>,
     world: Mutex<World>,
 }
@@ -39,6 +43,8 @@ impl Hub {
             behaviour: Mutex::new(options.behaviour),
             counts: Mutex::default(),
             executions: Mutex::default(),
+            under_way: Mutex::default(),
+            blocked: Mutex::default(),
             grants: Mutex::default(),
             world: Mutex::new(World::seeded()),
         }
@@ -65,6 +71,39 @@ impl Hub {
         lock(&self.executions)
     }
 
+    /// Counts a request of the token endpoint as under way until the value is dropped.
+    pub fn begin_token_request(&self, is_refresh: bool) -> TokenRequest<'_> {
+        let mut under_way = lock(&self.under_way);
+        under_way.0 += 1;
+        under_way.1 += u64::from(is_refresh);
+        let mut counts = self.counts();
+        counts.token_requests_at_once = counts.token_requests_at_once.max(under_way.0);
+        counts.refreshes_at_once = counts.refreshes_at_once.max(under_way.1);
+        TokenRequest { hub: self, is_refresh }
+    }
+
+    /// The usernames of those who are blocked.
+    pub fn blocked(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        lock(&self.blocked)
+    }
+
+    /// Whether the user with this number is blocked.
+    pub fn is_blocked(&self, user: u64) -> bool {
+        self.world().user(user).is_some_and(|user| self.blocked().contains(&user.username))
+    }
+
+    /// The tokens somebody could use now, or refresh.
+    pub fn live_tokens(&self) -> Vec<LiveToken> {
+        let (grants, world) = (self.grants(), self.world());
+        let live = grants.live(SystemTime::now()).map(|(index, pair)| LiveToken {
+            serial: index + 1,
+            user: world.user(pair.user).map(|user| user.username.clone()).unwrap_or_default(),
+            access_token: pair.access_token.clone(),
+            refresh_token: pair.refresh_token.clone(),
+        });
+        live.collect()
+    }
+
     pub fn secrets(&self) -> Vec<String> {
         lock(&self.secrets).iter().cloned().collect()
     }
@@ -74,6 +113,20 @@ impl Hub {
         if !secret.is_empty() {
             lock(&self.secrets).insert(secret.to_owned());
         }
+    }
+}
+
+/// A request of the token endpoint that is under way.
+pub struct TokenRequest<'h> {
+    hub: &'h Hub,
+    is_refresh: bool,
+}
+
+impl Drop for TokenRequest<'_> {
+    fn drop(&mut self) {
+        let mut under_way = lock(&self.hub.under_way);
+        under_way.0 -= 1;
+        under_way.1 -= u64::from(self.is_refresh);
     }
 }
 

@@ -25,6 +25,17 @@
 //! 251 is prime, so a lost, doubled or swapped buffer shows. `PUT` to any other file counts and hashes what it gets
 //! and answers `size` and `file_sha256`.
 //!
+//! # What a test can make it do
+//!
+//! - `behaviour`: delays before the work and before its answer; answers that are errors, throttle, lead away, break off or
+//!   never come; answers in chunks, without a length, or after a 103; tokens that live shortly, are handed out again, have
+//!   another scope or no refresh token; refreshes that take their time, are throttled, or always fail for some people; many
+//!   groups.
+//! - [`block`](DataHub::block), [`expire_access_tokens`](DataHub::expire_access_tokens) and
+//!   [`revoke_all_tokens`](DataHub::revoke_all_tokens), as an administrator can at any time.
+//! - [`counts`](DataHub::counts), [`executions`](DataHub::executions) and [`live_tokens`](DataHub::live_tokens) tell what came
+//!   of it; [`books`](DataHub::books) still do where the DataHUB is somebody else's.
+//!
 //! # Map
 //!
 //! | file | what it does |
@@ -153,6 +164,52 @@ impl DataHub {
     pub fn revoke_all_tokens(&self) {
         self.hub.grants().revoke_all();
     }
+
+    /// Blocks a person, as an administrator can at any time: the token endpoint leads to the sign-in page, without effect,
+    /// and the API answers 403. The tokens stay.
+    pub fn block(&self, username: &str) {
+        self.hub.blocked().insert(username.to_owned());
+    }
+
+    /// Ends that.
+    pub fn unblock(&self, username: &str) {
+        self.hub.blocked().remove(username);
+    }
+
+    /// The tokens somebody could use now, or refresh, oldest first.
+    pub fn live_tokens(&self) -> Vec<LiveToken> {
+        self.hub.live_tokens()
+    }
+
+    /// A handle that tells which tokens live, even when this is gone.
+    pub fn books(&self) -> Books {
+        Books(self.hub.clone())
+    }
+}
+
+/// Which tokens of one DataHUB live. Cheap to clone.
+#[derive(Clone)]
+pub struct Books(Arc<Hub>);
+
+impl Books {
+    /// The tokens somebody could use now, or refresh, oldest first.
+    pub fn live_tokens(&self) -> Vec<LiveToken> {
+        self.0.live_tokens()
+    }
+}
+
+/// A pair of tokens that is neither revoked nor spent by a refresh. One without a refresh token lives until it expires, one
+/// with it for ever.
+#[derive(Clone)]
+pub struct LiveToken {
+    /// Pairs are counted from 1 in the order in which they were made.
+    pub serial: usize,
+    /// Whose it is, such as `testuser`.
+    pub user: String,
+    /// Perhaps expired.
+    pub access_token: String,
+    /// What renews it.
+    pub refresh_token: Option<String>,
 }
 
 impl Drop for DataHub {
@@ -199,7 +256,7 @@ impl Default for Options {
     }
 }
 
-/// What happened since the start, in requests.
+/// What happened since the start, in requests. All but `…_at_once` only grow, one by one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Requests for the provider's metadata.
@@ -224,4 +281,8 @@ pub struct Counts {
     pub userinfos: u64,
     /// Requests below `/api`.
     pub api_calls: u64,
+    /// The most requests of the token endpoint that were under way at once.
+    pub token_requests_at_once: u64,
+    /// The most refreshes that were under way at once.
+    pub refreshes_at_once: u64,
 }

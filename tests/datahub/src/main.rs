@@ -11,6 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// A test DataHUB: answers as GitLab does, and asks nobody for a password.
 ///
+/// It listens, logs people in, renews and revokes tokens, and serves the API. Delays, errors, blocked people, tokens without a
+/// refresh token and all other trouble are for tests, which change the library's `Behaviour`.
+///
 /// The client's secret is read from the variable DATAHUB_CLIENT_SECRET, so that `ps` does not show it.
 #[derive(Parser)]
 struct Arguments {

@@ -5,13 +5,11 @@ pub mod grants;
 mod id_token;
 mod token;
 
-use std::io;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
 use crate::http::Request;
-use crate::http::body::Body;
 use crate::http::response::Response;
 use crate::hub::Hub;
 use crate::oauth::grants::{Pair, Refusal};
@@ -19,12 +17,23 @@ use crate::pages;
 use crate::params::Params;
 use crate::world::User;
 
-pub async fn answer(hub: &Hub, request: &Request, body: &mut Body<'_>) -> io::Result<Response> {
-    let Some(params) = Params::read(request, body).await? else {
-        return Ok(Response::json(400, &json!({ "status": 400, "error": "Bad Request" })));
+/// Whether this path is answered here.
+pub fn serves(path: &str) -> bool {
+    path.starts_with("/oauth/") || path.starts_with("/.well-known/")
+}
+
+/// Whether it asks for tokens.
+pub fn is_token_request(request: &Request) -> bool {
+    request.method == "POST" && request.path() == "/oauth/token"
+}
+
+/// `params` are `None` if they cannot be read.
+pub async fn answer(hub: &Hub, request: &Request, params: Option<&Params>) -> Response {
+    let Some(params) = params else {
+        return Response::json(400, &json!({ "status": 400, "error": "Bad Request" }));
     };
     let now = SystemTime::now();
-    Ok(match (request.method.as_str(), request.path()) {
+    match (request.method.as_str(), request.path()) {
         ("GET" | "HEAD", "/.well-known/openid-configuration") => {
             hub.counts().discoveries += 1;
             let mut metadata = metadata(&hub.url);
@@ -37,14 +46,14 @@ pub async fn answer(hub: &Hub, request: &Request, body: &mut Body<'_>) -> io::Re
             hub.counts().key_fetches += 1;
             Response::json(200, &id_token::key_set(hub.behaviour().signing_key))
         }
-        ("GET" | "HEAD", "/oauth/authorize") => authorize::ask(hub, request, &params).unwrap_or_else(|refusal| refusal),
-        ("POST", "/oauth/authorize") => authorize::decide(hub, &params, now).unwrap_or_else(|refusal| refusal),
-        ("POST", "/oauth/token") => token::answer(hub, request, &params, now),
-        ("POST", "/oauth/revoke") => token::revoke(hub, request, &params, now),
+        ("GET" | "HEAD", "/oauth/authorize") => authorize::ask(hub, request, params).unwrap_or_else(|refusal| refusal),
+        ("POST", "/oauth/authorize") => authorize::decide(hub, params, now).unwrap_or_else(|refusal| refusal),
+        ("POST", "/oauth/token") => token::answer(hub, request, params).await,
+        ("POST", "/oauth/revoke") => token::revoke(hub, request, params, now),
         ("GET" | "POST", "/oauth/userinfo") => userinfo(hub, request, now),
         ("GET", "/oauth/token/info") => token_info(hub, request, now),
         _ => Response::html(404, pages::not_found(hub)),
-    })
+    }
 }
 
 fn metadata(url: &str) -> Value {
@@ -81,10 +90,13 @@ fn userinfo(hub: &Hub, request: &Request, now: SystemTime) -> Response {
     };
     let world = hub.world();
     let user = world.users.iter().find(|user| user.id == pair.user && pair.has_scope("openid"));
-    user.map_or_else(|| Response::new(403), |user| Response::json(200, &claims(user, &hub.url, &pair)))
+    let groups = hub.behaviour().userinfo_groups;
+    user.map_or_else(|| Response::new(403), |user| Response::json(200, &claims(user, &hub.url, &pair, groups)))
 }
 
-fn claims(user: &User, url: &str, pair: &Pair) -> Value {
+fn claims(user: &User, url: &str, pair: &Pair, groups: usize) -> Value {
+    let more = (1..groups).map(|number| format!("plantlab/{number:0>68}"));
+    let groups: Vec<String> = ["plantlab".to_owned()].into_iter().take(groups).chain(more).collect();
     let mut claims = json!({
         "sub": user.id.to_string(),
         "name": user.name,
@@ -92,7 +104,7 @@ fn claims(user: &User, url: &str, pair: &Pair) -> Value {
         "preferred_username": user.username,
         "profile": format!("{url}/{}", user.username),
         "picture": null,
-        "groups": ["plantlab"],
+        "groups": groups,
     });
     if pair.has_scope("email") {
         claims["email"] = user.email().into();
@@ -136,6 +148,13 @@ fn describe(refusal: Refusal) -> &'static str {
         Refusal::Expired => "The access token expired",
         Refusal::Revoked => "The access token was revoked",
     }
+}
+
+/// An error of the token endpoint (RFC 6749, section 5.2), with the fields around it.
+pub fn error(status: u16, error: &str, why: &str) -> Response {
+    Response::json(status, &json!({ "error": error, "error_description": why }))
+        .header("Cache-Control", "no-store, no-cache")
+        .header("WWW-Authenticate", challenge("Doorkeeper", error, why))
 }
 
 /// The value of `WWW-Authenticate`.

@@ -52,6 +52,10 @@ pub fn upgrade(hub: &Hub) -> String {
     page(hub, "Deploy in progress", "<h1>Deploy in progress</h1>\n<p>Please try again in a few minutes.</p>")
 }
 
+pub fn failed(hub: &Hub) -> String {
+    page(hub, "Something went wrong", "<h1>500: We're sorry. Something went wrong on our end.</h1>")
+}
+
 pub fn not_found(hub: &Hub) -> String {
     page(hub, "Not Found", "<h1>404: Page not found</h1>\n<p>Make sure the address is correct.</p>")
 }

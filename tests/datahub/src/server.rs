@@ -2,15 +2,17 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::behaviour::Answer;
+use crate::behaviour::{Answer, Framing};
 use crate::http::body::Body;
-use crate::http::response::{Content, Response};
+use crate::http::response::Response;
 use crate::http::{Connection, Request};
 use crate::hub::Hub;
+use crate::params::Params;
 use crate::{api, oauth, pages};
 
 pub async fn run(listener: TcpListener, hub: Arc<Hub>) {
@@ -34,16 +36,31 @@ async fn serve(stream: TcpStream, number: u64, hub: Arc<Hub>) {
 
 async fn converse(connection: &mut Connection, hub: &Hub) -> io::Result<()> {
     while let Some((request, mut body)) = connection.receive(&hub.recorder).await? {
-        let jitter = hub.behaviour().jitter;
+        let params = if oauth::serves(request.path()) { Params::read(&request, &mut body).await? } else { None };
+        let _under_way = oauth::is_token_request(&request).then(|| {
+            let grant_type = params.as_ref().and_then(|params| params.text("grant_type"));
+            hub.begin_token_request(grant_type == Some("refresh_token"))
+        });
+        let (manner, jitter) = {
+            let behaviour = hub.behaviour();
+            (behaviour.manner(request.path()).clone(), behaviour.jitter)
+        };
         jitter.pass().await;
-        let reply = reply(hub, &request, &mut body).await?;
+        pass(manner.delay).await;
+        let reply = reply(hub, &request, params.as_ref(), &mut body, manner.answer).await?;
+        pass(manner.answer_delay).await;
         jitter.pass().await;
-        let close = request.wants_close() || body.may_never_come();
+        let close = request.wants_close() || body.may_never_come() || manner.framing == Framing::UntilClose;
         if !body.may_never_come() {
             body.drain().await?;
         }
         match reply {
-            Reply::Response(response) => connection.send(&request, response, close).await?,
+            Reply::Response(response) => {
+                if manner.early_hints {
+                    connection.send_raw(EARLY_HINTS).await?;
+                }
+                connection.send(&request, response, manner.framing, close).await?;
+            }
             Reply::Raw(bytes) => return connection.send_raw(&bytes).await,
             Reply::Hang => return connection.hang().await,
             Reply::Nothing => return Ok(()),
@@ -55,6 +72,12 @@ async fn converse(connection: &mut Connection, hub: &Hub) -> io::Result<()> {
     Ok(())
 }
 
+async fn pass(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
+}
+
 enum Reply {
     Response(Response),
     Raw(Vec<u8>),
@@ -62,26 +85,25 @@ enum Reply {
     Nothing,
 }
 
-async fn reply(hub: &Hub, request: &Request, body: &mut Body<'_>) -> io::Result<Reply> {
-    let manner = hub.behaviour().manner(request.path()).clone();
-    if !manner.delay.is_zero() {
-        tokio::time::sleep(manner.delay).await;
-    }
-    if !matches!(manner.answer, Answer::Normal | Answer::LoseAnswer) {
+async fn reply(
+    hub: &Hub,
+    request: &Request,
+    params: Option<&Params>,
+    body: &mut Body<'_>,
+    answer: Answer,
+) -> io::Result<Reply> {
+    if !matches!(answer, Answer::Normal | Answer::LoseAnswer) {
         body.drain().await?;
     }
-    Ok(match manner.answer {
-        Answer::Normal => Reply::Response(route(hub, request, body).await?),
+    Ok(match answer {
+        Answer::Normal => Reply::Response(route(hub, request, params, body).await?),
         Answer::LoseAnswer => {
-            route(hub, request, body).await?;
+            route(hub, request, params, body).await?;
             Reply::Nothing
         }
-        Answer::Status(429) => Reply::Response(
-            Response::new(429)
-                .header("Content-Type", "text/plain")
-                .header("Retry-After", "60")
-                .content(Content::Bytes(b"Retry later\n".to_vec())),
-        ),
+        Answer::Status(429) => Reply::Response(Response::throttled("60")),
+        Answer::Throttled { retry_after } => Reply::Response(Response::throttled(&retry_after)),
+        Answer::OauthError { status, error } => Reply::Response(oauth::error(status, &error, &error)),
         Answer::Status(status) => Reply::Response(Response::json(status, &json!({ "message": status.to_string() }))),
         Answer::Html(status) => Reply::Response(Response::html(status, pages::upgrade(hub))),
         Answer::Redirect(location) => Reply::Response(Response::redirect(302, &location)),
@@ -91,15 +113,17 @@ async fn reply(hub: &Hub, request: &Request, body: &mut Body<'_>) -> io::Result<
     })
 }
 
-async fn route(hub: &Hub, request: &Request, body: &mut Body<'_>) -> io::Result<Response> {
+async fn route(hub: &Hub, request: &Request, params: Option<&Params>, body: &mut Body<'_>) -> io::Result<Response> {
     let path = request.path();
     if path == "/" {
         Ok(Response::html(200, pages::status(hub)))
     } else if path.starts_with("/api/") {
         api::answer(hub, request, body).await
-    } else if path.starts_with("/oauth/") || path.starts_with("/.well-known/") {
-        oauth::answer(hub, request, body).await
+    } else if oauth::serves(path) {
+        Ok(oauth::answer(hub, request, params).await)
     } else {
         Ok(Response::html(404, pages::not_found(hub)))
     }
 }
+
+const EARLY_HINTS: &[u8] = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload; as=style\r\n\r\n";

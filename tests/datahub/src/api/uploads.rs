@@ -1,11 +1,14 @@
 //! What may be larger than memory: attachments and generic packages. Their bytes are hashed and counted, not kept.
+//!
+//! The token is looked at twice, before the body and after it: Workhorse takes the body and sends the same request on to
+//! Rails.
 
 use std::io;
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{Call, Outcome, find, message, missing, needs_level};
+use super::{Call, Outcome, authenticate, find, message, missing, needs_level, record_execution};
 use crate::hex;
 use crate::http::Request;
 use crate::http::body::Body;
@@ -33,6 +36,10 @@ pub async fn attach(
         start.extend_from_slice(&piece);
     }
     body.drain().await?;
+    if let Err(refusal) = authenticate(hub, request) {
+        return Ok(refusal);
+    }
+    record_execution(hub, request);
     let Some(name) = file_name(&start).filter(|_| multipart) else {
         return Ok(missing("file"));
     };
@@ -52,6 +59,7 @@ pub async fn attach(
 /// `PUT packages/generic/:name/:version/:file`.
 pub async fn put_package(
     hub: &Hub,
+    request: &Request,
     body: &mut Body<'_>,
     user: Option<&User>,
     id: &str,
@@ -69,6 +77,10 @@ pub async fn put_package(
         hash.update(&piece);
         size += piece.len() as u64;
     }
+    if let Err(refusal) = authenticate(hub, request) {
+        return Ok(refusal);
+    }
+    record_execution(hub, request);
     let sha256 = hex::encode(&hash.finalize());
     let answer =
         json!({ "id": 1, "package_id": 1, "file_name": name, "version": version, "size": size, "file_sha256": sha256 });

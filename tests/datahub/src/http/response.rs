@@ -36,6 +36,12 @@ impl Response {
         Self::new(status).header("Location", location)
     }
 
+    /// As Rack::Attack does.
+    pub fn throttled(retry_after: &str) -> Self {
+        let told = Self::new(429).header("Content-Type", "text/plain").header("Retry-After", retry_after);
+        told.content(Content::Bytes(b"Retry later\n".to_vec()))
+    }
+
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.headers.push((name.to_owned(), value.as_ref().to_vec()));
         self

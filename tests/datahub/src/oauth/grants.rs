@@ -39,13 +39,15 @@ pub enum Challenge {
 #[derive(Clone)]
 pub struct Pair {
     pub access_token: String,
-    pub refresh_token: String,
+    pub refresh_token: Option<String>,
     pub user: u64,
     pub scopes: String,
     pub signed_in: SystemTime,
     pub created: SystemTime,
     pub lifetime: Duration,
     revoked: bool,
+    /// Whether a refresh has replaced it; with [`RefreshMode::RevokeOnUse`] it may be good for another all the same.
+    spent: bool,
     /// Revoked when this pair is first used; only with [`RefreshMode::RevokeOnUse`].
     previous: Option<usize>,
 }
@@ -90,19 +92,40 @@ impl Grants {
         scopes: String,
         signed_in: SystemTime,
         lifetime: Duration,
+        is_refreshable: bool,
         now: SystemTime,
     ) -> Pair {
         self.add(Pair {
             access_token: hex::random(),
-            refresh_token: hex::random(),
+            refresh_token: is_refreshable.then(hex::random),
             user,
             scopes,
             signed_in,
             created: now,
             lifetime,
             revoked: false,
+            spent: false,
             previous: None,
         })
+    }
+
+    /// A pair that another login of `user` with the same scopes may get again.
+    pub fn matching(&self, user: u64, scopes: &str, now: SystemTime) -> Option<Pair> {
+        let is_good = |pair: &&Pair| !pair.revoked && !pair.spent && !pair.expires_in(now).is_zero();
+        self.pairs.iter().rev().filter(is_good).find(|pair| pair.user == user && pair.scopes == scopes).cloned()
+    }
+
+    /// Whose refresh token it is, good or not.
+    pub fn owner(&self, refresh_token: &str) -> Option<u64> {
+        Some(self.pairs.get(*self.by_refresh_token.get(refresh_token)?)?.user)
+    }
+
+    /// The pairs that are neither revoked nor spent, with their places. One without a refresh token ends when it expires.
+    pub fn live(&self, now: SystemTime) -> impl Iterator<Item = (usize, &Pair)> {
+        let is_live = move |pair: &Pair| {
+            !pair.revoked && !pair.spent && (pair.refresh_token.is_some() || !pair.expires_in(now).is_zero())
+        };
+        self.pairs.iter().enumerate().filter(move |(_, pair)| is_live(pair))
     }
 
     /// The pair this refresh token would replace.
@@ -110,9 +133,16 @@ impl Grants {
         self.pairs.get(*self.by_refresh_token.get(refresh_token)?).filter(|pair| !pair.revoked)
     }
 
-    pub fn refresh(&mut self, refresh_token: &str, mode: RefreshMode, now: SystemTime) -> Option<Pair> {
+    pub fn refresh(
+        &mut self,
+        refresh_token: &str,
+        mode: RefreshMode,
+        is_refreshable: bool,
+        now: SystemTime,
+    ) -> Option<Pair> {
         let old = self.refreshable(refresh_token)?.clone();
         let index = *self.by_refresh_token.get(refresh_token)?;
+        self.pairs[index].spent = true;
         let previous = match mode {
             RefreshMode::RevokeAtOnce => {
                 self.pairs[index].revoked = true;
@@ -122,8 +152,9 @@ impl Grants {
         };
         Some(self.add(Pair {
             access_token: hex::random(),
-            refresh_token: hex::random(),
+            refresh_token: is_refreshable.then(hex::random),
             created: now,
+            spent: false,
             previous,
             ..old
         }))
@@ -178,7 +209,9 @@ impl Grants {
     fn add(&mut self, pair: Pair) -> Pair {
         let index = self.pairs.len();
         self.by_access_token.insert(pair.access_token.clone(), index);
-        self.by_refresh_token.insert(pair.refresh_token.clone(), index);
+        if let Some(refresh_token) = &pair.refresh_token {
+            self.by_refresh_token.insert(refresh_token.clone(), index);
+        }
         self.pairs.push(pair.clone());
         pair
     }

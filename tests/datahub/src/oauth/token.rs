@@ -1,21 +1,38 @@
 //! The token endpoint: exchanges codes, refreshes, and revokes.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use super::{INVALID_CLIENT, INVALID_SCOPE, challenge};
+use super::{INVALID_CLIENT, INVALID_SCOPE, error};
 use crate::http::Request;
 use crate::http::response::Response;
 use crate::hub::Hub;
 use crate::oauth::grants::{self, Pair};
 use crate::oauth::id_token;
+use crate::pages;
 use crate::params::Params;
 
-pub fn answer(hub: &Hub, request: &Request, params: &Params, now: SystemTime) -> Response {
+pub async fn answer(hub: &Hub, request: &Request, params: &Params) -> Response {
     let grant_type = params.text("grant_type").unwrap_or_default();
+    let mut rest = Duration::ZERO;
+    if grant_type == "refresh_token" {
+        let trouble = hub.behaviour().refresh_trouble;
+        if trouble.throttles() {
+            return Response::throttled("1");
+        }
+        let (before, after) = trouble.next();
+        tokio::time::sleep(before).await;
+        rest = after;
+    }
+    let response = decide(hub, request, params, grant_type, SystemTime::now());
+    tokio::time::sleep(rest).await;
+    response
+}
+
+fn decide(hub: &Hub, request: &Request, params: &Params, grant_type: &str, now: SystemTime) -> Response {
     let result = match grant_type {
         "" => Err(Refused::Missing("grant_type")),
         "authorization_code" => authenticate(hub, request, params).and_then(|()| exchange(hub, params, now)),
@@ -30,7 +47,8 @@ pub fn answer(hub: &Hub, request: &Request, params: &Params, now: SystemTime) ->
         ("refresh_token", false) => counts.refreshes_refused += 1,
         _ => {}
     }
-    result.unwrap_or_else(Response::from)
+    drop(counts);
+    result.unwrap_or_else(|refused| refused.response(hub))
 }
 
 /// An unknown token is fine. So is an expired access token, and then nothing happens: GitLab's silent no-op.
@@ -68,25 +86,41 @@ fn exchange(hub: &Hub, params: &Params, now: SystemTime) -> Result<Response, Ref
     let redirect_uri = params.text("redirect_uri").ok_or(Refused::Missing("redirect_uri"))?;
     let verifier = params.text("code_verifier");
     hub.add_secret(verifier.unwrap_or_default());
-    let lifetime = hub.behaviour().token_lifetime;
+    let behaviour = hub.behaviour().clone();
     let mut grants = hub.grants();
     if verifier.is_none() && grants.wants_verifier(code) {
         return Err(Refused::Missing("code_verifier"));
     }
     let code = grants.redeem(code, redirect_uri, verifier, now).ok_or(Refused::Grant)?;
-    let pair = grants.issue(code.user, code.scopes, code.given, lifetime, now);
+    if hub.is_blocked(code.user) {
+        return Err(Refused::Blocked);
+    }
+    let reused = behaviour.reuse_access_token.then(|| grants.matching(code.user, &code.scopes, now)).flatten();
+    let pair = reused.unwrap_or_else(|| {
+        let is_refreshable = !behaviour.leave_out_refresh_token;
+        grants.issue(code.user, code.scopes, code.given, behaviour.token_lifetime, is_refreshable, now)
+    });
     Ok(tokens(hub, &pair, code.nonce.as_deref(), now))
 }
 
 fn refresh(hub: &Hub, params: &Params, now: SystemTime) -> Result<Response, Refused> {
     let refresh_token = params.text("refresh_token").ok_or(Refused::Missing("refresh_token"))?;
-    let mode = hub.behaviour().refresh;
+    let behaviour = hub.behaviour().clone();
     let mut grants = hub.grants();
+    if let Some(user) = grants.owner(refresh_token) {
+        if hub.world().user(user).is_some_and(|user| behaviour.poisoned_users.contains(&user.username)) {
+            return Err(Refused::Poisoned);
+        }
+        if hub.is_blocked(user) {
+            return Err(Refused::Blocked);
+        }
+    }
     let old = grants.refreshable(refresh_token).ok_or(Refused::Grant)?;
     if params.text("scope").is_some_and(|scope| !scope.split(' ').all(|s| old.has_scope(s))) {
         return Err(Refused::Scope);
     }
-    let pair = grants.refresh(refresh_token, mode, now).ok_or(Refused::Grant)?;
+    let is_refreshable = !behaviour.leave_out_refresh_token;
+    let pair = grants.refresh(refresh_token, behaviour.refresh, is_refreshable, now).ok_or(Refused::Grant)?;
     Ok(tokens(hub, &pair, None, now))
 }
 
@@ -95,12 +129,15 @@ fn tokens(hub: &Hub, pair: &Pair, nonce: Option<&str>, now: SystemTime) -> Respo
     let mut body = json!({
         "access_token": pair.access_token,
         "token_type": "Bearer",
-        "refresh_token": pair.refresh_token,
-        "scope": pair.scopes,
+        "scope": behaviour.token_scope.as_ref().unwrap_or(&pair.scopes),
         "created_at": grants::seconds(pair.created),
     });
     if !behaviour.leave_out_expires_in {
-        body["expires_in"] = pair.lifetime.as_secs().into();
+        body["expires_in"] = (pair.expires_in(now) + Duration::from_millis(500)).as_secs().into();
+    }
+    if let Some(refresh_token) = &pair.refresh_token {
+        body["refresh_token"] = refresh_token.as_str().into();
+        hub.add_secret(refresh_token);
     }
     if pair.has_scope("openid") {
         let signed = id_token::sign(behaviour.signing_key, &hub.url, &hub.client_id, pair, nonce, now);
@@ -108,38 +145,37 @@ fn tokens(hub: &Hub, pair: &Pair, nonce: Option<&str>, now: SystemTime) -> Respo
         body["id_token"] = signed.into();
     }
     hub.add_secret(&pair.access_token);
-    hub.add_secret(&pair.refresh_token);
     Response::json(200, &body).header("Cache-Control", "no-store, no-cache")
 }
 
 /// What the token endpoint refuses with.
 enum Refused {
+    Blocked,
     Client,
     Grant,
     GrantType,
     Missing(&'static str),
+    Poisoned,
     Scope,
     TwoClientAuthentications,
 }
 
-impl From<Refused> for Response {
-    fn from(refused: Refused) -> Self {
-        let (status, error, why) = match refused {
-            Refused::Client => (401, "invalid_client", INVALID_CLIENT.to_owned()),
-            Refused::Grant => (400, "invalid_grant", INVALID_GRANT.to_owned()),
-            Refused::GrantType => (400, "unsupported_grant_type", UNSUPPORTED_GRANT_TYPE.to_owned()),
-            Refused::Missing(name) => (400, "invalid_request", format!("Missing required parameter: {name}.")),
-            Refused::Scope => (400, "invalid_scope", INVALID_SCOPE.to_owned()),
-            Refused::TwoClientAuthentications => {
-                (400, "invalid_request", "The client must use one authentication method only.".to_owned())
-            }
-        };
-        Response::json(status, &json!({ "error": error, "error_description": why }))
-            .header("Cache-Control", "no-store, no-cache")
-            .header("WWW-Authenticate", challenge("Doorkeeper", error, &why))
+impl Refused {
+    fn response(self, hub: &Hub) -> Response {
+        match self {
+            Self::Blocked => Response::redirect(302, &format!("{}/users/sign_in", hub.url)),
+            Self::Client => error(401, "invalid_client", INVALID_CLIENT),
+            Self::Grant => error(400, "invalid_grant", INVALID_GRANT),
+            Self::GrantType => error(400, "unsupported_grant_type", UNSUPPORTED_GRANT_TYPE),
+            Self::Missing(name) => error(400, "invalid_request", &format!("Missing required parameter: {name}.")),
+            Self::Poisoned => Response::html(500, pages::failed(hub)),
+            Self::Scope => error(400, "invalid_scope", INVALID_SCOPE),
+            Self::TwoClientAuthentications => error(400, "invalid_request", TWO_CLIENT_AUTHENTICATIONS),
+        }
     }
 }
 
 const INVALID_GRANT: &str = "The provided authorization grant is invalid, expired, revoked, does not match the \
                              redirection URI used in the authorization request, or was issued to another client.";
 const UNSUPPORTED_GRANT_TYPE: &str = "The authorization grant type is not supported by the authorization server.";
+const TWO_CLIENT_AUTHENTICATIONS: &str = "The client must use one authentication method only.";
