@@ -11,6 +11,7 @@ pub mod open_session;
 pub mod refresh;
 pub mod replay;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use actix_web::http::header::HeaderValue;
@@ -82,8 +83,19 @@ pub struct SessionLimits {
 impl SessionLimits {
     /// Never before twice the life of the token: who comes back right after it has expired is still there.
     fn idle_expires_at(&self, tokens: &TokenSet) -> SystemTime {
-        tokens.issued + self.idle_timeout.max(tokens.lifetime * 2)
+        after(tokens.issued, self.idle_timeout.max(tokens.lifetime.saturating_mul(2)))
     }
+}
+
+/// The time that is `span` later, but 136 years at most: what the encoding holds, so that no sum of times overflows.
+fn after(time: SystemTime, span: Duration) -> SystemTime {
+    time + span.min(Duration::from_secs(u32::MAX.into()))
+}
+
+/// What stands between white space, each word once, in their order (RFC 6749 section 3.3 knows no other difference).
+fn scopes_of(texts: &[String]) -> Vec<&str> {
+    let mut seen = BTreeSet::new();
+    texts.iter().flat_map(|text| text.split_whitespace()).filter(|scope| seen.insert(*scope)).collect()
 }
 
 /// The sessions of this deployment: opens them from a request, writes them into an answer.
@@ -180,15 +192,18 @@ impl Sessions {
     pub fn begin(&self, login: LoginResult, datahub: &DataHub) -> (Sid, Session) {
         let LoginResult { user, tokens, scopes } = login;
         let created_at = tokens.issued;
-        let scopes = (scopes != datahub.provider.scopes()).then_some(scopes);
-        let (expires_at, idle_expires_at) = (created_at + self.limits.max_age, self.limits.idle_expires_at(&tokens));
+        let (granted, configured) = (scopes_of(&scopes), scopes_of(datahub.provider.scopes()));
+        let is_usual = BTreeSet::from_iter(&granted) == BTreeSet::from_iter(&configured);
+        let scopes = (!is_usual).then(|| granted.into_iter().map(str::to_owned).collect());
+        let expires_at = after(created_at, self.limits.max_age);
+        let idle_expires_at = self.limits.idle_expires_at(&tokens);
         (Sid::random(), Session { created_at, expires_at, idle_expires_at, user, scopes, tokens })
     }
 
     /// The Set-Cookie fields of a login: session and sid.
     ///
     /// # Errors
-    /// [`TooLarge`] if a browser might not keep the cookie.
+    /// [`SealError`] if the cookie would be of no use.
     pub fn login_cookies(
         &self,
         datahub: &DataHub,
@@ -196,7 +211,7 @@ impl Sessions {
         session: &Session,
         context: &RequestContext,
         now: SystemTime,
-    ) -> Result<[HeaderValue; 2], TooLarge> {
+    ) -> Result<[HeaderValue; 2], SealError> {
         let left = session.ends_at().duration_since(now).unwrap_or_default();
         let sid_cookie = cookie::set(&self.cookies(datahub).sid, &sid.to_cookie(), left);
         Ok([self.session_cookie(datahub, sid, session, context, now)?, sid_cookie])
@@ -205,7 +220,7 @@ impl Sessions {
     /// The Set-Cookie field of a refresh: the session; the sid stays as it is.
     ///
     /// # Errors
-    /// [`TooLarge`] if a browser might not keep the cookie.
+    /// [`SealError`] if the cookie would be of no use.
     pub fn session_cookie(
         &self,
         datahub: &DataHub,
@@ -213,15 +228,20 @@ impl Sessions {
         session: &Session,
         context: &RequestContext,
         now: SystemTime,
-    ) -> Result<HeaderValue, TooLarge> {
+    ) -> Result<HeaderValue, SealError> {
         let left = session.ends_at().duration_since(now).unwrap_or_default();
-        let cookie = &self.cookies(datahub).session;
-        let value = cookie.seal(&self.keyring, &sid.0, session);
+        let cookies = self.cookies(datahub);
+        let value = cookies.session.seal(&self.keyring, &sid.0, session);
         if value.len() > MAX_VALUE_BYTES {
             context.event(Event::SessionTooLarge, datahub.id.as_str());
-            return Err(TooLarge);
+            return Err(SealError::TooLarge);
         }
-        Ok(cookie::set(cookie.name(), &value, left))
+        // As the next request will. A login that looks like one and opens nothing would go round and round.
+        if cookies.unseal(&self.keyring, sid, value.as_bytes()).is_err() {
+            context.event(Event::SessionUnreadable, datahub.id.as_str());
+            return Err(SealError::Unreadable);
+        }
+        Ok(cookie::set(cookies.session.name(), &value, left))
     }
 
     /// The Set-Cookie fields of a logout.
@@ -323,13 +343,19 @@ impl From<SessionError> for ApiError {
     }
 }
 
-/// A session that does not fit into a cookie: the DataHUB's tokens are too long.
+/// Why a session is in no cookie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the session does not fit into a cookie")]
-pub struct TooLarge;
+pub enum SealError {
+    /// The DataHUB's tokens are too long for what browsers keep.
+    #[error("the session does not fit into a cookie")]
+    TooLarge,
+    /// It would not open again: a defect of the encoding, met before the browser has it.
+    #[error("the session does not open once it is sealed; please report it")]
+    Unreadable,
+}
 
-impl From<TooLarge> for ApiError {
-    fn from(error: TooLarge) -> Self {
+impl From<SealError> for ApiError {
+    fn from(error: SealError) -> Self {
         Self::because(Code::DatahubInvalidResponse, error)
     }
 }
@@ -342,6 +368,7 @@ const MAX_VALUE_BYTES: usize = 3_800;
 mod tests {
     use std::sync::Arc;
 
+    use proptest::prelude::*;
     use url::Url;
 
     use super::*;
@@ -371,9 +398,116 @@ mod tests {
             let (sid, session) = sessions.begin(LoginResult { user, tokens, scopes: Vec::new() }, &datahub);
             sessions.login_cookies(&datahub, &sid, &session, &context(), now)
         };
-        assert_eq!(cookies(2_800), Err(TooLarge));
+        assert_eq!(cookies(2_800), Err(SealError::TooLarge));
         let [session, _] = cookies(2_700).expect("2,700 bytes fit");
         assert!(session.len() < 4_096, "{}", session.len());
+    }
+
+    #[test]
+    fn a_session_that_would_not_open_is_never_sent_and_the_same_as_a_login_makes_it_is() {
+        let (sessions, datahub) = sessions();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
+        let (sid, session) = sessions.begin(login_of("7", "testuser", "Test", &["a ", "", " b"], now), &datahub);
+        assert_eq!(session.scopes, Some(vec!["a".to_owned(), "b".to_owned()]));
+        assert!(sessions.session_cookie(&datahub, &sid, &session, &context(), now).is_ok());
+        let unreadable = Session { scopes: Some(vec!["a ".to_owned(), String::new()]), ..session };
+        let refused = sessions.session_cookie(&datahub, &sid, &unreadable, &context(), now);
+        assert_eq!(refused, Err(SealError::Unreadable));
+    }
+
+    #[test]
+    fn scopes_are_a_set_of_words_however_they_are_spaced_and_ordered() {
+        let (sessions, datahubs) = sessions_at(["a"], &["openid", "profile api"]);
+        let datahub = datahubs.by_id("a").expect("the one there is");
+        let words = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+        for (granted, stored) in [
+            (&["openid", "profile", "api"][..], None),
+            (&["openid", "profile", "api", ""], None),
+            (&["", "api", "", "openid", "profile"], None),
+            (&["openid profile  api "], None),
+            (&["\topenid\nprofile", "api\u{a0}", "api"], None),
+            (&["openid", "profile"], words(&["openid", "profile"])),
+            (&["profile", "api", "openid", "x", "api"], words(&["profile", "api", "openid", "x"])),
+            (&[" "], words(&[])),
+            (&[], words(&[])),
+        ] {
+            let (_, session) = sessions.begin(login_of("7", "u", "U", granted, SystemTime::UNIX_EPOCH), datahub);
+            assert_eq!(session.scopes, stored, "{granted:?}");
+            let opened = open(&session.encode()).map(|open| open.decode().scopes);
+            assert_eq!(opened, Some(stored), "{granted:?}");
+        }
+    }
+
+    proptest! {
+        /// Whatever a DataHUB says of a person and their tokens, and whatever the times, clocks that were set back included.
+        #[test]
+        fn every_session_that_a_login_or_a_refresh_makes_opens(
+            (id, username, name) in (any_text(), any_text(), any_text()),
+            is_prefix: bool,
+            scopes in proptest::collection::vec(any_text(), 0..4),
+            tokens in [any_tokens(), any_tokens()],
+            (max_age, idle_timeout) in (any::<Duration>(), any::<Duration>()),
+        ) {
+            let (mut sessions, datahub) = sessions();
+            (sessions.limits.max_age, sessions.limits.idle_timeout) = (max_age, idle_timeout);
+            let username = if is_prefix { name[..name.floor_char_boundary(64)].to_owned() } else { username };
+            let [tokens, newer] = tokens;
+            let user = User { id, username, name };
+            let words: Vec<_> = scopes.iter().flat_map(|text| text.split_whitespace()).map(str::to_owned).collect();
+            let (sid, begun) = sessions.begin(LoginResult { user: user.clone(), tokens, scopes }, &datahub);
+            for session in [begun.clone(), begun.renewed(newer, sessions.limits())] {
+                let opened = open(&session.encode()).map(|open| open.decode());
+                let opened = opened.expect("what was sealed opens");
+                prop_assert_eq!(opened.encode(), session.encode(), "one encoding for one session");
+                prop_assert_eq!((&opened.user.id, &opened.user.username), (&user.id, &user.username));
+                prop_assert!(opened.user.name == user.username || user.name.starts_with(&opened.user.name));
+                prop_assert_eq!(&opened.tokens.access, &session.tokens.access);
+                prop_assert_eq!(&opened.tokens.refresh, &session.tokens.refresh);
+                let told: BTreeSet<_> = opened.scopes.iter().flatten().collect();
+                prop_assert_eq!(told, words.iter().collect::<BTreeSet<_>>());
+                let whole = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+                prop_assert_eq!(whole(opened.created_at), whole(session.created_at));
+                prop_assert_eq!(whole(opened.expires_at), whole(session.expires_at));
+                let earliest = session.created_at.max(session.tokens.issued);
+                prop_assert_eq!(whole(opened.tokens.issued), whole(earliest));
+                prop_assert!(whole(opened.idle_expires_at) == whole(session.idle_expires_at.max(earliest)));
+                let now = session.created_at;
+                match sessions.session_cookie(&datahub, &sid, &session, &context(), now) {
+                    Ok(_) | Err(SealError::TooLarge) => {}
+                    Err(error) => prop_assert!(false, "{}", error),
+                }
+            }
+        }
+    }
+
+    /// Texts of every kind of character, some of them about as long as a name may be.
+    fn any_text() -> impl Strategy<Value = String> {
+        prop_oneof!["[0-9]{0,21}", "\\PC{0,70}", "[x ]{60,68}", any::<String>()]
+    }
+
+    fn any_tokens() -> impl Strategy<Value = TokenSet> {
+        let token = || prop_oneof!["[!-~]{1,70}", "[0-9a-f]{1,70}"];
+        let lifetime = prop_oneof![(0..90_000_u64).prop_map(Duration::from_secs), any::<Duration>()];
+        // A clock between 1970 and 2106.
+        (token(), proptest::option::of(token()), any::<u32>(), 0..1_000_000_000_u32, lifetime).prop_map(
+            |(access, refresh, seconds, nanos, lifetime)| TokenSet {
+                access: access.try_into().expect("visible ASCII"),
+                refresh: refresh.map(|token| token.try_into().expect("visible ASCII")),
+                issued: SystemTime::UNIX_EPOCH + Duration::new(seconds.into(), nanos),
+                lifetime,
+            },
+        )
+    }
+
+    fn login_of(id: &str, username: &str, name: &str, scopes: &[&str], now: SystemTime) -> LoginResult {
+        let tokens = TokenSet {
+            access: "a".to_owned().try_into().expect("visible ASCII"),
+            refresh: None,
+            issued: now,
+            lifetime: Duration::from_hours(2),
+        };
+        let user = User { id: id.into(), username: username.into(), name: name.into() };
+        LoginResult { user, tokens, scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect() }
     }
 
     #[test]
@@ -455,7 +589,7 @@ mod tests {
     #[test]
     fn each_of_many_datahubs_has_cookies_of_its_own() {
         let ids: Vec<String> = (0..50).map(|number| format!("hub-{}", number * 7 % 50)).collect();
-        let (sessions, datahubs) = sessions_at(ids.iter().map(String::as_str));
+        let (sessions, datahubs) = sessions_at(ids.iter().map(String::as_str), &[]);
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
         let fields: Vec<_> = datahubs
             .iter()
@@ -487,11 +621,11 @@ mod tests {
     }
 
     fn sessions() -> (Sessions, Arc<DataHub>) {
-        let (sessions, datahubs) = sessions_at(["a"]);
+        let (sessions, datahubs) = sessions_at(["a"], &[]);
         (sessions, Arc::clone(datahubs.by_id("a").expect("the one there is")))
     }
 
-    fn sessions_at<'a>(ids: impl IntoIterator<Item = &'a str>) -> (Sessions, DataHubs) {
+    fn sessions_at<'a>(ids: impl IntoIterator<Item = &'a str>, scopes: &[&str]) -> (Sessions, DataHubs) {
         let url = Url::parse("https://git.example.org").expect("a URL");
         let address = Address::new(url.clone(), None, tls_config(None).expect("roots")).expect("an address");
         let datahub = |id: &str| {
@@ -499,7 +633,7 @@ mod tests {
                 openidconnect::ClientId::new("id".into()),
                 openidconnect::ClientSecret::new("secret".into()),
                 openidconnect::RedirectUrl::from_url(url.clone()),
-                Vec::new(),
+                scopes.iter().map(|scope| (*scope).to_owned()).collect(),
                 Discovery::new(openidconnect::IssuerUrl::from_url(url.clone())),
                 BackChannel::new(vec![address.clone()], Duration::from_secs(1)),
                 TokenEndpoint::new(vec![address.clone()], Duration::from_secs(1), Duration::from_secs(1)),

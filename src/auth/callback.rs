@@ -78,7 +78,7 @@ async fn finish(
     let cookies = auth
         .sessions
         .login_cookies(datahub, &sid, &session, context, now)
-        .map_err(|_| LoginFailure::new(LoginError::Failed, datahub, "the session does not fit into a cookie"))?;
+        .map_err(|error| LoginFailure::new(LoginError::Failed, datahub, &error.to_string()))?;
     auth.refresher.begin_session(datahub, &obtained.tokens);
     obtained.keep();
     // The one it takes the place of is over at the DataHUB, too.

@@ -8,8 +8,8 @@
 //!
 //! Times are whole seconds, `created_at` since 1970 and big-endian, the others LEB128. A text is its length as LEB128 and
 //! its bytes. A token's length is doubled; an odd one says that the token is lower-case hex and packed to half. A user id
-//! that is a decimal number is LEB128. A name that equals the username is empty, and no name is longer than 64 bytes. Scopes
-//! are one text, separated by spaces. Each session has one encoding: whatever else decodes is refused.
+//! that is a decimal number is LEB128. A name is cut at 64 bytes; one that equals the username, before the cut or after it, is
+//! empty. Scopes are one text, separated by single spaces. Each session has one encoding: whatever else decodes is refused.
 
 #![expect(clippy::disallowed_methods, reason = "what is encoded here is sealed next")]
 
@@ -34,12 +34,14 @@ impl Plaintext for Session {
         // One allocation that never moves, so that no copy of a token stays behind.
         let mut out = Zeroizing::new(Vec::with_capacity(self.max_encoded_len()));
         out.push(flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag).sum());
-        let created_at = seconds(self.created_at);
-        out.extend_from_slice(&u32::try_from(created_at).unwrap_or(u32::MAX).to_be_bytes());
-        put_number(&mut out, seconds(self.tokens.issued).saturating_sub(created_at));
-        put_number(&mut out, self.tokens.lifetime.as_secs());
-        put_number(&mut out, seconds(self.expires_at).saturating_sub(created_at));
-        put_number(&mut out, seconds(self.idle_expires_at).saturating_sub(seconds(self.tokens.issued)));
+        let created_at = seconds(self.created_at).min(u32::MAX.into());
+        out.extend_from_slice(&u32::try_from(created_at).expect("the line above").to_be_bytes());
+        // A clock that was set back leaves tokens that are older than the login. They count as of the login then.
+        let issued = seconds(self.tokens.issued).max(created_at);
+        put_seconds(&mut out, issued - created_at);
+        put_seconds(&mut out, self.tokens.lifetime.as_secs());
+        put_seconds(&mut out, seconds(self.expires_at).saturating_sub(created_at));
+        put_seconds(&mut out, seconds(self.idle_expires_at).saturating_sub(issued));
         match number {
             Some(number) => put_number(&mut out, number),
             None => put_text(&mut out, &self.user.id),
@@ -228,10 +230,10 @@ fn are_scopes(text: &[u8]) -> bool {
     text.is_empty() || text.split(|byte| *byte == b' ').all(|scope| !scope.is_empty())
 }
 
-/// The name without what the username tells anyway, cut at 64 bytes and between characters.
+/// The name, cut at 64 bytes and between characters; nothing if the username tells it anyway, before the cut or after it.
 fn shown_name(user: &User) -> &str {
-    let name = if user.name == user.username { "" } else { &user.name };
-    &name[..name.floor_char_boundary(MAX_NAME_BYTES)]
+    let name = &user.name[..user.name.floor_char_boundary(MAX_NAME_BYTES)];
+    if [name, &user.name].contains(&user.username.as_str()) { "" } else { name }
 }
 
 fn seconds(time: SystemTime) -> u64 {
@@ -250,6 +252,11 @@ fn put_number(out: &mut Vec<u8>, mut number: u64) {
         number >>= 7;
     }
     out.push(number.to_le_bytes()[0]);
+}
+
+/// At most 136 years, which is as much as [`Reader::seconds`] takes.
+fn put_seconds(out: &mut Vec<u8>, seconds: u64) {
+    put_number(out, seconds.min(u32::MAX.into()));
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
@@ -497,10 +504,23 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_long_name_is_cut_between_characters() {
-        let mut long = session("abcd", None);
-        long.user.name = format!("a{}", "ü".repeat(40));
-        let decoded = Session::decode(&long.encode()).expect("our own encoding");
-        assert_eq!(decoded.user.name, format!("a{}", "ü".repeat(31)));
+    fn a_long_name_is_cut_between_characters_and_may_be_the_username_then() {
+        let x = |count| "x".repeat(count);
+        for (username, name, shown) in [
+            ("testuser", format!("a{}", "ü".repeat(40)), format!("a{}", "ü".repeat(31))),
+            (&x(64), format!("{} of the longer name", x(64)), x(64)),
+            (&x(64), x(65), x(64)),
+            (&x(64), x(64), x(64)),
+            (&x(65), x(65), x(65)),
+            (&x(65), x(66), x(64)),
+            (&x(63), x(64), x(64)),
+            (&format!("a{}", "ü".repeat(31)), format!("a{}", "ü".repeat(32)), format!("a{}", "ü".repeat(31))),
+        ] {
+            let mut long = session("abcd", None);
+            (long.user.username, long.user.name) = (username.to_owned(), name.clone());
+            let encoded = long.encode();
+            let decoded = Session::decode(&encoded).map(|session| (session.encode(), session.user.name));
+            assert_eq!(decoded, Some((encoded, shown)), "{username} {name}");
+        }
     }
 }
