@@ -3,12 +3,13 @@
 //! It does so on SIGHUP at once, and a few seconds after one of the files has changed. The content is compared and not the
 //! date, so a symbolic link that is swapped counts (Kubernetes does that). A change counts once two polls have observed
 //! the same content, so no file is read while it is half written. All files are read and checked as at the start. If
-//! anything is wrong, the log says what, and everything stays as it was. All other settings take effect at the next start.
+//! anything is wrong, the log says what, everything stays as it was, and each poll tries again: what was missing for a moment
+//! may be in no file that is watched yet. All other settings take effect at the next start.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,7 +26,8 @@ use crate::metrics;
 /// If no handler for SIGHUP can be set.
 pub fn watch(config: Arc<Config>, arguments: Vec<PathBuf>) -> io::Result<impl Future<Output = ()>> {
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut files = Files { paths: config.files.clone(), applied: content(&config.files), observed: None };
+    let mut files = Files { paths: config.files.clone(), applied: Some(content(&config.files)), observed: None };
+    let mut told = None;
     report_key_ring(&config);
     Ok(async move {
         let mut polls = interval(POLL_INTERVAL);
@@ -41,12 +43,19 @@ pub fn watch(config: Arc<Config>, arguments: Vec<PathBuf>) -> io::Result<impl Fu
             let arguments = arguments.clone();
             match run_blocking(move || Config::load(&arguments)).await {
                 Ok(new) => {
+                    told = None;
                     apply(&config, &new);
                     files.set_paths(new.files).await;
                 }
                 Err(errors) => {
                     metrics::reloaded(false);
-                    process_event(Event::ReloadFailed, &format!("keys and cut-offs stay as they were: {errors}"));
+                    files.applied = None;
+                    let (reason, now) = (errors.to_string(), Instant::now());
+                    if is_requested || is_news(told.as_ref(), &reason, now) {
+                        let detail = format!("keys and cut-offs stay as they were, and this is tried again: {reason}");
+                        process_event(Event::ReloadFailed, &detail);
+                        told = Some((reason, now));
+                    }
                 }
             }
         }
@@ -65,6 +74,11 @@ fn apply(config: &Config, new: &Config) {
     process_event(Event::KeysReloaded, &format!("the first of these keys seals: {}", ids.join(" ")));
 }
 
+/// Whether the log has not said so lately, since each poll meets the same fault.
+fn is_news(told: Option<&(String, Instant)>, reason: &str, now: Instant) -> bool {
+    told.is_none_or(|(last, at)| last != reason || now.saturating_duration_since(*at) >= REPEAT_INTERVAL)
+}
+
 fn report_key_ring(config: &Config) {
     metrics::key_ring(config.keyring.ids().iter().map(ToString::to_string));
 }
@@ -72,7 +86,8 @@ fn report_key_ring(config: &Config) {
 /// The content of the files when they were last applied, and at the last poll.
 struct Files {
     paths: Vec<PathBuf>,
-    applied: Content,
+    /// `None` after a fault: then any content is to be applied.
+    applied: Option<Content>,
     observed: Option<Content>,
 }
 
@@ -88,14 +103,14 @@ impl Files {
         if !is_settled && !is_requested {
             return false;
         }
-        std::mem::replace(&mut self.applied, now) != now || is_requested
+        self.applied.replace(now) != Some(now) || is_requested
     }
 
     /// Watches these files from now on, since the configuration may name others than before.
     async fn set_paths(&mut self, paths: Vec<PathBuf>) {
         if paths != self.paths {
             self.paths.clone_from(&paths);
-            self.applied = run_blocking(move || content(&paths)).await;
+            self.applied = Some(run_blocking(move || content(&paths)).await);
         }
     }
 }
@@ -119,3 +134,40 @@ async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 
 /// Between two polls of the files. A change is applied at the second poll that observes it, well within 10 s.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
+/// How long the log does not repeat a reason.
+const REPEAT_INTERVAL: Duration = Duration::from_mins(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_once_a_minute_and_another_at_once() {
+        let now = Instant::now();
+        let told = Some(("a file is missing".to_owned(), now));
+        for (case, told, reason, after, expected) in [
+            ("the first", None, "a file is missing", 0, true),
+            ("the same", told.as_ref(), "a file is missing", 3, false),
+            ("the same, a little later", told.as_ref(), "a file is missing", 59, false),
+            ("the same, a minute later", told.as_ref(), "a file is missing", 60, true),
+            ("another", told.as_ref(), "a file is empty", 3, true),
+        ] {
+            assert_eq!(is_news(told, reason, now + Duration::from_secs(after)), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_applied_is_to_be_applied_at_every_poll() {
+        actix_web::rt::System::new().block_on(async {
+            let mut files = Files { paths: Vec::new(), applied: Some(content(&[])), observed: None };
+            for (poll, expected) in [(1, false), (2, false)] {
+                assert_eq!(files.observe(false).await, expected, "poll {poll}: nothing has changed");
+            }
+            files.applied = None;
+            assert!(files.observe(false).await, "it is tried again");
+            files.applied = None;
+            assert!(files.observe(false).await, "and again");
+            assert!(!files.observe(false).await, "until it succeeds");
+        });
+    }
+}
