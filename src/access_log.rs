@@ -207,6 +207,13 @@ pub fn event(event: Event, datahub: &str, client: Option<IpAddr>) {
     log::log!(target: SECURITY, level, event, datahub, client; "{event}");
 }
 
+/// The same with a sentence that says what is wrong and what to do. Nothing of it may come out of the request.
+pub fn event_because(event: Event, datahub: &str, client: Option<IpAddr>, reason: &str) {
+    let client = client.map(|ip| ip.to_string());
+    let (level, event) = (event.level(), event.name());
+    log::log!(target: SECURITY, level, event, datahub, client, reason; "{event}");
+}
+
 /// Logs a security event of the process itself.
 pub fn process_event(event: Event, detail: &str) {
     let (level, event) = (event.level(), event.name());

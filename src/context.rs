@@ -106,6 +106,11 @@ impl RequestContext {
     pub fn event(&self, event: Event, datahub: &str) {
         access_log::event(event, datahub, self.client.address);
     }
+
+    /// The same, with a reason as [`access_log::event_because`] wants it.
+    pub fn event_because(&self, event: Event, datahub: &str, reason: &str) {
+        access_log::event_because(event, datahub, self.client.address, reason);
+    }
 }
 
 impl Drop for RequestContext {

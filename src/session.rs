@@ -347,7 +347,7 @@ impl From<SessionError> for ApiError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     /// The DataHUB's tokens are too long for what browsers keep.
-    #[error("the session does not fit into a cookie")]
+    #[error("the session does not fit into a cookie: the DataHUB's tokens are too long")]
     TooLarge,
     /// It would not open again: a defect of the encoding, met before the browser has it.
     #[error("the session does not open once it is sealed; please report it")]

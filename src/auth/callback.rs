@@ -25,7 +25,7 @@ use crate::datahub::discovery::MetadataError;
 use crate::datahub::id_token::IdTokenError;
 use crate::datahub::oidc::ExchangeError;
 use crate::datahub::token_endpoint::TokenEndpointError;
-use crate::error::ApiError;
+use crate::error::{ApiError, Code};
 use crate::metrics;
 
 /// 303 to where the person wanted to go, with a session; or to the app, with a word about what went wrong.
@@ -42,9 +42,7 @@ pub(super) async fn callback(
     let mut response = match finish(&Parameters::of(&req), &session, &auth, &context).await {
         Ok(response) => response,
         Err(failure) => {
-            let reason = failure.reason;
-            log::info!(datahub = failure.datahub.as_str(), reason; "a login failed");
-            context.event(failure.event, &failure.datahub);
+            context.event_because(failure.event, &failure.datahub, &failure.reason);
             auth.redirect_to_app(Some(failure.error))
         }
     };
@@ -68,7 +66,7 @@ async fn finish(
     // It is this DataHUB that answers, be it yes or no.
     datahub.provider.check_issuer(issuer).await.map_err(|error| LoginFailure::exchange(&error, datahub))?;
     // It said yes.
-    let code = outcome.map_err(|error| LoginFailure::new(error, datahub, "the DataHUB said no"))?;
+    let code = outcome.map_err(|(error, reason)| LoginFailure::new(error, datahub, reason))?;
     // It takes the code with the verifier; ID token and userinfo are signed, of now, of this login and of one person.
     let (replaces, return_to) = (login.replaces.clone(), login.return_to.clone());
     let exchanged = auth.exchange(datahub, code, login, context, now).await;
@@ -103,31 +101,50 @@ struct Query<'a> {
     datahub: &'a Arc<DataHub>,
     state: &'a str,
     issuer: Option<&'a str>,
-    outcome: Result<AuthorizationCode, LoginError>,
+    /// A code; or what the app and the log are told of a refusal.
+    outcome: Result<AuthorizationCode, (LoginError, &'static str)>,
 }
 
 impl<'a> Query<'a> {
     fn read(parameters: &'a Parameters, auth: &'a Auth, context: &RequestContext) -> Result<Self, LoginFailure> {
-        let ambiguous = |_: ApiError| LoginFailure::without_datahub("an ambiguous query");
-        let datahub = auth
-            .named_datahub(parameters, context)
-            .map_err(ambiguous)?
-            .ok_or(LoginFailure::without_datahub("no DataHUB"))?;
+        let named = auth.named_datahub(parameters, context).map_err(|error| match error.code() {
+            Code::UnknownDatahub => LoginFailure::without_datahub(UNKNOWN_DATAHUB),
+            _ => LoginFailure::without_datahub(AMBIGUOUS),
+        });
+        let datahub = named?.ok_or(LoginFailure::without_datahub(UNKNOWN_DATAHUB))?;
+        let failed = |reason| LoginFailure::new(LoginError::Failed, datahub, reason);
         let one = |name| match parameters.one(name) {
             Ok(value) if value.is_none_or(|value| value.len() <= MAX_PARAMETER_BYTES) => Ok(value),
-            _ => Err(LoginFailure::new(LoginError::Failed, datahub, "an ambiguous query")),
+            _ => Err(failed(AMBIGUOUS)),
         };
-        let state = one("state")?.ok_or(LoginFailure::new(LoginError::Failed, datahub, "no state"))?;
+        let state = one("state")?.ok_or_else(|| failed(NO_STATE))?;
         let outcome = match (one("code")?, one("error")?) {
             (Some(code), None) if !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_graphic()) => {
                 Ok(AuthorizationCode::new(code.to_owned()))
             }
-            (None, Some("access_denied")) => Err(LoginError::Denied),
-            (None, Some("temporarily_unavailable" | "server_error")) => Err(LoginError::Unavailable),
-            (None, Some(_)) => Err(LoginError::Failed),
-            _ => return Err(LoginFailure::new(LoginError::Failed, datahub, "neither a code nor an error")),
+            (None, Some(error)) => Err(refusal(error)),
+            _ => {
+                return Err(failed(
+                    "the callback holds neither one code nor one error: it is not an answer of the DataHUB's",
+                ));
+            }
         };
         Ok(Self { datahub, state, issuer: one("iss")?, outcome })
+    }
+}
+
+/// What the app and the log are told of an error response (RFC 6749 section 4.1.2.1, OpenID Connect Core section 3.1.2.6).
+fn refusal(error: &str) -> (LoginError, &'static str) {
+    match error {
+        "access_denied" => (LoginError::Denied, "the person, or the DataHUB, denied access"),
+        "temporarily_unavailable" | "server_error" => {
+            (LoginError::Unavailable, "the DataHUB says that it is out of order; ask whoever runs it if that goes on")
+        }
+        "invalid_scope" => (LoginError::Failed, "the DataHUB refused the scopes: allow them to its application"),
+        "unauthorized_client" => {
+            (LoginError::Failed, "the DataHUB refused its application: make it a confidential one")
+        }
+        _ => (LoginError::Failed, "the DataHUB refused the login: compare its application with the README"),
     }
 }
 
@@ -177,9 +194,20 @@ impl LoginFailure {
             ExchangeError::IdToken(IdTokenError::Nonce) => Event::NonceMismatch,
             _ => Event::LoginFailed,
         };
-        Self { event, ..Self::new(login_error, datahub, &chain(error)) }
+        let advice = match error {
+            ExchangeError::ErrorResponse(word) if word == "invalid_grant" => "; the person may simply log in again",
+            ExchangeError::Userinfo(BackChannelError::Untrusted(_)) => "; check its certificate, and ca_file",
+            _ => "",
+        };
+        Self { event, ..Self::new(login_error, datahub, &format!("{}{advice}", chain(error))) }
     }
 }
+
+const AMBIGUOUS: &str =
+    "the callback has a parameter twice, or one of over 2,048 bytes: it is not the DataHUB's answer";
+const UNKNOWN_DATAHUB: &str = "the callback names no DataHUB of the configuration: the redirect URI that is registered at \
+    the GitLab must end with ?datahub= and the id of its section";
+const NO_STATE: &str = "the callback has no state: it was opened by hand, or the DataHUB left it out";
 
 /// Longest parameter, in bytes; GitLab's codes and our states are shorter than 100.
 const MAX_PARAMETER_BYTES: usize = 2_048;

@@ -47,9 +47,8 @@ pub(super) async fn login(
             Ok(redirect(StatusCode::FOUND, authorization.url.as_str()))
         }
         Err(error) => {
-            let reason = chain(&error);
-            log::warn!(datahub = datahub.id.as_str(), reason; "a login cannot begin");
-            context.event(Event::LoginFailed, datahub.id.as_str());
+            let reason = format!("the login cannot begin: {}", chain(&error));
+            context.event_because(Event::LoginFailed, datahub.id.as_str(), &reason);
             Ok(auth.redirect_to_app(Some(LoginError::Unavailable)))
         }
     }

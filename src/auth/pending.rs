@@ -214,16 +214,20 @@ fn seconds(time: SystemTime) -> u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PendingError {
     /// The browser sent no pending login at all.
-    #[error("no pending login came back")]
+    #[error(
+        "no pending login came back: the browser blocks cookies, or this is another browser, or the login began long ago"
+    )]
     None,
     /// None of the pending logins has this state.
-    #[error("the state belongs to no pending login")]
+    #[error(
+        "the state is of no pending login of this browser: that one has ended, gave way to newer ones, or never was here"
+    )]
     State,
     /// The login began at another DataHUB.
-    #[error("the login began at another DataHUB")]
+    #[error("the login began at another DataHUB: two answers were mixed up, perhaps by intent")]
     DataHub,
     /// It began too long ago.
-    #[error("the login took too long")]
+    #[error("the login took longer than auth.login_timeout")]
     Expired,
 }
 

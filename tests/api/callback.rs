@@ -248,6 +248,46 @@ fn logins_are_counted_by_how_they_end() {
     }
 }
 
+/// EL-06: one line about a login that fails, in plain words, with who it was; nothing of the request is in it.
+#[test]
+fn an_event_about_a_login_says_why() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub), ("b", &hub)]).start();
+    let state = |browser: &Browser| parameter(&browser.authorize(&gateway, "a"), "state").expect("a state");
+    for (case, event, told, words, query) in [
+        ("no such DataHUB", "login_failed", "failed", "redirect URI", "datahub=canary&code=canary&state={state}"),
+        ("no DataHUB", "login_failed", "failed", "redirect URI", "code=canary&state={state}"),
+        ("twice", "login_failed", "failed", "twice", "datahub=a&code=canary&code=canary&state={state}"),
+        ("no state", "login_failed", "failed", "by hand", "datahub=a&code=canary"),
+        ("neither", "login_failed", "failed", "neither", "datahub=a&state={state}"),
+        ("a foreign state", "state_mismatch", "expired", "gave way", "datahub=a&code=canary&state=canary"),
+        ("mixed up", "state_mismatch", "failed", "another DataHUB", "datahub=b&code=canary&state={state}"),
+        ("another issuer", "issuer_mismatch", "failed", "issuer", "datahub=a&code=canary&state={state}&iss=canary"),
+        ("denied", "login_failed", "denied", "denied access", "datahub=a&error=access_denied&state={state}"),
+        ("out of order", "login_failed", "unavailable", "out of order", "datahub=a&error=server_error&state={state}"),
+        ("scopes", "login_failed", "failed", "scopes", "datahub=a&error=invalid_scope&state={state}"),
+        ("an error of its own", "login_failed", "failed", "README", "datahub=a&error=canary&state={state}"),
+        ("another code", "login_failed", "failed", "invalid_grant", "datahub=a&code=canary&state={state}"),
+    ] {
+        let browser = Browser::default();
+        let query = query.replace("{state}", &state(&browser));
+        let answer = browser.open(&gateway, &format!("{BASE}/auth/callback?{query}"));
+        refused(&answer, told, case);
+        let id = answer.header("x-request-id").expect("an id");
+        gateway.wait_for_line(|line| line["target"] == "access" && line["request_id"] == id.as_str());
+        let lines = gateway.log().into_iter().filter(|line| line["request_id"] == id.as_str());
+        let lines: Vec<_> = lines.filter(|line| line["level"] != "TRACE" && line["target"] != "access").collect();
+        assert_eq!(lines.len(), 1, "{case}: {lines:?}");
+        let line = &lines[0];
+        assert_eq!((&line["event"], &line["level"]), (&event.into(), &"WARN".into()), "{case}: {line}");
+        assert_eq!(line["client"], "127.0.0.1", "{case}: {line}");
+        let reason = line["reason"].as_str().expect(case);
+        assert!(reason.contains(words) && reason.len() > 20 && !line.to_string().contains("canary"), "{case}: {line}");
+    }
+    Browser::default().log_in(&gateway, "a", &hub, "testuser");
+    assert!(gateway.wait_for_event("login_ok")["reason"].is_null());
+}
+
 /// CB-02.
 #[test]
 fn a_callback_works_once() {
