@@ -1,7 +1,7 @@
 // The demo app of arcmanager-gateway: starts the page, follows the hash, and keeps header and session bar current.
 //
 // Hooks for tests: [data-login=ID] [data-logout=ID] [data-session=ID] (text holds the user's name), #logout-all,
-// #countdown, #refresh, #search, #projects [data-project=NUMBER], #previous-page, #next-page, #tree [data-path=PATH],
+// [data-another-account=ID], #countdown, #refresh, #search, #projects [data-project=NUMBER], #previous-page, #next-page, #tree [data-path=PATH],
 // #file-text (a textarea, readonly until #edit), #edit, #commit-message, #save, #conflict, #download, #upload-input,
 // #upload-folder, #upload-progress, #upload-cancel, #banner (login errors), #status (last outcome; data-kind=ok|info|error).
 // Routes: #/ · #/DATAHUB?page=N&search=TEXT · #/DATAHUB/PROJECT?path=PATH

@@ -38,8 +38,8 @@ class Gateway extends EventTarget {
   }
 
   /** Where to go to log in. The gateway comes back to this page; a fragment may not travel along. */
-  loginUrl(datahub) {
-    return `${BASE}/auth/login?${new URLSearchParams({ datahub, return_to: location.pathname })}`;
+  loginUrl(datahub, more = {}) {
+    return `${BASE}/auth/login?${new URLSearchParams({ datahub, return_to: location.pathname, ...more })}`;
   }
 
   apiUrl(datahub, path) {

@@ -46,6 +46,7 @@ function sessionFacts({ id, name }, session) {
       el("div", { class: "scopes" }, el("dt", {}, "Scopes"), el("dd", {}, session.scopes.join(" ")))),
     el("div", { class: "actions" },
       el("button", { type: "button", id: "refresh", onclick: () => refreshNow(id) }, "Refresh now"),
+      anotherAccountLink({ id, name }),
       el("button", { type: "button", class: "quiet", "data-logout": id, onclick: () => logOut(id) }, "Log out")),
   ];
 }
@@ -100,11 +101,24 @@ function loginLink({ id, name }) {
     "data-login": id,
     "aria-label": `Log in at ${name}`,
     href: gateway.loginUrl(id),
-    onclick: ({ currentTarget }) => {
-      currentTarget.target = hasUnsaved() ? "_blank" : "";
-      if (!hasUnsaved()) rememberRoute(id);
-    },
+    onclick: ({ currentTarget }) => leaveFor(currentTarget, id),
   }, "Log in");
+}
+
+/** The same, and the DataHUB asks who one is, even if it knows. The new session takes the place of this one. */
+function anotherAccountLink({ id, name }) {
+  return el("a", {
+    class: "button quiet",
+    "data-another-account": id,
+    "aria-label": `Use another account at ${name}`,
+    href: gateway.loginUrl(id, { prompt: "login" }),
+    onclick: ({ currentTarget }) => leaveFor(currentTarget, id),
+  }, "Use another account");
+}
+
+function leaveFor(link, datahub) {
+  link.target = hasUnsaved() ? "_blank" : "";
+  if (!hasUnsaved()) rememberRoute(datahub);
 }
 
 /** The hash is all that is ever stored: a login comes back to the same place. */

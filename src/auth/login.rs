@@ -1,7 +1,8 @@
 //! `GET /auth/login?datahub=…`: sends a person to a DataHUB.
 //!
-//! The order of checks: the client does not come too often; the DataHUB is one of ours; a person opened the login, and no
-//! page behind their back. What is wrong with `return_to` is no reason to stop anybody.
+//! The order of checks: the client does not come too often; the DataHUB is one of ours, and what it is to ask the person is
+//! one of three things; a person opened the login, and no page behind their back. What is wrong with `return_to` is no reason
+//! to stop anybody.
 
 use std::rc::Rc;
 use std::time::SystemTime;
@@ -10,6 +11,7 @@ use actix_session::Session;
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
+use openidconnect::core::CoreAuthPrompt;
 
 use crate::access_log::{Event, chain};
 use crate::auth::pending::{OriginalHeaders, PendingLogin};
@@ -25,7 +27,7 @@ use crate::seal::cookie;
 /// 302 to the DataHUB; the pending login goes into its cookie.
 ///
 /// # Errors
-/// `rate_limited`, `bad_request` without a DataHUB, `unknown_datahub` for one we do not serve.
+/// `rate_limited`, `unknown_datahub` for one we do not serve, `bad_request` without a DataHUB and for any other prompt.
 pub(super) async fn login(
     req: HttpRequest,
     session: Session,
@@ -35,13 +37,14 @@ pub(super) async fn login(
     auth.logins.check(context.client)?;
     let parameters = Parameters::of(&req);
     let datahub = auth.named_datahub(&parameters, &context)?.ok_or(Code::BadRequest)?;
+    let prompt = parameters.one("prompt")?.map(|word| prompt(word).ok_or(Code::BadRequest)).transpose()?;
     if !guard::is_own_navigation(req.headers()) {
         // A link from elsewhere, or a page behind the person's back: they land in the app and decide there.
         return Ok(auth.redirect_to_app(None));
     }
     let return_to = parameters.one("return_to").ok().flatten().and_then(ReturnTo::parse);
     let replaces = auth.replaced_refresh_token(&req, datahub);
-    match datahub.provider.authorization_request().await {
+    match datahub.provider.authorization_request(prompt).await {
         Ok(authorization) => {
             PendingLogin::store(&session, &authorization, &datahub.id, return_to, replaces.as_ref(), SystemTime::now());
             Ok(redirect(StatusCode::FOUND, authorization.url.as_str()))
@@ -51,6 +54,16 @@ pub(super) async fn login(
             context.event_because(Event::LoginFailed, datahub.id.as_str(), &reason);
             Ok(auth.redirect_to_app(Some(LoginError::Unavailable)))
         }
+    }
+}
+
+/// The prompts that a link of the app may ask for. Not `none`: it would turn a login into a question that nobody sees.
+fn prompt(word: &str) -> Option<CoreAuthPrompt> {
+    match word {
+        "login" => Some(CoreAuthPrompt::Login),
+        "select_account" => Some(CoreAuthPrompt::SelectAccount),
+        "consent" => Some(CoreAuthPrompt::Consent),
+        _ => None,
     }
 }
 

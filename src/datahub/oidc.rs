@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use openidconnect::core::{
-    CoreAuthenticationFlow, CoreClient, CoreErrorResponseType, CoreTokenResponse, CoreTokenType, CoreUserInfoClaims,
+    CoreAuthPrompt, CoreAuthenticationFlow, CoreClient, CoreErrorResponseType, CoreTokenResponse, CoreTokenType,
+    CoreUserInfoClaims,
 };
 use openidconnect::{
     AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointMaybeSet, EndpointNotSet, EndpointSet, Nonce,
@@ -75,11 +76,14 @@ impl Provider {
     }
 
     /// Where to send a browser that wants to log in, and what we must remember until it comes back: code flow with PKCE
-    /// (S256), state and nonce, all new.
+    /// (S256), state and nonce, all new. `prompt` is what the person is to be asked (OpenID Connect Core section 3.1.2.1).
     ///
     /// # Errors
     /// [`MetadataError`] if the DataHUB's endpoints are not known.
-    pub async fn authorization_request(&self) -> Result<AuthorizationRequest, MetadataError> {
+    pub async fn authorization_request(
+        &self,
+        prompt: Option<CoreAuthPrompt>,
+    ) -> Result<AuthorizationRequest, MetadataError> {
         let metadata = self.metadata().await?;
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
         let client = self.client(&metadata);
@@ -89,6 +93,9 @@ impl Provider {
         // openidconnect asks for `openid` by itself.
         for scope in self.scopes.iter().filter(|scope| *scope != "openid") {
             request = request.add_scope(Scope::new(scope.clone()));
+        }
+        if let Some(prompt) = prompt {
+            request = request.add_prompt(prompt);
         }
         let (url, state, nonce) = request.url();
         Ok(AuthorizationRequest { url, state, nonce, verifier })

@@ -117,13 +117,49 @@ fn nothing_of_the_request_enters_the_authorisation() {
     let gateway = Setup::new(&[("a", &hub)]).start();
     let plain = Browser::default().authorize(&gateway, "a");
     let extra =
-        "scope=api+sudo&redirect_uri=https://evil.test&client_id=y&code_challenge_method=plain&state=x&prompt=none";
+        "scope=api+sudo&redirect_uri=https://evil.test&client_id=y&code_challenge_method=plain&state=x&max_age=0";
     let crowded = Browser::default().navigate(&gateway, &format!("{BASE}/auth/login?datahub=a&{extra}")).location();
-    for name in ["scope", "redirect_uri", "client_id", "code_challenge_method", "prompt"] {
+    for name in ["scope", "redirect_uri", "client_id", "code_challenge_method", "prompt", "max_age"] {
         assert_eq!(parameter(&plain, name), parameter(&crowded, name), "{name}");
     }
     assert_ne!(parameter(&crowded, "state").as_deref(), Some("x"));
     assert_eq!(plain.matches('=').count(), crowded.matches('=').count());
+}
+
+/// AR-05: but one word of three, so that a person may choose another account (OpenID Connect Core section 3.1.2.1).
+#[test]
+fn a_prompt_is_passed_on_if_it_is_one_that_people_answer() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let open = |query: &str| Browser::default().navigate(&gateway, &format!("{BASE}/auth/login?datahub=a{query}"));
+    let plain = open("").location();
+    assert_eq!(parameter(&plain, "prompt"), None);
+    for word in ["login", "select_account", "consent"] {
+        let location = open(&format!("&prompt={word}")).location();
+        assert_eq!(parameter(&location, "prompt").as_deref(), Some(word));
+        assert_eq!(location.matches("prompt=").count(), 1, "{location}");
+        assert_eq!(location.matches('=').count(), plain.matches('=').count() + 1, "nothing else is new: {location}");
+    }
+    for query in [
+        "&prompt=none",
+        "&prompt=",
+        "&prompt",
+        "&prompt=LOGIN",
+        "&prompt=create",
+        "&prompt=login%20consent",
+        "&prompt=login+none",
+        "&prompt=login%00",
+        "&prompt=login&prompt=login",
+        "&prompt=login&prompt=none",
+    ] {
+        let answer = open(query);
+        assert_eq!((answer.status, answer.code().as_str()), (400, "bad_request"), "{query}");
+        assert!(answer.headers("location").is_empty() && answer.headers("set-cookie").is_empty(), "{query}");
+    }
+    let browser = Browser::default();
+    let location = browser.navigate(&gateway, &format!("{BASE}/auth/login?datahub=a&prompt=login")).location();
+    let callback = crate::browser::sign_in(&hub, &location, "user=testuser");
+    assert_eq!(browser.open(&gateway, &callback).location(), "/arcmanager/app/");
 }
 
 /// AR-03.

@@ -69,6 +69,16 @@ class App(Person):
         browser.find('[data-login="freiburg"]')
         self.assertEqual(self.sessions(), [])
 
+    def test_another_account_takes_the_place_of_the_one_that_is_there(self):
+        browser = self.browser
+        self.log_in()
+        browser.click('[data-another-account="tuebingen"]')
+        browser.find("#sign-in-joerg")
+        self.assertIn("prompt=login", browser.address())
+        browser.click("#sign-in-joerg")
+        browser.find('[data-session="tuebingen"]', "Jörg 100% Müller")
+        self.assertEqual(self.sessions(), ["tuebingen"])
+
     def test_a_login_denied_says_so(self):
         browser = self.browser
         browser.open(self.world.app)
