@@ -15,6 +15,7 @@ import { chooserView, loginView, renderChips, renderSessionBar, takeRememberedRo
 import { mayDiscard } from "./unsaved.js";
 
 const LOGIN_ERRORS = {
+  busy: "Too many people are logging in from your network right now. Please try again in a minute.",
   denied: "You did not allow access at the DataHUB, so you are not logged in.",
   expired: "This login took too long or was used before. Please start again.",
   unavailable: "The DataHUB cannot be reached right now. Please try again in a few minutes.",

@@ -165,6 +165,7 @@ pub enum Event {
     StateMismatch,
     TargetRefused,
     UnsealFailed,
+    UntrustedForwardedFor,
 }
 
 impl Event {
@@ -196,6 +197,7 @@ impl Event {
             Self::StateMismatch => "state_mismatch",
             Self::TargetRefused => "target_refused",
             Self::UnsealFailed => "unseal_failed",
+            Self::UntrustedForwardedFor => "untrusted_forwarded_for",
         }
     }
 }

@@ -18,8 +18,9 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use url::form_urlencoded;
 
+use crate::access_log::Event;
 use crate::auth::pending::PendingLogins;
-use crate::auth::rate::RateLimiter;
+use crate::auth::rate::{RateLimited, RateLimiter};
 use crate::context::RequestContext;
 use crate::datahub::tasks::Tasks;
 use crate::datahub::{DataHub, DataHubs};
@@ -104,6 +105,13 @@ impl Auth {
             .map_or_else(|| self.datahubs.iter().collect(), |datahub| vec![datahub]))
     }
 
+    /// Back to the app for a client that comes too often. There is no Retry-After: with a redirect it would ask the browser to
+    /// wait before it goes there (RFC 9110 section 10.2.3).
+    fn redirect_limited(&self, error: RateLimited, context: &RequestContext) -> HttpResponse {
+        context.event_because(Event::LoginFailed, "", &error.to_string());
+        self.redirect_to_app(Some(LoginError::Busy))
+    }
+
     /// Back to the app, with a word about why the login failed, which is counted.
     fn redirect_to_app(&self, error: Option<LoginError>) -> HttpResponse {
         match error {
@@ -120,6 +128,8 @@ impl Auth {
 /// Why a login failed, as the app is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LoginError {
+    /// Too many logins come from the client's address.
+    Busy,
     /// The person said no at the DataHUB.
     Denied,
     /// It took too long, or was finished already.
@@ -135,6 +145,7 @@ enum LoginError {
 impl LoginError {
     fn as_str(self) -> &'static str {
         match self {
+            Self::Busy => "busy",
             Self::Denied => "denied",
             Self::Expired => "expired",
             Self::Unavailable => "unavailable",

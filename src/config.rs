@@ -6,7 +6,6 @@
 mod datahubs;
 mod section;
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +17,7 @@ use crate::auth::rate::Rate;
 use crate::config::section::{ConfigErrors, Section};
 use crate::datahub::DataHubs;
 use crate::datahub::transport::Endpoint;
-use crate::guard::TrustedOrigins;
+use crate::guard::{ProxyNetwork, TrustedOrigins};
 use crate::http::server::ClientTimeouts;
 use crate::proxy::target::Policy;
 use crate::proxy::upstream::UpstreamTimeouts;
@@ -74,7 +73,7 @@ pub struct Server {
     /// How long calls under way may take at the end.
     pub shutdown_timeout: Duration,
     /// Front proxies that are believed.
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<ProxyNetwork>,
 }
 
 /// The app that people see.
@@ -186,7 +185,7 @@ impl Server {
             base_path: base_path?,
             workers: workers?,
             shutdown_timeout: shutdown_timeout?,
-            trusted_proxies: trusted_proxies?.iter().map(IpAddr::to_canonical).collect(),
+            trusted_proxies: trusted_proxies?,
         })
     }
 }

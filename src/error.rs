@@ -114,7 +114,6 @@ pub enum Code {
     NotFound,
     NotLoggedIn,
     Overloaded,
-    RateLimited,
     RefreshFirst,
     RefreshUnavailable,
     HeadTooLarge,
@@ -206,9 +205,6 @@ impl Code {
             }
             Self::Overloaded => {
                 (503, "overloaded", "Overloaded", "Too many calls are under way. Try again in a moment.")
-            }
-            Self::RateLimited => {
-                (429, "rate_limited", "Too many requests", "Too many logins from this address. Try again in a moment.")
             }
             Self::RefreshFirst => (
                 409,

@@ -6,15 +6,20 @@
 //! answer gets the hardening fields: a DataHUB's answer stands on our origin, beside our cookies.
 
 use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use actix_web::http::header::{HeaderMap, HeaderValue};
+use ipnet::{IpNet, Ipv4Net};
 
-use crate::access_log::Event;
+use crate::access_log::{self, Event};
 use crate::context::{Client, RequestContext};
 use crate::error::{ApiError, Code};
 use crate::http::buffer::append;
 use crate::http::head::{Fields, HeadError, Known, RequestHead, Several};
 use crate::http::server::{BodyError, RequestError};
+use crate::metrics;
 
 /// What requests must be, and what answers get.
 #[derive(Debug)]
@@ -23,9 +28,15 @@ pub struct Guard {
     base_path: String,
     /// The path that the app's files are served at.
     files: Option<String>,
-    trusted_proxies: Vec<IpAddr>,
+    trusted_proxies: Vec<ProxyNetwork>,
+    /// When the log was last told of a peer that is none of them and speaks for others.
+    untrusted_told: Mutex<Option<Instant>>,
     is_https: bool,
 }
+
+/// Where trusted proxies are: an address, or a network such as `10.0.0.0/8`. Those of IPv4 are such, however they are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProxyNetwork(IpNet);
 
 /// The origins whose script may call.
 #[derive(Debug, Clone)]
@@ -57,28 +68,48 @@ impl Guard {
         origins: TrustedOrigins,
         base_path: String,
         files: Option<String>,
-        trusted_proxies: Vec<IpAddr>,
+        trusted_proxies: Vec<ProxyNetwork>,
     ) -> Self {
         let is_https = origins.own.starts_with("https:");
-        Self { origins, base_path, files, trusted_proxies, is_https }
+        Self { origins, base_path, files, trusted_proxies, untrusted_told: Mutex::default(), is_https }
     }
 
     /// Who sent a request: the peer, or whom a front proxy that we trust speaks for. Of the addresses in X-Forwarded-For the
     /// last one that is not itself a trusted proxy counts; whoever sent the request may have written those before it.
     pub fn client(&self, peer: Option<IpAddr>, fields: Fields<'_>) -> Client {
-        let is_trusted = peer.is_none_or(|peer| self.trusted_proxies.contains(&peer));
         let is_loopback = peer.is_none_or(|peer| peer.is_loopback());
-        if !is_trusted && !is_loopback {
-            return Client { address: peer, is_local: false };
+        if let Some(peer) = peer.filter(|peer| !self.is_trusted(*peer)) {
+            let speaks_for_others = FORWARDING.into_iter().any(|name| fields.contains(name));
+            if speaks_for_others {
+                self.record_untrusted(peer, Instant::now());
+            }
+            return Client { address: Some(peer), is_local: is_loopback && !speaks_for_others };
         }
         let forwarded: Vec<&str> =
             fields.list("x-forwarded-for").filter_map(|text| std::str::from_utf8(text).ok()).collect();
-        if !is_trusted || forwarded.is_empty() {
-            return Client { address: peer, is_local: is_loopback && forwarded.is_empty() };
+        if forwarded.is_empty() {
+            return Client { address: peer, is_local: is_loopback };
         }
         let parsed = forwarded.iter().rev().map_while(|text| text.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical());
-        let address = parsed.into_iter().find(|ip| !self.trusted_proxies.contains(ip));
+        let address = parsed.into_iter().find(|ip| !self.is_trusted(*ip));
         Client { address: address.or(peer), is_local: false }
+    }
+
+    fn is_trusted(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.0.contains(&address))
+    }
+
+    /// Counts a request of a peer that speaks for others and is not believed. Once an hour the log is told of one: behind a
+    /// proxy that was forgotten in the configuration all people are one client.
+    fn record_untrusted(&self, peer: IpAddr, now: Instant) {
+        metrics::untrusted_forwarded_for();
+        let mut told = self.untrusted_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| now.saturating_duration_since(told) >= UNTRUSTED_INTERVAL) {
+            *told = Some(now);
+            let reason = "forwarding headers were not believed: if this peer is a proxy of yours, name it in \
+                server.trusted_proxies; else somebody tries to pass for another client";
+            access_log::event_because(Event::UntrustedForwardedFor, "", Some(peer), reason);
+        }
     }
 
     /// Checks a call to a DataHUB.
@@ -185,6 +216,37 @@ impl Guard {
             append(out, [b"access-control-allow-origin: ", origin.as_bytes(), CORS.as_bytes()]);
         }
     }
+}
+
+impl FromStr for ProxyNetwork {
+    type Err = ProxyNetworkError;
+
+    fn from_str(text: &str) -> Result<Self, ProxyNetworkError> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self(address.to_canonical().into()));
+        }
+        let network: IpNet = text.parse().map_err(|_| ProxyNetworkError::Malformed)?;
+        if network.addr() != network.network() {
+            return Err(ProxyNetworkError::HostBits);
+        }
+        // Peers of IPv4 are never met as mapped ones.
+        let mapped = match network {
+            IpNet::V6(network) => network.addr().to_ipv4_mapped().zip(network.prefix_len().checked_sub(MAPPED_PREFIX)),
+            IpNet::V4(_) => None,
+        };
+        Ok(Self(mapped.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok()).map_or(network, IpNet::V4)))
+    }
+}
+
+/// A text that is no [`ProxyNetwork`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProxyNetworkError {
+    /// Neither an address nor a network.
+    #[error("must be addresses or networks, such as 192.0.2.1, 10.0.0.0/8 or fd00::/8")]
+    Malformed,
+    /// A network that may be meant as the address it is written with.
+    #[error("has a network with bits set behind its prefix: write 10.0.0.0/8, or the address alone")]
+    HostBits,
 }
 
 /// Whether `name` is one of the fields that [`Guard::harden`] writes; lower case.
@@ -303,6 +365,13 @@ impl From<BodyError> for ApiError {
 fn below<'a>(prefix: &str, path: &'a str) -> Option<&'a str> {
     path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
+
+/// By these a proxy says for whom it speaks; of a trusted one the first counts.
+const FORWARDING: [&str; 3] = ["x-forwarded-for", "forwarded", "x-real-ip"];
+/// How often the log is told of those who are not believed.
+const UNTRUSTED_INTERVAL: Duration = Duration::from_hours(1);
+/// The bits before an IPv4 address that is mapped into IPv6 (RFC 4291 section 2.5.5.2).
+const MAPPED_PREFIX: u8 = 96;
 
 /// The methods that are taken at all, by our routes, the proxy and CORS.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -461,7 +530,7 @@ mod tests {
     /// PQ-13: also where one socket serves both families of addresses.
     #[test]
     fn an_address_is_the_same_in_either_family() {
-        let trusted = vec!["127.0.0.1".parse().expect("an address")];
+        let trusted = ["127.0.0.1", "::ffff:10.0.0.0/104", "fd00::/8"].map(|text| text.parse().expect(text)).to_vec();
         let origins = TrustedOrigins { own: OWN.into(), dev: Vec::new() };
         let guard = Guard::new(origins, "/api".into(), None, trusted);
         for (peer, forwarded, address) in [
@@ -469,6 +538,9 @@ mod tests {
             ("::ffff:127.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
             ("127.0.0.1", "203.0.113.9, ::ffff:127.0.0.1", "203.0.113.9"),
             ("::ffff:192.0.2.1", "203.0.113.9", "192.0.2.1"),
+            ("::ffff:10.1.2.3", "203.0.113.9, 10.9.9.9, fd00::7", "203.0.113.9"),
+            ("fd00::1", "203.0.113.9", "203.0.113.9"),
+            ("fe80::1", "203.0.113.9", "fe80::1"),
             ("2001:db8::1", "203.0.113.9", "2001:db8::1"),
         ] {
             let peer: IpAddr = peer.parse().expect(peer);
@@ -476,6 +548,19 @@ mod tests {
                 guard.client(Some(peer.to_canonical()), head("GET", &[("X-Forwarded-For", forwarded)]).fields());
             assert_eq!(client, Client { address: address.parse().ok(), is_local: false }, "{peer} {forwarded}");
         }
+    }
+
+    #[test]
+    fn the_log_is_told_of_untrusted_peers_once_an_hour() {
+        let origins = TrustedOrigins { own: OWN.into(), dev: Vec::new() };
+        let guard = Guard::new(origins, "/api".into(), None, Vec::new());
+        let (peer, start) = (IpAddr::from([192, 0, 2, 1]), Instant::now());
+        let told_at = |minutes| {
+            let now = start + Duration::from_mins(minutes);
+            guard.record_untrusted(peer, now);
+            *guard.untrusted_told.lock().expect("no panic while held") == Some(now)
+        };
+        assert_eq!([0, 1, 59, 60, 61, 119, 120].map(told_at), [true, false, false, true, false, false, true]);
     }
 
     #[test]

@@ -70,6 +70,11 @@ pub fn client_refused(datahub: &str) {
     METRICS.1.clients_refused.get_or_create(&DataHubLabel { datahub: datahub.to_string() }).inc();
 }
 
+/// A peer that is no trusted proxy sent forwarding headers.
+pub fn untrusted_forwarded_for() {
+    METRICS.1.untrusted_forwarded_for.inc();
+}
+
 /// Whether a DataHUB of the configuration answers calls.
 pub fn datahub(datahub: &str, answers: bool) {
     METRICS.1.datahub_up.get_or_create(&DataHubLabel { datahub: datahub.to_string() }).set(answers.into());
@@ -106,6 +111,7 @@ struct Metrics {
     logins: Family<ResultLabel, Counter>,
     revocations: Family<ResultLabel, Counter>,
     clients_refused: Family<DataHubLabel, Counter>,
+    untrusted_forwarded_for: Counter,
     datahub_up: Family<DataHubLabel, Gauge>,
     panics: Counter,
     log_dropped: Counter,
@@ -157,6 +163,7 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
         logins,
         revocations,
         clients_refused,
+        untrusted_forwarded_for,
         datahub_up,
         panics,
         log_dropped,
@@ -170,6 +177,8 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     registry.register("logins", "Logins that ended, by result", logins);
     registry.register("revocations", "Tokens that nobody holds any more, by what became of revoking them", revocations);
     registry.register("client_refused", "Refreshes by which a DataHUB refused the gateway's client", clients_refused);
+    let help = "Requests whose forwarding headers were not believed";
+    registry.register("untrusted_forwarded_for", help, untrusted_forwarded_for);
     registry.register("datahub_up", "Whether a DataHUB answers calls", datahub_up);
     registry.register("panics", "Defects of the gateway that it met", panics);
     registry.register("log_dropped", "Lines of the log that nobody read in time", log_dropped);

@@ -1,6 +1,6 @@
 //! `GET /auth/callback?datahub=…&code=…&state=…`: a person comes back from a DataHUB.
 //!
-//! Whatever happens, the person lands in the app and the pending login is spent. The order of checks is that of
+//! Whatever happens, the person lands in the app, and the pending login is spent unless too many come. The order of checks is that of
 //! [`finish`]: nothing is sent to the DataHUB before the state has been found to be one of this browser.
 
 use std::rc::Rc;
@@ -25,20 +25,19 @@ use crate::datahub::discovery::MetadataError;
 use crate::datahub::id_token::IdTokenError;
 use crate::datahub::oidc::ExchangeError;
 use crate::datahub::token_endpoint::TokenEndpointError;
-use crate::error::{ApiError, Code};
+use crate::error::Code;
 use crate::metrics;
 
 /// 303 to where the person wanted to go, with a session; or to the app, with a word about what went wrong.
-///
-/// # Errors
-/// `rate_limited`, and nothing else.
 pub(super) async fn callback(
     req: HttpRequest,
     session: Session,
     auth: Data<Auth>,
     context: ReqData<Rc<RequestContext>>,
-) -> Result<HttpResponse, ApiError> {
-    auth.callbacks.check(context.client)?;
+) -> HttpResponse {
+    if let Err(error) = auth.callbacks.check(context.client) {
+        return auth.redirect_limited(error, &context);
+    }
     let mut response = match finish(&Parameters::of(&req), &session, &auth, &context).await {
         Ok(response) => response,
         Err(failure) => {
@@ -47,7 +46,7 @@ pub(super) async fn callback(
         }
     };
     remove_empty_cookie(&req, &session, &mut response);
-    Ok(response)
+    response
 }
 
 async fn finish(

@@ -24,17 +24,19 @@ use crate::error::{ApiError, Code};
 use crate::guard;
 use crate::seal::cookie;
 
-/// 302 to the DataHUB; the pending login goes into its cookie.
+/// 302 to the DataHUB; the pending login goes into its cookie. 303 to the app if there is a reason not to go.
 ///
 /// # Errors
-/// `rate_limited`, `unknown_datahub` for one we do not serve, `bad_request` without a DataHUB and for any other prompt.
+/// `unknown_datahub` for one we do not serve, `bad_request` without a DataHUB and for any other prompt.
 pub(super) async fn login(
     req: HttpRequest,
     session: Session,
     auth: Data<Auth>,
     context: ReqData<Rc<RequestContext>>,
 ) -> Result<HttpResponse, ApiError> {
-    auth.logins.check(context.client)?;
+    if let Err(error) = auth.logins.check(context.client) {
+        return Ok(auth.redirect_limited(error, &context));
+    }
     let parameters = Parameters::of(&req);
     let datahub = auth.named_datahub(&parameters, &context)?.ok_or(Code::BadRequest)?;
     let prompt = parameters.one("prompt")?.map(|word| prompt(word).ok_or(Code::BadRequest)).transpose()?;

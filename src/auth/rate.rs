@@ -1,17 +1,15 @@
 //! How often one client may do something.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
-use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota};
 
 use crate::context::Client;
-use crate::error::{ApiError, Code};
 
-/// So many times in so long, such as `30/1m`.
+/// So many times in so long, such as `300/1m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     count: NonZeroU32,
@@ -30,7 +28,7 @@ impl FromStr for Rate {
 
 /// A text that is no rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be a rate such as 30/1m")]
+#[error("must be a rate such as 300/1m")]
 pub struct RateError;
 
 /// Counts per client, in memory and over all workers.
@@ -48,16 +46,29 @@ impl RateLimiter {
     /// Counts one more of `client`; one on this machine, or of no known address, is never limited.
     ///
     /// # Errors
-    /// `rate_limited`, and when to come back.
-    pub fn check(&self, client: Client) -> Result<(), ApiError> {
-        let Some(client) = client.address.filter(|_| !client.is_local) else { return Ok(()) };
+    /// [`RateLimited`] if it has come too often.
+    pub fn check(&self, client: Client) -> Result<(), RateLimited> {
+        let Some(address) = client.address.filter(|_| !client.is_local) else { return Ok(()) };
         if self.0.len() > MAX_CLIENTS {
             self.0.retain_recent();
         }
-        self.0.check_key(&client).map_err(|until| {
-            let wait = until.wait_time_from(DefaultClock::default().now());
-            ApiError::from(Code::RateLimited).retry_after(wait)
-        })
+        self.0.check_key(&network(address)).map_err(|_| RateLimited)
+    }
+}
+
+/// A client that comes too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "too many logins from this client: if many people share its address, raise rate_limit.login and rate_limit.callback; \
+    if it is a proxy of yours, name it in server.trusted_proxies"
+)]
+pub struct RateLimited;
+
+/// What counts as one client: an address of IPv4, but a /64 of IPv6, since each host has one to itself (RFC 7421).
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 
@@ -74,9 +85,21 @@ mod tests {
         let client = |ip: [u8; 4], is_local| Client { address: Some(ip.into()), is_local };
         let (one, other) = (client([192, 0, 2, 1], false), client([192, 0, 2, 2], false));
         assert!(limiter.check(one).is_ok() && limiter.check(one).is_ok());
-        assert_eq!(limiter.check(one).unwrap_err().code(), Code::RateLimited);
+        assert_eq!(limiter.check(one), Err(RateLimited));
         assert!(limiter.check(other).is_ok());
         assert!((0..100).all(|_| limiter.check(client([127, 0, 0, 1], true)).is_ok()));
+    }
+
+    #[test]
+    fn all_addresses_of_one_ipv6_host_are_one_client() {
+        for (one, other, same) in [
+            ("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff", true),
+            ("2001:db8::1", "2001:db8:0:1::1", false),
+            ("192.0.2.1", "192.0.2.2", false),
+        ] {
+            let [one, other] = [one, other].map(|text| network(text.parse().expect("an address")));
+            assert_eq!(one == other, same, "{one} {other}");
+        }
     }
 
     #[test]

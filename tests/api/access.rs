@@ -280,6 +280,19 @@ fn an_address_is_the_same_in_either_family() {
         ),
         ("\"192.0.2.1\"", &[("", "127.0.0.1"), ("203.0.113.9", "127.0.0.1"), ("192.0.2.1", "127.0.0.1")]),
         ("", &[("203.0.113.9", "127.0.0.1")]),
+        // Networks, of either family; an IPv4 address is one, however it is written.
+        (
+            "\"127.0.0.0/8\", \"10.0.0.0/8\", \"fd00::/8\"",
+            &[
+                ("203.0.113.9, 10.1.2.3", "203.0.113.9"),
+                ("203.0.113.9, ::ffff:10.1.2.3, fd12::1", "203.0.113.9"),
+                ("203.0.113.9, 11.1.2.3", "11.1.2.3"),
+                ("203.0.113.9, fe80::1", "fe80::1"),
+            ],
+        ),
+        ("\"::ffff:127.0.0.0/104\"", &[("203.0.113.9", "203.0.113.9")]),
+        ("\"127.0.0.1/32\"", &[("203.0.113.9", "203.0.113.9")]),
+        ("\"10.0.0.0/8\", \"127.0.0.2\", \"::/0\"", &[("203.0.113.9", "127.0.0.1")]),
     ] {
         for listen in ["127.0.0.1:0", "[::]:0"] {
             let setup = Setup::new(&[("a", &hub)]).and(&format!("server.trusted_proxies = [{trusted}]"));
@@ -300,6 +313,39 @@ fn an_address_is_the_same_in_either_family() {
             }
         }
     }
+}
+
+/// PQ-13: what a peer says of others and is not believed is in the log once, and counted each time.
+#[test]
+fn forwarding_headers_of_a_peer_that_is_not_trusted_are_said_once() {
+    let hub = datahub();
+    let setup = Setup::new(&[("a", &hub)]).and("server.workers = 2");
+    let ask = |gateway: &Gateway, fields: &str| {
+        Browser::default().send(gateway, "GET", &format!("{BASE}/datahubs"), fields, b"").status
+    };
+    let claims = ["X-Forwarded-For: 203.0.113.9\r\n", "Forwarded: for=203.0.113.9\r\n", "X-REAL-IP: 203.0.113.9\r\n"];
+    let is_event = |line: &Value| line["event"] == "untrusted_forwarded_for";
+    let count = |gateway: &Gateway| {
+        let name = "gateway_untrusted_forwarded_for_total ";
+        gateway.metrics().lines().find_map(|line| line.strip_prefix(name)).expect("a metric").to_owned()
+    };
+    let gateway = setup.clone().start();
+    assert_eq!((ask(&gateway, ""), ask(&gateway, "X-Forwarded-Proto: https\r\n")), (200, 200));
+    assert_eq!(count(&gateway), "0");
+    for _ in 0..3 {
+        assert_eq!(claims.map(|claim| ask(&gateway, claim)), [200; 3]);
+    }
+    assert_eq!(ask(&gateway, &claims.concat()), 200);
+    let event = gateway.wait_for_line(is_event);
+    assert_eq!((&event["client"], &event["level"]), (&"127.0.0.1".into(), &"WARN".into()), "{event}");
+    assert!(event["reason"].as_str().is_some_and(|reason| reason.contains("server.trusted_proxies")), "{event}");
+    assert!(!event.to_string().contains("203.0.113.9"), "{event}");
+    assert_eq!(count(&gateway), "10");
+    assert_eq!(gateway.log().iter().filter(|line| is_event(line)).count(), 1);
+
+    let gateway = setup.and("server.trusted_proxies = [\"127.0.0.1\"]").start();
+    assert_eq!(claims.map(|claim| ask(&gateway, claim)), [200; 3]);
+    assert_eq!((count(&gateway).as_str(), gateway.log().iter().filter(|line| is_event(line)).count()), ("0", 0));
 }
 
 /// PQ-13: a proxy on a unix socket is trusted; without its word nobody knows who calls.

@@ -17,7 +17,7 @@ fn started_with(config: &str, environment: &[(&str, &str)]) -> Output {
 fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
     let config = r#"
         surprise = 1
-        server = { public_url = "http://canary-host.example", base_path = "no-slash", listen = ["canary-listen"], workers = "canary", typo = 1 }
+        server = { public_url = "http://canary-host.example", base_path = "no-slash", listen = ["canary-listen"], workers = "canary", trusted_proxies = ["canary"], typo = 1 }
         proxy = { graphql = "canary", allow_credential_endpoints = ["/**", "canary"] }
         app = { arcmanager = true, url = "canary app", dir = "/canary/dir", dev_origins = ["https://canary.example"] }
         session = { keys = ["canary-key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="], max_age = "canary", remember = "0s" }
@@ -38,6 +38,7 @@ fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
         "server.base_path",
         "server.listen",
         "server.workers",
+        "server.trusted_proxies",
         "server.typo",
         "app.dir",
         "app.arcmanager",
@@ -63,6 +64,44 @@ fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
         assert!(told.lines().any(|line| line.trim_start().starts_with(key)), "{key} is not in\n{told}");
     }
     assert!(!told.contains("canary"), "{told}");
+}
+
+#[test]
+fn a_trusted_proxy_is_an_address_or_a_network() {
+    let hub = datahub();
+    let told = |proxies: &str| {
+        let (key, url) = (new_key(), hub.url());
+        let output = started_with(
+            &format!(
+                "session.keys = [{key:?}]\nserver.trusted_proxies = [{proxies}]\n\
+                datahubs.a = {{ url = {url:?}, client_id = \"a\", client_secret = \"0123456789abcdef\" }}\n"
+            ),
+            &[],
+        );
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    for good in
+        ["", "\"192.0.2.1\", \"::1\"", "\"10.0.0.0/8\", \"fd00::/8\"", "\"::ffff:10.0.0.0/104\"", "\"127.0.0.1/32\""]
+    {
+        let (code, told) = told(good);
+        assert!(code == Some(0) && !told.contains("trusted_proxies"), "{good}: {told}");
+    }
+    for (bad, words) in [
+        ("localhost", "addresses or networks"),
+        ("203.0.113.0/", "addresses or networks"),
+        ("203.0.113.0/33", "addresses or networks"),
+        ("203.0.113.0/255.255.255.0", "addresses or networks"),
+        ("203.0.113/24", "addresses or networks"),
+        ("/24", "addresses or networks"),
+        ("fd01::/129", "addresses or networks"),
+        ("[::1]", "addresses or networks"),
+        ("203.0.113.1/24", "behind its prefix"),
+        ("fd00::1/8", "behind its prefix"),
+    ] {
+        let (code, told) = told(&format!("\"127.0.0.1\", {bad:?}"));
+        let line = told.lines().find(|line| line.trim_start().starts_with("server.trusted_proxies ")).expect(bad);
+        assert!(code == Some(EX_CONFIG) && line.contains(words) && !line.contains(bad), "{bad}: {told}");
+    }
 }
 
 #[test]
