@@ -189,6 +189,7 @@ impl Refresher {
                     };
                     entry = self.refresh(datahub, refresh_token, &session.tokens).await;
                     attempt.has_waited = true;
+                    attempt.is_valid = SystemTime::now() < session.tokens.expires_at();
                 }
                 Decision::Retry => return Ok(Resolution::Retry { closes: false }),
                 Decision::RetryElsewhere { pause, closes } => {

@@ -35,5 +35,6 @@ mod session;
 mod storm;
 mod streams;
 mod tls;
+mod token_endpoint;
 mod upstream;
 mod wire;
