@@ -12,9 +12,30 @@ use serde_json::Value;
 use crate::gateway::{BASE, Gateway};
 
 /// One browser: a jar, however many connections.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Browser {
-    jar: Arc<Mutex<BTreeMap<String, String>>>,
+    jar: Arc<Mutex<Jar>>,
+    jars: Jars,
+}
+
+/// The jars of a browser and of all its copies.
+pub type Jars = Arc<Mutex<Vec<Arc<Mutex<Jar>>>>>;
+
+type Cookies = BTreeMap<String, String>;
+
+/// What a browser holds.
+#[derive(Default)]
+pub struct Jar {
+    cookies: Cookies,
+    /// What was in it each time before a test changed it by hand: the test has it still.
+    aside: Vec<Cookies>,
+}
+
+impl Default for Browser {
+    fn default() -> Self {
+        let jar: Arc<Mutex<Jar>> = Arc::default();
+        Self { jars: Arc::new(Mutex::new(vec![Arc::clone(&jar)])), jar }
+    }
 }
 
 /// What a browser says of who is asking.
@@ -91,6 +112,7 @@ impl Browser {
 
     /// Sends a head and leaves the rest to the caller.
     pub fn begin(&self, gateway: &Gateway, method: &str, target: &str, fields: &str) -> Connection {
+        gateway.meet(self);
         let mut connection = Connection::open(&gateway.address);
         let cookies = if fields.contains("Cookie:") { String::new() } else { self.cookie_field() };
         let host = if fields.starts_with("Host:") { "" } else { "Host: localhost:8000\r\n" };
@@ -104,40 +126,70 @@ impl Browser {
             let (pair, attributes) = cookie.split_once(';').expect("our cookies have attributes");
             let (name, value) = pair.split_once('=').expect("a pair");
             if attributes.contains("Max-Age=0") {
-                jar.remove(name);
+                let removed = jar.cookies.remove(name);
+                jar.aside.retain(|cookies| cookies.get(name) != removed.as_ref());
             } else {
-                jar.insert(name.to_owned(), value.to_owned());
+                jar.cookies.insert(name.to_owned(), value.to_owned());
             }
         }
     }
 
     pub fn cookie(&self, name: &str) -> Option<String> {
-        self.jar.lock().expect("no panic while held").get(name).cloned()
+        self.jar.lock().expect("no panic while held").cookies.get(name).cloned()
     }
 
     pub fn set_cookie(&self, name: &str, value: &str) {
-        self.jar.lock().expect("no panic while held").insert(name.to_owned(), value.to_owned());
+        self.change_by_hand(|cookies| cookies.insert(name.to_owned(), value.to_owned()));
     }
 
     pub fn remove_cookie(&self, name: &str) {
-        self.jar.lock().expect("no panic while held").remove(name);
+        self.change_by_hand(|cookies| cookies.remove(name));
+    }
+
+    fn change_by_hand(&self, change: impl FnOnce(&mut Cookies) -> Option<String>) {
+        let mut jar = self.jar.lock().expect("no panic while held");
+        let before = jar.cookies.clone();
+        jar.aside.push(before);
+        change(&mut jar.cookies);
     }
 
     /// Another browser with the same cookies.
     pub fn copy(&self) -> Self {
-        Self { jar: Arc::new(Mutex::new(self.jar.lock().expect("no panic while held").clone())) }
+        let cookies = self.jar.lock().expect("no panic while held").cookies.clone();
+        let jar = Arc::new(Mutex::new(Jar { cookies, aside: Vec::new() }));
+        self.jars.lock().expect("no panic while held").push(Arc::clone(&jar));
+        Self { jar, jars: Arc::clone(&self.jars) }
     }
 
     pub fn cookie_field(&self) -> String {
-        let jar = self.jar.lock().expect("no panic while held");
-        let pairs: Vec<_> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        if pairs.is_empty() { String::new() } else { format!("Cookie: {}\r\n", pairs.join("; ")) }
+        let header = cookie_header(&self.jar.lock().expect("no panic while held").cookies);
+        if header.is_empty() { header } else { format!("Cookie: {header}\r\n") }
     }
 
     /// The output of `gateway` must not hold what the jar holds.
     pub fn keep_jar_secret(&self, gateway: &Gateway) {
-        gateway.keep_secret(self.jar.lock().expect("no panic while held").values().cloned());
+        gateway.keep_secret(self.jar.lock().expect("no panic while held").cookies.values().cloned());
     }
+
+    /// The jars of this browser and of all its copies.
+    pub fn jars(&self) -> &Jars {
+        &self.jars
+    }
+
+    /// Every Cookie header that a browser with one of `jars` sends, or sent before a test changed it by hand.
+    pub fn cookie_headers(jars: &Jars) -> Vec<String> {
+        let jars = jars.lock().expect("no panic while held");
+        let of_one = |jar: &Arc<Mutex<Jar>>| {
+            let jar = jar.lock().expect("no panic while held");
+            jar.aside.iter().chain([&jar.cookies]).map(cookie_header).collect::<Vec<_>>()
+        };
+        jars.iter().flat_map(of_one).collect()
+    }
+}
+
+fn cookie_header(cookies: &Cookies) -> String {
+    let pairs: Vec<_> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    pairs.join("; ")
 }
 
 /// Signs in at the DataHUB's page `authorize`; returns the target that the browser is sent back to.

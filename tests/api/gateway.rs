@@ -17,7 +17,8 @@ use datahub::behaviour::Behaviour;
 use datahub::{DataHub, Options};
 use serde_json::Value;
 
-use crate::browser::Connection;
+use crate::books::Ledger;
+use crate::browser::{Browser, Connection};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_arcmanager-gateway");
 /// What browsers call every gateway of these tests, wherever it listens.
@@ -32,6 +33,8 @@ pub struct Gateway {
     readers: Vec<std::thread::JoinHandle<()>>,
     secrets: Arc<Mutex<BTreeSet<String>>>,
     answers: Mutex<String>,
+    config: PathBuf,
+    ledger: Arc<Ledger>,
     _folder: Arc<Folder>,
 }
 
@@ -59,6 +62,7 @@ pub struct Setup {
     log_level: &'static str,
     folder: Arc<Folder>,
     secrets: Arc<Mutex<BTreeSet<String>>>,
+    ledger: Arc<Ledger>,
 }
 
 impl Setup {
@@ -87,7 +91,8 @@ impl Setup {
         }
         let secrets = datahubs.iter().map(|(_, datahub)| datahub.client_secret().to_owned()).collect();
         let listen = "127.0.0.1:0".to_owned();
-        Self { config, listen, log_level: "trace", folder: Arc::default(), secrets: Arc::new(Mutex::new(secrets)) }
+        let (folder, ledger) = (Arc::default(), Ledger::of(datahubs));
+        Self { config, listen, log_level: "trace", folder, secrets: Arc::new(Mutex::new(secrets)), ledger }
     }
 
     /// The same with further lines of TOML, such as `session.max_age = "1h"`.
@@ -133,20 +138,23 @@ impl Setup {
     }
 
     pub fn start(&self) -> Gateway {
-        let mut command = command();
-        command.arg("--config").arg(self.write());
-        Gateway::start(self, command)
+        let (mut command, config) = (command(), self.write());
+        command.arg("--config").arg(&config);
+        Gateway::start(self, command, config)
     }
 
     /// Starts another process in the binary's place, which finds its configuration in the variable `GATEWAY_OF_A_TEST`.
     pub fn start_as(&self, mut command: Command) -> Gateway {
-        command.env("GATEWAY_OF_A_TEST", self.write());
-        Gateway::start(self, command)
+        let config = self.write();
+        command.env("GATEWAY_OF_A_TEST", &config);
+        Gateway::start(self, command, config)
     }
 }
 
 impl Gateway {
-    fn start(setup: &Setup, mut command: Command) -> Self {
+    fn start(setup: &Setup, mut command: Command, config: PathBuf) -> Self {
+        setup.ledger.read(&config);
+        setup.ledger.begin();
         let mut child = command
             .env("RUST_LOG", setup.log_level)
             .stdout(Stdio::piped())
@@ -165,6 +173,8 @@ impl Gateway {
             readers,
             secrets: Arc::clone(&setup.secrets),
             answers: Mutex::default(),
+            config,
+            ledger: Arc::clone(&setup.ledger),
             _folder: Arc::clone(&setup.folder),
         };
         gateway.address = gateway.wait_for_address("serving");
@@ -178,6 +188,21 @@ impl Gateway {
     /// What must not be in the output, beside what is known already.
     pub fn keep_secret(&self, secrets: impl IntoIterator<Item = String>) {
         self.secrets.lock().expect("no panic while held").extend(secrets);
+    }
+
+    /// At the end, the cookies of this browser and of its copies count as holding their tokens.
+    pub fn meet(&self, browser: &Browser) {
+        self.ledger.meet(browser);
+    }
+
+    /// At the end of the test, exactly `count` tokens live that no cookie holds, for this reason.
+    pub fn expects_orphans(&self, count: usize, reason: &'static str) {
+        self.ledger.expect_orphans(count..=count, reason);
+    }
+
+    /// The same where chance decides: at most `count`.
+    pub fn expects_orphans_up_to(&self, count: usize, reason: &'static str) {
+        self.ledger.expect_orphans(0..=count, reason);
     }
 
     /// An answer of the gateway, but for the cookies it sets, and the state and nonce that go to the DataHUB: no secret
@@ -253,6 +278,7 @@ impl Gateway {
     pub fn reload(&self) -> Value {
         let is_outcome = |line: &Value| line["event"] == "keys_reloaded" || line["event"] == "reload_failed";
         let before = self.log().iter().filter(|line| is_outcome(line)).count();
+        self.ledger.read(&self.config);
         signal("HUP", self.pid());
         self.wait_for_line(|_| self.log().iter().filter(|line| is_outcome(line)).count() > before);
         self.log().into_iter().filter(is_outcome).nth(before).expect("it was waited for")
@@ -312,6 +338,7 @@ impl Drop for Gateway {
             self.search("output", &self.output().join("\n"));
             self.search("answers", &self.answers.lock().expect("no panic while held"));
         }
+        self.ledger.end();
     }
 }
 

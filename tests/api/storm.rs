@@ -186,6 +186,7 @@ fn storm(weather: Weather) -> Figures {
     };
     let ships: Vec<_> = (0..20).map(|_| Ship { browser: Browser::default(), logins: Mutex::new(0) }).collect();
     for ship in &ships {
+        gateways[0].lock().expect("no panic while held").meet(&ship.browser);
         sea.log_in(ship);
     }
 
@@ -238,6 +239,15 @@ fn storm(weather: Weather) -> Figures {
     }
     figures.lost = witness.tell();
     figures.generations = witness.renewed.len();
+    let gateway = gateways[0].lock().expect("no panic while held");
+    if weather.mode == RefreshMode::RevokeOnUse {
+        let twice = usize::try_from(figures.refreshes).expect("few") - figures.generations;
+        gateway.expects_orphans_up_to(twice, "of two refreshes of one pair both succeed, and one's answer wins");
+    } else if weather.cuts > 0 || weather.kills {
+        let most = ships.len() + figures.forced_logins;
+        gateway.expects_orphans_up_to(most, "the last answers of those who were cut, and what led to forced logins");
+    }
+    drop(gateway);
     let _ = std::io::Write::write_all(&mut std::io::stderr(), figures.to_string().as_bytes());
     figures
 }

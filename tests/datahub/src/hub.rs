@@ -1,6 +1,7 @@
 //! All that one DataHUB knows, shared by its connections.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -19,6 +20,8 @@ pub struct Hub {
     pub client_secret: String,
     pub redirect_uris: Vec<String>,
     pub recorder: Recorder,
+    /// Whether it has been shut down.
+    pub is_gone: AtomicBool,
     behaviour: Mutex<Behaviour>,
     counts: Mutex<Counts>,
     secrets: Mutex<BTreeSet<String>>,
@@ -40,6 +43,7 @@ impl Hub {
             client_secret: options.client_secret,
             redirect_uris: options.redirect_uris,
             recorder: Recorder::new(options.keep_requests),
+            is_gone: AtomicBool::default(),
             behaviour: Mutex::new(options.behaviour),
             counts: Mutex::default(),
             executions: Mutex::default(),

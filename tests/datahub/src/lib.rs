@@ -71,6 +71,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -196,6 +197,11 @@ impl Books {
     pub fn live_tokens(&self) -> Vec<LiveToken> {
         self.0.live_tokens()
     }
+
+    /// Whether the DataHUB is up.
+    pub fn is_open(&self) -> bool {
+        !self.0.is_gone.load(Ordering::Relaxed)
+    }
 }
 
 /// A pair of tokens that is neither revoked nor spent by a refresh. One without a refresh token lives until it expires, one
@@ -214,6 +220,7 @@ pub struct LiveToken {
 
 impl Drop for DataHub {
     fn drop(&mut self) {
+        self.hub.is_gone.store(true, Ordering::Relaxed);
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(Duration::from_secs(1));
         }
