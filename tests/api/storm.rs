@@ -228,6 +228,10 @@ fn storm(weather: Weather) -> Figures {
             (kills, witness) = reaper.join().expect("no panic");
         }
     });
+    // A late answer of `/auth/refresh` may have put an older cookie over the newest one: a call finds that again.
+    for ship in &ships {
+        sea.call(ship, &mut None, "GET", "/datahubs/a/api/v4/user", 0);
+    }
     let mut figures = sea.figures.into_inner().expect("no panic while held");
     figures.seconds = sea.begun.elapsed().as_secs_f64();
     figures.refreshes = hub.counts().refreshes;
