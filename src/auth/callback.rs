@@ -20,7 +20,6 @@ use crate::auth::return_to::ReturnTo;
 use crate::auth::{Auth, LoginError, Parameters, see_other};
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
-use crate::datahub::back_channel::BackChannelError;
 use crate::datahub::discovery::MetadataError;
 use crate::datahub::id_token::IdTokenError;
 use crate::datahub::oidc::ExchangeError;
@@ -178,12 +177,11 @@ impl LoginFailure {
 
     fn exchange(error: &ExchangeError, datahub: &DataHub) -> Self {
         let login_error = match error {
-            ExchangeError::Userinfo(BackChannelError::Malformed | BackChannelError::ForeignAddress)
-            | ExchangeError::Endpoint(
+            ExchangeError::Endpoint(
                 TokenEndpointError::ForeignAddress | TokenEndpointError::TooLarge | TokenEndpointError::SignIn,
             ) => LoginError::Failed,
-            ExchangeError::Userinfo(_)
-            | ExchangeError::Endpoint(_)
+            ExchangeError::Userinfo(error) if error.may_pass() => LoginError::Unavailable,
+            ExchangeError::Endpoint(_)
             | ExchangeError::Ending
             | ExchangeError::Metadata(MetadataError::Unreachable(_) | MetadataError::Paused) => LoginError::Unavailable,
             _ => LoginError::Failed,
@@ -195,7 +193,6 @@ impl LoginFailure {
         };
         let advice = match error {
             ExchangeError::ErrorResponse(word) if word == "invalid_grant" => "; the person may simply log in again",
-            ExchangeError::Userinfo(BackChannelError::Untrusted(_)) => "; check its certificate, and ca_file",
             _ => "",
         };
         Self { event, ..Self::new(login_error, datahub, &format!("{}{advice}", chain(error))) }

@@ -4,14 +4,17 @@
 //! a refresh cannot afford. Nothing is redirected, and no address is called but the DataHUB's own, whatever its
 //! metadata say.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_rt::net::{ActixStream, Ready};
 use actix_service::fn_service;
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
+use actix_web::error::PayloadError;
 use actix_web::http::{StatusCode, Uri, header};
 use openidconnect::{HttpRequest, HttpResponse};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -34,17 +37,43 @@ impl BackChannel {
         Self { addresses, timeout }
     }
 
-    /// Sends one request and reads the whole answer, up to 256 KiB of it.
+    /// Sends one request and reads the whole answer, up to 2 MiB of it.
     ///
     /// # Errors
     /// [`BackChannelError`]; a status that says "no" is an answer like any other, one that says "not now" is none.
     pub async fn call(&self, request: HttpRequest) -> Result<HttpResponse, BackChannelError> {
+        self.call_up_to(1, request).await
+    }
+
+    /// The same for a request that does no harm if it arrives twice. It is sent once more, on another connection and within
+    /// the same time limit, if the connection broke or the answer is not whole.
+    ///
+    /// # Errors
+    /// As [`BackChannel::call`].
+    pub async fn call_idempotent(&self, request: HttpRequest) -> Result<HttpResponse, BackChannelError> {
+        self.call_up_to(2, request).await
+    }
+
+    async fn call_up_to(&self, tries: u8, request: HttpRequest) -> Result<HttpResponse, BackChannelError> {
         let url = Url::parse(&request.uri().to_string()).map_err(|_| BackChannelError::ForeignAddress)?;
         let address = self.addresses.iter().find(|address| address.is_origin_of(&url));
         let address = address.ok_or(BackChannelError::ForeignAddress)?;
-        tokio::time::timeout(self.timeout, self.exchange(request, &url, address))
-            .await
-            .map_err(|_| BackChannelError::Timeout)?
+        let progress = Rc::new(Cell::new(Progress::Connecting));
+        let exchanges = async {
+            for _ in 1..tries {
+                match self.exchange(request.clone(), &url, address, &progress).await {
+                    Err(BackChannelError::Broken(_) | BackChannelError::Incomplete(_)) => {}
+                    outcome => return outcome,
+                }
+            }
+            self.exchange(request.clone(), &url, address, &progress).await
+        };
+        match tokio::time::timeout(self.timeout, exchanges).await {
+            Err(_) | Ok(Err(BackChannelError::Timeout)) if progress.get() == Progress::Connecting => {
+                Err(BackChannelError::Unreachable(io::ErrorKind::TimedOut.into()))
+            }
+            outcome => outcome.unwrap_or(Err(BackChannelError::Timeout)),
+        }
     }
 
     async fn exchange(
@@ -52,12 +81,14 @@ impl BackChannel {
         request: HttpRequest,
         url: &Url,
         address: &Address,
+        progress: &Rc<Cell<Progress>>,
     ) -> Result<HttpResponse, BackChannelError> {
+        progress.set(Progress::Connecting);
         let (parts, body) = request.into_parts();
         let method = actix_web::http::Method::from_bytes(parts.method.as_str().as_bytes())
             .map_err(|_| BackChannelError::Malformed)?;
         let mut call = self
-            .client(address)
+            .client(address, progress)
             .request(method, without_tls(url)?)
             .insert_header((header::HOST, address.host_header()))
             .no_decompress();
@@ -66,8 +97,11 @@ impl BackChannel {
             call = call.insert_header((name.as_str(), value));
         }
         let sent = if body.is_empty() { call.send_body(actix_web::body::None::new()) } else { call.send_body(body) };
-        let mut answer = sent.await.map_err(unreachable)?;
+        let mut answer = sent.await.map_err(send_error)?;
         let status = answer.status();
+        if status.is_informational() {
+            return Err(BackChannelError::Incomplete("an interim answer"));
+        }
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return Err(BackChannelError::ServerError(status.as_u16()));
         }
@@ -76,18 +110,30 @@ impl BackChannel {
         for (name, value) in answer.headers() {
             response = response.header(name.as_str(), value.as_bytes());
         }
-        let body = answer.body().limit(MAX_RESPONSE_BYTES).await.map_err(|_| BackChannelError::Malformed)?;
+        let body = answer.body().limit(MAX_RESPONSE_BYTES).await.map_err(|error| match error {
+            PayloadError::Overflow => BackChannelError::TooLarge,
+            PayloadError::Io(error) => BackChannelError::Broken(error),
+            _ => BackChannelError::Malformed,
+        })?;
+        // awc takes a body that was cut for a whole one, and one that ends with the connection for none.
+        if progress.get() == Progress::Ended {
+            return Err(BackChannelError::Broken(io::ErrorKind::UnexpectedEof.into()));
+        }
+        if parts.method == http::Method::GET && status == StatusCode::OK && body.is_empty() {
+            return Err(BackChannelError::Incomplete("no body, or one without a length"));
+        }
         response.body(body.to_vec()).map_err(|_| BackChannelError::Malformed)
     }
 
     /// A client for one call. It speaks plain HTTP; TLS is the transport's business.
-    fn client(&self, address: &Address) -> awc::Client {
-        let address = address.clone();
+    fn client(&self, address: &Address, progress: &Rc<Cell<Progress>>) -> awc::Client {
+        let (address, progress) = (address.clone(), Rc::clone(progress));
         let connector = fn_service(move |to: ConnectInfo<Uri>| {
-            let address = address.clone();
+            let (address, progress) = (address.clone(), Rc::clone(&progress));
             async move {
                 let stream = address.connect().await.map_err(ConnectError::Io)?;
-                Ok::<_, ConnectError>(Connection::new(to.request().clone(), AwcStream(stream)))
+                progress.set(Progress::Connected);
+                Ok::<_, ConnectError>(Connection::new(to.request().clone(), AwcStream { stream, progress }))
             }
         });
         awc::Client::builder()
@@ -110,7 +156,7 @@ fn without_tls(url: &Url) -> Result<Uri, BackChannelError> {
         .map_err(|_| BackChannelError::Malformed)
 }
 
-fn unreachable(error: awc::error::SendRequestError) -> BackChannelError {
+fn send_error(error: awc::error::SendRequestError) -> BackChannelError {
     use awc::error::{ConnectError, SendRequestError};
     match error {
         SendRequestError::Timeout | SendRequestError::Connect(ConnectError::Timeout) => BackChannelError::Timeout,
@@ -118,21 +164,23 @@ fn unreachable(error: awc::error::SendRequestError) -> BackChannelError {
         SendRequestError::Connect(ConnectError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
             BackChannelError::Untrusted(error)
         }
-        SendRequestError::Connect(ConnectError::Io(error)) | SendRequestError::Send(error) => {
-            BackChannelError::Unreachable(error)
-        }
-        other => BackChannelError::Unreachable(io::Error::other(other.to_string())),
+        SendRequestError::Connect(ConnectError::Io(error)) => BackChannelError::Unreachable(error),
+        SendRequestError::Send(error) => BackChannelError::Broken(error),
+        other => BackChannelError::Broken(io::Error::other(other.to_string())),
     }
 }
 
 /// Why a call to a DataHUB got no answer. Names no URL and no token.
 #[derive(Debug, thiserror::Error)]
 pub enum BackChannelError {
-    /// The network said no, or the connection broke.
+    /// There was no connection.
     #[error("the DataHUB cannot be reached")]
     Unreachable(#[source] io::Error),
+    /// There was one, and it ended before the answer did.
+    #[error("the connection to the DataHUB broke")]
+    Broken(#[source] io::Error),
     /// Its certificate, or its TLS, is not right.
-    #[error("the DataHUB's TLS is not to be trusted")]
+    #[error("the DataHUB's TLS is not to be trusted: check its certificate, and ca_file")]
     Untrusted(#[source] io::Error),
     /// No whole answer within the time limit.
     #[error("the DataHUB did not answer in time")]
@@ -140,35 +188,65 @@ pub enum BackChannelError {
     /// A status that says "not now": 429, or one from 500 on.
     #[error("the DataHUB answered with {0}")]
     ServerError(u16),
-    /// An answer that is not HTTP, or too long.
+    /// An answer that is not HTTP.
     #[error("the DataHUB's answer cannot be read")]
     Malformed,
+    /// An answer that says or holds less than one does.
+    #[error("the DataHUB's answer is not whole: {0}")]
+    Incomplete(&'static str),
+    /// An answer of more than [`MAX_RESPONSE_BYTES`].
+    #[error("the DataHUB's answer is longer than {} MiB, the limit", MAX_RESPONSE_BYTES >> 20)]
+    TooLarge,
     /// Its metadata name an address that is not its own.
     #[error("the DataHUB's metadata lead to another address")]
     ForeignAddress,
 }
 
+impl BackChannelError {
+    /// Whether the same call may well be answered in a while, without anybody doing anything about it.
+    pub fn may_pass(&self) -> bool {
+        !matches!(self, Self::Malformed | Self::Incomplete(_) | Self::TooLarge | Self::ForeignAddress)
+    }
+}
+
+/// How far the connection of a call has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Connecting,
+    Connected,
+    /// It ended while more of the answer was to come.
+    Ended,
+}
+
 /// A connection with the trait that awc asks for. It always says that it is ready, since polling it tells the truth.
 #[derive(Debug)]
-struct AwcStream(Stream);
+struct AwcStream {
+    stream: Stream,
+    progress: Rc<Cell<Progress>>,
+}
 
 impl AsyncRead for AwcStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, into)
+        let before = into.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, into);
+        if matches!(outcome, Poll::Ready(Ok(()))) && into.filled().len() == before {
+            self.progress.set(Progress::Ended);
+        }
+        outcome
     }
 }
 
 impl AsyncWrite for AwcStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -182,5 +260,125 @@ impl ActixStream for AwcStream {
     }
 }
 
-/// Longest answer we read, in bytes: ten times the largest userinfo of a member of a thousand groups would still fit.
-const MAX_RESPONSE_BYTES: usize = 256 * 1024;
+/// Longest answer we read, in bytes: userinfo of a member of 3,000 groups is 240 KiB.
+const MAX_RESPONSE_BYTES: usize = 2 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::datahub::transport::tls_config;
+
+    const WHOLE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+    const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
+    const HALF_CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n";
+    const ENDLESS: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{}";
+    const HALF: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n{}";
+    const EMPTY: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    const HINTS: &[u8] = b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+    const BROKEN: &str = "the connection to the DataHUB broke";
+    const NOT_NOW: &[u8] = b"HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n";
+
+    /// Answers each connection by the next of these, the last for ever; counts them.
+    fn far_end(answers: &'static [&'static [u8]]) -> (Url, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let answer = answers[counted.fetch_add(1, Ordering::Relaxed).min(answers.len() - 1)];
+                let mut reader = BufReader::new(&stream);
+                let mut line = String::new();
+                while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                    line.clear();
+                }
+                let _ = (&stream).write_all(answer);
+            }
+        });
+        (Url::parse(&url).expect("a URL"), count)
+    }
+
+    fn call(answers: &'static [&'static [u8]], method: http::Method) -> (String, usize) {
+        let (url, count) = far_end(answers);
+        let address = Address::new(url.clone(), None, tls_config(None).expect("roots")).expect("an address");
+        let channel = BackChannel::new(vec![address], Duration::from_secs(5));
+        let request = http::Request::builder().method(method).uri(url.as_str()).body(Vec::new()).expect("a request");
+        let outcome = actix_web::rt::System::new().block_on(channel.call_idempotent(request));
+        let told = match outcome {
+            Ok(response) => String::from_utf8(response.into_body()).expect("ASCII"),
+            Err(error) => format!("{error}"),
+        };
+        (told, count.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn an_answer_that_is_not_whole_is_asked_for_once_more_on_another_connection() {
+        let not_whole = |reason| format!("the DataHUB's answer is not whole: {reason}");
+        let (no_body, interim) = (not_whole("no body, or one without a length"), not_whole("an interim answer"));
+        for (case, answers, told, connections) in [
+            ("whole", &[WHOLE][..], "{}", 1),
+            ("in chunks", &[CHUNKED], "{}", 1),
+            ("until the connection ends", &[ENDLESS], &no_body, 2),
+            ("until the connection ends, then whole", &[ENDLESS, WHOLE], "{}", 2),
+            ("empty", &[EMPTY], &no_body, 2),
+            ("empty, then whole", &[EMPTY, CHUNKED], "{}", 2),
+            ("an interim answer first", &[HINTS], &interim, 2),
+            ("an interim answer first, once", &[HINTS, WHOLE], "{}", 2),
+            ("half", &[HALF], BROKEN, 2),
+            ("half, then whole", &[HALF, WHOLE], "{}", 2),
+            ("half of its chunks", &[HALF_CHUNKED], BROKEN, 2),
+            ("half of its chunks, then all", &[HALF_CHUNKED, CHUNKED], "{}", 2),
+            ("closed", &[b""], BROKEN, 2),
+            ("closed, then whole", &[b"", WHOLE], "{}", 2),
+            ("not now", &[NOT_NOW], "the DataHUB answered with 503", 1),
+            ("no HTTP", &[b"SSH-2.0\r\n\r\n"], "the DataHUB's answer cannot be read", 1),
+        ] {
+            assert_eq!(call(answers, http::Method::GET), (told.to_owned(), connections), "{case}");
+        }
+        assert_eq!(call(&[EMPTY], http::Method::POST), (String::new(), 1), "a POST may be answered by nothing");
+    }
+
+    #[test]
+    fn an_answer_of_2_mib_is_read_and_one_byte_more_is_said_to_be_too_long() {
+        fn answer(length: usize, has_length: bool) -> &'static [&'static [u8]] {
+            let head = if has_length {
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{}", "a".repeat(length))
+            } else {
+                format!(
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{}\r\n0\r\n\r\n",
+                    "a".repeat(length)
+                )
+            };
+            vec![&*head.into_bytes().leak()].leak()
+        }
+        for has_length in [true, false] {
+            let told = call(answer(MAX_RESPONSE_BYTES, has_length), http::Method::GET).0;
+            assert_eq!(told.len(), MAX_RESPONSE_BYTES, "{has_length}");
+            let told = call(answer(MAX_RESPONSE_BYTES + 1, has_length), http::Method::GET).0;
+            assert_eq!(told, "the DataHUB's answer is longer than 2 MiB, the limit", "{has_length}");
+        }
+    }
+
+    #[test]
+    fn who_takes_no_connection_in_time_is_unreachable_and_who_takes_it_and_says_nothing_is_late() {
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}", silent.local_addr().expect("it is bound"));
+        // Nobody answers there (RFC 5737).
+        for (url, told) in [
+            (url.as_str(), "the DataHUB did not answer in time"),
+            ("http://192.0.2.1", "the DataHUB cannot be reached"),
+        ] {
+            let url = Url::parse(url).expect("a URL");
+            let address = Address::new(url.clone(), None, tls_config(None).expect("roots")).expect("an address");
+            let channel = BackChannel::new(vec![address], Duration::from_millis(300));
+            let request = http::Request::get(url.as_str()).body(Vec::new()).expect("a request");
+            let error = actix_web::rt::System::new().block_on(channel.call(request)).expect_err("no answer");
+            assert_eq!(error.to_string(), told, "{url}");
+        }
+    }
+}

@@ -125,7 +125,7 @@ impl Discovery {
     }
 
     async fn fetch(&self, back_channel: &BackChannel) -> Result<Metadata, MetadataError> {
-        let http = |request| back_channel.call(request);
+        let http = |request| back_channel.call_idempotent(request);
         let metadata = Metadata::discover_async(self.issuer.clone(), &http).await.map_err(|error| match error {
             DiscoveryError::Request(error) => MetadataError::Unreachable(error),
             _ => MetadataError::Invalid,

@@ -229,7 +229,7 @@ impl Provider {
             .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(body.into_bytes())
             .map_err(|_| RevokeError::NoEndpoint)?;
-        let response = self.back_channel.call(request).await?;
+        let response = self.back_channel.call_idempotent(request).await?;
         if response.status() == http::StatusCode::OK { Ok(()) } else { Err(RevokeError::Status(response.status())) }
     }
 
@@ -244,7 +244,7 @@ impl Provider {
         subject: SubjectIdentifier,
     ) -> Result<User, ExchangeError> {
         let id = subject.to_string();
-        let http = |request| self.back_channel.call(request);
+        let http = |request| self.back_channel.call_idempotent(request);
         let claims: CoreUserInfoClaims = self
             .client(metadata)
             .user_info(token, Some(subject))

@@ -292,7 +292,7 @@ fn a_refresh_that_has_not_begun_is_taken_back_when_everybody_has_left() {
     hub.set(|behaviour| behaviour.token.delay = Duration::ZERO);
     assert_eq!(people[16].fetch_following(&gateway, "GET", USER, b"").status, 200, "it can begin anew");
     assert_eq!(refreshes(&hub), 17);
-    //gateway.expects_orphans(16, "the sixteen answers were read here and not kept");
+    gateway.expects_orphans(16, "the sixteen answers were read here and not kept");
 }
 
 /// The provider is reached, and its answer is read as it is meant.
