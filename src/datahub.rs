@@ -2,6 +2,7 @@
 
 pub mod back_channel;
 pub mod discovery;
+pub mod health;
 pub mod id_token;
 pub mod oidc;
 mod places;

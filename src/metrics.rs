@@ -75,9 +75,13 @@ pub fn untrusted_forwarded_for() {
     METRICS.1.untrusted_forwarded_for.inc();
 }
 
-/// Whether a DataHUB of the configuration answers calls.
-pub fn datahub(datahub: &str, answers: bool) {
-    METRICS.1.datahub_up.get_or_create(&DataHubLabel { datahub: datahub.to_string() }).set(answers.into());
+/// Whether a DataHUB of the configuration is up, and whether the last call of each kind to it was good.
+pub fn datahub(datahub: &str, is_up: bool, kinds: impl IntoIterator<Item = (&'static str, bool)>) {
+    METRICS.1.datahub_up.get_or_create(&DataHubLabel { datahub: datahub.to_owned() }).set(is_up.into());
+    for (kind, is_good) in kinds {
+        let label = CallLabel { datahub: datahub.to_owned(), kind };
+        METRICS.1.datahub_calls.get_or_create(&label).set(is_good.into());
+    }
 }
 
 /// The gateway met a defect of its own.
@@ -113,6 +117,7 @@ struct Metrics {
     clients_refused: Family<DataHubLabel, Counter>,
     untrusted_forwarded_for: Counter,
     datahub_up: Family<DataHubLabel, Gauge>,
+    datahub_calls: Family<CallLabel, Gauge>,
     panics: Counter,
     log_dropped: Counter,
 }
@@ -120,6 +125,12 @@ struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DataHubLabel {
     datahub: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabel {
+    datahub: String,
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -165,6 +176,7 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
         clients_refused,
         untrusted_forwarded_for,
         datahub_up,
+        datahub_calls,
         panics,
         log_dropped,
     } = metrics.clone();
@@ -179,7 +191,8 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     registry.register("client_refused", "Refreshes by which a DataHUB refused the gateway's client", clients_refused);
     let help = "Requests whose forwarding headers were not believed";
     registry.register("untrusted_forwarded_for", help, untrusted_forwarded_for);
-    registry.register("datahub_up", "Whether a DataHUB answers calls", datahub_up);
+    registry.register("datahub_up", "Whether the last call of each kind to a DataHUB was good", datahub_up);
+    registry.register("datahub_last_outcome", "Whether the last call of this kind was good", datahub_calls);
     registry.register("panics", "Defects of the gateway that it met", panics);
     registry.register("log_dropped", "Lines of the log that nobody read in time", log_dropped);
     (all, metrics)

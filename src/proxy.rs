@@ -88,7 +88,9 @@ impl SharedProxy {
         let ProxyLimits { in_flight, waiting, .. } = settings.limits;
         let limits = datahubs.iter().map(|datahub| {
             let limit = Arc::new(ConcurrencyLimit::new(in_flight, waiting));
-            (limit, Arc::new(CircuitBreaker::new(datahub.id.clone())))
+            let health = datahub.provider.health();
+            health.publish();
+            (limit, Arc::new(CircuitBreaker::new(datahub.id.clone(), Arc::clone(health))))
         });
         let scheme = public.split(':').next().unwrap_or_default().to_owned();
         let (limits, public, prefix) = (limits.collect(), public.to_owned(), format!("{base_path}/datahubs/"));

@@ -375,7 +375,8 @@ mod tests {
     use crate::context::Client;
     use crate::datahub::back_channel::BackChannel;
     use crate::datahub::discovery::Discovery;
-    use crate::datahub::oidc::Provider;
+    use crate::datahub::health::Health;
+    use crate::datahub::oidc::{Provider, Registration};
     use crate::datahub::token_endpoint::TokenEndpoint;
     use crate::datahub::transport::{Address, tls_config};
     use crate::seal::Key;
@@ -629,14 +630,21 @@ mod tests {
         let url = Url::parse("https://git.example.org").expect("a URL");
         let address = Address::new(url.clone(), None, tls_config(None).expect("roots")).expect("an address");
         let datahub = |id: &str| {
+            let back_channel = BackChannel::new(vec![address.clone()], Duration::from_secs(1));
+            let health = Arc::new(Health::new(id.parse().expect("an id")));
+            let issuer = openidconnect::IssuerUrl::from_url(url.clone());
+            let registration = Registration {
+                client_id: openidconnect::ClientId::new("id".into()),
+                client_secret: openidconnect::ClientSecret::new("secret".into()),
+                redirect_uri: openidconnect::RedirectUrl::from_url(url.clone()),
+                scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
+            };
             let provider = Provider::new(
-                openidconnect::ClientId::new("id".into()),
-                openidconnect::ClientSecret::new("secret".into()),
-                openidconnect::RedirectUrl::from_url(url.clone()),
-                scopes.iter().map(|scope| (*scope).to_owned()).collect(),
-                Discovery::new(openidconnect::IssuerUrl::from_url(url.clone())),
-                BackChannel::new(vec![address.clone()], Duration::from_secs(1)),
+                registration,
+                Discovery::new(issuer, back_channel.clone(), Arc::clone(&health)),
+                back_channel,
                 TokenEndpoint::new(vec![address.clone()], Duration::from_secs(1), Duration::from_secs(1)),
+                health,
             );
             let (name, description, aliases) = (String::new(), String::new(), Vec::new());
             DataHub::new(id.parse().expect("an id"), name, description, aliases, address.clone(), provider)

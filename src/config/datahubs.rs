@@ -11,7 +11,8 @@ use super::section::Section;
 use super::{BackChannelTimeouts, Server, is_loopback, not_before, secret_file};
 use crate::datahub::back_channel::BackChannel;
 use crate::datahub::discovery::Discovery;
-use crate::datahub::oidc::Provider;
+use crate::datahub::health::Health;
+use crate::datahub::oidc::{Provider, Registration};
 use crate::datahub::token_endpoint::TokenEndpoint;
 use crate::datahub::transport::{self, Address, Endpoint};
 use crate::datahub::{DataHub, DataHubId, DataHubs};
@@ -115,14 +116,14 @@ fn datahub(
     let back_channel = BackChannel::new(addresses, timeouts.back_channel);
     let scopes = scopes?;
     let scopes = if scopes.is_empty() { DEFAULT_SCOPES.map(str::to_owned).to_vec() } else { scopes };
+    let health = Arc::new(Health::new(id.clone()));
+    let (client_id, client_secret, redirect_uri) = (ClientId::new(client_id?), client_secret?, redirect_uri?);
     let provider = Provider::new(
-        ClientId::new(client_id?),
-        client_secret?,
-        redirect_uri?,
-        scopes,
-        Discovery::new(issuer),
+        Registration { client_id, client_secret, redirect_uri, scopes },
+        Discovery::new(issuer, back_channel.clone(), Arc::clone(&health)),
         back_channel,
         token_endpoint,
+        health,
     );
     let name = name.unwrap_or_else(|| id.to_string());
     Some(DataHub::new(id, name, description.unwrap_or_default(), aliases?, address, provider))

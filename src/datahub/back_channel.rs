@@ -20,6 +20,7 @@ use openidconnect::{HttpRequest, HttpResponse};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use url::Url;
 
+use crate::datahub::health::Outcome;
 use crate::datahub::transport::Address;
 use crate::http::client::Stream;
 
@@ -203,6 +204,14 @@ pub enum BackChannelError {
 }
 
 impl BackChannelError {
+    /// What it says about the DataHUB.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Unreachable(_) | Self::Untrusted(_) => Outcome::Unreachable,
+            _ => Outcome::Failed,
+        }
+    }
+
     /// Whether the same call may well be answered in a while, without anybody doing anything about it.
     pub fn may_pass(&self) -> bool {
         !matches!(self, Self::Malformed | Self::Incomplete(_) | Self::TooLarge | Self::ForeignAddress)
@@ -369,16 +378,16 @@ mod tests {
         let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}", silent.local_addr().expect("it is bound"));
         // Nobody answers there (RFC 5737).
-        for (url, told) in [
-            (url.as_str(), "the DataHUB did not answer in time"),
-            ("http://192.0.2.1", "the DataHUB cannot be reached"),
+        for (url, told, outcome) in [
+            (url.as_str(), "the DataHUB did not answer in time", Outcome::Failed),
+            ("http://192.0.2.1", "the DataHUB cannot be reached", Outcome::Unreachable),
         ] {
             let url = Url::parse(url).expect("a URL");
             let address = Address::new(url.clone(), None, tls_config(None).expect("roots")).expect("an address");
             let channel = BackChannel::new(vec![address], Duration::from_millis(300));
             let request = http::Request::get(url.as_str()).body(Vec::new()).expect("a request");
             let error = actix_web::rt::System::new().block_on(channel.call(request)).expect_err("no answer");
-            assert_eq!(error.to_string(), told, "{url}");
+            assert_eq!((error.to_string().as_str(), error.outcome()), (told, outcome), "{url}");
         }
     }
 }

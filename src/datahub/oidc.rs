@@ -1,6 +1,7 @@
 //! What we ask of a DataHUB as its OAuth client: begin a login, exchange a code, refresh, revoke.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
@@ -18,53 +19,58 @@ use url::{Url, form_urlencoded};
 
 use crate::datahub::back_channel::{BackChannel, BackChannelError};
 use crate::datahub::discovery::{Discovery, Metadata, MetadataError};
+use crate::datahub::health::{CallKind, Health, Outcome};
 use crate::datahub::id_token::{self, IdTokenError};
 use crate::datahub::places::Places;
 use crate::datahub::token::{AccessToken, DEFAULT_LIFETIME, RefreshToken, SessionToken, TokenError, TokenSet};
 use crate::datahub::token_endpoint::{TokenEndpoint, TokenEndpointError};
 
+/// What a DataHUB knows us as.
+#[derive(Debug)]
+pub struct Registration {
+    /// RFC 6749 section 2.2.
+    pub client_id: ClientId,
+    /// RFC 6749 section 2.3.1.
+    pub client_secret: ClientSecret,
+    /// Where it sends people back to.
+    pub redirect_uri: RedirectUrl,
+    /// What every login asks for.
+    pub scopes: Vec<String>,
+}
+
 /// A DataHUB's OpenID provider and what it knows us as.
 #[derive(Debug)]
 pub struct Provider {
-    client_id: ClientId,
-    client_secret: ClientSecret,
-    redirect_uri: RedirectUrl,
-    scopes: Vec<String>,
+    registration: Registration,
     discovery: Discovery,
     back_channel: BackChannel,
     token_endpoint: TokenEndpoint,
+    health: Arc<Health>,
     refreshes: Places,
     exchanges: Places,
 }
 
 impl Provider {
-    /// The client `client_id` of the issuer that `discovery` knows.
+    /// The provider that `discovery` knows, which knows us by `registration`.
     pub fn new(
-        client_id: ClientId,
-        client_secret: ClientSecret,
-        redirect_uri: RedirectUrl,
-        scopes: Vec<String>,
+        registration: Registration,
         discovery: Discovery,
         back_channel: BackChannel,
         token_endpoint: TokenEndpoint,
+        health: Arc<Health>,
     ) -> Self {
         let (refreshes, exchanges) = (Places::new(), Places::new());
-        Self {
-            client_id,
-            client_secret,
-            redirect_uri,
-            scopes,
-            discovery,
-            back_channel,
-            token_endpoint,
-            refreshes,
-            exchanges,
-        }
+        Self { registration, discovery, back_channel, token_endpoint, health, refreshes, exchanges }
+    }
+
+    /// How the calls to this DataHUB end.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
     }
 
     /// The scopes that every login asks for.
     pub fn scopes(&self) -> &[String] {
-        &self.scopes
+        &self.registration.scopes
     }
 
     /// Fetches the metadata, if they are not known yet.
@@ -91,7 +97,7 @@ impl Provider {
             .authorize_url(CoreAuthenticationFlow::AuthorizationCode, CsrfToken::new_random, Nonce::new_random)
             .set_pkce_challenge(challenge);
         // openidconnect asks for `openid` by itself.
-        for scope in self.scopes.iter().filter(|scope| *scope != "openid") {
+        for scope in self.registration.scopes.iter().filter(|scope| *scope != "openid") {
             request = request.add_scope(Scope::new(scope.clone()));
         }
         if let Some(prompt) = prompt {
@@ -135,9 +141,14 @@ impl Provider {
             .set_pkce_verifier(verifier)
             .request_async(&http);
         let response = self.exchanges.run(|| true, request).await.expect("it is wanted");
-        let response = response.map_err(ExchangeError::from_token_endpoint)?;
-        // Before anything else: openidconnect would panic at a token that cannot be a header's value.
-        Ok(Exchanged { tokens: tokens(&response, None, now)?, response })
+        let exchanged = response.map_err(ExchangeError::from_token_endpoint).and_then(|response| {
+            // Before anything else: openidconnect would panic at a token that cannot be a header's value.
+            Ok(Exchanged { tokens: tokens(&response, None, now)?, response })
+        });
+        if let Err(error) = &exchanged {
+            self.report(CallKind::Token, error.outcome());
+        }
+        exchanged
     }
 
     /// Learns whose the tokens are: from userinfo, whose subject must be the ID token's.
@@ -151,24 +162,43 @@ impl Provider {
         now: SystemTime,
     ) -> Result<LoginResult, ExchangeError> {
         let Exchanged { tokens, response } = exchanged;
-        check_usable(tokens, response).map_err(ExchangeError::Invalid)?;
         let metadata = self.metadata().await?;
-        let id_token = response.id_token().ok_or(ExchangeError::Invalid("no ID token"))?;
-        let verify = |metadata: &Metadata| {
-            id_token::subject(id_token, metadata, &self.client_id, &self.client_secret, nonce, now)
-        };
-        let subject = match verify(&metadata) {
-            Err(IdTokenError::UnknownKey) => {
-                verify(&*self.discovery.with_new_keys(&self.back_channel, Instant::now()).await?)?
-            }
-            outcome => outcome?,
-        };
+        let subject = self.verify(exchanged, &metadata, nonce, now).await;
+        self.report(CallKind::Token, subject.as_ref().map_or_else(ExchangeError::outcome, |_| Some(Outcome::Good)));
+        let user = self.fetch_user(&metadata, response.access_token().clone(), subject?).await;
+        self.report(CallKind::Userinfo, user.as_ref().map_or_else(ExchangeError::outcome, |_| Some(Outcome::Good)));
         let scopes = response.scopes().map_or_else(
-            || self.scopes.clone(),
+            || self.registration.scopes.clone(),
             |scopes| scopes.iter().map(|scope| scope.as_str().to_owned()).collect(),
         );
-        let user = self.fetch_user(&metadata, response.access_token().clone(), subject).await?;
-        Ok(LoginResult { user, tokens: tokens.clone(), scopes })
+        Ok(LoginResult { user: user?, tokens: tokens.clone(), scopes })
+    }
+
+    /// The person that the ID token beside the tokens speaks of.
+    async fn verify(
+        &self,
+        exchanged: &Exchanged,
+        metadata: &Metadata,
+        nonce: &Nonce,
+        now: SystemTime,
+    ) -> Result<SubjectIdentifier, ExchangeError> {
+        let Exchanged { tokens, response } = exchanged;
+        check_usable(tokens, response).map_err(ExchangeError::Invalid)?;
+        let id_token = response.id_token().ok_or(ExchangeError::Invalid("no ID token"))?;
+        let subject = |metadata: &Metadata| {
+            id_token::subject(
+                id_token,
+                metadata,
+                &self.registration.client_id,
+                &self.registration.client_secret,
+                nonce,
+                now,
+            )
+        };
+        Ok(match subject(metadata) {
+            Err(IdTokenError::UnknownKey) => subject(&*self.discovery.with_new_keys(Instant::now()).await?)?,
+            outcome => outcome?,
+        })
     }
 
     /// Exchanges a refresh token for a new set, once there is a place for that; `None` if it `is_wanted` no more then. A
@@ -183,10 +213,15 @@ impl Provider {
         is_wanted: impl FnOnce() -> bool,
     ) -> Option<Result<TokenSet, RefreshError>> {
         let refresh = async {
-            match self.refresh_once(token).await {
+            let refreshed = match self.refresh_once(token).await {
                 Err(RefreshError::Endpoint(error)) if error.is_lost() => self.refresh_once(token).await,
-                outcome => outcome,
-            }
+                refreshed => refreshed,
+            };
+            self.report(
+                CallKind::Token,
+                refreshed.as_ref().map_or_else(RefreshError::outcome, |_| Some(Outcome::Good)),
+            );
+            refreshed
         };
         self.refreshes.run(is_wanted, refresh).await
     }
@@ -233,8 +268,15 @@ impl Provider {
         if response.status() == http::StatusCode::OK { Ok(()) } else { Err(RevokeError::Status(response.status())) }
     }
 
-    async fn metadata(&self) -> Result<std::sync::Arc<Metadata>, MetadataError> {
-        self.discovery.metadata(&self.back_channel, Instant::now()).await
+    /// Reports how a call ended, if it was made.
+    fn report(&self, kind: CallKind, outcome: Option<Outcome>) {
+        if let Some(outcome) = outcome {
+            self.health.report(kind, outcome);
+        }
+    }
+
+    async fn metadata(&self) -> Result<Arc<Metadata>, MetadataError> {
+        self.discovery.metadata(Instant::now()).await
     }
 
     async fn fetch_user(
@@ -263,13 +305,18 @@ impl Provider {
     /// The client authentication of RFC 6749 section 2.3.1.
     fn client_authentication(&self) -> String {
         let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-        let pair = format!("{}:{}", encoded(&self.client_id), encoded(self.client_secret.secret()));
+        let pair =
+            format!("{}:{}", encoded(&self.registration.client_id), encoded(self.registration.client_secret.secret()));
         format!("Basic {}", STANDARD.encode(pair))
     }
 
     fn client(&self, metadata: &Metadata) -> OidcClient {
-        CoreClient::from_provider_metadata(metadata.clone(), self.client_id.clone(), Some(self.client_secret.clone()))
-            .set_redirect_uri(self.redirect_uri.clone())
+        CoreClient::from_provider_metadata(
+            metadata.clone(),
+            self.registration.client_id.clone(),
+            Some(self.registration.client_secret.clone()),
+        )
+        .set_redirect_uri(self.registration.redirect_uri.clone())
     }
 }
 
@@ -356,6 +403,19 @@ pub enum ExchangeError {
 }
 
 impl ExchangeError {
+    /// What it says about the endpoint that was called, if one was. A code that is refused says nothing against it.
+    fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Metadata(_) | Self::Issuer | Self::Ending => None,
+            Self::Endpoint(error) => Some(error.outcome()),
+            Self::Userinfo(error) => Some(error.outcome()),
+            Self::ErrorResponse(code) if code == CoreErrorResponseType::InvalidGrant.as_ref() => Some(Outcome::Good),
+            Self::Client(_) | Self::ErrorResponse(_) | Self::Invalid(_) | Self::IdToken(_) | Self::Token(_) => {
+                Some(Outcome::Failed)
+            }
+        }
+    }
+
     fn from_token_endpoint(error: TokenRequestError) -> Self {
         match error {
             RequestTokenError::ServerResponse(response) => match refused_client(response.error()) {
@@ -396,6 +456,16 @@ pub enum RefreshError {
 }
 
 impl RefreshError {
+    /// What it says about the token endpoint, if it was called. A token that is refused says nothing against it.
+    fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Metadata(_) => None,
+            Self::InvalidGrant | Self::Endpoint(TokenEndpointError::SignIn) => Some(Outcome::Good),
+            Self::Endpoint(error) => Some(error.outcome()),
+            Self::Client(_) | Self::ErrorResponse(_) | Self::Invalid | Self::Unusable(_) => Some(Outcome::Failed),
+        }
+    }
+
     fn from_token_endpoint(error: TokenRequestError) -> Self {
         match error {
             RequestTokenError::ServerResponse(response) => match (response.error(), refused_client(response.error())) {

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use url::Url;
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::datahub::health::Outcome;
 use crate::datahub::transport::Address;
 use crate::http::body::write_content_length;
 use crate::http::buffer::{BufferPool, append};
@@ -157,6 +158,14 @@ pub enum TokenEndpointError {
 }
 
 impl TokenEndpointError {
+    /// What it says about the DataHUB.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Connect(_) | Self::ConnectTimeout => Outcome::Unreachable,
+            _ => Outcome::Failed,
+        }
+    }
+
     /// Whether the connection broke, so that another may do better.
     pub(super) fn is_lost(&self) -> bool {
         matches!(

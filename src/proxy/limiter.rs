@@ -4,6 +4,7 @@
 //! after a few calls in a row without an answer, whoever made them, the next ones are refused at once, but for one a second
 //! that finds out whether the DataHUB is back.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use crate::datahub::DataHubId;
+use crate::datahub::health::{CallKind, Health, Outcome};
 use crate::error::{ApiError, Code};
-use crate::metrics;
 
 /// How many calls may be under way at one DataHUB, over all workers.
 #[derive(Debug)]
@@ -63,6 +64,7 @@ impl Drop for Waiting<'_> {
 #[derive(Debug)]
 pub(super) struct CircuitBreaker {
     datahub: DataHubId,
+    health: Arc<Health>,
     /// How many calls in a row got no answer.
     failures: AtomicU32,
     created_at: Instant,
@@ -71,10 +73,10 @@ pub(super) struct CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    /// A breaker that lets calls to `datahub` pass.
-    pub(super) fn new(datahub: DataHubId) -> Self {
-        metrics::datahub(datahub.as_str(), true);
-        Self { datahub, failures: AtomicU32::new(0), created_at: Instant::now(), next_retry: AtomicU64::new(0) }
+    /// A breaker that lets calls to `datahub` pass, and reports to its `health`.
+    pub(super) fn new(datahub: DataHubId, health: Arc<Health>) -> Self {
+        let (failures, next_retry) = (AtomicU32::new(0), AtomicU64::new(0));
+        Self { datahub, health, failures, created_at: Instant::now(), next_retry }
     }
 
     /// Whether a call may try.
@@ -96,18 +98,21 @@ impl CircuitBreaker {
 
     /// The DataHUB has answered, whatever it said.
     pub(super) fn record_success(&self) {
+        self.health.report(CallKind::Api, Outcome::Good);
         // Nearly always the count is 0 already. Then it is not written, since all workers share it.
         if self.failures.load(Ordering::Relaxed) > 0 && self.failures.swap(0, Ordering::Relaxed) >= FAILURE_THRESHOLD {
-            metrics::datahub(self.datahub.as_str(), true);
             log::info!(datahub = self.datahub.as_str(); "a DataHUB answers again");
         }
     }
 
     /// A call got no answer.
     pub(super) fn record_failure(&self) {
-        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 == FAILURE_THRESHOLD {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if failures >= FAILURE_THRESHOLD {
+            self.health.report(CallKind::Api, Outcome::Unreachable);
+        }
+        if failures == FAILURE_THRESHOLD {
             self.next_retry.store(self.now() + RETRY_INTERVAL, Ordering::Relaxed);
-            metrics::datahub(self.datahub.as_str(), false);
             log::warn!(datahub = self.datahub.as_str(); "a DataHUB does not answer; one call a second tries it");
         }
     }
@@ -145,8 +150,6 @@ const RETRY_INTERVAL: u64 = 1_000;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]
@@ -175,7 +178,8 @@ mod tests {
 
     #[test]
     fn after_a_few_calls_without_an_answer_one_a_second_tries() {
-        let breaker = CircuitBreaker::new("a".parse().expect("an id"));
+        let datahub: DataHubId = "a".parse().expect("an id");
+        let breaker = CircuitBreaker::new(datahub.clone(), Arc::new(Health::new(datahub)));
         for _ in 1..FAILURE_THRESHOLD {
             breaker.record_failure();
         }

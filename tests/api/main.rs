@@ -12,6 +12,7 @@ mod browser;
 mod callback;
 mod config;
 mod connection;
+mod datahubs;
 mod drain;
 mod far_end;
 mod framing;

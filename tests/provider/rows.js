@@ -156,7 +156,7 @@ export const rows = [
   answer("ID-08", "discovery: a token endpoint that is a file", DISCOVERY, json(() => ({ token_endpoint: "file:///etc/passwd" })), "unavailable", CACHED),
   ...trouble("ID-08", "discovery", DISCOVERY, CACHED),
 
-  answer("ID-09", "keys: none", KEYS, (ctx) => { ctx.body = { keys: [] }; }, "failed", { isFresh: true }),
+  answer("ID-09", "keys: none", KEYS, (ctx) => { ctx.body = { keys: [] }; }, "unavailable", CACHED),
   answer("ID-09", "keys: a strange one only", KEYS, (ctx) => { ctx.body = { keys: [strangeKey] }; }, "failed", { isFresh: true }),
   answer("ID-09", "keys: one that nobody understands beside ours", KEYS, (ctx) => { ctx.body = { keys: [{ kty: "new", kid: "x" }, ...publicKeys] }; }, null, { isFresh: true }),
   ...trouble("ID-09", "keys", KEYS, CACHED),

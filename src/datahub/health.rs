@@ -1,0 +1,142 @@
+//! Whether a DataHUB does what it should: how the last call of each kind ended.
+//!
+//! No call is made to find out. Whoever calls reports what came back, and `gateway_datahub_up` is what they say together: a
+//! token endpoint that fails is seen although the API answers, and a host that is back is seen by whoever reaches it first.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::datahub::DataHubId;
+use crate::metrics;
+
+/// What a call is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallKind {
+    /// Metadata and keys.
+    Discovery,
+    /// Codes and refresh tokens for tokens.
+    Token,
+    /// Who a person is.
+    Userinfo,
+    /// Calls of apps.
+    Api,
+}
+
+impl CallKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Discovery => "discovery",
+            Self::Token => "token",
+            Self::Userinfo => "userinfo",
+            Self::Api => "api",
+        }
+    }
+
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was answered as it should be; a clear refusal of what was asked is such an answer.
+    Good,
+    /// It was answered wrongly, or not in time, or our client was refused.
+    Failed,
+    /// There was no connection, or its TLS was not right.
+    Unreachable,
+}
+
+/// The health of one DataHUB, for all workers.
+#[derive(Debug)]
+pub struct Health {
+    datahub: DataHubId,
+    troubles: AtomicU8,
+    /// Held while `troubles` changes, so that the metrics end as it does.
+    changing: Mutex<()>,
+}
+
+impl Health {
+    /// Of a DataHUB that nobody has called yet: up until a call says otherwise.
+    pub fn new(datahub: DataHubId) -> Self {
+        Self { datahub, troubles: AtomicU8::new(0), changing: Mutex::default() }
+    }
+
+    /// A call of this kind ended like this. Costs one load if that is nothing new.
+    pub fn report(&self, kind: CallKind, outcome: Outcome) {
+        let known = || Troubles(self.troubles.load(Ordering::Relaxed));
+        if known().after(kind, outcome) == known() {
+            return;
+        }
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, after) = (known(), known().after(kind, outcome));
+        self.troubles.store(after.0, Ordering::Relaxed);
+        self.publish();
+        let (datahub, kind) = (self.datahub.as_str(), kind.name());
+        match (before == Troubles(0), after == Troubles(0)) {
+            (true, false) => log::warn!(datahub, kind; "a DataHUB is in trouble"),
+            (false, true) => log::info!(datahub, kind; "a DataHUB is well again"),
+            _ => {}
+        }
+    }
+
+    /// Says it to the metrics, once this DataHUB is one that is served.
+    pub fn publish(&self) {
+        let troubles = Troubles(self.troubles.load(Ordering::Relaxed));
+        let kinds = KINDS.map(|kind| (kind.name(), !troubles.has(kind)));
+        metrics::datahub(self.datahub.as_str(), troubles == Troubles(0), kinds);
+    }
+}
+
+/// What is wrong: the kinds that failed in the lower four bits, those that found nobody in the upper four.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Troubles(u8);
+
+impl Troubles {
+    /// What is wrong once a call has ended like this. A good one proves that the host is there, for every kind; that a kind
+    /// works is proved by its own.
+    fn after(self, kind: CallKind, outcome: Outcome) -> Self {
+        Self(match outcome {
+            Outcome::Good => self.0 & FAILED & !kind.bit(),
+            Outcome::Failed => self.0 & !(kind.bit() << 4) | kind.bit(),
+            Outcome::Unreachable => self.0 | kind.bit() << 4,
+        })
+    }
+
+    fn has(self, kind: CallKind) -> bool {
+        self.0 & (kind.bit() | kind.bit() << 4) != 0
+    }
+}
+
+const FAILED: u8 = 0x0f;
+const KINDS: [CallKind; 4] = [CallKind::Discovery, CallKind::Token, CallKind::Userinfo, CallKind::Api];
+
+#[cfg(test)]
+mod tests {
+    use super::CallKind::{Api, Discovery, Token, Userinfo};
+    use super::Outcome::{Failed, Good, Unreachable};
+    use super::*;
+
+    #[test]
+    fn a_datahub_is_up_while_no_kind_of_call_is_in_trouble() {
+        for (case, calls, wrong) in [
+            ("nobody called", &[][..], &[][..]),
+            ("all is well", &[(Discovery, Good), (Token, Good), (Userinfo, Good), (Api, Good)], &[]),
+            ("logins fail and the API answers", &[(Token, Failed), (Api, Good)], &[Token]),
+            ("the same, and a login succeeds", &[(Token, Failed), (Api, Good), (Token, Good)], &[]),
+            ("nobody is there", &[(Discovery, Unreachable), (Api, Unreachable)], &[Discovery, Api]),
+            ("the same, and a login succeeds", &[(Api, Unreachable), (Discovery, Unreachable), (Token, Good)], &[]),
+            ("somebody is there and answers wrongly", &[(Api, Unreachable), (Api, Failed)], &[Api]),
+            ("the same, of another kind", &[(Api, Unreachable), (Token, Failed)], &[Token, Api]),
+            ("failed, gone, back by another kind", &[(Token, Failed), (Token, Unreachable), (Api, Good)], &[Token]),
+            ("failed, gone, back", &[(Token, Failed), (Token, Unreachable), (Token, Good)], &[]),
+            ("two fail and one is back", &[(Userinfo, Failed), (Token, Failed), (Token, Good)], &[Userinfo]),
+        ] {
+            let troubles = calls.iter().fold(Troubles(0), |troubles, (kind, outcome)| troubles.after(*kind, *outcome));
+            let told: Vec<_> = KINDS.into_iter().filter(|kind| troubles.has(*kind)).collect();
+            assert_eq!(told, wrong, "{case}");
+            assert_eq!(troubles == Troubles(0), wrong.is_empty(), "{case}");
+        }
+    }
+}
