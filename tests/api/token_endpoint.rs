@@ -212,7 +212,7 @@ fn refreshes_are_held_back_for_all_and_good_tokens_go_up() {
     assert_eq!(refreshes(&hub), 1);
     let answer = people[1].fetch(&gateway, "POST", "/auth/refresh");
     assert_eq!((answer.status, answer.code().as_str()), (503, "refresh_unavailable"), "an app that asks is told");
-    std::thread::sleep(Duration::from_millis(2_000));
+    std::thread::sleep(Duration::from_secs(2));
     for person in &people {
         let answer = person.fetch(&gateway, "GET", USER);
         let told: u64 = answer.header("retry-after").and_then(|told| told.parse().ok()).expect("a number");
