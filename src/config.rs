@@ -47,6 +47,8 @@ pub struct Config {
     pub proxy: ProxySettings,
     /// How long a browser may take.
     pub client_timeouts: ClientTimeouts,
+    /// How long a person may take at a DataHUB.
+    pub login_timeout: Duration,
     /// How often one client may begin a login.
     pub login_rate: Rate,
     /// How often one client may end a login.
@@ -132,6 +134,7 @@ impl Config {
         let public_url = server.as_ref().map(|server| server.public_url.as_str());
         let admin = admin(root.section("admin"));
         let app = App::read(root.section("app"), public_url);
+        let login_timeout = auth(root.section("auth"));
         let session = session(root.section("session"));
         let limits = limits(root.section("limits"));
         let timeouts = timeouts(root.section("timeouts"));
@@ -156,6 +159,7 @@ impl Config {
             datahubs: datahubs?,
             proxy: ProxySettings { policy: policy?, limits: limits?, timeouts: upstream_timeouts },
             client_timeouts,
+            login_timeout: login_timeout?,
             login_rate,
             callback_rate,
             log: log?,
@@ -266,6 +270,17 @@ fn not_yet(section: &mut Section<'_>, key: &str) {
 
 fn is_path(text: &str) -> bool {
     text.starts_with('/') && !text.starts_with("//")
+}
+
+/// How long a person may take at a DataHUB.
+fn auth(mut section: Section<'_>) -> Option<Duration> {
+    let key = "login_timeout";
+    let timeout = section.duration(key).filter(|timeout| {
+        let is_good = (MIN_LOGIN_TIMEOUT..=MAX_LOGIN_TIMEOUT).contains(timeout);
+        is_good || section.record_error::<()>(key, "must be from 1m to 1h").is_some()
+    });
+    section.finish();
+    timeout
 }
 
 /// The keys, the file they are in, the cut-off for everybody, and how long sessions last.
@@ -393,5 +408,10 @@ fn is_loopback(url: &Url) -> bool {
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
+
+/// In less, people cannot type a password.
+const MIN_LOGIN_TIMEOUT: Duration = Duration::from_mins(1);
+/// In more, whoever leaves a machine leaves a login that somebody else may end.
+const MAX_LOGIN_TIMEOUT: Duration = Duration::from_hours(1);
 
 const DEFAULTS: &str = include_str!("../config/default.toml");

@@ -55,7 +55,7 @@ pub fn replay(result: &'static str, number: u8) {
     METRICS.1.replays.get_or_create(&ReplayLabel { result, number: number.into() }).inc();
 }
 
-/// A login ended like this: `ok`, or the word that the app was told.
+/// A login ended like this: `ok`, the word that the app was told, or `late` for a callback after another login that ended well.
 pub fn login(result: &'static str) {
     METRICS.1.logins.get_or_create(&ResultLabel { result }).inc();
 }

@@ -132,6 +132,11 @@ impl fmt::Debug for Unsealed {
     }
 }
 
+/// Length of the sealed text of so many bytes, in bytes.
+pub const fn sealed_len(plaintext: usize) -> usize {
+    ((OVERHEAD + plaintext) * 4).div_ceil(3)
+}
+
 /// The id of the key that `text` says it was sealed under; `None` if it has not the form of a sealed text.
 pub fn key_id(text: &[u8]) -> Option<KeyId> {
     decode(text).map(|sealed| id_in(&sealed.0))

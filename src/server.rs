@@ -129,7 +129,7 @@ impl Shared {
             sessions: Arc::clone(&sessions),
             refresher: refresher.clone(),
             tasks: tasks.clone(),
-            pending: PendingLogins::new(config.keyring.clone(), &origins.own),
+            pending: PendingLogins::new(config.keyring.clone(), &origins.own, config.login_timeout),
             logins: RateLimiter::new(config.login_rate),
             callbacks: RateLimiter::new(config.callback_rate),
             app_url: config.app.url.clone(),

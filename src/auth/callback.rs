@@ -15,7 +15,7 @@ use openidconnect::AuthorizationCode;
 
 use crate::access_log::{Event, chain};
 use crate::auth::logout::MAX_WAIT;
-use crate::auth::pending::{PendingError, PendingLogin, remove_empty_cookie};
+use crate::auth::pending::{PendingError, remove_empty_cookie};
 use crate::auth::return_to::ReturnTo;
 use crate::auth::{Auth, LoginError, Parameters, see_other};
 use crate::context::RequestContext;
@@ -41,7 +41,10 @@ pub(super) async fn callback(
         Ok(response) => response,
         Err(failure) => {
             context.event_because(failure.event, &failure.datahub, &failure.reason);
-            auth.redirect_to_app(Some(failure.error))
+            if failure.error.is_none() {
+                metrics::login("late");
+            }
+            auth.redirect_to_app(failure.error)
         }
     };
     remove_empty_cookie(&req, &session, &mut response);
@@ -50,7 +53,7 @@ pub(super) async fn callback(
 
 async fn finish(
     parameters: &Parameters,
-    session: &Session,
+    pending: &Session,
     auth: &Auth,
     context: &RequestContext,
 ) -> Result<HttpResponse, LoginFailure> {
@@ -58,16 +61,16 @@ async fn finish(
     let Query { datahub, state, issuer, outcome } = Query::read(parameters, auth, context)?;
     // A login of this browser has this state; from here on it is spent. It began at this DataHUB, not long ago.
     let now = SystemTime::now();
-    let login = PendingLogin::take(session, state)
-        .and_then(|login| login.confirm(&datahub.id, now))
-        .map_err(|error| LoginFailure::pending(error, datahub))?;
+    let login =
+        auth.pending.take(pending, state, now).and_then(|login| login.confirm(&datahub.id, now)).map_err(|error| {
+            LoginFailure::pending(error, datahub, auth.pending.has_ended_well(pending, &datahub.id, now))
+        })?;
     // It is this DataHUB that answers, be it yes or no.
     datahub.provider.check_issuer(issuer).await.map_err(|error| LoginFailure::exchange(&error, datahub))?;
     // It said yes.
     let code = outcome.map_err(|(error, reason)| LoginFailure::new(error, datahub, reason))?;
     // It takes the code with the verifier; ID token and userinfo are signed, of now, of this login and of one person.
-    let (replaces, return_to) = (login.replaces.clone(), login.return_to.clone());
-    let exchanged = auth.exchange(datahub, code, login, context, now).await;
+    let exchanged = auth.exchange(datahub, code, login.proof, login.replaces.clone(), context, now).await;
     let (result, obtained) = exchanged.map_err(|error| LoginFailure::exchange(&error, datahub))?;
     // The session is new in every part, and browsers will keep it.
     let (sid, session) = auth.sessions.begin(result, datahub);
@@ -77,15 +80,16 @@ async fn finish(
         .map_err(|error| LoginFailure::new(LoginError::Failed, datahub, &error.to_string()))?;
     auth.refresher.begin_session(datahub, &obtained.tokens);
     obtained.keep();
+    auth.pending.record_success(pending, &login.confirmed, session.tokens.refresh.as_ref(), now);
     // The one it takes the place of is over at the DataHUB, too.
-    if let Some(token) = replaces {
+    if let Some(token) = login.replaces {
         let kept = session.tokens.session_token();
         auth.refresher.end_session(datahub, token, Some(&kept), MAX_WAIT).await;
     }
 
     context.event(Event::LoginOk, datahub.id.as_str());
     metrics::login("ok");
-    let to = return_to.map_or_else(|| auth.app_url.clone(), ReturnTo::into_string);
+    let to = login.return_to.map_or_else(|| auth.app_url.clone(), ReturnTo::into_string);
     let mut response = see_other(&to);
     for cookie in cookies {
         response.headers_mut().append(SET_COOKIE, cookie);
@@ -148,7 +152,8 @@ fn refusal(error: &str) -> (LoginError, &'static str) {
 
 /// What the app and the log are told. Nothing of it comes out of the request.
 struct LoginFailure {
-    error: LoginError,
+    /// Nothing for a late callback of a browser where a login has ended well.
+    error: Option<LoginError>,
     event: Event,
     datahub: String,
     reason: String,
@@ -156,15 +161,20 @@ struct LoginFailure {
 
 impl LoginFailure {
     fn new(error: LoginError, datahub: &DataHub, reason: &str) -> Self {
-        Self { error, event: Event::LoginFailed, datahub: datahub.id.to_string(), reason: reason.to_owned() }
+        Self {
+            error: Some(error),
+            event: Event::LoginFailed,
+            datahub: datahub.id.to_string(),
+            reason: reason.to_owned(),
+        }
     }
 
     fn without_datahub(reason: &str) -> Self {
         let (datahub, reason) = (String::new(), reason.to_owned());
-        Self { error: LoginError::Failed, event: Event::LoginFailed, datahub, reason }
+        Self { error: Some(LoginError::Failed), event: Event::LoginFailed, datahub, reason }
     }
 
-    fn pending(error: PendingError, datahub: &DataHub) -> Self {
+    fn pending(error: PendingError, datahub: &DataHub, has_ended_well: bool) -> Self {
         let login_error = match error {
             PendingError::None => LoginError::CookiesBlocked,
             PendingError::State | PendingError::Expired => LoginError::Expired,
@@ -172,7 +182,9 @@ impl LoginFailure {
         };
         let is_mismatch = matches!(error, PendingError::State | PendingError::DataHub);
         let event = if is_mismatch { Event::StateMismatch } else { Event::LoginFailed };
-        Self { event, ..Self::new(login_error, datahub, &error.to_string()) }
+        let failure = Self { event, ..Self::new(login_error, datahub, &error.to_string()) };
+        // A person who has logged in by another tab wants to be in the app, and nothing else.
+        if has_ended_well && login_error == LoginError::Expired { Self { error: None, ..failure } } else { failure }
     }
 
     fn exchange(error: &ExchangeError, datahub: &DataHub) -> Self {

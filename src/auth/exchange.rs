@@ -7,14 +7,16 @@ use std::time::SystemTime;
 use openidconnect::AuthorizationCode;
 
 use crate::auth::Auth;
-use crate::auth::pending::ConfirmedLogin;
+use crate::auth::pending::LoginProof;
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::oidc::{ExchangeError, LoginResult};
 use crate::datahub::revocation::Obtained;
+use crate::datahub::token::SessionToken;
 
 impl Auth {
-    /// Exchanges a code for tokens and learns whose they are. What was obtained lives and is to be kept.
+    /// Exchanges a code for tokens and learns whose they are. What was obtained lives and is to be kept. `held` is what the
+    /// browser holds already.
     ///
     /// # Errors
     /// [`ExchangeError`]; whatever was obtained is revoked then.
@@ -22,12 +24,13 @@ impl Auth {
         &self,
         datahub: &Arc<DataHub>,
         code: AuthorizationCode,
-        login: ConfirmedLogin,
+        proof: LoginProof,
+        held: Option<SessionToken>,
         context: &RequestContext,
         now: SystemTime,
     ) -> Result<(LoginResult, Obtained), ExchangeError> {
         let (datahub, revoker, id) = (Arc::clone(datahub), self.refresher.revoker.clone(), context.id);
-        let ConfirmedLogin { verifier, nonce, replaces: held, .. } = login;
+        let LoginProof { verifier, nonce } = proof;
         let exchange = async move || {
             let exchanged = datahub.provider.exchange_code(code, verifier, now).await;
             if let Err(error @ ExchangeError::Client(_)) = &exchanged {

@@ -14,7 +14,7 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use openidconnect::core::CoreAuthPrompt;
 
 use crate::access_log::{Event, chain};
-use crate::auth::pending::{OriginalHeaders, PendingLogin};
+use crate::auth::pending::OriginalHeaders;
 use crate::auth::return_to::ReturnTo;
 use crate::auth::{Auth, LoginError, Parameters, redirect};
 use crate::context::RequestContext;
@@ -48,7 +48,8 @@ pub(super) async fn login(
     let replaces = auth.replaced_refresh_token(&req, datahub);
     match datahub.provider.authorization_request(prompt).await {
         Ok(authorization) => {
-            PendingLogin::store(&session, &authorization, &datahub.id, return_to, replaces.as_ref(), SystemTime::now());
+            let now = SystemTime::now();
+            auth.pending.store(&session, &authorization, &datahub.id, return_to, replaces.as_ref(), now);
             Ok(redirect(StatusCode::FOUND, authorization.url.as_str()))
         }
         Err(error) => {

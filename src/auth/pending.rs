@@ -1,9 +1,15 @@
 //! Logins that a DataHUB has not answered yet: in a cookie of their own, through actix-session.
 //!
-//! A browser may have three under way, in three tabs; each is found by its state. The cookie is sealed like a session.
+//! A browser may have many under way, one in each tab; each is found by its state. The cookie is sealed like a session.
 //! actix-session signs what our store gives it once more, with a key that takes no part in anything: it is a constant, so
 //! that a login may end at another process than it began, in the middle of a rotation. What protects the cookie is the
 //! seal.
+//!
+//! The cookie outlives the logins in it by an hour, so that who comes too late is told so. It also notes where a login has
+//! ended well: a callback of a tab that comes after that finds a session, which the callback itself cannot see, since Strict
+//! cookies do not come with it.
+
+mod login_cookie;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,16 +17,18 @@ use std::time::{Duration, SystemTime};
 
 use actix_session::config::{CookieContentSecurity, PersistentSession};
 use actix_session::storage::{LoadError, SaveError, SessionKey, SessionStore, UpdateError};
-use actix_session::{Session, SessionMiddleware};
+use actix_session::{Session, SessionMiddleware, SessionStatus};
 use actix_web::body::MessageBody;
 use actix_web::cookie::{Key, SameSite};
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use openidconnect::{Nonce, PkceCodeVerifier};
-use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+use serde_json::json;
 
+use crate::auth::pending::login_cookie::{Login, LoginCookie};
 use crate::auth::return_to::ReturnTo;
 use crate::datahub::DataHubId;
 use crate::datahub::oidc::AuthorizationRequest;
@@ -35,18 +43,20 @@ pub struct PendingLogins(Arc<Store>);
 #[derive(Debug)]
 struct Store {
     keyring: Keyring,
-    cookie: SealedCookie<States>,
+    cookie: SealedCookie<LoginCookie>,
+    login_timeout: Duration,
 }
 
 impl PendingLogins {
-    /// Sealed for `origin`, that of `server.public_url`.
-    pub fn new(keyring: Keyring, origin: &str) -> Self {
-        Self(Arc::new(Store { keyring, cookie: SealedCookie::new(COOKIE_NAME.to_owned(), origin) }))
+    /// Sealed for `origin`, that of `server.public_url`. A person may take `login_timeout` at the DataHUB.
+    pub fn new(keyring: Keyring, origin: &str, login_timeout: Duration) -> Self {
+        let cookie = SealedCookie::new(COOKIE_NAME.to_owned(), origin);
+        Self(Arc::new(Store { keyring, cookie, login_timeout }))
     }
 
     /// What reads them from a request and writes them into its answer.
     pub(super) fn middleware(&self) -> SessionMiddleware<Self> {
-        let lifetime = actix_web::cookie::time::Duration::seconds(LOGIN_TTL.as_secs().try_into().expect("600 fits"));
+        let lifetime = self.cookie_lifetime().try_into().expect("two hours at most");
         SessionMiddleware::builder(self.clone(), Key::from(&[0; 64]))
             .cookie_name(COOKIE_NAME.to_owned())
             .cookie_path("/".to_owned())
@@ -58,6 +68,90 @@ impl PendingLogins {
             .session_lifecycle(PersistentSession::default().session_ttl(lifetime))
             .build()
     }
+
+    /// Keeps what `authorization` must be told by when it comes back. `replaces` belongs to the session that is there.
+    pub(super) fn store(
+        &self,
+        session: &Session,
+        authorization: &AuthorizationRequest,
+        datahub: &DataHubId,
+        return_to: Option<ReturnTo>,
+        replaces: Option<&RefreshToken>,
+        now: SystemTime,
+    ) {
+        let mut cookie = read(session);
+        let login = Login {
+            datahub: datahub.to_string(),
+            created_at: now,
+            state: authorization.state.secret().clone(),
+            nonce: authorization.nonce.secret().clone(),
+            verifier: authorization.verifier.secret().clone(),
+            return_to: return_to.map(ReturnTo::into_string).unwrap_or_default(),
+        };
+        cookie.add(login, replaces);
+        self.write(session, cookie, now);
+    }
+
+    /// The login that `state` belongs to, which is forgotten with that.
+    ///
+    /// # Errors
+    /// [`PendingError`]; nothing has been sent anywhere then.
+    pub(super) fn take(&self, session: &Session, state: &str, now: SystemTime) -> Result<PendingLogin, PendingError> {
+        if session.entries().is_empty() {
+            return Err(PendingError::None);
+        }
+        let mut cookie = read(session);
+        let (login, replaces) = cookie.remove(state).ok_or(PendingError::State)?;
+        self.write(session, cookie, now);
+        let expires_at = login.created_at + self.0.login_timeout;
+        Ok(PendingLogin { login, replaces, expires_at })
+    }
+
+    /// Notes that a login has ended well. `token` is that of the session it began: if another login that is under way ends
+    /// well, too, it takes the place of that one.
+    pub(super) fn record_success(
+        &self,
+        session: &Session,
+        Confirmed(datahub): &Confirmed,
+        token: Option<&RefreshToken>,
+        now: SystemTime,
+    ) {
+        let mut cookie = read(session);
+        cookie.record_success(datahub.as_str(), token, now);
+        self.write(session, cookie, now);
+    }
+
+    /// Whether a login at `datahub` has ended well in this browser, as long as that is remembered.
+    pub(super) fn has_ended_well(&self, session: &Session, datahub: &DataHubId, now: SystemTime) -> bool {
+        read(session).ended_at(datahub.as_str()).is_some_and(|ended_at| now < ended_at + self.cookie_lifetime())
+    }
+
+    fn write(&self, session: &Session, mut cookie: LoginCookie, now: SystemTime) {
+        cookie.tidy(self.0.login_timeout, self.cookie_lifetime(), now);
+        if cookie.is_empty() {
+            session.remove(ENTRY);
+        } else {
+            session.insert(ENTRY, to_text(&cookie)).expect("a string always serialises");
+        }
+    }
+
+    fn cookie_lifetime(&self) -> Duration {
+        self.0.login_timeout + EXTRA_LIFETIME
+    }
+}
+
+/// What actix-session holds during a request.
+fn read(session: &Session) -> LoginCookie {
+    session.get::<String>(ENTRY).ok().flatten().and_then(|text| of_text(&text)).unwrap_or_default()
+}
+
+/// actix-session holds texts.
+fn to_text(cookie: &LoginCookie) -> String {
+    STANDARD.encode(&*cookie.encode())
+}
+
+fn of_text(text: &str) -> Option<LoginCookie> {
+    STANDARD.decode(text).ok().and_then(|bytes| LoginCookie::decode(&bytes))
 }
 
 /// A request's fields as they came, before [`keep_only_login_cookie`].
@@ -88,126 +182,68 @@ where
 }
 
 /// A login that a DataHUB has not answered yet. Its secrets come out by [`PendingLogin::confirm`] alone.
-#[derive(Serialize, Deserialize)]
 pub(super) struct PendingLogin {
-    #[serde(rename = "d")]
-    datahub: String,
-    #[serde(rename = "n")]
-    nonce: String,
-    #[serde(rename = "v")]
-    verifier: String,
-    #[serde(rename = "r")]
-    return_to: Option<String>,
-    #[serde(rename = "o")]
-    replaces: Option<String>,
-    #[serde(rename = "t")]
-    created_at: u64,
+    login: Login,
+    replaces: Option<RefreshToken>,
+    expires_at: SystemTime,
 }
 
 /// A login whose state has come back in the browser that began it, at the DataHUB it began at, in time.
 pub(super) struct ConfirmedLogin {
+    /// What the exchange proves it with.
+    pub(super) proof: LoginProof,
+    /// Where the person wanted to go.
+    pub(super) return_to: Option<ReturnTo>,
+    /// The refresh token of the session that the new one takes the place of: of the one that was there when the last login
+    /// began, or that another login has begun since.
+    pub(super) replaces: Option<SessionToken>,
+    /// For [`PendingLogins::record_success`].
+    pub(super) confirmed: Confirmed,
+}
+
+/// What proves that tokens are those of this login.
+pub(super) struct LoginProof {
     /// For the token endpoint.
     pub(super) verifier: PkceCodeVerifier,
     /// For the ID token.
     pub(super) nonce: Nonce,
-    /// Where the person wanted to go.
-    pub(super) return_to: Option<ReturnTo>,
-    /// The token of the session that the new one takes the place of.
-    pub(super) replaces: Option<SessionToken>,
 }
 
+/// At which DataHUB a login was confirmed: no other can have ended well.
+pub(super) struct Confirmed(DataHubId);
+
 impl PendingLogin {
-    /// Keeps what `authorization` must be told by when it comes back.
-    #[expect(clippy::disallowed_methods, reason = "it goes into the sealed cookie")]
-    pub(super) fn store(
-        session: &Session,
-        authorization: &AuthorizationRequest,
-        datahub: &DataHubId,
-        return_to: Option<ReturnTo>,
-        replaces: Option<&RefreshToken>,
-        now: SystemTime,
-    ) {
-        let login = Self {
-            datahub: datahub.to_string(),
-            nonce: authorization.nonce.secret().clone(),
-            verifier: authorization.verifier.secret().clone(),
-            return_to: return_to.map(ReturnTo::into_string),
-            replaces: replaces.map(|token| token.expose().to_owned()).filter(|token| token.len() <= MAX_TOKEN_BYTES),
-            created_at: seconds(now),
-        };
-        let state = authorization.state.secret();
-        session.insert(state, login).expect("strings and a number always serialise");
-        evict_oldest(session, state);
-    }
-
-    /// The login that `state` belongs to, which is forgotten with that.
-    ///
-    /// # Errors
-    /// [`PendingError`]; nothing has been sent anywhere then.
-    pub(super) fn take(session: &Session, state: &str) -> Result<Self, PendingError> {
-        if session.entries().is_empty() {
-            return Err(PendingError::None);
-        }
-        // A key of a hash map, compared by a hash that nobody outside knows: no time tells a near miss.
-        let login = session.remove(state).ok_or(PendingError::State)?;
-        if session.entries().is_empty() {
-            session.purge();
-        }
-        serde_json::from_str(&login).map_err(|_| PendingError::State)
-    }
-
     /// The login's secrets, if it began at `datahub` and not too long ago.
     ///
     /// # Errors
     /// [`PendingError`]; nothing has been sent anywhere then.
     pub(super) fn confirm(self, datahub: &DataHubId, now: SystemTime) -> Result<ConfirmedLogin, PendingError> {
-        if self.datahub != datahub.as_str() {
+        let Self { login, replaces, expires_at } = self;
+        if login.datahub != datahub.as_str() {
             return Err(PendingError::DataHub);
         }
-        if seconds(now).saturating_sub(self.created_at) >= LOGIN_TTL.as_secs() {
+        if now >= expires_at {
             return Err(PendingError::Expired);
         }
         Ok(ConfirmedLogin {
-            verifier: PkceCodeVerifier::new(self.verifier),
-            nonce: Nonce::new(self.nonce),
-            return_to: self.return_to.as_deref().and_then(ReturnTo::parse),
-            replaces: self.replaces.and_then(|token| RefreshToken::try_from(token).ok()).map(SessionToken::Refresh),
+            proof: LoginProof { verifier: PkceCodeVerifier::new(login.verifier), nonce: Nonce::new(login.nonce) },
+            return_to: ReturnTo::parse(&login.return_to),
+            replaces: replaces.map(SessionToken::Refresh),
+            confirmed: Confirmed(datahub.clone()),
         })
     }
 }
 
-/// Removes a cookie that holds no pending login, such as one that does not unseal; it would only come back.
+/// Removes a cookie that holds nothing, such as one that does not unseal; it would only come back.
 pub(super) fn remove_empty_cookie(req: &HttpRequest, session: &Session, response: &mut HttpResponse) {
-    if session.entries().is_empty()
-        && session.status() == actix_session::SessionStatus::Unchanged
-        && req.headers().contains_key(COOKIE)
-    {
-        let removed = cookie::remove(COOKIE_NAME);
-        response.headers_mut().append(SET_COOKIE, removed);
+    if !session.entries().is_empty() || !req.headers().contains_key(COOKIE) {
+        return;
     }
-}
-
-/// Drops the oldest logins, never the `newest`, until three are left and the cookie is short enough.
-fn evict_oldest(session: &Session, newest: &str) {
-    loop {
-        let oldest = {
-            let logins = session.entries();
-            let length: usize = logins.iter().map(|(state, login)| state.len() + login.len()).sum();
-            if logins.len() <= MAX_LOGINS && (length <= MAX_BYTES || logins.len() == 1) {
-                return;
-            }
-            let created_at =
-                |login: &str| serde_json::from_str(login).map_or(0, |login: PendingLogin| login.created_at);
-            // Several may have begun in one second.
-            let others = logins.iter().filter(|(state, _)| *state != newest);
-            others.min_by_key(|(_, login)| created_at(login)).map(|(state, _)| state.clone())
-        };
-        session.remove(&oldest.expect("there are at least two"));
+    if session.status() == SessionStatus::Unchanged {
+        response.headers_mut().append(SET_COOKIE, cookie::remove(COOKIE_NAME));
+    } else {
+        session.purge();
     }
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Why a callback belongs to no login.
@@ -231,44 +267,32 @@ pub(super) enum PendingError {
     Expired,
 }
 
-/// What actix-session keeps: a state's text, and its login as JSON.
-#[derive(Debug)]
-struct States(HashMap<String, String>);
-
-impl Plaintext for States {
-    fn encode(&self) -> Zeroizing<Vec<u8>> {
-        Zeroizing::new(serde_json::to_vec(&self.0).expect("a map of strings always serialises"))
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok().map(Self)
-    }
-}
-
-/// A "session key" of actix-session is here the sealed state itself: there is nothing to look up.
+/// A "session key" of actix-session is here the sealed cookie itself: there is nothing to look up.
 impl SessionStore for PendingLogins {
     async fn load(&self, key: &SessionKey) -> Result<Option<HashMap<String, String>>, LoadError> {
-        let Store { keyring, cookie } = &*self.0;
-        Ok(cookie.unseal(keyring, &NO_SID, key.as_ref().as_bytes()).ok().map(|states| states.0))
+        let Store { keyring, cookie, .. } = &*self.0;
+        let unsealed = cookie.unseal(keyring, &NO_SID, key.as_ref().as_bytes()).ok();
+        Ok(unsealed.map(|cookie| HashMap::from([(ENTRY.to_owned(), json!(to_text(&cookie)).to_string())])))
     }
 
     async fn save(
         &self,
-        states: HashMap<String, String>,
+        state: HashMap<String, String>,
         _: &actix_web::cookie::time::Duration,
     ) -> Result<SessionKey, SaveError> {
-        let Store { keyring, cookie } = &*self.0;
-        let sealed = cookie.seal(keyring, &NO_SID, &States(states));
-        SessionKey::try_from(sealed).map_err(|error| SaveError::Other(error.into()))
+        let Store { keyring, cookie, .. } = &*self.0;
+        let text = state.get(ENTRY).and_then(|json| serde_json::from_str::<String>(json).ok());
+        let value = text.and_then(|text| of_text(&text)).unwrap_or_default();
+        SessionKey::try_from(cookie.seal(keyring, &NO_SID, &value)).map_err(|error| SaveError::Other(error.into()))
     }
 
     async fn update(
         &self,
         _: SessionKey,
-        states: HashMap<String, String>,
+        state: HashMap<String, String>,
         lifetime: &actix_web::cookie::time::Duration,
     ) -> Result<SessionKey, UpdateError> {
-        self.save(states, lifetime).await.map_err(|error| match error {
+        self.save(state, lifetime).await.map_err(|error| match error {
             SaveError::Serialization(error) => UpdateError::Serialization(error),
             SaveError::Other(error) => UpdateError::Other(error),
         })
@@ -284,13 +308,106 @@ impl SessionStore for PendingLogins {
 }
 
 const COOKIE_NAME: &str = "__Host-Http-login";
-/// How long a person may take at the DataHUB.
-const LOGIN_TTL: Duration = Duration::from_mins(10);
-/// How many logins one browser may have under way.
-const MAX_LOGINS: usize = 3;
-/// How long they may be together, in bytes: sealed and signed they stay below actix-session's limit of 4,064.
-const MAX_BYTES: usize = 2_600;
-/// A refresh token that is longer is not kept, and so not revoked; GitLab's have 64 characters.
-const MAX_TOKEN_BYTES: usize = 256;
+/// What the cookie is called within actix-session's state.
+const ENTRY: &str = "logins";
+/// How much longer than a login may take the cookie is kept, and a login that has ended well is remembered.
+const EXTRA_LIFETIME: Duration = Duration::from_hours(1);
 /// A login has no sid yet.
 const NO_SID: [u8; 16] = [0; 16];
+
+#[cfg(test)]
+mod tests {
+    use actix_session::SessionExt;
+    use actix_web::test::TestRequest;
+    use openidconnect::CsrfToken;
+    use url::Url;
+
+    use super::*;
+    use crate::seal::Key;
+
+    /// AR-03: the cookie is there for an hour longer, so that who comes too late is told that and nothing else.
+    #[test]
+    fn a_login_has_its_time_and_too_late_is_expired() {
+        let pending = PendingLogins::new(keyring(), "https://app.example.org", Duration::from_mins(15));
+        assert_eq!(pending.cookie_lifetime(), Duration::from_mins(75));
+        for (seconds, expected) in [
+            (0, None),
+            (899, None),
+            (900, Some(PendingError::Expired)),
+            (4_499, Some(PendingError::Expired)),
+            // Browsers have dropped the cookie by now; who has not finds no more.
+            (400_000, Some(PendingError::Expired)),
+        ] {
+            let (session, now) = (session(), start() + Duration::from_secs(seconds));
+            let state = begin(&pending, &session, "a", start());
+            let outcome = pending.take(&session, &state, now).and_then(|login| login.confirm(&id("a"), now));
+            assert_eq!(outcome.err(), expected, "{seconds} s");
+        }
+    }
+
+    #[test]
+    fn a_login_is_found_by_its_state_once_and_belongs_to_one_datahub() {
+        let pending = PendingLogins::new(keyring(), "https://app.example.org", Duration::from_mins(15));
+        let (session, now) = (session(), start());
+        let take =
+            |state: &str, at: &str| pending.take(&session, state, now).and_then(|login| login.confirm(&id(at), now));
+        assert_eq!(take("a", "a").err(), Some(PendingError::None));
+        let states = ["a", "b", "a"].map(|at| begin(&pending, &session, at, now));
+        assert_eq!(take("", "a").err(), Some(PendingError::State));
+        let confirmed = take(&states[0], "a").expect("the first one");
+        assert_eq!(confirmed.proof.nonce.secret(), &random("nonce", &states[0]));
+        assert_eq!(confirmed.proof.verifier.secret(), &random("verifier", &states[0]));
+        assert_eq!(take(&states[0], "a").err(), Some(PendingError::State), "spent");
+        assert_eq!(take(&states[1], "a").err(), Some(PendingError::DataHub));
+        assert_eq!(take(&states[1], "b").err(), Some(PendingError::State), "spent by that");
+        assert!(take(&states[2], "a").is_ok());
+    }
+
+    #[test]
+    fn a_login_that_ended_well_is_remembered_for_as_long_as_the_cookie_and_at_its_datahub() {
+        let pending = PendingLogins::new(keyring(), "https://app.example.org", Duration::from_mins(15));
+        let (session, now) = (session(), start());
+        let state = begin(&pending, &session, "a", now);
+        let confirmed = pending.take(&session, &state, now).and_then(|login| login.confirm(&id("a"), now));
+        assert!(!pending.has_ended_well(&session, &id("a"), now), "a confirmed one has not ended");
+        pending.record_success(&session, &confirmed.expect("ours").confirmed, None, now);
+        for (minutes, expected) in [(0, true), (74, true), (75, false)] {
+            let now = now + Duration::from_mins(minutes);
+            assert_eq!(pending.has_ended_well(&session, &id("a"), now), expected, "{minutes} min");
+            assert!(!pending.has_ended_well(&session, &id("b"), now), "{minutes} min");
+        }
+    }
+
+    /// A login whose nonce and verifier follow from its state.
+    fn begin(pending: &PendingLogins, session: &Session, at: &str, now: SystemTime) -> String {
+        let state = CsrfToken::new_random();
+        let authorization = AuthorizationRequest {
+            url: Url::parse("https://git.example.org").expect("a URL"),
+            nonce: Nonce::new(random("nonce", state.secret())),
+            verifier: PkceCodeVerifier::new(random("verifier", state.secret())),
+            state,
+        };
+        pending.store(session, &authorization, &id(at), None, None, now);
+        authorization.state.secret().clone()
+    }
+
+    fn random(name: &str, state: &str) -> String {
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(format!("{name} of {state}"))
+    }
+
+    fn session() -> Session {
+        TestRequest::default().to_http_request().get_session()
+    }
+
+    fn id(text: &str) -> DataHubId {
+        text.parse().expect("an id")
+    }
+
+    fn keyring() -> Keyring {
+        Keyring::new(vec![Key::generate().parse().expect("a generated key")]).expect("one key")
+    }
+
+    fn start() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000)
+    }
+}

@@ -85,7 +85,7 @@ pub(super) struct EncodedFields {
 impl EncodedFields {
     /// The fields of the session that `bytes` are the encoding of.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
-        let mut rest = Reader { bytes, at: 0 };
+        let mut rest = Reader::new(bytes);
         let flags = rest.byte()?;
         if flags & !(NUMERIC_ID | REFRESHABLE | OWN_SCOPES) != 0 {
             return None;
@@ -112,7 +112,7 @@ impl EncodedFields {
         } else {
             Some(rest.text().filter(|text| are_scopes(&bytes[text.clone()]))?)
         };
-        (rest.at == bytes.len()).then_some(Self {
+        rest.is_at_end().then_some(Self {
             created_at,
             expires_at,
             idle_expires_at,
@@ -172,7 +172,7 @@ pub(super) enum UserId {
 
 /// Where a token is, and in which form.
 #[derive(Debug)]
-pub(super) enum Token {
+pub enum Token {
     /// The bytes that lower-case hex stands for; never empty.
     Packed(Range<usize>),
     /// Visible ASCII; neither empty nor hex that could be packed.
@@ -201,7 +201,7 @@ impl Token {
     }
 
     /// Appends the token itself, which is somewhere in `bytes`.
-    pub(super) fn write(&self, bytes: &[u8], out: &mut Vec<u8>) {
+    pub fn write(&self, bytes: &[u8], out: &mut Vec<u8>) {
         match self {
             Self::Plain(span) => out.extend_from_slice(&bytes[span.clone()]),
             Self::Packed(span) => {
@@ -246,7 +246,8 @@ fn decimal(text: &[u8]) -> Option<u64> {
     str::from_utf8(text).ok().filter(|_| is_canonical)?.parse().ok()
 }
 
-fn put_number(out: &mut Vec<u8>, mut number: u64) {
+/// Appends a number as LEB128.
+pub fn put_number(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number.to_le_bytes()[0] | 0x80);
         number >>= 7;
@@ -259,12 +260,14 @@ fn put_seconds(out: &mut Vec<u8>, seconds: u64) {
     put_number(out, seconds.min(u32::MAX.into()));
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) {
+/// Appends a text and, before it, its length.
+pub fn put_text(out: &mut Vec<u8>, text: &str) {
     put_number(out, text.len() as u64);
     out.extend_from_slice(text.as_bytes());
 }
 
-fn put_token(out: &mut Vec<u8>, token: &str) {
+/// Appends a token and, before it, its length doubled; packed to half if it is hex.
+pub fn put_token(out: &mut Vec<u8>, token: &str) {
     let digits = token.as_bytes();
     if is_hex(digits) {
         put_number(out, digits.len() as u64 | 1);
@@ -283,27 +286,40 @@ fn nibble(digit: u8) -> u8 {
     if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 }
 }
 
-/// Bytes, and how far they have been read.
-struct Reader<'a> {
+/// Bytes, and how far they have been read. `None` is what is cut off, or in another form than its one.
+#[derive(Debug)]
+pub struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl Reader<'_> {
-    fn take(&mut self, length: usize) -> Option<Range<usize>> {
+impl<'a> Reader<'a> {
+    /// From the first byte on.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// Whether all has been read.
+    pub fn is_at_end(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
+    /// Where the next so many bytes are.
+    pub fn take(&mut self, length: usize) -> Option<Range<usize>> {
         let span = self.at..self.at.checked_add(length).filter(|end| *end <= self.bytes.len())?;
         self.at = span.end;
         Some(span)
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    /// The next byte.
+    pub fn byte(&mut self) -> Option<u8> {
         let byte = *self.bytes.get(self.at)?;
         self.at += 1;
         Some(byte)
     }
 
-    /// LEB128, shortest form only.
-    fn number(&mut self) -> Option<u64> {
+    /// A number: LEB128, shortest form only.
+    pub fn number(&mut self) -> Option<u64> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -324,7 +340,8 @@ impl Reader<'_> {
         self.number().filter(|seconds| *seconds <= u32::MAX.into()).map(Duration::from_secs)
     }
 
-    fn text(&mut self) -> Option<Range<usize>> {
+    /// Where a text is, which is UTF-8.
+    pub fn text(&mut self) -> Option<Range<usize>> {
         let length = self.number()?.try_into().ok()?;
         let span = self.take(length)?;
         let text = &self.bytes[span.clone()];
@@ -332,7 +349,8 @@ impl Reader<'_> {
         (text.is_ascii() || str::from_utf8(text).is_ok()).then_some(span)
     }
 
-    fn token(&mut self) -> Option<Token> {
+    /// Where a token is, and in which form.
+    pub fn token(&mut self) -> Option<Token> {
         let length: usize = self.number()?.try_into().ok()?;
         let span = self.take(length / 2).filter(|span| !span.is_empty())?;
         if !length.is_multiple_of(2) {

@@ -26,7 +26,8 @@ fn a_login_ends_in_the_app_with_a_session_and_its_sid() {
     for name in ["__Host-Http-session-a=", "__Host-Http-sid-a="] {
         assert!(cookie(name).ends_with("; HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=86400"), "{cookies:?}");
     }
-    assert!(cookie("__Host-Http-login=;").contains("Max-Age=0"), "the pending login is spent");
+    let note = cookie("__Host-Http-login=");
+    assert!(note.contains("SameSite=Lax") && note.len() < 350, "where a login has ended, and no more: {note}");
     let session = browser.cookie("__Host-Http-session-a").expect("a session");
     assert!(session.len() <= 200, "{} bytes for 64 + 64 hex digits", session.len());
     let event = gateway.wait_for_event("login_ok");
@@ -297,7 +298,10 @@ fn a_callback_works_once() {
     let callback = browser.begin_login(&gateway, "a", &hub, "testuser");
     let saved = browser.copy();
     assert_eq!(browser.open(&gateway, &callback).location(), "/arcmanager/app/");
-    refused(&browser.open(&gateway, &callback), "cookies_blocked", "the same jar");
+    let again = browser.open(&gateway, &callback);
+    assert_eq!((again.status, again.location().as_str()), (303, "/arcmanager/app/"), "the same jar: one is logged in");
+    assert!(again.headers("set-cookie").is_empty(), "{}", again.head);
+    gateway.wait_for_event("state_mismatch");
     refused(&saved.open(&gateway, &callback), "failed", "a copy of the pending login: the DataHUB refuses the code");
     assert_eq!(hub.counts().code_exchanges, 1);
 }
@@ -325,25 +329,94 @@ fn what_a_datahub_says_no_with_is_a_fixed_word() {
     refused(&browser.open(&gateway, &callback), "denied", "the page's own button");
 }
 
+/// CB-08: a browser restores its tabs, and in each of them a login goes on.
 #[test]
-fn two_tabs_log_in_at_once_and_of_four_the_oldest_is_forgotten() {
-    let (one, other) = (datahub(), datahub());
-    let gateway = Setup::new(&[("one", &one), ("other", &other)]).start();
+fn eight_restored_tabs_all_end_in_the_app_and_one_session_is_left() {
+    let (hub, other) = (datahub(), datahub());
+    let gateway = Setup::new(&[("a", &hub), ("b", &other)]).start();
     let browser = Browser::default();
-    let first = browser.begin_login(&gateway, "one", &one, "testuser");
-    let second = browser.begin_login(&gateway, "other", &other, "joerg");
-    assert_eq!(browser.open(&gateway, &first).location(), "/arcmanager/app/");
-    assert_eq!(browser.open(&gateway, &second).location(), "/arcmanager/app/");
-
-    let browser = Browser::default();
-    let oldest = browser.begin_login(&gateway, "one", &one, "testuser");
-    // What is older is told by whole seconds.
-    std::thread::sleep(Duration::from_millis(1_100));
-    let later: Vec<_> = (0..3).map(|_| browser.begin_login(&gateway, "one", &one, "testuser")).collect();
-    refused(&browser.open(&gateway, &oldest), "expired", "the fourth last");
-    for callback in later {
-        assert_eq!(browser.open(&gateway, &callback).location(), "/arcmanager/app/");
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let path = "/arcmanager/app/?project=230&path=assays%20of%20a%20year";
+    let begin = |(id, hub): (&str, _)| {
+        let encoded: String = url::form_urlencoded::byte_serialize(path.as_bytes()).collect();
+        let answer = browser.navigate(&gateway, &format!("{BASE}/auth/login?datahub={id}&return_to={encoded}"));
+        sign_in(hub, &answer.location(), "user=joerg")
+    };
+    let tabs = ["a", "a", "b", "a", "a", "b", "a", "a"].map(|id| begin((id, if id == "a" { &hub } else { &other })));
+    let mut sessions = vec![browser.copy()];
+    for callback in &tabs {
+        let answer = browser.open(&gateway, callback);
+        assert_eq!(answer.location(), path, "{}", answer.head);
+        browser.keep_jar_secret(&gateway);
+        sessions.push(browser.copy());
     }
+    gateway.keep_secret(hub.secrets().into_iter().chain(other.secrets()));
+    // The first session's tokens, and those that each tab began but for the last one.
+    assert_eq!((hub.counts().revocations, other.counts().revocations), (6, 1));
+    let status =
+        |browser: &Browser, id: &str| browser.fetch(&gateway, "GET", &format!("/datahubs/{id}/api/v4/user")).status;
+    assert_eq!((status(&browser, "a"), status(&browser, "b")), (200, 200));
+    let newest = browser.cookie("__Host-Http-sid-a");
+    for copy in sessions.iter().filter(|copy| copy.cookie("__Host-Http-sid-a") != newest) {
+        assert_eq!(status(copy, "a"), 401, "a copy of one that is over");
+    }
+    let note = browser.cookie("__Host-Http-login").expect("a note");
+    assert!(note.len() < 200, "no token is kept once no login is under way: {} bytes", note.len());
+}
+
+#[test]
+fn a_late_callback_lands_in_the_app_where_a_login_has_ended_well_and_nowhere_else() {
+    let (hub, other) = (datahub(), datahub());
+    let gateway = Setup::new(&[("a", &hub), ("b", &other)]).start();
+    let browser = Browser::default();
+    let [dropped, elsewhere] =
+        [("a", &hub), ("b", &other)].map(|(id, hub)| browser.begin_login(&gateway, id, hub, "joerg"));
+    let later: Vec<_> = (0..16).map(|_| browser.begin_login(&gateway, "a", &hub, "testuser")).collect();
+    let before = browser.copy();
+    refused(&before.open(&gateway, &dropped), "expired", "the eighteenth last, and nobody is logged in");
+    refused(&before.open(&gateway, &elsewhere), "expired", "the seventeenth last");
+
+    assert_eq!(browser.open(&gateway, &later[15]).location(), "/arcmanager/app/");
+    let session = browser.cookie("__Host-Http-session-a");
+    for (case, callback) in [("dropped", &dropped), ("spent", &later[15])] {
+        let answer = browser.open(&gateway, callback);
+        assert_eq!((answer.status, answer.location().as_str()), (303, "/arcmanager/app/"), "{case}");
+        assert!(answer.headers("set-cookie").is_empty(), "{case}: {}", answer.head);
+        let id = answer.header("x-request-id").expect("an id");
+        let event =
+            gateway.wait_for_line(|line| line["event"] == "state_mismatch" && line["request_id"] == id.as_str());
+        assert!(event["reason"].is_string() && event["client"] == "127.0.0.1", "{case}: {event}");
+    }
+    assert_eq!(browser.cookie("__Host-Http-session-a"), session);
+    refused(&browser.open(&gateway, &elsewhere), "expired", "no login has ended there");
+    // It is a note about a late callback, and about no other fault.
+    let mixed_up = later[0].replace("datahub=a", "datahub=b");
+    refused(&browser.open(&gateway, &mixed_up), "failed", "an answer that was mixed up");
+    assert_eq!(browser.open(&gateway, &later[1]).location(), "/arcmanager/app/", "the others are still there");
+    let denied = sign_in(&hub, &browser.authorize(&gateway, "a"), "deny=true");
+    refused(&browser.open(&gateway, &denied), "denied", "a new one that fails says so");
+    assert!(gateway.metrics().contains("gateway_logins_total{result=\"late\"} 2"));
+}
+
+/// CB-08: what is in flight is revoked even if it began while nobody was logged in.
+#[test]
+fn a_login_takes_the_place_of_one_that_ended_after_it_began() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    let [first, second] = [(), ()].map(|()| browser.begin_login(&gateway, "a", &hub, "testuser"));
+    assert_eq!(browser.open(&gateway, &first).location(), "/arcmanager/app/");
+    assert_eq!(hub.counts().revocations, 0, "there was none before");
+    let before = browser.copy();
+    // Strict cookies do not come with the callback.
+    let bare = Browser::default();
+    bare.set_cookie("__Host-Http-login", &browser.cookie("__Host-Http-login").expect("a pending login"));
+    assert_eq!(bare.open(&gateway, &second).location(), "/arcmanager/app/");
+    assert_eq!(hub.counts().revocations, 1);
+    assert_eq!(before.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 401);
+    bare.keep_jar_secret(&gateway);
+    browser.keep_jar_secret(&gateway);
+    gateway.keep_secret(hub.secrets());
 }
 
 /// CB-07.

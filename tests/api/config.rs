@@ -20,6 +20,7 @@ fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
         server = { public_url = "http://canary-host.example", base_path = "no-slash", listen = ["canary-listen"], workers = "canary", trusted_proxies = ["canary"], typo = 1 }
         proxy = { graphql = "canary", allow_credential_endpoints = ["/**", "canary"] }
         app = { arcmanager = true, url = "canary app", dir = "/canary/dir", dev_origins = ["https://canary.example"] }
+        auth = { login_timeout = "canary", typo = 1 }
         session = { keys = ["canary-key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="], max_age = "canary", remember = "0s" }
         limits = { head = "canary" }
         timeouts = { idle = "canary" }
@@ -42,6 +43,8 @@ fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
         "server.typo",
         "app.dir",
         "app.arcmanager",
+        "auth.login_timeout",
+        "auth.typo",
         "proxy.graphql",
         "proxy.allow_credential_endpoints",
         "session.keys",
@@ -101,6 +104,29 @@ fn a_trusted_proxy_is_an_address_or_a_network() {
         let (code, told) = told(&format!("\"127.0.0.1\", {bad:?}"));
         let line = told.lines().find(|line| line.trim_start().starts_with("server.trusted_proxies ")).expect(bad);
         assert!(code == Some(EX_CONFIG) && line.contains(words) && !line.contains(bad), "{bad}: {told}");
+    }
+}
+
+#[test]
+fn a_login_may_take_from_a_minute_to_an_hour() {
+    let hub = datahub();
+    let told = |timeout: &str| {
+        let (key, url) = (new_key(), hub.url());
+        let output = started_with(
+            &format!(
+                "session.keys = [{key:?}]\nauth.login_timeout = {timeout:?}\n\
+                datahubs.a = {{ url = {url:?}, client_id = \"a\", client_secret = \"0123456789abcdef\" }}\n"
+            ),
+            &[],
+        );
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for good in ["1m", "15m", "60m", "1h"] {
+        assert_eq!(told(good).0, Some(0), "{good}");
+    }
+    for bad in ["0s", "59s", "61m", "3601s", "1d", "", "15"] {
+        let (code, told) = told(bad);
+        assert!(code == Some(EX_CONFIG) && told.contains("  auth.login_timeout must be "), "{bad}: {told}");
     }
 }
 

@@ -172,19 +172,53 @@ fn the_pending_login_is_a_sealed_cookie_that_comes_back_from_the_datahub_and_end
     let cookie = answer.header("set-cookie").expect("one cookie");
     let (pair, attributes) = cookie.split_once("; ").expect("attributes");
     assert!(pair.starts_with("__Host-Http-login="), "{pair}");
-    assert_eq!(attributes, "HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=600");
+    assert_eq!(attributes, "HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=4500", "15m, and 1h more");
     let location = answer.location();
     for name in ["state", "nonce"] {
         assert!(!pair.contains(&parameter(&location, name).expect(name)), "{name} can be read in the cookie");
     }
     assert_eq!(answer.headers("set-cookie").len(), 1);
     // However many begin in one second, the last of them can always be finished.
-    for _ in 0..10 {
-        for _ in 0..5 {
+    for _ in 0..5 {
+        for _ in 0..20 {
             browser.authorize(&gateway, "a");
         }
-        assert!(browser.cookie_field().len() < 4_096, "pending logins pile up");
         browser.log_in(&gateway, "a", &hub, "testuser");
+    }
+}
+
+/// AR-03: browsers keep 4,096 bytes; as many logins as fit into 3,800 of its value are there, be their paths short or long.
+#[test]
+fn as_many_pending_logins_are_kept_as_a_browser_keeps() {
+    let (hub, other) = (datahub(), datahub());
+    let gateway = Setup::new(&[("a", &hub), ("b", &other)]).start();
+    // How many of twenty can be finished; the others were the first.
+    for (case, path, usual) in
+        [("no path", 0, 16), ("short paths", 60, 16), ("paths of 200 bytes", 200, 9), ("long paths", 2_048, 16)]
+    {
+        let browser = Browser::default();
+        browser.log_in(&gateway, "a", &hub, "testuser");
+        let path = if path == 0 { String::new() } else { format!("&return_to=/{}", "a".repeat(path - 1)) };
+        let callbacks: Vec<_> = (0..20)
+            .map(|number| {
+                let (id, hub) = if number % 5 == 0 { ("b", &other) } else { ("a", &hub) };
+                let answer = browser.navigate(&gateway, &format!("{BASE}/auth/login?datahub={id}{path}"));
+                let cookie = answer.header("set-cookie").expect("one cookie");
+                let (pair, _) = cookie.split_once(';').expect("attributes");
+                let (_, value) = pair.split_once('=').expect("a pair");
+                assert!(value.len() <= 3_800 && cookie.len() < 4_096, "{case}: {} {}", value.len(), cookie.len());
+                (id, browser::sign_in(hub, &answer.location(), "user=testuser"))
+            })
+            .collect();
+        let kept = browser.copy();
+        let is_finished = |(_, callback): &(_, String)| {
+            // Each from the same jar.
+            let cookies = kept.copy().open(&gateway, callback).headers("set-cookie");
+            cookies.iter().any(|cookie| cookie.starts_with("__Host-Http-session-"))
+        };
+        let finished: Vec<bool> = callbacks.iter().map(is_finished).collect();
+        assert_eq!(finished.iter().filter(|finished| **finished).count(), usual, "{case}: {finished:?}");
+        assert!(finished.is_sorted(), "{case}: the oldest went first: {finished:?}");
     }
 }
 

@@ -95,7 +95,9 @@ class App(Person):
         browser.find("#edit")
         browser.click("#refresh")
         cookies = {name: cookie for name, cookie in browser.cookies().items() if name.startswith("__Host-Http-")}
-        self.assertEqual(set(cookies), {"__Host-Http-session-tuebingen", "__Host-Http-sid-tuebingen"})
+        self.assertEqual(set(cookies), {"__Host-Http-session-tuebingen", "__Host-Http-sid-tuebingen", "__Host-Http-login"})
+        # A login's own cookie comes back from the DataHUB; what is left of it says that the login has ended.
+        self.assertEqual(cookies.pop("__Host-Http-login")["sameSite"], "Lax")
         for cookie in cookies.values():
             self.assertEqual((cookie["httpOnly"], cookie["secure"], cookie["sameSite"], cookie["path"]), (True, True, "Strict", "/"))
         secrets = self.world.secrets() + [cookie["value"] for cookie in cookies.values()]
