@@ -190,7 +190,10 @@ impl LoginFailure {
     fn exchange(error: &ExchangeError, datahub: &DataHub) -> Self {
         let login_error = match error {
             ExchangeError::Endpoint(
-                TokenEndpointError::ForeignAddress | TokenEndpointError::TooLarge | TokenEndpointError::SignIn,
+                TokenEndpointError::ForeignAddress
+                | TokenEndpointError::Redirect
+                | TokenEndpointError::SignIn
+                | TokenEndpointError::TooLarge,
             ) => LoginError::Failed,
             ExchangeError::Userinfo(error) if error.may_pass() => LoginError::Unavailable,
             ExchangeError::Endpoint(_)

@@ -1,6 +1,7 @@
 //! What we ask of a DataHUB as its OAuth client: begin a login, exchange a code, refresh, revoke.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,8 +12,8 @@ use openidconnect::core::{
     CoreUserInfoClaims,
 };
 use openidconnect::{
-    AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointMaybeSet, EndpointNotSet, EndpointSet, Nonce,
-    OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope,
+    AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpResponse,
+    Nonce, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope,
     StandardErrorResponse, SubjectIdentifier, TokenResponse, UserInfoError,
 };
 use url::{Url, form_urlencoded};
@@ -134,7 +135,12 @@ impl Provider {
     ) -> Result<Exchanged, ExchangeError> {
         let metadata = self.metadata().await?;
         let client = self.client(&metadata);
-        let http = |request| self.token_endpoint.call(request);
+        let datahub_date = Cell::new(None);
+        let http = |request| async {
+            let answer = self.token_endpoint.call(request).await;
+            datahub_date.set(answer.as_ref().ok().and_then(date_of));
+            answer
+        };
         let request = client
             .exchange_code(code)
             .expect("metadata without a token endpoint are refused")
@@ -143,7 +149,7 @@ impl Provider {
         let response = self.exchanges.run(|| true, request).await.expect("it is wanted");
         let exchanged = response.map_err(ExchangeError::from_token_endpoint).and_then(|response| {
             // Before anything else: openidconnect would panic at a token that cannot be a header's value.
-            Ok(Exchanged { tokens: tokens(&response, None, now)?, response })
+            Ok(Exchanged { tokens: tokens(&response, None, now)?, response, datahub_date: datahub_date.get() })
         });
         if let Err(error) = &exchanged {
             self.report(CallKind::Token, error.outcome());
@@ -161,7 +167,7 @@ impl Provider {
         nonce: &Nonce,
         now: SystemTime,
     ) -> Result<LoginResult, ExchangeError> {
-        let Exchanged { tokens, response } = exchanged;
+        let Exchanged { tokens, response, .. } = exchanged;
         let metadata = self.metadata().await?;
         let subject = self.verify(exchanged, &metadata, nonce, now).await;
         self.report(CallKind::Token, subject.as_ref().map_or_else(ExchangeError::outcome, |_| Some(Outcome::Good)));
@@ -182,18 +188,12 @@ impl Provider {
         nonce: &Nonce,
         now: SystemTime,
     ) -> Result<SubjectIdentifier, ExchangeError> {
-        let Exchanged { tokens, response } = exchanged;
+        let Exchanged { tokens, response, datahub_date } = exchanged;
         check_usable(tokens, response).map_err(ExchangeError::Invalid)?;
         let id_token = response.id_token().ok_or(ExchangeError::Invalid("no ID token"))?;
+        let Registration { client_id, client_secret, .. } = &self.registration;
         let subject = |metadata: &Metadata| {
-            id_token::subject(
-                id_token,
-                metadata,
-                &self.registration.client_id,
-                &self.registration.client_secret,
-                nonce,
-                now,
-            )
+            id_token::subject(id_token, metadata, client_id, client_secret, nonce, now, *datahub_date)
         };
         Ok(match subject(metadata) {
             Err(IdTokenError::UnknownKey) => subject(&*self.discovery.with_new_keys(Instant::now()).await?)?,
@@ -343,6 +343,8 @@ pub struct Exchanged {
     /// They live, and must be kept or revoked.
     pub tokens: TokenSet,
     response: CoreTokenResponse,
+    /// The DataHUB's own clock.
+    datahub_date: Option<SystemTime>,
 }
 
 /// What a login has brought.
@@ -520,6 +522,12 @@ fn error_code(error: &CoreErrorResponseType) -> Cow<'static, str> {
         CoreErrorResponseType::Extension(_) => Cow::Borrowed("other"),
         known => Cow::Owned(known.to_string()),
     }
+}
+
+/// The Date of an answer (RFC 9110 section 6.6.1): what the DataHUB's clock says.
+fn date_of(response: &HttpResponse) -> Option<SystemTime> {
+    let field = response.headers().get(http::header::DATE)?;
+    httpdate::parse_http_date(field.to_str().ok()?).ok()
 }
 
 /// The tokens of the answer to a request that was sent at `now`; `old` stays where the answer has no refresh token (RFC 6749 section 6).

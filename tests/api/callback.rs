@@ -6,6 +6,7 @@ use datahub::behaviour::Answer;
 
 use crate::browser::{Answer as Got, Browser, parameter, sign_in};
 use crate::gateway::{BASE, Gateway, Setup, datahub, datahub_with};
+use crate::token_endpoint::wait_until;
 
 /// SC-01, CB-09.
 #[test]
@@ -213,7 +214,7 @@ fn a_login_that_fails_leaves_the_session_that_is_there() {
     let callback = browser.begin_login(&gateway, "a", &hub, "joerg");
     hub.set(|behaviour| behaviour.userinfo.answer = Answer::Status(500));
     refused(&browser.open(&gateway, &callback), "unavailable", "userinfo is out of order");
-    assert_eq!(hub.counts().revocations, 0);
+    wait_until(|| hub.counts().revocations == 1);
     let sessions = browser.fetch(&gateway, "GET", "/auth/session").json();
     assert_eq!(sessions["sessions"][0]["user"]["username"], "testuser");
     assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 200);

@@ -34,6 +34,7 @@ struct Row {
     id: String,
     told: Option<String>,
     event: Option<String>,
+    reason: Vec<String>,
     is_fresh: bool,
 }
 
@@ -107,13 +108,17 @@ impl Provider {
         panic!("the provider leads round and round: {url}");
     }
 
-    /// Where a whole login ends, and with how many cookies of a session.
+    /// Where a whole login ends, and with how many cookies of a session; one that ends well has a session that opens.
     fn log_in(&self, gateway: &Gateway) -> (String, usize) {
         let browser = Browser::default();
         let login = browser.navigate(gateway, &format!("{BASE}/auth/login?datahub=a"));
         let answer = if login.status == 302 { browser.open(gateway, &self.sign_in(&login.location())) } else { login };
         browser.keep_jar_secret(gateway);
         let cookies = answer.headers("set-cookie");
+        if answer.location() == "/arcmanager/app/" {
+            let sessions = browser.fetch(gateway, "GET", "/auth/session").json();
+            assert_eq!(sessions["sessions"].as_array().map(Vec::len), Some(1), "{sessions}");
+        }
         let is_of_session = |cookie: &&String| !cookie.starts_with("__Host-Http-login=");
         (answer.location(), cookies.iter().filter(is_of_session).count())
     }
@@ -163,6 +168,13 @@ fn a_provider_that_misbehaves_gets_nobody_in() {
         let wanted = row.event.as_deref().unwrap_or(usual_event);
         if event(gateway).as_deref() != Some(wanted) {
             wrong.push(format!("{} {}: {:?}, not {wanted}", row.id, row.name, event(gateway)));
+        }
+        let log = gateway.log();
+        let reason =
+            log.iter().rfind(|line| line["message"] == "a login failed").map(|line| line["reason"].to_string());
+        let reason = reason.unwrap_or_default();
+        if !row.reason.iter().all(|piece| reason.contains(piece)) {
+            wrong.push(format!("{} {}: {reason}, not {:?}", row.id, row.name, row.reason));
         }
     }
     assert!(wrong.is_empty(), "of {} rows:\n{}", provider.told.rows.len(), wrong.join("\n"));

@@ -55,7 +55,7 @@ server.on("request", (req, res) => {
   if (req.url.startsWith("/interaction/")) return provider.interactionFinished(req, res, { login: { accountId: "7" } });
   return answer(req, res);
 });
-const told = rows.map(({ name, id, told = null, event = null, isFresh = false }) => ({ name, id, told, event, isFresh }));
+const told = rows.map(({ name, id, told = null, event = null, reason = [], isFresh = false }) => ({ name, id, told, event, reason, isFresh }));
 console.log(JSON.stringify({ url, client_id: CLIENT.id, client_secret: CLIENT.secret, rows: told }));
 
 async function listen(server) {

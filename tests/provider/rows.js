@@ -1,7 +1,8 @@
 // Everything a provider can get wrong, one row each: what it answers, and what the gateway makes of it.
 //
 // `told` is the word that the app gets; without it the login succeeds. `event` is the security event, if it has a name of
-// its own. A row that `isFresh` bends what a gateway caches, and wants one that has cached nothing.
+// its own; `reason` is what the log says, in pieces. A row that `isFresh` bends what a gateway caches, and wants one that has
+// cached nothing.
 
 import { constants } from "node:crypto";
 
@@ -18,13 +19,16 @@ const pause = (milliseconds) => new Promise((done) => { setTimeout(done, millise
 const claimsOf = (ctx) => JSON.parse(Buffer.from(ctx.body.id_token.split(".")[1], "base64url"));
 
 /** An ID token with other claims, rightly signed. A text is taken as the claims' JSON. */
-function claims(id, name, change, told = "failed", event) {
+function claims(id, name, change, told = "failed", event, reason) {
   const bend = (ctx, world) => {
     const changed = change(claimsOf(ctx), world);
     ctx.body.id_token = jws({ alg: "RS256", kid: "own" }, changed);
   };
-  return { id, name, told, event, path: TOKEN, bend };
+  return { id, name, told, event, reason, path: TOKEN, bend };
 }
+
+/** An ID token whose times are wrong, and what the log says of it. */
+const times = (name, change, reason) => claims("ID-05", name, change, "failed", undefined, reason);
 
 /** An ID token with the right claims, wrongly signed. */
 function signed(name, make, told = "failed", id = "ID-01") {
@@ -112,19 +116,27 @@ export const rows = [
   claims("ID-04", "our azp", (all) => ({ ...all, azp: all.aud }), null),
 
   claims("ID-05", "no exp", lacking("exp")),
-  claims("ID-05", "exp 65 s ago", (all) => ({ ...all, exp: now() - 65 })),
+  times("exp 65 s ago", (all) => ({ ...all, exp: now() - 65 }), ["expired 6", " s ago: the DataHUB's clock and this machine's agree ("]),
   claims("ID-05", "exp as a text", (all) => ({ ...all, exp: String(all.exp) })),
   claims("ID-05", "exp after the end of days", (all) => JSON.stringify({ ...all, exp: 0 }).replace('"exp":0', '"exp":1e300')),
   claims("ID-05", "exp beyond what 64 bits hold", (all) => JSON.stringify({ ...all, exp: 0 }).replace('"exp":0', '"exp":99999999999999999999')),
   claims("ID-05", "exp before the beginning", (all) => ({ ...all, exp: -1 })),
   claims("ID-05", "exp long ago, with a fraction", (all) => ({ ...all, exp: 1.5 })),
   claims("ID-05", "exp as nothing", (all) => ({ ...all, exp: null })),
-  claims("ID-05", "iat 11 min ago", (all) => ({ ...all, iat: now() - 660 })),
-  claims("ID-05", "iat in 2 min", (all) => ({ ...all, iat: now() + 120 })),
+  times("iat 11 min ago", (all) => ({ ...all, iat: now() - 660 }), ["issued 66", " s ago, 600 s at most: the DataHUB's clock and"]),
+  times("iat in 2 min", (all) => ({ ...all, iat: now() + 120 }), ["issued 1", " s in the future: the DataHUB's clock and"]),
+  answer("ID-05", "iat in 2 min, by a clock that is ahead", TOKEN, (ctx) => {
+    ctx.set("Date", new Date(Date.now() + 120e3).toUTCString());
+    ctx.body.id_token = jws({ alg: "RS256", kid: "own" }, { ...claimsOf(ctx), iat: now() + 120 });
+  }, "failed", { reason: ["issued 1", " s in the future: this machine's clock is behind the DataHUB's (20", "Z there, 20", "Z here)"] }),
+  times("iat in milliseconds", (all) => ({ ...all, iat: Date.now() }), ["its iat is in milliseconds"]),
+  times("exp in milliseconds", (all) => ({ ...all, exp: Date.now() + 120e3 }), ["its exp is in milliseconds"]),
+  times("nbf in milliseconds", (all) => ({ ...all, nbf: Date.now() }), ["its nbf is in milliseconds"]),
+  claims("ID-05", "times with fractions", (all) => ({ ...all, exp: all.exp + 0.25, nbf: now() - 0.5, iat: all.iat + 0.125 }), null),
   claims("ID-05", "no iat", lacking("iat")),
   claims("ID-05", "iat as a text", (all) => ({ ...all, iat: String(all.iat) })),
   claims("ID-05", "iat before the beginning", (all) => ({ ...all, iat: -1e300 })),
-  claims("ID-05", "nbf in 2 min", (all) => ({ ...all, nbf: now() + 120 })),
+  times("nbf in 2 min", (all) => ({ ...all, nbf: now() + 120 }), ["not valid for another 1", " s: the DataHUB's clock and"]),
   claims("ID-05", "nbf as a text", (all) => ({ ...all, nbf: String(now()) })),
   claims("ID-05", "nbf after the end of days", (all) => JSON.stringify({ ...all, nbf: 0 }).replace('"nbf":0', '"nbf":1e300')),
   claims("ID-05", "clocks that differ by 30 s", (all) => ({ ...all, exp: now() - 30, nbf: now() + 30, iat: now() + 30 }), null),
@@ -184,6 +196,11 @@ export const rows = [
   answer("CB-07", "token: an error beside the token", TOKEN, (ctx) => { ctx.status = 400; ctx.body = { ...ctx.body, error: "invalid_grant" }; }),
   answer("CB-07", "token: of a kind in lower case", TOKEN, json(() => ({ token_type: "bearer" })), null),
   answer("CB-07", "token: without a lifetime", TOKEN, without("expires_in"), null),
+  answer("CB-07", "token: scopes with a space too many", TOKEN, json(() => ({ scope: "openid profile api " })), null),
+  answer("CB-07", "token: scopes that are spaced and ordered oddly", TOKEN, json(() => ({ scope: " api  openid\tprofile x" })), null),
+  answer("CB-07", "token: scopes of nothing but a space", TOKEN, json(() => ({ scope: " " })), null),
+  answer("ID-07", "userinfo of a username that begins the name", USERINFO, json(() => ({ preferred_username: "u".repeat(64), name: "u".repeat(70) })), null),
+  answer("ID-07", "userinfo of a person in 3,000 groups", USERINFO, json(() => ({ groups: Array(3000).fill("a group with a path of some eighty characters".padEnd(80, "/x")) })), null),
 ];
 
 /** Changes where the browser is sent back to. */
