@@ -170,8 +170,7 @@ fn a_provider_that_misbehaves_gets_nobody_in() {
             wrong.push(format!("{} {}: {:?}, not {wanted}", row.id, row.name, event(gateway)));
         }
         let log = gateway.log();
-        let reason =
-            log.iter().rfind(|line| line["message"] == "a login failed").map(|line| line["reason"].to_string());
+        let reason = log.iter().rfind(|line| line["target"] == "security").map(|line| line["reason"].to_string());
         let reason = reason.unwrap_or_default();
         if !row.reason.iter().all(|piece| reason.contains(piece)) {
             wrong.push(format!("{} {}: {reason}, not {:?}", row.id, row.name, row.reason));
