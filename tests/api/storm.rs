@@ -248,7 +248,7 @@ fn storm(weather: Weather) -> Figures {
         let twice = usize::try_from(figures.refreshes).expect("few") - figures.generations;
         gateway.expects_orphans_up_to(twice, "of two refreshes of one pair both succeed, and one's answer wins");
     } else if weather.cuts > 0 || weather.kills {
-        let most = ships.len() + figures.forced_logins;
+        let most = ships.len() + figures.forced_logins + kills;
         gateway.expects_orphans_up_to(most, "the last answers of those who were cut, and what led to forced logins");
     }
     drop(gateway);
