@@ -46,7 +46,6 @@ function sessionFacts({ id, name }, session) {
       el("div", { class: "scopes" }, el("dt", {}, "Scopes"), el("dd", {}, session.scopes.join(" ")))),
     el("div", { class: "actions" },
       el("button", { type: "button", id: "refresh", onclick: () => refreshNow(id) }, "Refresh now"),
-      anotherAccountLink({ id, name }),
       el("button", { type: "button", class: "quiet", "data-logout": id, onclick: () => logOut(id) }, "Log out")),
   ];
 }
@@ -79,6 +78,7 @@ function card(datahub) {
     el("div", { class: "actions" }, session
       ? [
           el("a", { class: "button primary", href: `#/${datahub.id}` }, "Open projects"),
+          anotherAccountLink(datahub),
           el("button", { type: "button", class: "quiet", "data-logout": datahub.id, onclick: () => logOut(datahub.id) }, "Log out"),
         ]
       : loginLink(datahub)));

@@ -55,6 +55,7 @@ pub fn routes(config: &mut ServiceConfig, auth: &Auth) {
     config
         .service(
             web::resource("/auth/login")
+                .wrap_fn(pending::restore_cookies)
                 .wrap(auth.pending.middleware())
                 .wrap_fn(pending::keep_only_login_cookie)
                 .get(login::login)
@@ -62,6 +63,7 @@ pub fn routes(config: &mut ServiceConfig, auth: &Auth) {
         )
         .service(
             web::resource("/auth/callback")
+                .wrap_fn(pending::restore_cookies)
                 .wrap(auth.pending.middleware())
                 .wrap_fn(pending::keep_only_login_cookie)
                 .get(callback::callback)
@@ -69,7 +71,14 @@ pub fn routes(config: &mut ServiceConfig, auth: &Auth) {
         )
         .service(web::resource("/auth/session").get(status::status).default_service(method_not_allowed("GET")))
         .service(web::resource("/auth/refresh").post(refresh::refresh).default_service(method_not_allowed("POST")))
-        .service(web::resource("/auth/logout").post(logout::logout).default_service(method_not_allowed("POST")))
+        .service(
+            web::resource("/auth/logout")
+                .wrap_fn(pending::restore_cookies)
+                .wrap(auth.pending.middleware())
+                .wrap_fn(pending::keep_only_login_cookie)
+                .post(logout::logout)
+                .default_service(method_not_allowed("POST")),
+        )
         .service(web::resource("/datahubs").get(status::datahubs).default_service(method_not_allowed("GET")));
 }
 

@@ -10,11 +10,10 @@ use std::time::SystemTime;
 use actix_session::Session;
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, ReqData};
-use actix_web::{HttpMessage, HttpRequest, HttpResponse};
+use actix_web::{HttpRequest, HttpResponse};
 use openidconnect::core::CoreAuthPrompt;
 
 use crate::access_log::{Event, chain};
-use crate::auth::pending::OriginalHeaders;
 use crate::auth::return_to::ReturnTo;
 use crate::auth::{Auth, LoginError, Parameters, redirect};
 use crate::context::RequestContext;
@@ -74,9 +73,7 @@ impl Auth {
     /// The refresh token of the session that a login at `datahub` takes the place of, one that has ended too: at GitLab
     /// it lives on. The callback cannot know it, since Strict cookies do not come with a navigation from elsewhere.
     fn replaced_refresh_token(&self, req: &HttpRequest, datahub: &DataHub) -> Option<RefreshToken> {
-        let extensions = req.extensions();
-        let OriginalHeaders(fields) = extensions.get()?;
-        let (_, session) = self.sessions.inspect(cookie::fields(fields), datahub).ok()?;
+        let (_, session) = self.sessions.inspect(cookie::fields(req.headers()), datahub).ok()?;
         session.decode().tokens.refresh
     }
 }

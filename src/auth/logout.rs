@@ -3,11 +3,13 @@
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use actix_session::Session;
 use actix_web::http::header::SET_COOKIE;
 use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::future::join_all;
 
+use crate::auth::pending::remove_empty_cookie;
 use crate::auth::{Auth, Parameters};
 use crate::context::RequestContext;
 use crate::error::ApiError;
@@ -19,6 +21,7 @@ use crate::seal::cookie;
 /// `unknown_datahub` for one we do not serve.
 pub(super) async fn logout(
     req: HttpRequest,
+    pending: Session,
     auth: Data<Auth>,
     context: ReqData<Rc<RequestContext>>,
 ) -> Result<HttpResponse, ApiError> {
@@ -29,6 +32,7 @@ pub(super) async fn logout(
         Some(auth.refresher.end_session(datahub, session.decode().tokens.session_token(), None, MAX_WAIT))
     });
     join_all(ends).await;
+    auth.pending.forget(&pending, chosen.iter().map(|datahub| &datahub.id), now);
 
     let mut response = HttpResponse::NoContent();
     for datahub in
@@ -38,7 +42,9 @@ pub(super) async fn logout(
             response.append_header((SET_COOKIE, cookie));
         }
     }
-    Ok(response.finish())
+    let mut response = response.finish();
+    remove_empty_cookie(&req, &pending, &mut response);
+    Ok(response)
 }
 
 /// How long a person waits for a refresh under way, and for the revocation.

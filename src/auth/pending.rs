@@ -126,6 +126,20 @@ impl PendingLogins {
         read(session).ended_at(datahub.as_str()).is_some_and(|ended_at| now < ended_at + self.cookie_lifetime())
     }
 
+    /// Forgets that logins have ended well at these DataHUBs, and the tokens that were kept for others: the sessions are over.
+    pub(super) fn forget<'a>(
+        &self,
+        session: &Session,
+        datahubs: impl IntoIterator<Item = &'a DataHubId>,
+        now: SystemTime,
+    ) {
+        let mut cookie = read(session);
+        let known = datahubs.into_iter().filter(|datahub| cookie.forget(datahub.as_str())).count();
+        if known > 0 {
+            self.write(session, cookie, now);
+        }
+    }
+
     fn write(&self, session: &Session, mut cookie: LoginCookie, now: SystemTime) {
         cookie.tidy(self.0.login_timeout, self.cookie_lifetime(), now);
         if cookie.is_empty() {
@@ -154,11 +168,11 @@ fn of_text(text: &str) -> Option<LoginCookie> {
     STANDARD.decode(text).ok().and_then(|bytes| LoginCookie::decode(&bytes))
 }
 
-/// A request's fields as they came, before [`keep_only_login_cookie`].
-#[derive(Debug)]
-pub(super) struct OriginalHeaders(pub(super) HeaderMap);
+/// A request's fields as they came, while actix-session reads others.
+struct OriginalHeaders(HeaderMap);
 
-/// Leaves nothing in the Cookie field but the exact pair of the pending logins: actix-session would decode names.
+/// Leaves nothing in the Cookie field but the exact pair of the pending logins: actix-session would decode names. It stands
+/// before actix-session, and [`restore_cookies`] behind it.
 pub(super) fn keep_only_login_cookie<B: MessageBody, S>(
     mut req: ServiceRequest,
     next: &S,
@@ -167,8 +181,7 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error>,
     S::Future: 'static,
 {
-    let [found] = cookie::find(cookie::fields(req.headers()), [COOKIE_NAME]);
-    let pair = match found {
+    let pair = match find(req.headers()) {
         Found::One(value) => HeaderValue::from_bytes(&[COOKIE_NAME.as_bytes(), b"=", value].concat()).ok(),
         Found::None | Found::Duplicate => None,
     };
@@ -179,6 +192,28 @@ where
         req.headers_mut().insert(COOKIE, pair);
     }
     next.call(req)
+}
+
+/// Gives the handler the cookies as they came.
+pub(super) fn restore_cookies<B: MessageBody, S>(
+    mut req: ServiceRequest,
+    next: &S,
+) -> impl Future<Output = Result<ServiceResponse<B>, actix_web::Error>> + use<B, S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error>,
+    S::Future: 'static,
+{
+    let original = req.extensions_mut().remove::<OriginalHeaders>();
+    if let Some(OriginalHeaders(fields)) = original {
+        *req.headers_mut() = fields;
+    }
+    next.call(req)
+}
+
+/// The login cookie's raw value.
+fn find(fields: &HeaderMap) -> Found<'_> {
+    let [found] = cookie::find(cookie::fields(fields), [COOKIE_NAME]);
+    found
 }
 
 /// A login that a DataHUB has not answered yet. Its secrets come out by [`PendingLogin::confirm`] alone.
@@ -236,7 +271,7 @@ impl PendingLogin {
 
 /// Removes a cookie that holds nothing, such as one that does not unseal; it would only come back.
 pub(super) fn remove_empty_cookie(req: &HttpRequest, session: &Session, response: &mut HttpResponse) {
-    if !session.entries().is_empty() || !req.headers().contains_key(COOKIE) {
+    if !session.entries().is_empty() || !matches!(find(req.headers()), Found::One(_)) {
         return;
     }
     if session.status() == SessionStatus::Unchanged {

@@ -9,7 +9,7 @@ use crate::gateway::{BASE, Setup, datahub, datahub_with};
 
 /// LO-01, LO-02.
 #[test]
-fn a_logout_revokes_the_refresh_token_and_removes_both_cookies() {
+fn a_logout_revokes_the_refresh_token_and_removes_all_cookies() {
     let hub = datahub();
     let gateway = Setup::new(&[("a", &hub)]).start();
     let browser = Browser::default();
@@ -20,8 +20,11 @@ fn a_logout_revokes_the_refresh_token_and_removes_both_cookies() {
     assert_eq!((answer.status, answer.text().as_str()), (204, ""));
     let mut cookies = answer.headers("set-cookie");
     cookies.sort();
+    let login = cookies.remove(0);
+    assert!(login.starts_with("__Host-Http-login=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0"), "{login}");
     let attributes = "HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=0";
     assert_eq!(cookies, ["session", "sid"].map(|name| format!("__Host-Http-{name}-a=; {attributes}")));
+    assert_eq!(browser.cookie_field(), "");
 
     let requests = hub.requests();
     let [revocation] = requests.as_slice() else { panic!("{} requests", requests.len()) };
@@ -41,14 +44,35 @@ fn a_logout_at_one_datahub_leaves_the_other_alone() {
     browser.log_in(&gateway, "a", &one, "testuser");
     browser.log_in(&gateway, "b", &other, "testuser");
     assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout?datahub=c").code(), "unknown_datahub");
-    assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout?datahub=a").headers("set-cookie").len(), 2);
+    assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout?datahub=a").headers("set-cookie").len(), 3);
     assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").code(), "not_logged_in");
     assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/b/api/v4/user").status, 200);
     assert_eq!((one.counts().revocations, other.counts().revocations), (1, 0));
 
     browser.log_in(&gateway, "a", &one, "testuser");
-    assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout").headers("set-cookie").len(), 4);
-    assert!(!browser.cookie_field().contains("session") && !browser.cookie_field().contains("sid"));
+    assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout").headers("set-cookie").len(), 5);
+    assert_eq!(browser.cookie_field(), "");
+}
+
+/// Nobody is logged in there any more, so that a late callback says so; what is under way goes on.
+#[test]
+fn a_logout_forgets_that_a_login_ended_and_leaves_those_that_are_under_way() {
+    let (one, other) = (datahub(), datahub());
+    let gateway = Setup::new(&[("a", &one), ("b", &other)]).start();
+    let browser = Browser::default();
+    let [spent, under_way, elsewhere] =
+        [("a", &one), ("a", &one), ("b", &other)].map(|(id, hub)| browser.begin_login(&gateway, id, hub, "testuser"));
+    assert_eq!(browser.open(&gateway, &spent).location(), "/arcmanager/app/");
+    assert_eq!(browser.open(&gateway, &spent).location(), "/arcmanager/app/", "late, and logged in");
+    assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout?datahub=b").headers("set-cookie").len(), 1);
+    assert_eq!(browser.open(&gateway, &spent).location(), "/arcmanager/app/", "another DataHUB's logout");
+    browser.keep_jar_secret(&gateway);
+    assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout?datahub=a").status, 204);
+    assert_eq!(browser.open(&gateway, &spent).location(), "/arcmanager/app/?login_error=expired");
+    for (callback, revocations) in [(&under_way, 1), (&elsewhere, 1)] {
+        assert_eq!(browser.open(&gateway, callback).location(), "/arcmanager/app/");
+        assert_eq!(one.counts().revocations, revocations, "the logout's own, and none twice");
+    }
 }
 
 #[test]
@@ -60,6 +84,9 @@ fn a_logout_without_a_session_is_done_at_once_and_removes_what_is_useless() {
     assert_eq!((answer.status, answer.headers("set-cookie").len()), (204, 0));
     browser.set_cookie("__Host-Http-session-a", "junk");
     assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout").headers("set-cookie").len(), 2);
+    browser.set_cookie("__Host-Http-login", "junk");
+    assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout").headers("set-cookie").len(), 1);
+    assert_eq!(browser.cookie_field(), "");
     let got = browser.fetch(&gateway, "GET", "/auth/logout");
     assert_eq!(
         (got.status, got.code().as_str(), got.header("allow").as_deref()),
@@ -103,7 +130,7 @@ fn a_logout_removes_the_cookies_whatever_the_datahub_says_and_in_time() {
         browser.log_in(&gateway, "a", &hub, "testuser");
         let started = Instant::now();
         let answer = browser.fetch(&gateway, "POST", "/auth/logout");
-        assert_eq!((answer.status, answer.headers("set-cookie").len()), (204, 2), "{case}");
+        assert_eq!((answer.status, answer.headers("set-cookie").len()), (204, 3), "{case}");
         assert!(started.elapsed() < Duration::from_secs(6), "{case}: {:?}", started.elapsed());
         // It is tried for a minute, or until the process ends.
         gateway.terminate();

@@ -72,6 +72,7 @@ class App(Person):
     def test_another_account_takes_the_place_of_the_one_that_is_there(self):
         browser = self.browser
         self.log_in()
+        browser.open(f"{self.world.app}#/")
         browser.click('[data-another-account="tuebingen"]')
         browser.find("#sign-in-joerg")
         self.assertIn("prompt=login", browser.address())

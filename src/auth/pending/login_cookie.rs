@@ -86,6 +86,12 @@ impl LoginCookie {
         datahub.replaces = short(session);
     }
 
+    /// Forgets how the last login at a DataHUB ended; false if nothing is known of it.
+    pub(super) fn forget(&mut self, datahub: &str) -> bool {
+        let known = self.datahubs.iter_mut().find(|other| other.id == datahub);
+        known.map(|known| (known.ended_at, known.replaces) = (None, None)).is_some()
+    }
+
     /// When the last login at a DataHUB ended well, if that is known.
     pub(super) fn ended_at(&self, datahub: &str) -> Option<SystemTime> {
         self.datahubs.iter().find(|other| other.id == datahub)?.ended_at
