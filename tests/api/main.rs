@@ -34,6 +34,7 @@ mod proxy;
 mod refresh;
 mod refusals;
 mod return_to;
+mod revocation;
 mod session;
 mod storm;
 mod streams;
