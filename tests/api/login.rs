@@ -414,7 +414,9 @@ fn a_datahub_in_trouble_ends_its_own_logins_in_time_and_nobody_elses() {
             "{case}"
         );
         assert!(started.elapsed() < Duration::from_secs(8), "{case}: {:?}", started.elapsed());
-        gateway.wait_for_event("login_failed");
+        let event = gateway.wait_for_event("login_failed");
+        let reason = event["reason"].as_str().expect("a reason");
+        assert!(reason.starts_with("the login cannot begin: ") && event["datahub"] == "bad", "{case}: {event}");
         Browser::default().log_in(&gateway, "good", &good, "testuser");
 
         bad.set(|behaviour| behaviour.discovery.answer = Answer::Normal);
