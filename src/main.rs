@@ -45,7 +45,7 @@ struct Arguments {
 enum Command {
     /// Serve until SIGTERM (the default)
     Serve,
-    /// Check the configuration and ask every DataHUB for its metadata
+    /// Check the configuration, and ask every DataHUB for its metadata and whether it knows our client
     Check,
     /// Print a new key for the session cookies
     Key,

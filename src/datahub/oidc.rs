@@ -74,12 +74,18 @@ impl Provider {
         &self.registration.scopes
     }
 
-    /// Fetches the metadata, if they are not known yet.
+    /// Fetches the metadata and asks for a refresh by a token that nobody has: whether the DataHUB knows our client.
     ///
     /// # Errors
-    /// [`MetadataError`] if they are not to be had.
-    pub async fn check(&self) -> Result<(), MetadataError> {
-        self.metadata().await.map(drop)
+    /// [`RefreshError`]; that it refuses the token is what is wanted.
+    pub async fn check(&self) -> Result<(), RefreshError> {
+        let token = RefreshToken::try_from(NO_TOKEN.to_owned()).expect("visible ASCII");
+        match self.refresh_once(&token).await {
+            Err(error @ (RefreshError::Metadata(_) | RefreshError::Endpoint(_) | RefreshError::Client(_))) => {
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Where to send a browser that wants to log in, and what we must remember until it comes back: code flow with PKCE
@@ -441,7 +447,7 @@ pub enum RefreshError {
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     /// No answer that decides anything.
-    #[error("the tokens could not be refreshed")]
+    #[error("there was no refresh")]
     Endpoint(#[source] TokenEndpointError),
     /// A refusal of our own client.
     #[error("the DataHUB refuses this gateway's client ({0}): check client_id and client_secret")]
@@ -549,6 +555,9 @@ fn check_usable(tokens: &TokenSet, response: &CoreTokenResponse) -> Result<(), &
         _ => Err("token type"),
     }
 }
+
+/// What `check` asks with.
+const NO_TOKEN: &str = "no-token:-is-this-client-known-here?";
 
 /// What a token is taken to live at most, so that no answer can make a time overflow.
 const MAX_LIFETIME: Duration = Duration::from_hours(8784);

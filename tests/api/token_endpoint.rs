@@ -7,7 +7,7 @@ use datahub::DataHub;
 use datahub::behaviour::{Answer, Framing, Manner, RefreshTrouble};
 
 use crate::browser::{Browser, FETCH};
-use crate::gateway::{BASE, Gateway, Setup, datahub_with};
+use crate::gateway::{BASE, Gateway, Setup, datahub_with, run};
 
 const USER: &str = "/datahubs/a/api/v4/user";
 
@@ -334,4 +334,30 @@ fn a_slow_and_moody_provider_loses_nobody() {
         }
     });
     assert!(hub.counts().refreshes > 20, "{:?}", hub.counts());
+}
+
+/// An operator's fault is found before people meet it.
+#[test]
+fn check_finds_a_client_that_the_datahub_refuses() {
+    let hub = crate::gateway::datahub();
+    let setup = Setup::new(&[("a", &hub)]);
+    let error = |status, error: &str| Answer::OauthError { status, error: error.to_owned() };
+    for (case, answer, is_good, told) in [
+        ("as it should be", Answer::Normal, true, "a: good\n"),
+        ("a refusal of the token alone", error(400, "invalid_request"), true, "a: good\n"),
+        (
+            "the wrong secret",
+            error(401, "invalid_client"),
+            false,
+            "(invalid_client): check client_id and client_secret",
+        ),
+        ("not its grant", error(400, "unauthorized_client"), false, "(unauthorized_client): check client_id and"),
+        ("broken", Answer::Status(500), false, "the DataHUB's token endpoint answered with 500"),
+        ("a maintenance page", Answer::Redirect("/maintenance".into()), false, "answered with a redirect"),
+    ] {
+        hub.set(|behaviour| behaviour.token.answer = answer);
+        let output = run(&["check", "--config", setup.write().to_str().expect("a plain path")], &[]);
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(output.status.success() == is_good && text.contains(told), "{case}: {text}");
+    }
 }
