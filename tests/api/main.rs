@@ -40,5 +40,6 @@ mod storm;
 mod streams;
 mod tls;
 mod token_endpoint;
+mod uploads;
 mod upstream;
 mod wire;

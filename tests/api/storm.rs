@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use datahub::DataHub;
-use datahub::behaviour::{Answer as Manner, Jitter, RefreshMode};
+use datahub::behaviour::{Answer as Manner, Jitter, RefreshMode, RefreshTrouble};
 
 use crate::browser::{Browser, Connection, FETCH, NAVIGATION, sign_in};
 use crate::gateway::{BASE, Folder, Gateway, Setup, datahub_with, new_key};
@@ -30,6 +30,8 @@ struct Weather {
     mode: RefreshMode,
     /// For ten seconds in the middle, refreshes are answered like this.
     trouble: Option<fn() -> Manner>,
+    /// What goes wrong with refreshes at random, all the time.
+    refresh_trouble: RefreshTrouble,
 }
 
 const CALM: Weather = Weather {
@@ -39,6 +41,15 @@ const CALM: Weather = Weather {
     kills: false,
     mode: RefreshMode::RevokeAtOnce,
     trouble: None,
+    refresh_trouble: RefreshTrouble { max: Duration::ZERO, one_in: 0 },
+};
+
+/// A DataHUB that takes its time for refreshes and throttles them.
+const SLOW: Weather = Weather {
+    calls: 500,
+    lasts: Duration::from_secs(30),
+    refresh_trouble: RefreshTrouble { max: Duration::from_secs(20), one_in: 10 },
+    ..CALM
 };
 
 #[test]
@@ -46,6 +57,25 @@ fn a_small_storm_costs_no_call_and_no_session() {
     let figures = storm(CALM);
     assert_eq!((figures.failed(), figures.forced_logins, figures.doubled), (0, 0, 0), "{figures}");
     assert_eq!(usize::try_from(figures.refreshes), Ok(figures.generations), "{figures}");
+    assert!(figures.refreshes >= 10, "{figures}");
+}
+
+#[test]
+fn a_small_storm_in_front_of_a_slow_datahub_costs_no_session() {
+    loses_no_session(SLOW);
+}
+
+#[test]
+#[ignore = "make storm"]
+fn with_a_slow_datahub() {
+    loses_no_session(Weather { calls: 100_000, lasts: Duration::from_mins(5), ..SLOW });
+}
+
+/// A call that cannot wait so long is told to come again.
+fn loses_no_session(weather: Weather) {
+    let figures = storm(weather);
+    let unavailable = figures.others.get("503 refresh_unavailable").copied().unwrap_or_default();
+    assert_eq!((figures.failed() - unavailable, figures.forced_logins, figures.doubled), (0, 0, 0), "{figures}");
     assert!(figures.refreshes >= 10, "{figures}");
 }
 
@@ -160,6 +190,7 @@ fn storm(weather: Weather) -> Figures {
     let hub = datahub_with(|behaviour| {
         behaviour.token_lifetime = Duration::from_secs(3);
         behaviour.refresh = weather.mode;
+        behaviour.refresh_trouble = weather.refresh_trouble;
         behaviour.jitter = Jitter { usual: Duration::from_millis(4), rare: Duration::from_secs(4), one_in: 400 };
     });
     let folder = Folder::default();
@@ -229,8 +260,15 @@ fn storm(weather: Weather) -> Figures {
         }
     });
     // A late answer of `/auth/refresh` may have put an older cookie over the newest one: a call finds that again.
+    hub.set(|behaviour| behaviour.refresh_trouble = RefreshTrouble::default());
     for ship in &ships {
-        sea.call(ship, &mut None, "GET", "/datahubs/a/api/v4/user", 0);
+        let ask = || sea.call(ship, &mut None, "GET", "/datahubs/a/api/v4/user", 0);
+        let mut tries = 0..30;
+        while let Ended::Answered { status: 503, .. } = ask()
+            && tries.next().is_some()
+        {
+            std::thread::sleep(Duration::from_secs(1));
+        }
     }
     let mut figures = sea.figures.into_inner().expect("no panic while held");
     figures.seconds = sea.begun.elapsed().as_secs_f64();
