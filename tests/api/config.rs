@@ -2,6 +2,8 @@
 
 use std::process::Output;
 
+use datahub::DataHub;
+
 use crate::gateway::{BINARY, Folder, datahub, new_key, run, signal};
 
 const EX_CONFIG: i32 = 78;
@@ -10,6 +12,12 @@ fn started_with(config: &str, environment: &[(&str, &str)]) -> Output {
     let folder = Folder::default();
     let file = folder.file("gateway.toml", config);
     run(&["check", "--config", file.to_str().expect("a plain path")], environment)
+}
+
+/// The section of a DataHUB that knows us.
+fn section(id: &str, hub: &DataHub) -> String {
+    let (url, client, secret) = (hub.url(), hub.client_id(), hub.client_secret());
+    format!("datahubs.{id} = {{ url = {url:?}, client_id = {client:?}, client_secret = {secret:?} }}\n")
 }
 
 /// CF-02.
@@ -73,14 +81,9 @@ fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
 fn a_trusted_proxy_is_an_address_or_a_network() {
     let hub = datahub();
     let told = |proxies: &str| {
-        let (key, url) = (new_key(), hub.url());
-        let output = started_with(
-            &format!(
-                "session.keys = [{key:?}]\nserver.trusted_proxies = [{proxies}]\n\
-                datahubs.a = {{ url = {url:?}, client_id = \"a\", client_secret = \"0123456789abcdef\" }}\n"
-            ),
-            &[],
-        );
+        let (key, datahub) = (new_key(), section("a", &hub));
+        let config = format!("session.keys = [{key:?}]\nserver.trusted_proxies = [{proxies}]\n{datahub}");
+        let output = started_with(&config, &[]);
         (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     };
     for good in
@@ -111,14 +114,9 @@ fn a_trusted_proxy_is_an_address_or_a_network() {
 fn a_login_may_take_from_a_minute_to_an_hour() {
     let hub = datahub();
     let told = |timeout: &str| {
-        let (key, url) = (new_key(), hub.url());
-        let output = started_with(
-            &format!(
-                "session.keys = [{key:?}]\nauth.login_timeout = {timeout:?}\n\
-                datahubs.a = {{ url = {url:?}, client_id = \"a\", client_secret = \"0123456789abcdef\" }}\n"
-            ),
-            &[],
-        );
+        let (key, datahub) = (new_key(), section("a", &hub));
+        let config = format!("session.keys = [{key:?}]\nauth.login_timeout = {timeout:?}\n{datahub}");
+        let output = started_with(&config, &[]);
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     for good in ["1m", "15m", "60m", "1h"] {
@@ -153,8 +151,7 @@ fn a_file_that_is_no_toml_is_said_without_quoting_it() {
 #[test]
 fn weak_and_double_keys_are_refused_and_good_ones_taken() {
     let hub = datahub();
-    let datahub =
-        format!("datahubs.a = {{ url = {:?}, client_id = \"a\", client_secret = \"0123456789abcdef\" }}\n", hub.url());
+    let datahub = section("a", &hub);
     let (one, other) = (new_key(), new_key());
     let with = |keys: &[&str]| started_with(&format!("session.keys = {keys:?}\n{datahub}"), &[]).status.code();
     assert_eq!(with(&[&one]), Some(0));
@@ -184,8 +181,8 @@ fn the_environment_comes_last_and_its_lists_have_commas() {
         ("GATEWAY__SESSION__KEYS", key.as_str()),
         ("GATEWAY__SERVER__LISTEN", "127.0.0.1:0, 127.0.0.1:0"),
         ("GATEWAY__DATAHUBS__A__URL", hub.url()),
-        ("GATEWAY__DATAHUBS__A__CLIENT_ID", "a"),
-        ("GATEWAY__DATAHUBS__A__CLIENT_SECRET", "0123456789abcdef"),
+        ("GATEWAY__DATAHUBS__A__CLIENT_ID", hub.client_id()),
+        ("GATEWAY__DATAHUBS__A__CLIENT_SECRET", hub.client_secret()),
         ("GATEWAY__DATAHUBS__A__ALIASES", "x,y"),
     ];
     let output = started_with("log.level = \"warn\"\nsession.keys = [\"changeme\"]\n", &environment);
@@ -202,13 +199,7 @@ fn the_environment_comes_last_and_its_lists_have_commas() {
 #[test]
 fn check_asks_every_datahub() {
     let (good, gone) = (datahub(), datahub());
-    let lines = |id: &str, hub: &datahub::DataHub| {
-        format!(
-            "datahubs.{id} = {{ url = {:?}, client_id = \"a\", client_secret = \"0123456789abcdef\" }}\n",
-            hub.url()
-        )
-    };
-    let config = format!("session.keys = [{:?}]\n{}{}", new_key(), lines("good", &good), lines("gone", &gone));
+    let config = format!("session.keys = [{:?}]\n{}{}", new_key(), section("good", &good), section("gone", &gone));
     drop(gone);
     let output = started_with(&config, &[]);
     let told = String::from_utf8_lossy(&output.stdout);
@@ -234,9 +225,9 @@ fn health_asks_a_running_gateway() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
     let folder = Folder::default();
     let config = format!(
-        "session.keys = [{:?}]\nadmin.listen = \"{free}\"\nserver.listen = [\"127.0.0.1:0\"]\ndatahubs.a = {{ url = {:?}, client_id = \"a\", client_secret = \"0123456789abcdef\" }}\n",
+        "session.keys = [{:?}]\nadmin.listen = \"{free}\"\nserver.listen = [\"127.0.0.1:0\"]\n{}",
         new_key(),
-        hub.url()
+        section("a", &hub)
     );
     let file = folder.file("gateway.toml", &config);
     let ask = || run(&["health", "--config", file.to_str().expect("a plain path")], &[]).status.code();
