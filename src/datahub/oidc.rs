@@ -64,6 +64,11 @@ impl Provider {
         Self { registration, discovery, back_channel, token_endpoint, health, refreshes, exchanges }
     }
 
+    /// How long somebody may wait for an answer of its token endpoint.
+    pub fn patience(&self) -> Duration {
+        self.token_endpoint.timeout()
+    }
+
     /// How the calls to this DataHUB end.
     pub fn health(&self) -> &Arc<Health> {
         &self.health

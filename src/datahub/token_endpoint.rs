@@ -36,6 +36,11 @@ impl TokenEndpoint {
         Self { addresses, connect_timeout, timeout }
     }
 
+    /// How long an answer may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Sends `request` and reads the whole answer, up to 256 KiB of it.
     ///
     /// # Errors

@@ -73,6 +73,8 @@ pub(super) struct Attempt {
     pub can_refresh: bool,
     /// Whether it has waited for a refresh already.
     pub has_waited: bool,
+    /// How long another process may wait for an answer that this one cannot see: nothing, where the DataHUB is fast.
+    pub patience: Duration,
 }
 
 /// What becomes of an attempt.
@@ -106,7 +108,7 @@ pub(super) enum Decision<'a> {
 
 /// Decides what becomes of an attempt whose token is known by `entry`, or not at all.
 pub(super) fn decide(entry: Option<&CacheEntry>, attempt: Attempt, now: Instant) -> Decision<'_> {
-    let Attempt { reason, replays, is_young, is_valid, can_refresh, has_waited } = attempt;
+    let Attempt { reason, replays, is_young, is_valid, can_refresh, has_waited, patience } = attempt;
     // What is good goes up as long as nothing better is to be had.
     let serves = match reason {
         Reason::None => true,
@@ -124,7 +126,7 @@ pub(super) fn decide(entry: Option<&CacheEntry>, attempt: Attempt, now: Instant)
         },
         Some(CacheEntry::Superseded(next)) if has_waited || replays > 0 => Decision::UseNewest(next),
         Some(CacheEntry::Superseded(_)) => Decision::Retry,
-        Some(CacheEntry::InvalidGrant { since }) => on_invalid_grant(*since, replays, now),
+        Some(CacheEntry::InvalidGrant { since }) => on_invalid_grant(*since, replays, patience, now),
         Some(CacheEntry::InFlight { since, .. }) if is_valid && serves && *since + MAX_WAIT <= now => {
             Decision::UseCurrent
         }
@@ -146,8 +148,12 @@ pub(super) fn decide(entry: Option<&CacheEntry>, attempt: Attempt, now: Instant)
 }
 
 /// Another process has won the refresh, if nobody has stolen the token. The browser has the winner's cookie soon, or never.
-fn on_invalid_grant(since: Instant, replays: u8, now: Instant) -> Decision<'static> {
-    if replays >= MAX_REPLAYS || (replays > 0 && now.saturating_duration_since(since) > MAX_SEARCH) {
+fn on_invalid_grant(since: Instant, replays: u8, patience: Duration, now: Instant) -> Decision<'static> {
+    let elapsed = now.saturating_duration_since(since);
+    if replays >= MAX_REPLAYS && elapsed < patience {
+        return Decision::Unavailable { retry_after: RETRY_AFTER };
+    }
+    if replays >= MAX_REPLAYS || (replays > 0 && elapsed > MAX_SEARCH + patience) {
         return Decision::GiveUp;
     }
     let pause = PAUSES[usize::from(replays).min(PAUSES.len() - 1)];
@@ -199,7 +205,9 @@ mod tests {
             is_valid: true,
             can_refresh: true,
             has_waited: false,
+            patience: Duration::ZERO,
         };
+        let slow_datahub = |attempt| Attempt { patience: Duration::from_secs(90), ..attempt };
         let expired = |attempt| Attempt { is_valid: false, ..attempt };
         let alone = |attempt| Attempt { can_refresh: false, ..attempt };
         let replay = |reason, replays| Attempt { replays, ..first(reason) };
@@ -241,6 +249,13 @@ mod tests {
             ("5: the last replay", spent(5_400), replay(Expiring, 16), GiveUp),
             ("5: a replay at the end of the search", spent(10_000), replay(Expiring, 1), elsewhere(100, true)),
             ("5: a replay after the search", spent(10_001), replay(Expiring, 1), GiveUp),
+            (
+                "5: the last replay, and the winner may still wait",
+                spent(5_400),
+                slow_datahub(replay(Expiring, 16)),
+                unavailable(5),
+            ),
+            ("5: a replay long after, and so", spent(59_000), slow_datahub(replay(Expiring, 1)), elsewhere(100, true)),
             ("5: what was given up is known to have ended", ended(), replay(Expiring, 1), Expired),
             ("6: the DataHUB rejects a token, however young", unknown(), young(first(Rejected)), Refresh),
             ("6: it rejects an old token of a replay", unknown(), replay(Rejected, 1), Refresh),
@@ -296,7 +311,15 @@ mod tests {
             for reason in [Reason::None, Reason::Expiring, Reason::Requested, Reason::Rejected] {
                 for (replays, bits) in (0..=MAX_REPLAYS).flat_map(|replays| (0..8).map(move |bits| (replays, bits))) {
                     let [is_young, is_valid, can_refresh] = [1, 2, 4].map(|bit| bits & bit > 0);
-                    let attempt = Attempt { reason, replays, is_young, is_valid, can_refresh, has_waited: true };
+                    let attempt = Attempt {
+                        reason,
+                        replays,
+                        is_young,
+                        is_valid,
+                        can_refresh,
+                        has_waited: true,
+                        patience: Duration::ZERO,
+                    };
                     let decision = decide(Some(entry), attempt, now);
                     assert_ne!(decision, Decision::Refresh, "{entry:?} {attempt:?}");
                 }

@@ -20,7 +20,8 @@
 //! 5. *Losers.* `invalid_grant` means that another process has won, and the jar has the new cookie or will have it. No
 //!    cookie is written or removed. The call is sent again after a pause that grows, over a new connection, so that a load
 //!    balancer may choose the process that knows. If that leads nowhere, the session has ended: 401, at once from then on,
-//!    and a security event, since somebody else may have used a copy of the token.
+//!    and a security event, since somebody else may have used a copy of the token. Where the DataHUB is slow, the process
+//!    that has won may still wait for its answer; as long as that may be, the call is 503 instead ([`pace`]).
 //! 6. *GitLab rejects a token.* It is refreshed once, however young. A token that has come out of a refresh on account of
 //!    the same call is not.
 //! 7. *Failures.* A refresh that fails never ends a session. After anything that is no clear refusal nothing is asked for
@@ -37,6 +38,7 @@
 
 mod backoff;
 mod cache;
+mod pace;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,6 +60,7 @@ use crate::metrics;
 use crate::session::decision::{Attempt, CacheEntry, Decision, MAX_WAIT, Reason, decide};
 use crate::session::refresh::backoff::{Backoff, Outcome};
 use crate::session::refresh::cache::{Begun, CacheKey, RefreshCache};
+use crate::session::refresh::pace::Pace;
 use crate::session::{Session, SessionLimits, Sessions, Sid};
 
 /// Renews token sets, for all workers of the process.
@@ -76,6 +79,8 @@ struct Shared {
     cache: RefreshCache,
     /// In the order of the DataHUBs.
     backoffs: Vec<Mutex<Backoff>>,
+    /// In the order of the DataHUBs.
+    paces: Vec<Mutex<Pace>>,
     uploads: Uploads,
 }
 
@@ -112,7 +117,8 @@ impl Refresher {
     /// A refresher for sessions at `datahubs` with these `limits`. Its refreshes are among `tasks`.
     pub fn new(datahubs: &DataHubs, limits: SessionLimits, tasks: Tasks) -> Self {
         let backoffs = datahubs.iter().map(|_| Mutex::default()).collect();
-        let shared = Shared { cache: RefreshCache::new(limits.remember), backoffs, uploads: Uploads::default() };
+        let paces = datahubs.iter().map(|_| Mutex::default()).collect();
+        let shared = Shared { cache: RefreshCache::new(limits.remember), backoffs, paces, uploads: Uploads::default() };
         Self { shared: Arc::new(shared), revoker: Revoker::new(tasks.clone()), tasks, limits }
     }
 
@@ -190,6 +196,9 @@ impl Refresher {
                     entry = self.refresh(datahub, refresh_token, &session.tokens).await;
                     attempt.has_waited = true;
                     attempt.is_valid = SystemTime::now() < session.tokens.expires_at();
+                    if self.shared.pace(datahub).is_slow(Instant::now()) {
+                        attempt.patience = datahub.provider.patience();
+                    }
                 }
                 Decision::Retry => return Ok(Resolution::Retry { closes: false }),
                 Decision::RetryElsewhere { pause, closes } => {
@@ -246,12 +255,16 @@ impl Refresher {
             is_valid: now < tokens.expires_at(),
             can_refresh: tokens.refresh.is_some(),
             has_waited: false,
+            patience: Duration::ZERO,
         };
         let now = Instant::now();
         let entry = self.shared.cache.lookup(&CacheKey::new(datahub, &tokens.session_token()), tokens, now);
         let failures = match entry {
             None => 0,
             Some(CacheEntry::Failed { until, failures }) if until <= now => failures,
+            Some(CacheEntry::InvalidGrant { .. }) if self.shared.pace(datahub).is_slow(now) => {
+                return (Attempt { patience: datahub.provider.patience(), ..attempt }, entry);
+            }
             _ => return (attempt, entry),
         };
         let held = self.shared.backoff(datahub).held_until(now).map(|until| CacheEntry::Failed { until, failures });
@@ -295,6 +308,10 @@ impl Refresher {
 }
 
 impl Shared {
+    fn pace(&self, datahub: &DataHub) -> MutexGuard<'_, Pace> {
+        self.paces[datahub.index()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn backoff(&self, datahub: &DataHub) -> MutexGuard<'_, Backoff> {
         self.backoffs[datahub.index()].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -322,10 +339,16 @@ impl Refresh {
                 return false;
             }
             held = self.shared.backoff(&self.datahub).admit(self.key, started).err();
+            if held.is_none() {
+                self.shared.pace(&self.datahub).begin(started);
+            }
             held.is_none()
         };
         let refreshed = self.datahub.provider.refresh(&self.token, is_wanted).await;
         let now = Instant::now();
+        if refreshed.is_some() {
+            self.shared.pace(&self.datahub).end(started, now);
+        }
         let (outcome, obtained) = match (refreshed, held) {
             (Some(refreshed), _) => {
                 self.shared.backoff(&self.datahub).record(self.key, outcome(&refreshed), now);
