@@ -39,28 +39,28 @@
 mod backoff;
 mod cache;
 mod pace;
+mod task;
+pub mod uploads;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use actix_web::http::header::HeaderValue;
-use tokio::sync::watch;
 
-use crate::access_log::{Event, chain};
+use crate::access_log::Event;
 use crate::context::RequestContext;
-use crate::datahub::oidc::RefreshError;
-use crate::datahub::revocation::{Obtained, Revoker};
+use crate::datahub::revocation::Revoker;
 use crate::datahub::tasks::Tasks;
 use crate::datahub::token::{RefreshToken, SessionToken, TokenSet};
-use crate::datahub::token_endpoint::TokenEndpointError;
 use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
 use crate::metrics;
 use crate::session::decision::{Attempt, CacheEntry, Decision, MAX_WAIT, Reason, decide};
-use crate::session::refresh::backoff::{Backoff, Outcome};
+use crate::session::refresh::backoff::Backoff;
 use crate::session::refresh::cache::{Begun, CacheKey, RefreshCache};
 use crate::session::refresh::pace::Pace;
+use crate::session::refresh::task::Refresh;
+use crate::session::refresh::uploads::{Upload, Uploads};
 use crate::session::{Session, SessionLimits, Sessions, Sid};
 
 /// Renews token sets, for all workers of the process.
@@ -78,10 +78,15 @@ pub struct Refresher {
 struct Shared {
     cache: RefreshCache,
     /// In the order of the DataHUBs.
-    backoffs: Vec<Mutex<Backoff>>,
-    /// In the order of the DataHUBs.
-    paces: Vec<Mutex<Pace>>,
+    endpoints: Vec<Mutex<Endpoint>>,
     uploads: Uploads,
+}
+
+/// What is known of one DataHUB's token endpoint.
+#[derive(Debug, Default)]
+struct Endpoint {
+    backoff: Backoff,
+    pace: Pace,
 }
 
 /// What becomes of a request whose tokens had to be looked at.
@@ -116,9 +121,8 @@ pub struct Asking<'a> {
 impl Refresher {
     /// A refresher for sessions at `datahubs` with these `limits`. Its refreshes are among `tasks`.
     pub fn new(datahubs: &DataHubs, limits: SessionLimits, tasks: Tasks) -> Self {
-        let backoffs = datahubs.iter().map(|_| Mutex::default()).collect();
-        let paces = datahubs.iter().map(|_| Mutex::default()).collect();
-        let shared = Shared { cache: RefreshCache::new(limits.remember), backoffs, paces, uploads: Uploads::default() };
+        let endpoints = datahubs.iter().map(|_| Mutex::default()).collect();
+        let shared = Shared { cache: RefreshCache::new(limits.remember), endpoints, uploads: Uploads::default() };
         Self { shared: Arc::new(shared), revoker: Revoker::new(tasks.clone()), tasks, limits }
     }
 
@@ -146,14 +150,13 @@ impl Refresher {
 
     /// Notes that a long body is on its way up with a session's token, until what is returned is dropped.
     pub fn begin_upload(&self, filter_hash: u64) -> Upload {
-        self.shared.uploads.begin(filter_hash);
-        Upload { shared: Arc::clone(&self.shared), filter_hash }
+        self.shared.uploads.begin(filter_hash)
     }
 
     /// Whether a long body is on its way up with a session's token: GitLab looks at the token once more when all of it is
     /// there, and would refuse one that has been renewed meanwhile.
     pub fn has_upload(&self, filter_hash: u64) -> bool {
-        self.shared.uploads.lock().contains_key(&filter_hash)
+        self.shared.uploads.contains(filter_hash)
     }
 
     /// What becomes of a request that asks for newer tokens, or must. Waits where there is something to wait for, 10 s at
@@ -196,7 +199,7 @@ impl Refresher {
                     entry = self.refresh(datahub, refresh_token, &session.tokens).await;
                     attempt.has_waited = true;
                     attempt.is_valid = SystemTime::now() < session.tokens.expires_at();
-                    if self.shared.pace(datahub).is_slow(Instant::now()) {
+                    if self.shared.endpoint(datahub).pace.is_slow(Instant::now()) {
                         attempt.patience = datahub.provider.patience();
                     }
                 }
@@ -262,12 +265,13 @@ impl Refresher {
         let failures = match entry {
             None => 0,
             Some(CacheEntry::Failed { until, failures }) if until <= now => failures,
-            Some(CacheEntry::InvalidGrant { .. }) if self.shared.pace(datahub).is_slow(now) => {
+            Some(CacheEntry::InvalidGrant { .. }) if self.shared.endpoint(datahub).pace.is_slow(now) => {
                 return (Attempt { patience: datahub.provider.patience(), ..attempt }, entry);
             }
             _ => return (attempt, entry),
         };
-        let held = self.shared.backoff(datahub).held_until(now).map(|until| CacheEntry::Failed { until, failures });
+        let held =
+            self.shared.endpoint(datahub).backoff.held_until(now).map(|until| CacheEntry::Failed { until, failures });
         (attempt, held.or(entry))
     }
 
@@ -308,161 +312,8 @@ impl Refresher {
 }
 
 impl Shared {
-    fn pace(&self, datahub: &DataHub) -> MutexGuard<'_, Pace> {
-        self.paces[datahub.index()].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn backoff(&self, datahub: &DataHub) -> MutexGuard<'_, Backoff> {
-        self.backoffs[datahub.index()].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One refresh, from the token endpoint to the cache.
-struct Refresh {
-    datahub: Arc<DataHub>,
-    token: RefreshToken,
-    key: CacheKey,
-    /// How many have failed before it.
-    failures: u32,
-    sender: watch::Sender<Option<CacheEntry>>,
-    shared: Arc<Shared>,
-    revoker: Revoker,
-}
-
-impl Refresh {
-    async fn run(self) {
-        let mut started = Instant::now();
-        let mut held = None;
-        let is_wanted = || {
-            started = Instant::now();
-            if self.shared.cache.withdraw(&self.key, &self.sender) {
-                return false;
-            }
-            held = self.shared.backoff(&self.datahub).admit(self.key, started).err();
-            if held.is_none() {
-                self.shared.pace(&self.datahub).begin(started);
-            }
-            held.is_none()
-        };
-        let refreshed = self.datahub.provider.refresh(&self.token, is_wanted).await;
-        let now = Instant::now();
-        if refreshed.is_some() {
-            self.shared.pace(&self.datahub).end(started, now);
-        }
-        let (outcome, obtained) = match (refreshed, held) {
-            (Some(refreshed), _) => {
-                self.shared.backoff(&self.datahub).record(self.key, outcome(&refreshed), now);
-                self.log(&refreshed, now.duration_since(started));
-                self.settle(refreshed, now)
-            }
-            (None, Some(until)) => (CacheEntry::Failed { until, failures: self.failures }, None),
-            (None, None) => return,
-        };
-        let kept = self.shared.cache.finish(&self.key, outcome, now);
-        if let (Some(_), Some(obtained)) = (&kept, obtained) {
-            obtained.keep();
-        }
-        // After a logout the jar may hold another session: those who wait look there, as losers do.
-        let outcome = kept.unwrap_or(CacheEntry::InvalidGrant { since: now });
-        // Nobody may be waiting any more.
-        let _ = self.sender.send(Some(outcome));
-    }
-
-    /// What is known of the token from now on, and the tokens that follow it, which the cache has yet to take.
-    fn settle(&self, refreshed: Result<TokenSet, RefreshError>, now: Instant) -> (CacheEntry, Option<Obtained>) {
-        let obtained = |tokens| Obtained::new(&self.datahub, tokens, None, self.revoker.clone());
-        let wait = match refreshed {
-            Ok(tokens) => return (CacheEntry::Superseded(tokens.clone()), Some(obtained(tokens))),
-            Err(RefreshError::InvalidGrant) => return (CacheEntry::InvalidGrant { since: now }, None),
-            Err(RefreshError::Endpoint(TokenEndpointError::SignIn)) => {
-                return (CacheEntry::Blocked { until: now + BLOCKED_FOR }, None);
-            }
-            Err(RefreshError::Endpoint(TokenEndpointError::NotNow { retry_after, .. })) => retry_after,
-            Err(RefreshError::Unusable(tokens)) => {
-                drop(obtained(tokens));
-                None
-            }
-            Err(_) => None,
-        };
-        let failures = self.failures + 1;
-        (CacheEntry::Failed { until: now + backoff::pause(failures, wait), failures }, None)
-    }
-
-    fn log(&self, refreshed: &Result<TokenSet, RefreshError>, elapsed: Duration) {
-        let datahub = self.datahub.id.as_str();
-        let refresh_token_hash = SessionToken::Refresh(self.token.clone()).fingerprint();
-        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        match refreshed {
-            Ok(_) => {
-                metrics::refresh("refreshed");
-                log::info!(datahub, refresh_token_hash, elapsed_ms, result = "refreshed"; "refresh");
-            }
-            Err(error) => {
-                metrics::refresh("failed");
-                let reason = chain(error);
-                log::warn!(datahub, refresh_token_hash, elapsed_ms, result = "failed", reason; "refresh");
-            }
-        }
-        if let Err(error @ RefreshError::Client(_)) = refreshed {
-            self.datahub.report_refused_client(error);
-        }
-    }
-}
-
-impl Drop for Refresh {
-    /// The process ends in the middle of it: whoever else is held back by its trial is not.
-    fn drop(&mut self) {
-        self.shared.backoff(&self.datahub).record(self.key, Outcome::Unanswered, Instant::now());
-    }
-}
-
-/// What the end of a refresh says about the token endpoint.
-fn outcome(refreshed: &Result<TokenSet, RefreshError>) -> Outcome {
-    match refreshed {
-        Err(RefreshError::Endpoint(TokenEndpointError::NotNow { status: 429, retry_after })) => {
-            Outcome::Throttled(*retry_after)
-        }
-        Err(RefreshError::Endpoint(TokenEndpointError::NotNow { retry_after, .. })) => Outcome::Failing(*retry_after),
-        Err(RefreshError::Endpoint(TokenEndpointError::SignIn)) => Outcome::Answered,
-        Err(RefreshError::Endpoint(_) | RefreshError::Metadata(_) | RefreshError::Invalid) => Outcome::Unanswered,
-        _ => Outcome::Answered,
-    }
-}
-
-/// Sessions with a long body on its way up, by the hash of their token, and how many each has.
-#[derive(Debug, Default)]
-struct Uploads(Mutex<HashMap<u64, usize>>);
-
-impl Uploads {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn begin(&self, filter_hash: u64) {
-        *self.lock().entry(filter_hash).or_default() += 1;
-    }
-
-    fn end(&self, filter_hash: u64) {
-        let mut uploads = self.lock();
-        if let Some(count) = uploads.get_mut(&filter_hash) {
-            *count -= 1;
-            if *count == 0 {
-                uploads.remove(&filter_hash);
-            }
-        }
-    }
-}
-
-/// A long body on its way up.
-#[derive(Debug)]
-pub struct Upload {
-    shared: Arc<Shared>,
-    filter_hash: u64,
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        self.shared.uploads.end(self.filter_hash);
+    fn endpoint(&self, datahub: &DataHub) -> MutexGuard<'_, Endpoint> {
+        self.endpoints[datahub.index()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -496,6 +347,3 @@ impl From<RefreshFailure> for ApiError {
         }
     }
 }
-
-/// How long a person whom the DataHUB has blocked is taken to stay so.
-const BLOCKED_FOR: Duration = Duration::from_mins(1);

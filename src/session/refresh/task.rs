@@ -1,0 +1,133 @@
+//! One refresh, from the token endpoint to the cache.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::access_log::chain;
+use crate::datahub::DataHub;
+use crate::datahub::oidc::RefreshError;
+use crate::datahub::revocation::{Obtained, Revoker};
+use crate::datahub::token::{RefreshToken, SessionToken, TokenSet};
+use crate::datahub::token_endpoint::TokenEndpointError;
+use crate::metrics;
+use crate::session::decision::CacheEntry;
+use crate::session::refresh::Shared;
+use crate::session::refresh::backoff::{self, Outcome};
+use crate::session::refresh::cache::CacheKey;
+
+/// A refresh that has been asked for. Nobody's leaving stops it.
+pub(super) struct Refresh {
+    pub(super) datahub: Arc<DataHub>,
+    pub(super) token: RefreshToken,
+    pub(super) key: CacheKey,
+    /// How many have failed before it.
+    pub(super) failures: u32,
+    pub(super) sender: watch::Sender<Option<CacheEntry>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) revoker: Revoker,
+}
+
+impl Refresh {
+    pub(super) async fn run(self) {
+        let mut started = Instant::now();
+        let mut held = None;
+        let is_wanted = || {
+            started = Instant::now();
+            if self.shared.cache.withdraw(&self.key, &self.sender) {
+                return false;
+            }
+            held = self.shared.endpoint(&self.datahub).backoff.admit(self.key, started).err();
+            if held.is_none() {
+                self.shared.endpoint(&self.datahub).pace.begin(started);
+            }
+            held.is_none()
+        };
+        let refreshed = self.datahub.provider.refresh(&self.token, is_wanted).await;
+        let now = Instant::now();
+        if refreshed.is_some() {
+            self.shared.endpoint(&self.datahub).pace.end(started, now);
+        }
+        let (outcome, obtained) = match (refreshed, held) {
+            (Some(refreshed), _) => {
+                self.shared.endpoint(&self.datahub).backoff.record(self.key, outcome(&refreshed), now);
+                self.log(&refreshed, now.duration_since(started));
+                self.settle(refreshed, now)
+            }
+            (None, Some(until)) => (CacheEntry::Failed { until, failures: self.failures }, None),
+            (None, None) => return,
+        };
+        let kept = self.shared.cache.finish(&self.key, outcome, now);
+        if let (Some(_), Some(obtained)) = (&kept, obtained) {
+            obtained.keep();
+        }
+        // After a logout the jar may hold another session: those who wait look there, as losers do.
+        let outcome = kept.unwrap_or(CacheEntry::InvalidGrant { since: now });
+        // Nobody may be waiting any more.
+        let _ = self.sender.send(Some(outcome));
+    }
+
+    /// What is known of the token from now on, and the tokens that follow it, which the cache has yet to take.
+    fn settle(&self, refreshed: Result<TokenSet, RefreshError>, now: Instant) -> (CacheEntry, Option<Obtained>) {
+        let obtained = |tokens| Obtained::new(&self.datahub, tokens, None, self.revoker.clone());
+        let wait = match refreshed {
+            Ok(tokens) => return (CacheEntry::Superseded(tokens.clone()), Some(obtained(tokens))),
+            Err(RefreshError::InvalidGrant) => return (CacheEntry::InvalidGrant { since: now }, None),
+            Err(RefreshError::Endpoint(TokenEndpointError::SignIn)) => {
+                return (CacheEntry::Blocked { until: now + BLOCKED_FOR }, None);
+            }
+            Err(RefreshError::Endpoint(TokenEndpointError::NotNow { retry_after, .. })) => retry_after,
+            Err(RefreshError::Unusable(tokens)) => {
+                drop(obtained(tokens));
+                None
+            }
+            Err(_) => None,
+        };
+        let failures = self.failures + 1;
+        (CacheEntry::Failed { until: now + backoff::pause(failures, wait), failures }, None)
+    }
+
+    fn log(&self, refreshed: &Result<TokenSet, RefreshError>, elapsed: Duration) {
+        let datahub = self.datahub.id.as_str();
+        let refresh_token_hash = SessionToken::Refresh(self.token.clone()).fingerprint();
+        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        match refreshed {
+            Ok(_) => {
+                metrics::refresh("refreshed");
+                log::info!(datahub, refresh_token_hash, elapsed_ms, result = "refreshed"; "refresh");
+            }
+            Err(error) => {
+                metrics::refresh("failed");
+                let reason = chain(error);
+                log::warn!(datahub, refresh_token_hash, elapsed_ms, result = "failed", reason; "refresh");
+            }
+        }
+        if let Err(error @ RefreshError::Client(_)) = refreshed {
+            self.datahub.report_refused_client(error);
+        }
+    }
+}
+
+impl Drop for Refresh {
+    /// The process ends in the middle of it: whoever else is held back by its trial is not.
+    fn drop(&mut self) {
+        self.shared.endpoint(&self.datahub).backoff.record(self.key, Outcome::Unanswered, Instant::now());
+    }
+}
+
+/// What the end of a refresh says about the token endpoint.
+fn outcome(refreshed: &Result<TokenSet, RefreshError>) -> Outcome {
+    match refreshed {
+        Err(RefreshError::Endpoint(TokenEndpointError::NotNow { status: 429, retry_after })) => {
+            Outcome::Throttled(*retry_after)
+        }
+        Err(RefreshError::Endpoint(TokenEndpointError::NotNow { retry_after, .. })) => Outcome::Failing(*retry_after),
+        Err(RefreshError::Endpoint(TokenEndpointError::SignIn)) => Outcome::Answered,
+        Err(RefreshError::Endpoint(_) | RefreshError::Metadata(_) | RefreshError::Invalid) => Outcome::Unanswered,
+        _ => Outcome::Answered,
+    }
+}
+
+/// How long a person whom the DataHUB has blocked is taken to stay so.
+const BLOCKED_FOR: Duration = Duration::from_mins(1);
