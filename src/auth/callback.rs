@@ -80,11 +80,11 @@ async fn finish(
         .map_err(|error| LoginFailure::new(LoginError::Failed, datahub, &error.to_string()))?;
     auth.refresher.begin_session(datahub, &obtained.tokens);
     obtained.keep();
-    auth.pending.record_success(pending, &login.confirmed, session.tokens.refresh.as_ref(), now);
+    let token = session.tokens.session_token();
+    auth.pending.record_success(pending, &login.confirmed, &token, now);
     // The one it takes the place of is over at the DataHUB, too.
-    if let Some(token) = login.replaces {
-        let kept = session.tokens.session_token();
-        auth.refresher.end_session(datahub, token, Some(&kept), MAX_WAIT).await;
+    if let Some(replaced) = login.replaces {
+        auth.refresher.end_session(datahub, replaced, Some(&token), MAX_WAIT).await;
     }
 
     context.event(Event::LoginOk, datahub.id.as_str());

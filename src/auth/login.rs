@@ -18,7 +18,7 @@ use crate::auth::return_to::ReturnTo;
 use crate::auth::{Auth, LoginError, Parameters, redirect};
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
-use crate::datahub::token::RefreshToken;
+use crate::datahub::token::SessionToken;
 use crate::error::{ApiError, Code};
 use crate::guard;
 use crate::seal::cookie;
@@ -44,7 +44,7 @@ pub(super) async fn login(
         return Ok(auth.redirect_to_app(None));
     }
     let return_to = parameters.one("return_to").ok().flatten().and_then(ReturnTo::parse);
-    let replaces = auth.replaced_refresh_token(&req, datahub);
+    let replaces = auth.replaced_token(&req, datahub);
     match datahub.provider.authorization_request(prompt).await {
         Ok(authorization) => {
             let now = SystemTime::now();
@@ -70,10 +70,10 @@ fn prompt(word: &str) -> Option<CoreAuthPrompt> {
 }
 
 impl Auth {
-    /// The refresh token of the session that a login at `datahub` takes the place of, one that has ended too: at GitLab
+    /// The token of the session that a login at `datahub` takes the place of, one that has ended too: at GitLab
     /// it lives on. The callback cannot know it, since Strict cookies do not come with a navigation from elsewhere.
-    fn replaced_refresh_token(&self, req: &HttpRequest, datahub: &DataHub) -> Option<RefreshToken> {
+    fn replaced_token(&self, req: &HttpRequest, datahub: &DataHub) -> Option<SessionToken> {
         let (_, session) = self.sessions.inspect(cookie::fields(req.headers()), datahub).ok()?;
-        session.decode().tokens.refresh
+        Some(session.decode().tokens.session_token())
     }
 }

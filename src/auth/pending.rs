@@ -32,7 +32,7 @@ use crate::auth::pending::login_cookie::{Login, LoginCookie};
 use crate::auth::return_to::ReturnTo;
 use crate::datahub::DataHubId;
 use crate::datahub::oidc::AuthorizationRequest;
-use crate::datahub::token::{RefreshToken, SessionToken};
+use crate::datahub::token::SessionToken;
 use crate::seal::Keyring;
 use crate::seal::cookie::{self, Found, Plaintext, SealedCookie};
 
@@ -76,7 +76,7 @@ impl PendingLogins {
         authorization: &AuthorizationRequest,
         datahub: &DataHubId,
         return_to: Option<ReturnTo>,
-        replaces: Option<&RefreshToken>,
+        replaces: Option<&SessionToken>,
         now: SystemTime,
     ) {
         let mut cookie = read(session);
@@ -113,11 +113,11 @@ impl PendingLogins {
         &self,
         session: &Session,
         Confirmed(datahub): &Confirmed,
-        token: Option<&RefreshToken>,
+        token: &SessionToken,
         now: SystemTime,
     ) {
         let mut cookie = read(session);
-        cookie.record_success(datahub.as_str(), token, now);
+        cookie.record_success(datahub.as_str(), Some(token), now);
         self.write(session, cookie, now);
     }
 
@@ -219,7 +219,7 @@ fn find(fields: &HeaderMap) -> Found<'_> {
 /// A login that a DataHUB has not answered yet. Its secrets come out by [`PendingLogin::confirm`] alone.
 pub(super) struct PendingLogin {
     login: Login,
-    replaces: Option<RefreshToken>,
+    replaces: Option<SessionToken>,
     expires_at: SystemTime,
 }
 
@@ -229,7 +229,7 @@ pub(super) struct ConfirmedLogin {
     pub(super) proof: LoginProof,
     /// Where the person wanted to go.
     pub(super) return_to: Option<ReturnTo>,
-    /// The refresh token of the session that the new one takes the place of: of the one that was there when the last login
+    /// The token of the session that the new one takes the place of: of the one that was there when the last login
     /// began, or that another login has begun since.
     pub(super) replaces: Option<SessionToken>,
     /// For [`PendingLogins::record_success`].
@@ -263,7 +263,7 @@ impl PendingLogin {
         Ok(ConfirmedLogin {
             proof: LoginProof { verifier: PkceCodeVerifier::new(login.verifier), nonce: Nonce::new(login.nonce) },
             return_to: ReturnTo::parse(&login.return_to),
-            replaces: replaces.map(SessionToken::Refresh),
+            replaces,
             confirmed: Confirmed(datahub.clone()),
         })
     }
@@ -405,7 +405,8 @@ mod tests {
         let state = begin(&pending, &session, "a", now);
         let confirmed = pending.take(&session, &state, now).and_then(|login| login.confirm(&id("a"), now));
         assert!(!pending.has_ended_well(&session, &id("a"), now), "a confirmed one has not ended");
-        pending.record_success(&session, &confirmed.expect("ours").confirmed, None, now);
+        let token = SessionToken::Refresh("a".to_owned().try_into().expect("visible ASCII"));
+        pending.record_success(&session, &confirmed.expect("ours").confirmed, &token, now);
         for (minutes, expected) in [(0, true), (74, true), (75, false)] {
             let now = now + Duration::from_mins(minutes);
             assert_eq!(pending.has_ended_well(&session, &id("a"), now), expected, "{minutes} min");

@@ -263,6 +263,7 @@ impl Provider {
     ///
     /// # Errors
     /// [`RevokeError`] if the DataHUB did not say that it is done.
+    #[expect(clippy::disallowed_methods, reason = "the token goes to the DataHUB that gave it out")]
     pub async fn revoke(&self, token: &SessionToken) -> Result<(), RevokeError> {
         let metadata = self.metadata().await?;
         let endpoint = metadata.additional_metadata().revocation_endpoint.as_ref().ok_or(RevokeError::NoEndpoint)?;

@@ -109,8 +109,12 @@ pub enum SessionToken {
 }
 
 impl SessionToken {
-    /// The token itself, for the DataHUB that gave it out.
-    pub(super) fn expose(&self) -> &str {
+    /// The token itself, for the seal and for GitLab.
+    pub fn expose(&self) -> &str {
+        self.text()
+    }
+
+    fn text(&self) -> &str {
         match self {
             Self::Refresh(token) => &token.0,
             Self::Access(token) => &token.0,
@@ -127,17 +131,17 @@ impl SessionToken {
 
     /// Names the token of a DataHUB without telling it: what tables are keyed by.
     pub fn digest_at(&self, datahub: &str) -> [u8; 32] {
-        Sha256::new().chain_update(datahub).chain_update([0]).chain_update(self.expose()).finalize().into()
+        Sha256::new().chain_update(datahub).chain_update([0]).chain_update(self.text()).finalize().into()
     }
 
     /// [`filter_hash`] of it.
     pub fn filter_hash(&self) -> u64 {
-        filter_hash(self.expose().as_bytes())
+        filter_hash(self.text().as_bytes())
     }
 
     /// The first 10 hex digits of the SHA-256: what a log may hold.
     pub fn fingerprint(&self) -> String {
-        Sha256::digest(self.expose())[..5].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+        Sha256::digest(self.text())[..5].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
     }
 }
 

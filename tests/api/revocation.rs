@@ -88,6 +88,8 @@ fn a_session_without_a_refresh_token_is_revoked_too() {
     assert_eq!((hub.counts().revocations, hub.live_tokens().len()), (1, 1));
     assert_eq!(other.fetch(&gateway, "GET", USER).status, 200, "another session of the person");
     assert_eq!(other.fetch(&gateway, "POST", "/auth/refresh").status, 200, "there is nothing to renew");
+    other.log_in(&gateway, "a", &hub, "testuser");
+    assert_eq!((hub.counts().revocations, hub.live_tokens().len()), (2, 1), "a login takes its place");
 }
 
 /// However a login fails once the DataHUB has given out tokens, they are revoked.

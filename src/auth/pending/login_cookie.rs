@@ -1,7 +1,7 @@
 //! What the login cookie holds: logins under way, and at which DataHUBs others have ended well.
 //!
 //! ```text
-//! number of DataHUBs | each: id | flags (1) | ended_at (u32), if one has ended well | refresh token, if there is one
+//! number of DataHUBs | each: id | flags (1) | ended_at (u32), if one has ended well | token, if there is one
 //!   | each login, the oldest first, to the end: number of its DataHUB | created_at (u32) | state | nonce | verifier | return_to
 //! ```
 //!
@@ -19,7 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use openidconnect::CsrfToken;
 use zeroize::Zeroizing;
 
-use crate::datahub::token::RefreshToken;
+use crate::datahub::token::{AccessToken, RefreshToken, SessionToken};
 use crate::seal;
 use crate::seal::cookie::Plaintext;
 use crate::session::encoding::{Reader, put_number, put_text, put_token};
@@ -50,8 +50,8 @@ struct AtDataHub {
     id: String,
     /// When the last login there ended well.
     ended_at: Option<SystemTime>,
-    /// The refresh token of the session that the next login that ends well there takes the place of.
-    replaces: Option<RefreshToken>,
+    /// The token of the session that the next login that ends well there takes the place of.
+    replaces: Option<SessionToken>,
 }
 
 impl LoginCookie {
@@ -61,7 +61,7 @@ impl LoginCookie {
     }
 
     /// Adds the newest login. `replaces` belongs to the session that is there now; without one it stays what it was.
-    pub(super) fn add(&mut self, login: Login, replaces: Option<&RefreshToken>) {
+    pub(super) fn add(&mut self, login: Login, replaces: Option<&SessionToken>) {
         let datahub = self.datahub(&login.datahub);
         if replaces.is_some() {
             datahub.replaces = short(replaces);
@@ -69,8 +69,8 @@ impl LoginCookie {
         self.logins.push(login);
     }
 
-    /// Removes the login of this state; and the refresh token of the session that it takes the place of.
-    pub(super) fn remove(&mut self, state: &str) -> Option<(Login, Option<RefreshToken>)> {
+    /// Removes the login of this state; and the token of the session that it takes the place of.
+    pub(super) fn remove(&mut self, state: &str) -> Option<(Login, Option<SessionToken>)> {
         let state = CsrfToken::new(state.to_owned());
         // openidconnect compares digests: no time tells a near miss.
         let at = self.logins.iter().position(|login| CsrfToken::new(login.state.clone()) == state)?;
@@ -79,8 +79,8 @@ impl LoginCookie {
         Some((login, replaces))
     }
 
-    /// Notes that a login has ended well; `session` is the refresh token of the session that it began.
-    pub(super) fn record_success(&mut self, datahub: &str, session: Option<&RefreshToken>, now: SystemTime) {
+    /// Notes that a login has ended well; `session` is the token of the session that it began.
+    pub(super) fn record_success(&mut self, datahub: &str, session: Option<&SessionToken>, now: SystemTime) {
         let datahub = self.datahub(datahub);
         datahub.ended_at = Some(now);
         datahub.replaces = short(session);
@@ -159,7 +159,7 @@ impl LoginCookie {
         for _ in 0..rest.number()? {
             let (id, flags) = (text(rest.text()?)?, rest.byte()?);
             let ended_at = if flags & HAS_ENDED == 0 { None } else { Some(read_time(&mut rest, bytes)?) };
-            let replaces = if flags & REPLACES == 0 { None } else { Some(read_token(&mut rest, bytes)?) };
+            let replaces = if flags & REPLACES == 0 { None } else { Some(read_token(&mut rest, bytes, flags)?) };
             datahubs.push(AtDataHub { id, ended_at, replaces });
         }
         let mut logins = Vec::new();
@@ -191,7 +191,8 @@ impl Plaintext for LoginCookie {
         put_number(&mut out, self.datahubs.len() as u64);
         for AtDataHub { id, ended_at, replaces } in &self.datahubs {
             put_text(&mut out, id);
-            let flags = [(HAS_ENDED, ended_at.is_some()), (REPLACES, replaces.is_some())];
+            let is_access = matches!(replaces, Some(SessionToken::Access(_)));
+            let flags = [(HAS_ENDED, ended_at.is_some()), (REPLACES, replaces.is_some()), (IS_ACCESS, is_access)];
             out.push(flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag).sum());
             if let Some(ended_at) = ended_at {
                 put_time(&mut out, *ended_at);
@@ -229,19 +230,24 @@ fn read_time(rest: &mut Reader<'_>, bytes: &[u8]) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into()))
 }
 
-fn read_token(rest: &mut Reader<'_>, bytes: &[u8]) -> Option<RefreshToken> {
+fn read_token(rest: &mut Reader<'_>, bytes: &[u8], flags: u8) -> Option<SessionToken> {
     let mut text = Vec::with_capacity(2 * bytes.len());
     rest.token()?.write(bytes, &mut text);
-    RefreshToken::try_from(String::from_utf8(text).ok()?).ok()
+    let text = String::from_utf8(text).ok()?;
+    match flags & IS_ACCESS {
+        0 => RefreshToken::try_from(text).ok().map(SessionToken::Refresh),
+        _ => AccessToken::try_from(text).ok().map(SessionToken::Access),
+    }
 }
 
 /// A token that is not too long to be kept.
-fn short(token: Option<&RefreshToken>) -> Option<RefreshToken> {
+fn short(token: Option<&SessionToken>) -> Option<SessionToken> {
     token.filter(|token| token.expose().len() <= MAX_TOKEN_BYTES).cloned()
 }
 
 const HAS_ENDED: u8 = 1;
 const REPLACES: u8 = 2;
+const IS_ACCESS: u8 = 4;
 /// How many logins one browser may have under way.
 const MAX_LOGINS: usize = 16;
 /// Longest value of the cookie, in bytes, sealed and signed: with name and attributes it stays below the 4,096 that browsers
@@ -251,7 +257,7 @@ const MAX_VALUE_BYTES: usize = 3_800;
 const MAX_SIGNATURE_BYTES: usize = 44 * 3;
 /// A path that is longer, in bytes, is forgotten before a login is.
 const LONG_RETURN_TO: usize = 256;
-/// A refresh token that is longer, in bytes, is not kept, and so not revoked; GitLab's have 64 characters.
+/// A token that is longer, in bytes, is not kept, and so not revoked; GitLab's have 64 characters.
 const MAX_TOKEN_BYTES: usize = 256;
 
 #[cfg(test)]
@@ -276,8 +282,15 @@ mod tests {
         }
     }
 
-    fn token(text: &str) -> RefreshToken {
-        text.to_owned().try_into().expect("visible ASCII")
+    /// An access token if the text begins with an even letter.
+    fn token(text: &str) -> SessionToken {
+        let is_access = text.as_bytes()[0].is_multiple_of(2);
+        let text = text.to_owned();
+        if is_access {
+            SessionToken::Access(text.try_into().expect("visible ASCII"))
+        } else {
+            SessionToken::Refresh(text.try_into().expect("visible ASCII"))
+        }
     }
 
     fn start() -> SystemTime {
