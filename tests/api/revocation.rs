@@ -140,7 +140,9 @@ fn tokens_that_come_when_the_process_has_no_time_left_are_no_secret_of_its_log()
             gateway.terminate();
         });
         let mut connection = browser.begin(&gateway, "GET", &callback, crate::browser::NAVIGATION);
-        assert!(connection.try_head().is_err(), "it is given up");
+        // It is given up, and nobody is logged in; whether somebody is still told so depends on what ends first.
+        let told = connection.try_head().map(|answer| answer.location());
+        assert!(told.is_err() || told.as_ref().is_ok_and(|told| told.ends_with("login_error=unavailable")), "{told:?}");
     });
     assert!(gateway.wait_for_end().is_some_and(|status| status.success()));
     assert!(started.elapsed() < Duration::from_secs(5), "twice the second, and two: {:?}", started.elapsed());
