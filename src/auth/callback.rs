@@ -22,7 +22,7 @@ use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::discovery::MetadataError;
 use crate::datahub::id_token::IdTokenError;
-use crate::datahub::oidc::ExchangeError;
+use crate::datahub::oidc::error::ExchangeError;
 use crate::datahub::token_endpoint::TokenEndpointError;
 use crate::error::Code;
 use crate::metrics;

@@ -10,7 +10,8 @@ use crate::auth::Auth;
 use crate::auth::pending::LoginProof;
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
-use crate::datahub::oidc::{ExchangeError, LoginResult};
+use crate::datahub::oidc::LoginResult;
+use crate::datahub::oidc::error::ExchangeError;
 use crate::datahub::revocation::Obtained;
 use crate::datahub::token::SessionToken;
 
@@ -32,11 +33,19 @@ impl Auth {
         let (datahub, revoker, id) = (Arc::clone(datahub), self.refresher.revoker.clone(), context.id);
         let LoginProof { verifier, nonce } = proof;
         let exchange = async move || {
-            let exchanged = datahub.provider.exchange_code(code, verifier, now).await;
-            if let Err(error @ ExchangeError::Client(_)) = &exchanged {
-                datahub.report_refused_client(error);
-            }
-            let exchanged = exchanged?;
+            let exchanged = match datahub.provider.exchange_code(code, verifier, now).await {
+                Ok(exchanged) => exchanged,
+                Err(error) => {
+                    match &error {
+                        ExchangeError::Client(_) => datahub.report_refused_client(&error),
+                        ExchangeError::Unusable(token) if held.as_ref() != Some(token) => {
+                            drop(revoker.revoke(&datahub, token.clone()));
+                        }
+                        _ => {}
+                    }
+                    return Err(error);
+                }
+            };
             let obtained = Obtained::new(&datahub, exchanged.tokens.clone(), held, revoker);
             let result = datahub.provider.identify(&exchanged, &nonce, now).await?;
             Ok((result, obtained))

@@ -1,6 +1,7 @@
 //! What we ask of a DataHUB as its OAuth client: begin a login, exchange a code, refresh, revoke.
 
-use std::borrow::Cow;
+pub mod error;
+
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -8,23 +9,23 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use openidconnect::core::{
-    CoreAuthPrompt, CoreAuthenticationFlow, CoreClient, CoreErrorResponseType, CoreTokenResponse, CoreTokenType,
-    CoreUserInfoClaims,
+    CoreAuthPrompt, CoreAuthenticationFlow, CoreClient, CoreTokenResponse, CoreTokenType, CoreUserInfoClaims,
 };
 use openidconnect::{
     AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpResponse,
-    Nonce, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope,
-    StandardErrorResponse, SubjectIdentifier, TokenResponse, UserInfoError,
+    Nonce, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope, SubjectIdentifier,
+    TokenResponse, UserInfoError,
 };
 use url::{Url, form_urlencoded};
 
-use crate::datahub::back_channel::{BackChannel, BackChannelError};
+use crate::datahub::back_channel::BackChannel;
 use crate::datahub::discovery::{Discovery, Metadata, MetadataError};
 use crate::datahub::health::{CallKind, Health, Outcome};
 use crate::datahub::id_token::{self, IdTokenError};
+use crate::datahub::oidc::error::{ExchangeError, RefreshError, RevokeError};
 use crate::datahub::places::Places;
 use crate::datahub::token::{AccessToken, DEFAULT_LIFETIME, RefreshToken, SessionToken, TokenError, TokenSet};
-use crate::datahub::token_endpoint::{TokenEndpoint, TokenEndpointError};
+use crate::datahub::token_endpoint::TokenEndpoint;
 
 /// What a DataHUB knows us as.
 #[derive(Debug)]
@@ -253,7 +254,7 @@ impl Provider {
         let tokens = tokens(&response, Some(token), sent).map_err(|_| RefreshError::Invalid)?;
         match check_usable(&tokens, &response) {
             Ok(()) => Ok(tokens),
-            Err(_) => Err(RefreshError::Unusable(tokens)),
+            Err(_) => Err(RefreshError::Unusable(tokens.session_token())),
         }
     }
 
@@ -379,161 +380,6 @@ pub struct User {
     pub username: String,
     /// For people to read.
     pub name: String,
-}
-
-/// Why a code brought no session.
-#[derive(Debug, thiserror::Error)]
-pub enum ExchangeError {
-    /// The DataHUB's endpoints or keys are not known.
-    #[error(transparent)]
-    Metadata(#[from] MetadataError),
-    /// An answer that is another issuer's, or does not say whose.
-    #[error("the answer is not this issuer's")]
-    Issuer,
-    /// No answer of the token endpoint.
-    #[error("the code could not be exchanged")]
-    Endpoint(#[source] TokenEndpointError),
-    /// No answer to who the person is.
-    #[error("cannot fetch userinfo")]
-    Userinfo(#[source] BackChannelError),
-    /// A refusal of our own client.
-    #[error("the DataHUB refuses this gateway's client ({0}): check client_id and client_secret")]
-    Client(&'static str),
-    /// The process ends.
-    #[error("the process ends")]
-    Ending,
-    /// The token endpoint said no, in a word of RFC 6749 section 5.2.
-    #[error("the DataHUB refused the code: {0}")]
-    ErrorResponse(Cow<'static, str>),
-    /// An answer that is not to be believed.
-    #[error("the DataHUB's answer is invalid: {0}")]
-    Invalid(&'static str),
-    /// An ID token that is not to be believed.
-    #[error(transparent)]
-    IdToken(#[from] IdTokenError),
-    /// A token that cannot be a header's value.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-}
-
-impl ExchangeError {
-    /// What it says about the endpoint that was called, if one was. A code that is refused says nothing against it.
-    fn outcome(&self) -> Option<Outcome> {
-        match self {
-            Self::Metadata(_) | Self::Issuer | Self::Ending => None,
-            Self::Endpoint(error) => Some(error.outcome()),
-            Self::Userinfo(error) => Some(error.outcome()),
-            Self::ErrorResponse(code) if code == CoreErrorResponseType::InvalidGrant.as_ref() => Some(Outcome::Good),
-            Self::Client(_) | Self::ErrorResponse(_) | Self::Invalid(_) | Self::IdToken(_) | Self::Token(_) => {
-                Some(Outcome::Failed)
-            }
-        }
-    }
-
-    fn from_token_endpoint(error: TokenRequestError) -> Self {
-        match error {
-            RequestTokenError::ServerResponse(response) => match refused_client(response.error()) {
-                Some(word) => Self::Client(word),
-                None => Self::ErrorResponse(error_code(response.error())),
-            },
-            RequestTokenError::Request(error) => Self::Endpoint(error),
-            // Their text may hold the answer, and so a token.
-            RequestTokenError::Parse(..) | RequestTokenError::Other(_) => Self::Invalid("token answer"),
-        }
-    }
-}
-
-/// Why a refresh brought no tokens.
-#[derive(Debug, thiserror::Error)]
-pub enum RefreshError {
-    /// The token is spent or revoked.
-    #[error("the DataHUB no longer accepts the refresh token")]
-    InvalidGrant,
-    /// The DataHUB's endpoints are not known.
-    #[error(transparent)]
-    Metadata(#[from] MetadataError),
-    /// No answer that decides anything.
-    #[error("there was no refresh")]
-    Endpoint(#[source] TokenEndpointError),
-    /// A refusal of our own client.
-    #[error("the DataHUB refuses this gateway's client ({0}): check client_id and client_secret")]
-    Client(&'static str),
-    /// Another refusal.
-    #[error("the DataHUB refused the refresh: {0}")]
-    ErrorResponse(Cow<'static, str>),
-    /// An answer that is none.
-    #[error("the DataHUB's answer to the refresh is invalid")]
-    Invalid,
-    /// Tokens that live and cannot be used.
-    #[error("the DataHUB's answer to the refresh brought tokens that are no bearer tokens, or have no life")]
-    Unusable(TokenSet),
-}
-
-impl RefreshError {
-    /// What it says about the token endpoint, if it was called. A token that is refused says nothing against it.
-    fn outcome(&self) -> Option<Outcome> {
-        match self {
-            Self::Metadata(_) => None,
-            Self::InvalidGrant | Self::Endpoint(TokenEndpointError::SignIn) => Some(Outcome::Good),
-            Self::Endpoint(error) => Some(error.outcome()),
-            Self::Client(_) | Self::ErrorResponse(_) | Self::Invalid | Self::Unusable(_) => Some(Outcome::Failed),
-        }
-    }
-
-    fn from_token_endpoint(error: TokenRequestError) -> Self {
-        match error {
-            RequestTokenError::ServerResponse(response) => match (response.error(), refused_client(response.error())) {
-                (CoreErrorResponseType::InvalidGrant, _) => Self::InvalidGrant,
-                (_, Some(word)) => Self::Client(word),
-                (other, None) => Self::ErrorResponse(error_code(other)),
-            },
-            RequestTokenError::Request(error) => Self::Endpoint(error),
-            RequestTokenError::Parse(..) | RequestTokenError::Other(_) => Self::Invalid,
-        }
-    }
-}
-
-/// Why a revocation is not certain.
-#[derive(Debug, thiserror::Error)]
-pub enum RevokeError {
-    /// The DataHUB's endpoints are not known.
-    #[error(transparent)]
-    Metadata(#[from] MetadataError),
-    /// The metadata name no revocation endpoint.
-    #[error("the DataHUB has no revocation endpoint")]
-    NoEndpoint,
-    /// No answer.
-    #[error("cannot reach the DataHUB to revoke")]
-    Unreachable(#[from] BackChannelError),
-    /// Anything but 200.
-    #[error("the DataHUB answered the revocation with {0}")]
-    Status(http::StatusCode),
-}
-
-impl RevokeError {
-    /// Whether another try may do better.
-    pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::Metadata(_) | Self::Unreachable(_))
-    }
-}
-
-type TokenRequestError = RequestTokenError<TokenEndpointError, StandardErrorResponse<CoreErrorResponseType>>;
-
-/// The word, if the DataHUB refuses our own client and not what a person has.
-fn refused_client(error: &CoreErrorResponseType) -> Option<&'static str> {
-    match error {
-        CoreErrorResponseType::InvalidClient => Some("invalid_client"),
-        CoreErrorResponseType::UnauthorizedClient => Some("unauthorized_client"),
-        _ => None,
-    }
-}
-
-/// A word of the standard, or `other`: what a DataHUB makes up does not enter the log.
-fn error_code(error: &CoreErrorResponseType) -> Cow<'static, str> {
-    match error {
-        CoreErrorResponseType::Extension(_) => Cow::Borrowed("other"),
-        known => Cow::Owned(known.to_string()),
-    }
 }
 
 /// The Date of an answer (RFC 9110 section 6.6.1): what the DataHUB's clock says.

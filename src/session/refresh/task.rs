@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::access_log::chain;
 use crate::datahub::DataHub;
-use crate::datahub::oidc::RefreshError;
+use crate::datahub::oidc::error::RefreshError;
 use crate::datahub::revocation::{Obtained, Revoker};
 use crate::datahub::token::{RefreshToken, SessionToken, TokenSet};
 use crate::datahub::token_endpoint::TokenEndpointError;
@@ -78,8 +78,8 @@ impl Refresh {
                 return (CacheEntry::Blocked { until: now + BLOCKED_FOR }, None);
             }
             Err(RefreshError::Endpoint(TokenEndpointError::NotNow { retry_after, .. })) => retry_after,
-            Err(RefreshError::Unusable(tokens)) => {
-                drop(obtained(tokens));
+            Err(RefreshError::Unusable(token)) => {
+                drop(self.revoker.revoke(&self.datahub, token));
                 None
             }
             Err(_) => None,
