@@ -5,7 +5,7 @@ pub mod discovery;
 pub mod health;
 pub mod id_token;
 pub mod oidc;
-mod places;
+mod request_limit;
 pub mod revocation;
 pub mod tasks;
 pub mod token;

@@ -1,7 +1,7 @@
-//! Our own calls to a DataHUB, through awc: discovery, keys, tokens, userinfo.
+//! Our own calls to a DataHUB that may be made twice, through awc: discovery, keys, userinfo, revocation.
 //!
-//! Each call has a connection of its own: there are few of them, and a reused connection may have died unnoticed, which
-//! a refresh cannot afford. Nothing is redirected, and no address is called but the DataHUB's own, whatever its
+//! Each call has a connection of its own: there are few of them, and a reused connection may have died unnoticed.
+//! Nothing is redirected, and no address is called but the DataHUB's own, whatever its
 //! metadata say.
 
 use std::cell::Cell;
@@ -38,36 +38,23 @@ impl BackChannel {
         Self { addresses, timeout }
     }
 
-    /// Sends one request and reads the whole answer, up to 2 MiB of it.
+    /// Sends one request and reads the whole answer, up to 2 MiB of it. It is sent once more, on another connection and
+    /// within the same time limit, if the connection broke or the answer is not whole.
     ///
     /// # Errors
     /// [`BackChannelError`]; a status that says "no" is an answer like any other, one that says "not now" is none.
     pub async fn call(&self, request: HttpRequest) -> Result<HttpResponse, BackChannelError> {
-        self.call_up_to(1, request).await
-    }
-
-    /// The same for a request that does no harm if it arrives twice. It is sent once more, on another connection and within
-    /// the same time limit, if the connection broke or the answer is not whole.
-    ///
-    /// # Errors
-    /// As [`BackChannel::call`].
-    pub async fn call_idempotent(&self, request: HttpRequest) -> Result<HttpResponse, BackChannelError> {
-        self.call_up_to(2, request).await
-    }
-
-    async fn call_up_to(&self, tries: u8, request: HttpRequest) -> Result<HttpResponse, BackChannelError> {
         let url = Url::parse(&request.uri().to_string()).map_err(|_| BackChannelError::ForeignAddress)?;
         let address = self.addresses.iter().find(|address| address.is_origin_of(&url));
         let address = address.ok_or(BackChannelError::ForeignAddress)?;
         let progress = Rc::new(Cell::new(Progress::Connecting));
         let exchanges = async {
-            for _ in 1..tries {
-                match self.exchange(request.clone(), &url, address, &progress).await {
-                    Err(BackChannelError::Broken(_) | BackChannelError::Incomplete(_)) => {}
-                    outcome => return outcome,
+            match self.exchange(request.clone(), &url, address, &progress).await {
+                Err(BackChannelError::Broken(_) | BackChannelError::Incomplete(_)) => {
+                    self.exchange(request, &url, address, &progress).await
                 }
+                outcome => outcome,
             }
-            self.exchange(request.clone(), &url, address, &progress).await
         };
         match tokio::time::timeout(self.timeout, exchanges).await {
             Err(_) | Ok(Err(BackChannelError::Timeout)) if progress.get() == Progress::Connecting => {
@@ -317,7 +304,7 @@ mod tests {
         let address = Address::new(url.clone(), None, tls_config(None).expect("roots")).expect("an address");
         let channel = BackChannel::new(vec![address], Duration::from_secs(5));
         let request = http::Request::builder().method(method).uri(url.as_str()).body(Vec::new()).expect("a request");
-        let outcome = actix_web::rt::System::new().block_on(channel.call_idempotent(request));
+        let outcome = actix_web::rt::System::new().block_on(channel.call(request));
         let told = match outcome {
             Ok(response) => String::from_utf8(response.into_body()).expect("ASCII"),
             Err(error) => format!("{error}"),

@@ -216,7 +216,7 @@ impl Shared {
     async fn get<T: serde::de::DeserializeOwned>(&self, url: &Url, document: Document) -> Result<T, MetadataError> {
         let request = http::Request::get(url.as_str()).header(http::header::ACCEPT, "application/json");
         let request = request.body(Vec::new()).map_err(|_| MetadataError::Unreadable)?;
-        let response = self.back_channel.call_idempotent(request).await.map_err(MetadataError::Unreachable)?;
+        let response = self.back_channel.call(request).await.map_err(MetadataError::Unreachable)?;
         if response.status() != http::StatusCode::OK {
             return Err(MetadataError::Status(document, response.status()));
         }

@@ -23,7 +23,7 @@ use crate::datahub::discovery::{Discovery, Metadata, MetadataError};
 use crate::datahub::health::{CallKind, Health, Outcome};
 use crate::datahub::id_token::{self, IdTokenError};
 use crate::datahub::oidc::error::{ExchangeError, RefreshError, RevokeError};
-use crate::datahub::places::Places;
+use crate::datahub::request_limit::RequestLimit;
 use crate::datahub::token::{AccessToken, DEFAULT_LIFETIME, RefreshToken, SessionToken, TokenError, TokenSet};
 use crate::datahub::token_endpoint::TokenEndpoint;
 
@@ -48,8 +48,9 @@ pub struct Provider {
     back_channel: BackChannel,
     token_endpoint: TokenEndpoint,
     health: Arc<Health>,
-    refreshes: Places,
-    exchanges: Places,
+    refreshes: RequestLimit,
+    exchanges: RequestLimit,
+    revocations: RequestLimit,
 }
 
 impl Provider {
@@ -61,13 +62,14 @@ impl Provider {
         token_endpoint: TokenEndpoint,
         health: Arc<Health>,
     ) -> Self {
-        let (refreshes, exchanges) = (Places::new(), Places::new());
-        Self { registration, discovery, back_channel, token_endpoint, health, refreshes, exchanges }
+        let [refreshes, exchanges, revocations] = [(); 3].map(|()| RequestLimit::new());
+        Self { registration, discovery, back_channel, token_endpoint, health, refreshes, exchanges, revocations }
     }
 
     /// How long somebody may wait for an answer of its token endpoint.
     pub fn patience(&self) -> Duration {
-        self.token_endpoint.timeout()
+        // There may be a second try.
+        self.token_endpoint.timeout() * 2
     }
 
     /// How the calls to this DataHUB end.
@@ -87,10 +89,10 @@ impl Provider {
     pub async fn check(&self) -> Result<(), RefreshError> {
         let token = RefreshToken::try_from(NO_TOKEN.to_owned()).expect("visible ASCII");
         match self.refresh_once(&token).await {
-            Err(error @ (RefreshError::Metadata(_) | RefreshError::Endpoint(_) | RefreshError::Client(_))) => {
-                Err(error)
-            }
-            _ => Ok(()),
+            Err(RefreshError::InvalidGrant | RefreshError::ErrorResponse(_)) => Ok(()),
+            Err(error) => Err(error),
+            // It is nobody's: a DataHUB that takes it takes anything.
+            Ok(_) => Err(RefreshError::Invalid),
         }
     }
 
@@ -161,7 +163,10 @@ impl Provider {
         let response = self.exchanges.run(|| true, request).await.expect("it is wanted");
         let exchanged = response.map_err(ExchangeError::from_token_endpoint).and_then(|response| {
             // Before anything else: openidconnect would panic at a token that cannot be a header's value.
-            Ok(Exchanged { tokens: tokens(&response, None, now)?, response, datahub_date: datahub_date.get() })
+            let tokens = tokens(&response, None, now).map_err(|error| {
+                readable_token(&response).map_or(ExchangeError::Token(error), ExchangeError::Unusable)
+            })?;
+            Ok(Exchanged { tokens, response, datahub_date: datahub_date.get() })
         });
         if let Err(error) = &exchanged {
             self.report(CallKind::Token, error.outcome());
@@ -213,7 +218,7 @@ impl Provider {
         })
     }
 
-    /// Exchanges a refresh token for a new set, once there is a place for that; `None` if it `is_wanted` no more then. A
+    /// Exchanges a refresh token for a new set, once there is a permit for that; `None` if it `is_wanted` no more then. A
     /// second try, on another connection, follows one that broke: at GitLab it does no harm, since a token that was spent is
     /// refused and nothing else happens.
     ///
@@ -251,7 +256,8 @@ impl Provider {
             .request_async(&http)
             .await
             .map_err(RefreshError::from_token_endpoint)?;
-        let tokens = tokens(&response, Some(token), sent).map_err(|_| RefreshError::Invalid)?;
+        let tokens = tokens(&response, Some(token), sent)
+            .map_err(|_| readable_token(&response).map_or(RefreshError::Invalid, RefreshError::Unusable))?;
         match check_usable(&tokens, &response) {
             Ok(()) => Ok(tokens),
             Err(_) => Err(RefreshError::Unusable(tokens.session_token())),
@@ -268,16 +274,15 @@ impl Provider {
     pub async fn revoke(&self, token: &SessionToken) -> Result<(), RevokeError> {
         let metadata = self.metadata().await?;
         let endpoint = metadata.additional_metadata().revocation_endpoint.as_ref().ok_or(RevokeError::NoEndpoint)?;
-        let body = form_urlencoded::Serializer::new(String::new())
-            .append_pair("token", token.expose())
-            .append_pair("token_type_hint", token.type_hint())
-            .finish();
+        let mut body = form_urlencoded::Serializer::new(String::with_capacity(3 * token.expose().len() + 64));
+        let body = body.append_pair("token", token.expose()).append_pair("token_type_hint", token.type_hint()).finish();
         let request = http::Request::post(endpoint.as_str())
             .header(http::header::AUTHORIZATION, self.client_authentication())
             .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(body.into_bytes())
             .map_err(|_| RevokeError::NoEndpoint)?;
-        let response = self.back_channel.call_idempotent(request).await?;
+        let call = self.back_channel.call(request);
+        let response = self.revocations.run(|| true, call).await.expect("it is wanted")?;
         if response.status() == http::StatusCode::OK { Ok(()) } else { Err(RevokeError::Status(response.status())) }
     }
 
@@ -299,7 +304,7 @@ impl Provider {
         subject: SubjectIdentifier,
     ) -> Result<User, ExchangeError> {
         let id = subject.to_string();
-        let http = |request| self.back_channel.call_idempotent(request);
+        let http = |request| self.back_channel.call(request);
         let claims: CoreUserInfoClaims = self
             .client(metadata)
             .user_info(token, Some(subject))
@@ -338,7 +343,6 @@ type OidcClient =
     CoreClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointMaybeSet, EndpointMaybeSet>;
 
 /// A login that may begin.
-#[derive(Debug)]
 pub struct AuthorizationRequest {
     /// Where the browser goes.
     pub url: Url,
@@ -351,7 +355,6 @@ pub struct AuthorizationRequest {
 }
 
 /// Tokens of which nobody knows yet whose they are.
-#[derive(Debug)]
 pub struct Exchanged {
     /// They live, and must be kept or revoked.
     pub tokens: TokenSet,
@@ -397,6 +400,13 @@ fn tokens(response: &CoreTokenResponse, old: Option<&RefreshToken>, now: SystemT
     };
     let access = AccessToken::try_from(response.access_token().secret().clone())?;
     Ok(TokenSet { access, refresh, issued: now, lifetime: lifetime.min(MAX_LIFETIME) })
+}
+
+/// Of tokens of which one is none, the other.
+fn readable_token(response: &CoreTokenResponse) -> Option<SessionToken> {
+    let refresh = response.refresh_token().and_then(|token| RefreshToken::try_from(token.secret().clone()).ok());
+    let access = AccessToken::try_from(response.access_token().secret().clone()).ok();
+    refresh.map(SessionToken::Refresh).or(access.map(SessionToken::Access))
 }
 
 /// Whether tokens that have come can be used.

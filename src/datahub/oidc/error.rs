@@ -20,7 +20,7 @@ pub enum ExchangeError {
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     /// An answer that is another issuer's, or does not say whose.
-    #[error("the answer is not this issuer's")]
+    #[error("the answer is not this issuer's: see that datahubs.ID.issuer is what the metadata call it")]
     Issuer,
     /// No answer of the token endpoint.
     #[error("the code could not be exchanged")]
@@ -35,10 +35,10 @@ pub enum ExchangeError {
     #[error("the process ends")]
     Ending,
     /// The token endpoint said no, in a word of RFC 6749 section 5.2.
-    #[error("the DataHUB refused the code: {0}")]
+    #[error("the DataHUB refused the code ({0}): see that its application has this redirect URI and these scopes")]
     ErrorResponse(Cow<'static, str>),
     /// An answer that is not to be believed.
-    #[error("the DataHUB's answer is invalid: {0}")]
+    #[error("the DataHUB's answer is not to be believed: {0}; see what its own log says about /oauth/token")]
     Invalid(&'static str),
     /// Tokens that live, in an answer that cannot be read.
     #[error("the DataHUB's answer is invalid: tokens, but not as RFC 6749 section 5.1 has it")]
@@ -143,8 +143,8 @@ pub enum RevokeError {
     #[error("the DataHUB has no revocation endpoint")]
     NoEndpoint,
     /// No answer.
-    #[error("cannot reach the DataHUB to revoke")]
-    Unreachable(#[from] BackChannelError),
+    #[error("the DataHUB did not answer the revocation")]
+    BackChannel(#[from] BackChannelError),
     /// Anything but 200.
     #[error("the DataHUB answered the revocation with {0}")]
     Status(http::StatusCode),
@@ -153,7 +153,11 @@ pub enum RevokeError {
 impl RevokeError {
     /// Whether another try may do better.
     pub(in crate::datahub) fn may_pass(&self) -> bool {
-        matches!(self, Self::Metadata(_) | Self::Unreachable(_))
+        match self {
+            Self::Metadata(_) => true,
+            Self::BackChannel(error) => error.may_pass(),
+            Self::NoEndpoint | Self::Status(_) => false,
+        }
     }
 }
 
