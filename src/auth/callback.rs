@@ -20,7 +20,6 @@ use crate::auth::return_to::ReturnTo;
 use crate::auth::{Auth, LoginError, Parameters, see_other};
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
-use crate::datahub::discovery::MetadataError;
 use crate::datahub::id_token::IdTokenError;
 use crate::datahub::oidc::error::ExchangeError;
 use crate::datahub::token_endpoint::TokenEndpointError;
@@ -79,7 +78,6 @@ async fn finish(
         .login_cookies(datahub, &sid, &session, context, now)
         .map_err(|error| LoginFailure::new(LoginError::Failed, datahub, &error.to_string()))?;
     auth.refresher.begin_session(datahub, &obtained.tokens);
-    obtained.keep();
     let token = session.tokens.session_token();
     auth.pending.record_success(pending, &login.confirmed, &token, now);
     // The one it takes the place of is over at the DataHUB, too.
@@ -94,6 +92,8 @@ async fn finish(
     for cookie in cookies {
         response.headers_mut().append(SET_COOKIE, cookie);
     }
+    // Whoever writes the answer keeps them.
+    response.extensions_mut().insert(obtained);
     Ok(response)
 }
 
@@ -196,9 +196,7 @@ impl LoginFailure {
                 | TokenEndpointError::TooLarge,
             ) => LoginError::Failed,
             ExchangeError::Userinfo(error) if error.may_pass() => LoginError::Unavailable,
-            ExchangeError::Endpoint(_)
-            | ExchangeError::Ending
-            | ExchangeError::Metadata(MetadataError::Unreachable(_) | MetadataError::Paused) => LoginError::Unavailable,
+            ExchangeError::Endpoint(_) | ExchangeError::Ending | ExchangeError::Metadata(_) => LoginError::Unavailable,
             _ => LoginError::Failed,
         };
         let event = match error {

@@ -47,6 +47,8 @@ impl Auth {
                 }
             };
             let obtained = Obtained::new(&datahub, exchanged.tokens.clone(), held, revoker);
+            // The ID token is as old as the answer, which may have taken `timeouts.token`.
+            let now = SystemTime::now();
             let result = datahub.provider.identify(&exchanged, &nonce, now).await?;
             Ok((result, obtained))
         };

@@ -17,6 +17,7 @@ use openidconnect::{
     TokenResponse, UserInfoError,
 };
 use url::{Url, form_urlencoded};
+use zeroize::Zeroizing;
 
 use crate::datahub::back_channel::BackChannel;
 use crate::datahub::discovery::{Discovery, Metadata, MetadataError};
@@ -323,9 +324,9 @@ impl Provider {
     /// The client authentication of RFC 6749 section 2.3.1.
     fn client_authentication(&self) -> String {
         let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-        let pair =
-            format!("{}:{}", encoded(&self.registration.client_id), encoded(self.registration.client_secret.secret()));
-        format!("Basic {}", STANDARD.encode(pair))
+        let Registration { client_id, client_secret, .. } = &self.registration;
+        let pair = Zeroizing::new(format!("{}:{}", encoded(client_id), encoded(client_secret.secret())));
+        format!("Basic {}", STANDARD.encode(&*pair))
     }
 
     fn client(&self, metadata: &Metadata) -> OidcClient {

@@ -27,7 +27,8 @@ impl Revoker {
 
     /// Revokes `token`, and with it all that the DataHUB gave out together. Whoever wants to may wait for the end.
     pub fn revoke(&self, datahub: &Arc<DataHub>, token: SessionToken) -> oneshot::Receiver<()> {
-        let revocation = Revocation { datahub: Arc::clone(datahub), token, result: "failed", reason: ENDS.into() };
+        let revocation =
+            Revocation { datahub: Arc::clone(datahub), token, is_done: false, reason: PROCESS_ENDED.into() };
         self.0.run(move || revocation.run())
     }
 }
@@ -36,7 +37,7 @@ impl Revoker {
 struct Revocation {
     datahub: Arc<DataHub>,
     token: SessionToken,
-    result: &'static str,
+    is_done: bool,
     reason: String,
 }
 
@@ -46,11 +47,11 @@ impl Revocation {
         let mut pause = Duration::from_secs(1);
         loop {
             let Err(error) = self.datahub.provider.revoke(&self.token).await else {
-                self.result = "ok";
+                self.is_done = true;
                 return;
             };
             self.reason = chain(&error);
-            if !error.may_pass() || begun.elapsed() + pause > PATIENCE {
+            if !error.may_pass() || begun.elapsed() + pause > MAX_TIME {
                 return;
             }
             sleep(pause).await;
@@ -61,8 +62,8 @@ impl Revocation {
 
 impl Drop for Revocation {
     fn drop(&mut self) {
-        metrics::revocation(self.result);
-        if self.result == "failed" {
+        metrics::revocation(if self.is_done { "ok" } else { "failed" });
+        if !self.is_done {
             let (datahub, reason) = (self.datahub.id.as_str(), &self.reason);
             log::warn!(datahub, refresh_token_hash = self.token.fingerprint(), reason;
                 "tokens that nobody holds any more could not be revoked: they live until they expire, or until the person revokes the application at the DataHUB");
@@ -108,8 +109,8 @@ impl Drop for Obtained {
 }
 
 /// How long a revocation is tried.
-const PATIENCE: Duration = Duration::from_mins(1);
+const MAX_TIME: Duration = Duration::from_mins(1);
 /// The longest pause between two tries; the first one is a second, and each is twice the one before.
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 /// Why a revocation was dropped before its end.
-const ENDS: &str = "the process ended before";
+const PROCESS_ENDED: &str = "the process ended before";

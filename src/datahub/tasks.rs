@@ -36,7 +36,7 @@ impl Tasks {
     }
 
     /// Runs `work`, whoever waits for it. Its outcome comes by the channel; an error there means that the process ends and
-    /// nothing is begun any more. `work` gets an outcome back that nobody waits for.
+    /// nothing is begun any more. An outcome that nobody waits for is dropped.
     pub fn run<F>(&self, work: impl FnOnce() -> F + Send + 'static) -> oneshot::Receiver<F::Output>
     where
         F: Future<Output: Send + 'static> + 'static,

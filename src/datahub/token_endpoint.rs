@@ -58,7 +58,9 @@ impl TokenEndpoint {
         let _ = connection.send(&message(&request, &url, address), left()).await?;
         let mut response = connection.receive(false, left()).await?;
         self.check_status(&response)?;
-        let mut body = Zeroizing::new(response.start().to_vec());
+        // One allocation that never moves, so that no copy of a token stays behind.
+        let mut body = Zeroizing::new(Vec::with_capacity(2 * MAX_RESPONSE_BYTES));
+        body.extend_from_slice(response.start());
         while let Some(mut piece) = connection.next_piece(&mut response.body, left()).await? {
             body.extend_from_slice(&piece);
             piece.zeroize();
@@ -70,7 +72,8 @@ impl TokenEndpoint {
         for field in response.fields().iter() {
             answer = answer.header(field.name, field.value);
         }
-        answer.body(body.to_vec()).map_err(|_| ReceiveError::Invalid("a head that is not HTTP").into())
+        response.wipe();
+        answer.body(std::mem::take(&mut *body)).map_err(|_| ReceiveError::Invalid("a head that is not HTTP").into())
     }
 
     /// Refuses a status by which nothing was decided, and a redirect.

@@ -1,6 +1,7 @@
 //! A worker's pool of buffers: a connection takes one when something arrives and gives it back when nothing is under way.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
@@ -30,7 +31,6 @@ impl BufferPool {
 }
 
 /// A buffer of the pool, given back when dropped. It is not wiped then: whoever writes a secret into it wipes that.
-#[derive(Debug)]
 pub struct Buffer {
     bytes: Vec<u8>,
     pool: BufferPool,
@@ -53,6 +53,13 @@ impl Buffer {
             *self = self.pool.take();
         }
         self.bytes.reserve(more);
+    }
+}
+
+/// Without what is in it, which may be a cookie or a token.
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} bytes)", self.bytes.len())
     }
 }
 

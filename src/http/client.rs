@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
+use zeroize::Zeroize as _;
 
 use crate::http::body::{BodyDecoder, BodyLength, CHUNK_END, ChunkError, Extent, LAST_CHUNK, write_chunk_size};
 use crate::http::buffer::{Buffer, BufferPool, MIN_READ};
@@ -67,6 +68,11 @@ impl Response {
     /// The fields of its head.
     pub fn fields(&self) -> Fields<'_> {
         self.head.fields(&self.bytes)
+    }
+
+    /// Wipes the head and what came with it of the body.
+    pub fn wipe(mut self) {
+        self.bytes.zeroize();
     }
 
     /// What came of the body together with the head.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access_log::chain;
 use crate::admin::Draining;
 use crate::context::{Client, Incomplete, RequestContext};
+use crate::datahub::revocation::Obtained;
 use crate::error::{ApiError, Code};
 use crate::guard::{self, Access, Guard};
 use crate::http::body;
@@ -158,7 +159,7 @@ impl Dispatch<'_> {
     }
 
     /// Writes the answer of one of our own routes, or a file.
-    async fn write_response(&mut self, response: HttpResponse<BoxBody>, is_head: bool) -> Result<(), Failure> {
+    async fn write_response(&mut self, mut response: HttpResponse<BoxBody>, is_head: bool) -> Result<(), Failure> {
         let (status, size) = (response.status(), response.body().size());
         let has_body = !is_head && !matches!(size, BodySize::None | BodySize::Sized(0));
         self.is_file &= !status.is_client_error();
@@ -183,6 +184,7 @@ impl Dispatch<'_> {
         self.end_head(&mut out);
 
         self.context.record_answer(status.as_u16(), None);
+        let obtained = response.extensions_mut().remove::<Obtained>();
         let mut body = response.into_body();
         let mut written = Ok(());
         while has_body && written.is_ok() {
@@ -196,6 +198,10 @@ impl Dispatch<'_> {
         }
         if written.is_ok() {
             written = self.connection.end_body(&out).await;
+        }
+        // Tokens that the browser has a cookie with are kept; any others are revoked.
+        if let (Some(obtained), Ok(())) = (obtained, written) {
+            obtained.keep();
         }
         self.record_written(written);
         Ok(())

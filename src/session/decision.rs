@@ -141,6 +141,7 @@ pub(super) fn decide(entry: Option<&CacheEntry>, attempt: Attempt, now: Instant)
             Reason::Expiring | Reason::Requested if is_young => Decision::UseCurrent,
             // It came out of a refresh on account of this very call.
             Reason::Rejected if is_young && replays > 0 => Decision::Expired,
+            _ if has_waited && serves && is_valid => Decision::UseCurrent,
             _ if has_waited => Decision::Unavailable { retry_after: RETRY_AFTER },
             _ => Decision::Refresh,
         },
@@ -272,6 +273,8 @@ mod tests {
             ("7: an earlier refresh failed, and another may succeed", failed_before(), first(Expiring), Refresh),
             ("7: the same of an expired token", failed_before(), expired(first(Expiring)), Refresh),
             ("7: an earlier refresh failed, and the token still serves", failed_before(), first(NoReason), UseCurrent),
+            ("2: the refresh was not begun, and the token serves", unknown(), waited(first(Expiring)), UseCurrent),
+            ("2: the refresh was not begun", unknown(), waited(expired(first(Expiring))), unavailable(5)),
             ("7: nobody waits twice", failed_before(), waited(first(Rejected)), unavailable(5)),
             ("7: the DataHUB has blocked the person", blocked(now + MAX_WAIT), waited(first(Expiring)), Expired),
             ("7: blocked, though the token would do", blocked(now + MAX_WAIT), first(NoReason), Expired),
@@ -299,13 +302,14 @@ mod tests {
     fn who_has_waited_is_answered() {
         let now = Instant::now();
         let entries = [
-            in_flight_since(now),
-            CacheEntry::Superseded(tokens()),
-            CacheEntry::InvalidGrant { since: now },
-            CacheEntry::Failed { until: now + MAX_WAIT, failures: 1 },
-            CacheEntry::Failed { until: now, failures: 1 },
-            CacheEntry::Blocked { until: now },
-            CacheEntry::Invalidated,
+            None,
+            Some(in_flight_since(now)),
+            Some(CacheEntry::Superseded(tokens())),
+            Some(CacheEntry::InvalidGrant { since: now }),
+            Some(CacheEntry::Failed { until: now + MAX_WAIT, failures: 1 }),
+            Some(CacheEntry::Failed { until: now, failures: 1 }),
+            Some(CacheEntry::Blocked { until: now }),
+            Some(CacheEntry::Invalidated),
         ];
         for entry in &entries {
             for reason in [Reason::None, Reason::Expiring, Reason::Requested, Reason::Rejected] {
@@ -320,7 +324,7 @@ mod tests {
                         has_waited: true,
                         patience: Duration::ZERO,
                     };
-                    let decision = decide(Some(entry), attempt, now);
+                    let decision = decide(entry.as_ref(), attempt, now);
                     assert_ne!(decision, Decision::Refresh, "{entry:?} {attempt:?}");
                 }
             }

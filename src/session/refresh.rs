@@ -42,6 +42,7 @@ mod pace;
 mod task;
 pub mod uploads;
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -172,7 +173,7 @@ impl Refresher {
         context: &RequestContext,
         now: SystemTime,
     ) -> Result<Resolution, ApiError> {
-        let Asking { datahub, sid, session, replays, .. } = asking;
+        let Asking { datahub, session, replays, .. } = asking;
         let token = session.tokens.session_token();
         let (mut attempt, mut entry) = self.attempt(asking, now);
         loop {
@@ -182,15 +183,7 @@ impl Refresher {
                     if !attempt.has_waited {
                         record("remembered", datahub, &token);
                     }
-                    let newest = self.shared.cache.newest(datahub, next, Instant::now());
-                    let renewed = session.renewed(newest, &self.limits);
-                    let cookie = sessions.session_cookie(datahub, sid, &renewed, context, SystemTime::now());
-                    let cookie = cookie.inspect_err(|_| {
-                        // Nobody will ever hold them.
-                        let orphan = self.shared.cache.invalidate_chain(datahub, token, None, Instant::now());
-                        orphan.map(|orphan| self.revoker.revoke(datahub, orphan));
-                    })?;
-                    return Ok(Resolution::Renewed(Box::new(renewed), cookie));
+                    return self.renewed(asking, next, sessions, context);
                 }
                 Decision::Refresh => {
                     let Some(refresh_token) = &session.tokens.refresh else {
@@ -219,6 +212,30 @@ impl Refresher {
                     record("unavailable", datahub, &token);
                     return Err(RefreshFailure::Unavailable { retry_after }.into());
                 }
+            }
+        }
+    }
+
+    /// The session with the newest tokens that follow `next`, and its cookie.
+    fn renewed(
+        &self,
+        asking: Asking<'_>,
+        next: &TokenSet,
+        sessions: &Sessions,
+        context: &RequestContext,
+    ) -> Result<Resolution, ApiError> {
+        let Asking { datahub, sid, session, .. } = asking;
+        let newest = self.shared.cache.newest(datahub, next, Instant::now());
+        let renewed = session.renewed(newest, &self.limits);
+        match sessions.session_cookie(datahub, sid, &renewed, context, SystemTime::now()) {
+            Ok(cookie) => Ok(Resolution::Renewed(Box::new(renewed), cookie)),
+            Err(error) => {
+                // Nobody will ever hold them.
+                let token = session.tokens.session_token();
+                if let Some(orphan) = self.shared.cache.invalidate_chain(datahub, token, None, Instant::now()) {
+                    drop(self.revoker.revoke(datahub, orphan));
+                }
+                Err(error.into())
             }
         }
     }
@@ -288,7 +305,8 @@ impl Refresher {
             Begun::Known(entry) => return Some(entry),
             Begun::New { sender, outcome, failures } => {
                 let (datahub, token, shared) = (Arc::clone(datahub), token.clone(), Arc::clone(&self.shared));
-                let refresh = Refresh { datahub, token, key, failures, sender, shared, revoker: self.revoker.clone() };
+                let (revoker, begun) = (self.revoker.clone(), Cell::default());
+                let refresh = Refresh { datahub, token, key, failures, sender, shared, revoker, begun };
                 drop(self.tasks.run(move || refresh.run()));
                 (outcome, since, failures)
             }
@@ -296,8 +314,8 @@ impl Refresher {
         let outcome = tokio::time::timeout(MAX_WAIT, receiver.wait_for(Option::is_some)).await;
         match outcome.map(|outcome| outcome.map(|outcome| outcome.clone())) {
             Ok(Ok(outcome)) => outcome,
-            // The process ends.
-            Ok(Err(_)) => None,
+            // It was not begun: the session has ended meanwhile, or the process ends.
+            Ok(Err(_)) => self.shared.cache.lookup(&key, tokens, Instant::now()),
             Err(_) => Some(CacheEntry::InFlight { outcome: receiver, since, failures }),
         }
     }

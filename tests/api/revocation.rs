@@ -124,9 +124,42 @@ fn what_a_failed_login_has_obtained_is_revoked() {
     }
 }
 
-/// A code that was taken brings tokens, also when the person has gone elsewhere meanwhile: nobody holds them.
+/// A code that was taken brings tokens, also when the person has gone elsewhere meanwhile: nobody would hold them.
 #[test]
-fn tokens_that_come_when_the_process_has_no_time_left_are_no_secret_of_its_log() {
+fn a_login_whose_browser_leaves_keeps_nothing_alive() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    let callback = browser.begin_login(&gateway, "a", &hub, "testuser");
+    hub.set(|behaviour| behaviour.token.answer_delay = Duration::from_secs(1));
+    let connection = browser.begin(&gateway, "GET", &callback, crate::browser::NAVIGATION);
+    wait_until(|| hub.counts().code_exchanges == 1);
+    drop(connection);
+    let line = gateway.wait_for_line(|line| line["target"] == "access" && line["status"] == 499);
+    assert!(line["route"].as_str().is_some_and(|route| route.ends_with("/auth/callback")), "{line}");
+    wait_until(|| hub.counts().revocations == 1 && hub.live_tokens().is_empty());
+    // Whoever stays has the session.
+    hub.set(|behaviour| behaviour.token.answer_delay = Duration::ZERO);
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    assert_eq!((browser.fetch(&gateway, "GET", USER).status, hub.live_tokens().len()), (200, 1));
+}
+
+/// A session that has ended here lives on at the DataHUB until somebody ends it there.
+#[test]
+fn a_logout_of_a_session_that_has_ended_revokes_its_tokens() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).and("session.max_age = \"2s\"").start();
+    let browser = logged_in(&gateway, &hub);
+    std::thread::sleep(Duration::from_millis(2_100));
+    assert_eq!(browser.fetch(&gateway, "GET", USER).code(), "session_expired");
+    let answer = browser.fetch(&gateway, "POST", "/auth/logout");
+    assert_eq!((answer.status, hub.counts().revocations), (204, 1));
+    assert!(hub.live_tokens().is_empty());
+}
+
+/// The end of a process waits for a code's answer, but not for ever.
+#[test]
+fn a_login_that_a_process_has_no_time_for_is_given_up() {
     let hub = datahub();
     let mut gateway = Setup::new(&[("a", &hub)]).and("server.shutdown_timeout = \"1s\"").start();
     gateway.expects_orphans(1, "the process had to end before the DataHUB answered");

@@ -162,7 +162,7 @@ fn an_answer_that_takes_longer_than_people_wait_is_not_lost() {
         let started = Instant::now();
         let answer = browser.fetch(&gateway, "GET", USER);
         assert_eq!((answer.status, answer.code().as_str()), (503, "refresh_unavailable"));
-        assert_eq!(started.elapsed().as_secs(), 10, "a person waits");
+        assert!((10..=11).contains(&started.elapsed().as_secs()), "a person waits");
         assert_eq!(hub.counts().refreshes, 1, "and the DataHUB has committed");
         assert_eq!(browser.fetch_following(&gateway, "GET", USER, b"").status, 200, "its answer was waited for");
         assert_eq!((hub.counts().refreshes, hub.counts().refreshes_refused), (1, 0));
@@ -267,7 +267,7 @@ fn sixteen_refreshes_begin_at_once_and_logins_have_places_of_their_own() {
         wait_until(|| hub.counts().refreshes_at_once == 16);
         let started = Instant::now();
         logged_in(&gateway, &hub, "joerg");
-        assert!(started.elapsed() < Duration::from_millis(1_900), "no refresh is in its way: {:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_millis(2_300), "no refresh is in its way: {:?}", started.elapsed());
     });
     assert_eq!((hub.counts().refreshes, hub.counts().refreshes_at_once), (60, 16));
 }
@@ -353,6 +353,7 @@ fn check_finds_a_client_that_the_datahub_refuses() {
         ),
         ("not its grant", error(400, "unauthorized_client"), false, "(unauthorized_client): check client_id and"),
         ("broken", Answer::Status(500), false, "the DataHUB's token endpoint answered with 500"),
+        ("a page", Answer::Html(404), false, "the DataHUB's answer to the refresh is invalid"),
         ("a maintenance page", Answer::Redirect("/maintenance".into()), false, "answered with a redirect"),
     ] {
         hub.set(|behaviour| behaviour.token.answer = answer);

@@ -39,7 +39,9 @@ impl RefreshCache {
         if !self.filter.may_hold(key.slot) {
             return None;
         }
-        self.lock().get(key, now).filter(|entry| entry.applies_to(tokens)).cloned()
+        let mut entries = self.lock();
+        entries.drop_expired(now, &self.filter);
+        entries.get(key, now).filter(|entry| entry.applies_to(tokens)).cloned()
     }
 
     /// Keeps `entry`.
@@ -63,12 +65,16 @@ impl RefreshCache {
         Begun::New { sender, outcome, failures }
     }
 
-    /// Takes a refresh back that has not begun, if nobody waits for it any more.
+    /// Takes a refresh back that has not begun, if nobody waits for it any more, or its session has ended.
     pub(super) fn withdraw(&self, key: &CacheKey, sender: &watch::Sender<Option<CacheEntry>>) -> bool {
         let mut entries = self.lock();
+        if !matches!(entries.by_key.get(key), Some((CacheEntry::InFlight { .. }, _))) {
+            // The session has ended meanwhile.
+            return true;
+        }
         // The entry itself has a receiver, and whoever waits gets theirs from it.
         let is_abandoned = sender.receiver_count() <= 1;
-        if is_abandoned && matches!(entries.by_key.get(key), Some((CacheEntry::InFlight { .. }, _))) {
+        if is_abandoned {
             entries.remove(key, &self.filter);
         }
         is_abandoned
@@ -100,7 +106,7 @@ impl RefreshCache {
         for _ in 0..MAX_CHAIN {
             let key = newest.refresh.is_some().then(|| CacheKey::new(datahub, &newest.session_token()));
             match key.and_then(|key| entries.get(&key, now)) {
-                Some(CacheEntry::Superseded(tokens)) => newest = tokens,
+                Some(CacheEntry::Superseded(tokens)) if tokens.access != newest.access => newest = tokens,
                 _ => break,
             }
         }
@@ -205,16 +211,31 @@ impl Entries {
 
     /// Adds an entry that expires, and drops those that have expired, or the oldest if there are too many.
     fn insert(&mut self, key: CacheKey, entry: CacheEntry, now: Instant, ttl: Duration, filter: &Filter) {
-        while self.order.len() >= MAX_ENTRIES || self.order.front().is_some_and(|(_, expires_at)| *expires_at <= now) {
-            let (oldest, expires_at) = self.order.pop_front().expect("it has a front");
-            // It may have been added anew since.
-            if self.by_key.get(&oldest).is_some_and(|(_, current)| *current == Some(expires_at)) {
-                self.remove(&oldest, filter);
-            }
+        self.drop_expired(now, filter);
+        while self.order.len() >= MAX_ENTRIES {
+            self.drop_oldest(filter);
         }
-        let expires_at = now + ttl;
+        // What must not be asked, or must not live again, is known longer than any answer or Retry-After takes.
+        let is_verdict =
+            matches!(entry, CacheEntry::Invalidated | CacheEntry::Failed { .. } | CacheEntry::Blocked { .. });
+        let expires_at = now + if is_verdict { ttl.max(MIN_TTL) } else { ttl };
         self.put(key, entry, Some(expires_at), filter);
         self.order.push_back((key, expires_at));
+    }
+
+    /// Drops what has expired. What was kept longer than what came after it waits for that.
+    fn drop_expired(&mut self, now: Instant, filter: &Filter) {
+        while self.order.front().is_some_and(|(_, expires_at)| *expires_at <= now) {
+            self.drop_oldest(filter);
+        }
+    }
+
+    fn drop_oldest(&mut self, filter: &Filter) {
+        let Some((oldest, expires_at)) = self.order.pop_front() else { return };
+        // It may have been added anew since.
+        if self.by_key.get(&oldest).is_some_and(|(_, current)| *current == Some(expires_at)) {
+            self.remove(&oldest, filter);
+        }
     }
 
     fn put(&mut self, key: CacheKey, entry: CacheEntry, expires_at: Option<Instant>, filter: &Filter) {
@@ -262,6 +283,8 @@ fn slot_of(filter_hash: u64) -> usize {
     usize::try_from(filter_hash >> (u64::BITS - SLOT_BITS)).expect("14 bits")
 }
 
+/// How long it is known at least: as long as a DataHUB may tell us to wait.
+const MIN_TTL: Duration = Duration::from_mins(5);
 /// How many entries are kept.
 const MAX_ENTRIES: usize = 10_000;
 /// How far a chain of superseded tokens is followed; one that lives is far shorter.
@@ -301,7 +324,7 @@ pub(super) mod tests {
         let millis = Duration::from_millis;
         let later = now + millis(30);
         entries.insert(key(1), CacheEntry::InvalidGrant { since: now }, now, millis(20), &filter);
-        entries.insert(key(2), CacheEntry::Invalidated, now, millis(20), &filter);
+        entries.insert(key(2), CacheEntry::InvalidGrant { since: now }, now, millis(20), &filter);
         entries.insert(key(1), CacheEntry::Invalidated, now, TTL, &filter);
         assert!(entries.get(&key(2), now + millis(19)).is_some());
         assert!(entries.get(&key(2), now + millis(20)).is_none(), "it has expired");

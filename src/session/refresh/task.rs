@@ -1,5 +1,6 @@
 //! One refresh, from the token endpoint to the cache.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,32 +28,31 @@ pub(super) struct Refresh {
     pub(super) sender: watch::Sender<Option<CacheEntry>>,
     pub(super) shared: Arc<Shared>,
     pub(super) revoker: Revoker,
+    /// When it was sent, once it was.
+    pub(super) begun: Cell<Option<Instant>>,
 }
 
 impl Refresh {
     pub(super) async fn run(self) {
-        let mut started = Instant::now();
         let mut held = None;
         let is_wanted = || {
-            started = Instant::now();
             if self.shared.cache.withdraw(&self.key, &self.sender) {
                 return false;
             }
-            held = self.shared.endpoint(&self.datahub).backoff.admit(self.key, started).err();
+            let (mut endpoint, now) = (self.shared.endpoint(&self.datahub), Instant::now());
+            held = endpoint.backoff.admit(self.key, now).err();
             if held.is_none() {
-                self.shared.endpoint(&self.datahub).pace.begin(started);
+                endpoint.pace.begin(now);
+                self.begun.set(Some(now));
             }
             held.is_none()
         };
         let refreshed = self.datahub.provider.refresh(&self.token, is_wanted).await;
         let now = Instant::now();
-        if refreshed.is_some() {
-            self.shared.endpoint(&self.datahub).pace.end(started, now);
-        }
         let (outcome, obtained) = match (refreshed, held) {
             (Some(refreshed), _) => {
-                self.shared.endpoint(&self.datahub).backoff.record(self.key, outcome(&refreshed), now);
-                self.log(&refreshed, now.duration_since(started));
+                self.shared.endpoint(&self.datahub).backoff.record(self.key, outcome_of(&refreshed), now);
+                self.log(&refreshed, self.begun.get().map_or(Duration::ZERO, |begun| now.duration_since(begun)));
                 self.settle(refreshed, now)
             }
             (None, Some(until)) => (CacheEntry::Failed { until, failures: self.failures }, None),
@@ -110,14 +110,18 @@ impl Refresh {
 }
 
 impl Drop for Refresh {
-    /// The process ends in the middle of it: whoever else is held back by its trial is not.
+    /// However it ended, also in the middle: it is not under way any more, and holds nobody back as a trial.
     fn drop(&mut self) {
-        self.shared.endpoint(&self.datahub).backoff.record(self.key, Outcome::Unanswered, Instant::now());
+        let (mut endpoint, now) = (self.shared.endpoint(&self.datahub), Instant::now());
+        endpoint.backoff.record(self.key, Outcome::Unanswered, now);
+        if let Some(begun) = self.begun.get() {
+            endpoint.pace.end(begun, now);
+        }
     }
 }
 
 /// What the end of a refresh says about the token endpoint.
-fn outcome(refreshed: &Result<TokenSet, RefreshError>) -> Outcome {
+fn outcome_of(refreshed: &Result<TokenSet, RefreshError>) -> Outcome {
     match refreshed {
         Err(RefreshError::Endpoint(TokenEndpointError::NotNow { status: 429, retry_after })) => {
             Outcome::Throttled(*retry_after)
