@@ -186,7 +186,7 @@ pub enum BackChannelError {
     #[error("the DataHUB's answer is longer than {} MiB, the limit", MAX_RESPONSE_BYTES >> 20)]
     TooLarge,
     /// Its metadata name an address that is not its own.
-    #[error("the DataHUB's metadata lead to another address")]
+    #[error("the DataHUB's metadata lead to another address: see that GitLab's external_url is the DataHUB's url")]
     ForeignAddress,
 }
 

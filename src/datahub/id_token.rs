@@ -69,13 +69,13 @@ pub fn subject(
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdTokenError {
     /// Signed with a key that the metadata do not hold.
-    #[error("the ID token is signed with an unknown key")]
+    #[error("the ID token is signed with an unknown key: see that the DataHUB's jwks_uri holds the one that signs")]
     UnknownKey,
     /// Another issuer's.
-    #[error("the ID token is another issuer's")]
+    #[error("the ID token is another issuer's: see that datahubs.ID.issuer is what the DataHUB calls itself")]
     Issuer,
     /// Another login's.
-    #[error("the ID token is another login's")]
+    #[error("the ID token is another login's: two answers were mixed up, perhaps by intent")]
     Nonce,
     /// Anything else.
     #[error("the ID token is refused: {0}")]

@@ -132,19 +132,19 @@ pub enum TokenEndpointError {
     #[error("cannot connect to the DataHUB; check its url, connect and ca_file, and the network between")]
     Connect(#[source] io::Error),
     /// No connection in time: nothing has been sent.
-    #[error("connecting to the DataHUB took longer than timeouts.back_channel")]
+    #[error("connecting to the DataHUB took longer than timeouts.back_channel: see that this machine reaches its url")]
     ConnectTimeout,
     /// No answer, or none that is HTTP.
-    #[error("the DataHUB's token endpoint gave no answer")]
+    #[error("the DataHUB's token endpoint gave no answer (see its own log, and any proxy before it)")]
     Answer(#[from] ReceiveError),
     /// An answer that broke off.
-    #[error("the answer of the DataHUB's token endpoint broke off")]
+    #[error("the answer of the DataHUB's token endpoint broke off (see its own log, and any proxy before it)")]
     Body(#[from] ResponseBodyError),
     /// The endpoint did not take the request in time.
-    #[error("the DataHUB's token endpoint did not take the request in time")]
+    #[error("the DataHUB's token endpoint did not take the request in time: see its own log, and any proxy before it")]
     Stalled,
     /// A status that says "not now": 429, or one from 500 on.
-    #[error("the DataHUB's token endpoint answered with {status}")]
+    #[error("the DataHUB's token endpoint answered with {status}: see its own log")]
     NotNow {
         /// The status.
         status: u16,
@@ -155,13 +155,15 @@ pub enum TokenEndpointError {
     #[error("the DataHUB sends the person to its sign-in page: it has blocked them, or deactivated their account")]
     SignIn,
     /// Any other redirect, such as one of a maintenance page.
-    #[error("the DataHUB's token endpoint answered with a redirect")]
+    #[error(
+        "the DataHUB's token endpoint answered with a redirect: see that it is not in maintenance, and that url is its own"
+    )]
     Redirect,
     /// More than is read.
-    #[error("the answer of the DataHUB's token endpoint is longer than 256 KiB")]
+    #[error("the answer of the DataHUB's token endpoint is longer than 256 KiB: see what answers at its /oauth/token")]
     TooLarge,
     /// The metadata name an address that is not the DataHUB's own.
-    #[error("the DataHUB's metadata lead to another address")]
+    #[error("the DataHUB's metadata lead to another address: see that GitLab's external_url is the DataHUB's url")]
     ForeignAddress,
 }
 

@@ -26,7 +26,7 @@ pub enum ExchangeError {
     #[error("the code could not be exchanged")]
     Endpoint(#[source] TokenEndpointError),
     /// No answer to who the person is.
-    #[error("cannot fetch userinfo")]
+    #[error("cannot fetch userinfo (see the DataHUB's own log)")]
     Userinfo(#[source] BackChannelError),
     /// A refusal of our own client.
     #[error("the DataHUB refuses this gateway's client ({0}): check client_id and client_secret")]
@@ -41,7 +41,9 @@ pub enum ExchangeError {
     #[error("the DataHUB's answer is not to be believed: {0}; see what its own log says about /oauth/token")]
     Invalid(&'static str),
     /// Tokens that live, in an answer that cannot be read.
-    #[error("the DataHUB's answer is invalid: tokens, but not as RFC 6749 section 5.1 has it")]
+    #[error(
+        "the DataHUB's answer is invalid: tokens, but not as RFC 6749 section 5.1 has it; see what answers at its /oauth/token"
+    )]
     Unusable(SessionToken),
     /// An ID token that is not to be believed.
     #[error(transparent)]
@@ -101,7 +103,7 @@ pub enum RefreshError {
     #[error("the DataHUB refused the refresh: {0}")]
     ErrorResponse(Cow<'static, str>),
     /// An answer that is none.
-    #[error("the DataHUB's answer to the refresh is invalid")]
+    #[error("the DataHUB's answer to the refresh is invalid: see what answers at its /oauth/token")]
     Invalid,
     /// Tokens that live and cannot be used.
     #[error("the DataHUB's answer to the refresh brought tokens, but not as RFC 6749 section 5.1 has it")]
@@ -140,13 +142,15 @@ pub enum RevokeError {
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     /// The metadata name no revocation endpoint.
-    #[error("the DataHUB has no revocation endpoint")]
+    #[error("the DataHUB has no revocation endpoint: an administrator there can revoke the application's tokens")]
     NoEndpoint,
     /// No answer.
     #[error("the DataHUB did not answer the revocation")]
     BackChannel(#[from] BackChannelError),
     /// Anything but 200.
-    #[error("the DataHUB answered the revocation with {0}")]
+    #[error(
+        "the DataHUB answered the revocation with {0}: see its own log, and that the client is the one that the tokens were given to"
+    )]
     Status(http::StatusCode),
 }
 
