@@ -68,7 +68,7 @@ fn a_small_storm_in_front_of_a_slow_datahub_costs_no_session() {
 #[test]
 #[ignore = "make storm"]
 fn with_a_slow_datahub() {
-    loses_no_session(Weather { calls: 100_000, lasts: Duration::from_mins(5), ..SLOW });
+    loses_no_session(Weather { calls: 5_000, lasts: Duration::from_mins(5), ..SLOW });
 }
 
 /// A call that cannot wait so long is told to come again.
