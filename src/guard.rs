@@ -5,7 +5,7 @@
 //! preflight. All routes need that proof but the few that people or other sites may open by a link. On its way out every
 //! answer gets the hardening fields: a DataHUB's answer stands on our origin, beside our cookies.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,6 +37,12 @@ pub struct Guard {
 /// Where trusted proxies are: an address, or a network such as `10.0.0.0/8`. Those of IPv4 are such, however they are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyNetwork(IpNet);
+
+/// An address as proxies write it: bare, in brackets, with a port.
+fn forwarded_address(text: &str) -> Option<IpAddr> {
+    let bare = || text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text).parse().ok();
+    bare().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+}
 
 /// The origins whose script may call.
 #[derive(Debug, Clone)]
@@ -90,7 +96,7 @@ impl Guard {
         if forwarded.is_empty() {
             return Client { address: peer, is_local: is_loopback };
         }
-        let parsed = forwarded.iter().rev().map_while(|text| text.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical());
+        let parsed = forwarded.iter().rev().map_while(|text| forwarded_address(text)).map(|ip| ip.to_canonical());
         let address = parsed.into_iter().find(|ip| !self.is_trusted(*ip));
         Client { address: address.or(peer), is_local: false }
     }

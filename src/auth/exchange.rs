@@ -14,6 +14,7 @@ use crate::datahub::oidc::LoginResult;
 use crate::datahub::oidc::error::ExchangeError;
 use crate::datahub::revocation::Obtained;
 use crate::datahub::token::SessionToken;
+use crate::datahub::token_endpoint::TokenEndpointError;
 
 impl Auth {
     /// Exchanges a code for tokens and learns whose they are. What was obtained lives and is to be kept. `held` is what the
@@ -30,7 +31,7 @@ impl Auth {
         context: &RequestContext,
         now: SystemTime,
     ) -> Result<(LoginResult, Obtained), ExchangeError> {
-        let (datahub, revoker, id) = (Arc::clone(datahub), self.refresher.revoker.clone(), context.id);
+        let (datahub, refresher, id) = (Arc::clone(datahub), self.refresher.clone(), context.id);
         let LoginProof { verifier, nonce } = proof;
         let exchange = async move || {
             let exchanged = match datahub.provider.exchange_code(code, verifier, now).await {
@@ -38,15 +39,18 @@ impl Auth {
                 Err(error) => {
                     match &error {
                         ExchangeError::Client(_) => datahub.report_refused_client(&error),
+                        ExchangeError::Endpoint(TokenEndpointError::NotNow { status: 429, retry_after }) => {
+                            refresher.hold_back(&datahub, *retry_after);
+                        }
                         ExchangeError::Unusable(token) if held.as_ref() != Some(token) => {
-                            drop(revoker.revoke(&datahub, token.clone()));
+                            drop(refresher.revoker.revoke(&datahub, token.clone()));
                         }
                         _ => {}
                     }
                     return Err(error);
                 }
             };
-            let obtained = Obtained::new(&datahub, exchanged.tokens.clone(), held, revoker);
+            let obtained = Obtained::new(&datahub, exchanged.tokens.clone(), held, refresher.revoker);
             // The ID token is as old as the answer, which may have taken `timeouts.token`.
             let now = SystemTime::now();
             let result = datahub.provider.identify(&exchanged, &nonce, now).await?;

@@ -21,7 +21,10 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Self, RateError> {
         let (count, period) = text.split_once('/').ok_or(RateError)?;
-        let period = humantime::parse_duration(period).ok().filter(|period| !period.is_zero()).ok_or(RateError)?;
+        let period = humantime::parse_duration(period)
+            .ok()
+            .filter(|period| !period.is_zero() && *period <= MAX_PERIOD)
+            .ok_or(RateError)?;
         Ok(Self { count: count.parse().map_err(|_| RateError)?, period })
     }
 }
@@ -72,6 +75,8 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
+/// The longest period: nobody comes so seldom.
+const MAX_PERIOD: Duration = Duration::from_hours(24 * 366);
 /// With more clients than this in memory, those that have not come lately are forgotten.
 const MAX_CLIENTS: usize = 10_000;
 
@@ -104,7 +109,7 @@ mod tests {
 
     #[test]
     fn what_is_no_rate_is_refused() {
-        for text in ["", "30", "30/", "/1m", "0/1m", "30/0s", "-1/1m", "30/1m/1m"] {
+        for text in ["", "30", "30/", "/1m", "0/1m", "30/0s", "-1/1m", "30/1m/1m", "1/100000000000d"] {
             assert_eq!(text.parse::<Rate>(), Err(RateError), "{text}");
         }
     }

@@ -67,7 +67,9 @@ pub(super) async fn refresh(
         return Err(target.retry_response(cookies, closes));
     }
     if failures.len() == entries.len() {
-        return Err(failures.into_iter().next().unwrap_or_else(|| closed.into()));
+        // If one of them may still be renewed, it is too early to log in again.
+        let keeps = failures.iter().position(|failure| failure.status().is_server_error()).unwrap_or_default();
+        return Err(failures.into_iter().nth(keeps).unwrap_or_else(|| closed.into()));
     }
     let mut response = answer(entries, now);
     for cookie in cookies {

@@ -284,7 +284,13 @@ impl Provider {
             .map_err(|_| RevokeError::NoEndpoint)?;
         let call = self.back_channel.call(request);
         let response = self.revocations.run(|| true, call).await.expect("it is wanted")?;
-        if response.status() == http::StatusCode::OK { Ok(()) } else { Err(RevokeError::Status(response.status())) }
+        let is_page = response.headers().get(http::header::CONTENT_TYPE);
+        let is_page = is_page.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+        match response.status() {
+            http::StatusCode::OK if is_page => Err(RevokeError::Page),
+            http::StatusCode::OK => Ok(()),
+            status => Err(RevokeError::Status(status)),
+        }
     }
 
     /// Reports how a call ended, if it was made.

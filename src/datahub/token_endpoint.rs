@@ -7,7 +7,7 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use http::header::{HeaderName, LOCATION, RETRY_AFTER};
+use http::header::{DATE, HeaderName, LOCATION, RETRY_AFTER};
 use openidconnect::{HttpRequest, HttpResponse};
 use tokio::time::{Instant, timeout};
 use url::Url;
@@ -78,18 +78,22 @@ impl TokenEndpoint {
 
     /// Refuses a status by which nothing was decided, and a redirect.
     fn check_status(&self, response: &Response) -> Result<(), TokenEndpointError> {
-        let field = |name: HeaderName| {
-            let value = response.fields().only(name.as_str()).ok().flatten();
-            value.and_then(|value| std::str::from_utf8(value).ok())
+        let fields = |name: HeaderName| {
+            let values: Vec<_> = response.fields().values(name.as_str()).collect();
+            values.into_iter().filter_map(|value| std::str::from_utf8(value).ok()).collect::<Vec<_>>()
         };
         match response.status() {
             status @ (429 | 500..) => {
-                let retry_after = field(RETRY_AFTER).and_then(|value| seconds(value, SystemTime::now()));
+                // By the DataHUB's own clock, if it tells it.
+                let date = fields(DATE).first().and_then(|date| httpdate::parse_http_date(date).ok());
+                let now = date.unwrap_or_else(SystemTime::now);
+                let retry_after = fields(RETRY_AFTER).into_iter().filter_map(|value| seconds(value, now)).max();
                 Err(TokenEndpointError::NotNow { status, retry_after })
             }
             300..400 => {
                 let leads_to_sign_in = |address: &Address| {
-                    let to = field(LOCATION).and_then(|to| Url::parse(address.as_str()).ok()?.join(to).ok());
+                    let [to] = fields(LOCATION)[..] else { return false };
+                    let to = Url::parse(address.as_str()).ok().and_then(|base| base.join(to).ok());
                     let sign_in = format!("{}/users/sign_in", address.root());
                     to.is_some_and(|to| address.is_origin_of(&to) && to.path() == sign_in)
                 };
@@ -119,10 +123,12 @@ fn message(request: &HttpRequest, url: &Url, address: &Address) -> Zeroizing<Vec
 
 /// How long Retry-After asks to wait, in seconds or until a date (RFC 9110 section 10.2.3).
 fn seconds(value: &str, now: SystemTime) -> Option<Duration> {
-    match value.trim().parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => httpdate::parse_http_date(value).ok().map(|date| date.duration_since(now).unwrap_or_default()),
+    let parts = || value.split(',').map(str::trim);
+    if parts().all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())) {
+        // A number that is too large for one is a long time.
+        return parts().map(|part| part.parse().unwrap_or(u64::MAX)).max().map(Duration::from_secs);
     }
+    httpdate::parse_http_date(value).ok().map(|date| date.duration_since(now).unwrap_or_default())
 }
 
 /// Why a request to the token endpoint got no answer. Names no URL and no token.
@@ -208,6 +214,9 @@ mod tests {
             (" 0 ", Some(0)),
             ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
             ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("60, 90", Some(90)),
+            ("99999999999999999999999", Some(u64::MAX)),
+            ("60,", None),
             ("-1", None),
             ("1.5", None),
             ("soon", None),

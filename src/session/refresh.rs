@@ -259,6 +259,11 @@ impl Refresher {
         }
     }
 
+    /// The token endpoint has said 429 to a login: that is about all of us.
+    pub fn hold_back(&self, datahub: &DataHub, retry_after: Option<Duration>) {
+        self.shared.endpoint(datahub).backoff.hold(false, retry_after, Instant::now());
+    }
+
     /// A login has just brought these tokens: whatever was known of them is over.
     pub fn begin_session(&self, datahub: &DataHub, tokens: &TokenSet) {
         self.shared.cache.forget(&CacheKey::new(datahub, &tokens.session_token()));
@@ -278,7 +283,8 @@ impl Refresher {
             patience: Duration::ZERO,
         };
         let now = Instant::now();
-        let entry = self.shared.cache.lookup(&CacheKey::new(datahub, &tokens.session_token()), tokens, now);
+        let key = CacheKey::new(datahub, &tokens.session_token());
+        let entry = self.shared.cache.lookup(&key, tokens, now);
         let failures = match entry {
             None => 0,
             Some(CacheEntry::Failed { until, failures }) if until <= now => failures,
@@ -287,8 +293,8 @@ impl Refresher {
             }
             _ => return (attempt, entry),
         };
-        let held =
-            self.shared.endpoint(datahub).backoff.held_until(now).map(|until| CacheEntry::Failed { until, failures });
+        let held = self.shared.endpoint(datahub).backoff.held_until(key, now);
+        let held = held.map(|until| CacheEntry::Failed { until, failures });
         (attempt, held.or(entry))
     }
 

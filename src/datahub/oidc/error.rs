@@ -58,6 +58,7 @@ impl ExchangeError {
     pub(super) fn outcome(&self) -> Option<Outcome> {
         match self {
             Self::Metadata(_) | Self::Issuer | Self::Ending => None,
+            Self::Endpoint(TokenEndpointError::SignIn) | Self::IdToken(IdTokenError::Nonce) => Some(Outcome::Good),
             Self::Endpoint(error) => Some(error.outcome()),
             Self::Userinfo(error) => Some(error.outcome()),
             Self::ErrorResponse(code) if code == CoreErrorResponseType::InvalidGrant.as_ref() => Some(Outcome::Good),
@@ -147,6 +148,9 @@ pub enum RevokeError {
     /// No answer.
     #[error("the DataHUB did not answer the revocation")]
     BackChannel(#[from] BackChannelError),
+    /// A page, such as one of a proxy before it.
+    #[error("the DataHUB answered the revocation with a page: see that it is not in maintenance")]
+    Page,
     /// Anything but 200.
     #[error(
         "the DataHUB answered the revocation with {0}: see its own log, and that the client is the one that the tokens were given to"
@@ -160,7 +164,9 @@ impl RevokeError {
         match self {
             Self::Metadata(_) => true,
             Self::BackChannel(error) => error.may_pass(),
-            Self::NoEndpoint | Self::Status(_) => false,
+            Self::Status(status) => !matches!(status.as_u16(), 400 | 401 | 403),
+            Self::Page => true,
+            Self::NoEndpoint => false,
         }
     }
 }

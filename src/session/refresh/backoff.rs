@@ -4,6 +4,7 @@
 //! Nothing is refreshed then for a while. After that one refresh is tried at a time, each with another token: one that the
 //! DataHUB always fails at is that person's trouble and not everybody's. The first that is answered ends it.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::session::refresh::cache::CacheKey;
@@ -15,12 +16,10 @@ pub(super) struct Backoff {
     until: Option<Instant>,
     /// How often it was held back in a row.
     failures: u32,
-    /// The one refresh that is tried.
-    trial: Option<CacheKey>,
-    /// Whose refresh was tried last, in vain.
-    last: Option<CacheKey>,
-    /// Tokens that the endpoint failed at since it answered last.
-    failing: Vec<CacheKey>,
+    /// The one refresh that is tried, and since when.
+    trial: Option<(CacheKey, Instant)>,
+    /// Tokens that the endpoint failed at since it answered last, the newest first.
+    failing: VecDeque<CacheKey>,
 }
 
 /// How a token endpoint answered.
@@ -37,9 +36,11 @@ pub(super) enum Outcome {
 }
 
 impl Backoff {
-    /// Until when nothing is asked, if that is so.
-    pub(super) fn held_until(&self, now: Instant) -> Option<Instant> {
-        self.until.filter(|until| now < *until)
+    /// Until when nothing is asked for a token, if that is so.
+    pub(super) fn held_until(&self, key: CacheKey, now: Instant) -> Option<Instant> {
+        // Tokens that it has not failed at come first.
+        let turn = if self.failing.contains(&key) { TURN } else { Duration::ZERO };
+        self.until.map(|until| until + turn).filter(|until| now < *until)
     }
 
     /// Lets the refresh of a token begin. Its outcome must be recorded.
@@ -47,43 +48,49 @@ impl Backoff {
     /// # Errors
     /// When to ask again.
     pub(super) fn admit(&mut self, key: CacheKey, now: Instant) -> Result<(), Instant> {
-        let Some(until) = self.until else { return Ok(()) };
-        // Others come first.
-        let until = if self.last == Some(key) { until + TURN } else { until };
-        if now < until {
+        if self.until.is_none() {
+            return Ok(());
+        }
+        if let Some(until) = self.held_until(key, now) {
             return Err(until);
         }
-        if self.trial.is_some() {
+        // One that takes long does not keep the others waiting.
+        if self.trial.is_some_and(|(_, since)| now.duration_since(since) < MAX_TRIAL) {
             return Err(now + TURN);
         }
-        self.trial = Some(key);
+        self.trial = Some((key, now));
         Ok(())
     }
 
     /// Takes note of how the refresh of a token ended, or that it did not (`Unanswered`).
     pub(super) fn record(&mut self, key: CacheKey, outcome: Outcome, now: Instant) {
-        let was_trial = self.trial == Some(key);
-        if was_trial {
-            (self.trial, self.last) = (None, Some(key));
-        }
-        match outcome {
-            Outcome::Answered => *self = Self::default(),
-            Outcome::Throttled(wait) => self.hold(was_trial, wait, now),
-            Outcome::Failing(wait) => {
-                if !self.failing.contains(&key) && self.failing.len() < MAX_FAILING {
-                    self.failing.push(key);
-                }
-                if was_trial || self.failing.len() == MAX_FAILING {
-                    self.hold(was_trial, wait, now);
-                }
+        let was_trial = self.trial.take_if(|(trial, _)| *trial == key).is_some();
+        let is_new = !self.failing.contains(&key);
+        let is_all = match outcome {
+            Outcome::Answered => {
+                *self = Self::default();
+                return;
             }
-            Outcome::Unanswered if was_trial => self.hold(true, None, now),
-            Outcome::Unanswered => {}
+            Outcome::Unanswered if !was_trial => return,
+            Outcome::Throttled(_) => true,
+            // A trial of a token that it has failed at before says nothing about the others.
+            Outcome::Failing(_) | Outcome::Unanswered if was_trial => is_new,
+            Outcome::Failing(_) | Outcome::Unanswered => self.failing.len() + usize::from(is_new) >= MAX_FAILING,
+        };
+        if is_new {
+            self.failing.truncate(MAX_KEPT - 1);
+            self.failing.push_front(key);
+        }
+        if is_all {
+            let (Outcome::Throttled(wait) | Outcome::Failing(wait)) = outcome else {
+                return self.hold(true, None, now);
+            };
+            self.hold(was_trial, wait, now);
         }
     }
 
     /// Holds everything back. Those that were under way when it began say nothing new.
-    fn hold(&mut self, was_trial: bool, wait: Option<Duration>, now: Instant) {
+    pub(super) fn hold(&mut self, was_trial: bool, wait: Option<Duration>, now: Instant) {
         if was_trial || self.until.is_none() {
             self.failures += 1;
         }
@@ -100,11 +107,15 @@ pub(super) fn pause(failures: u32, wait: Option<Duration>) -> Duration {
 
 /// How many tokens in a row a token endpoint must fail at before that is about all of them.
 const MAX_FAILING: usize = 3;
+/// How many of them are known.
+const MAX_KEPT: usize = 64;
+/// How long a trial is the only one.
+const MAX_TRIAL: Duration = Duration::from_secs(10);
 /// The longest pause that we choose ourselves; the first one is a second, and each is twice the one before.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// The longest pause that we are told.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(5);
-/// The shortest pause, and how long those wait who have tried already.
+/// The shortest pause, and how long tokens wait that it has failed at.
 const TURN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -131,7 +142,7 @@ mod tests {
         use Step::{Begins, Ends, Waits};
 
         let told = |seconds| Some(Duration::from_secs(seconds));
-        let scripts: [(&str, &[(u64, Step)]); 8] = [
+        let scripts: [(&str, &[(u64, Step)]); 10] = [
             (
                 "429 is about everybody, for as long as it says",
                 &[
@@ -199,6 +210,33 @@ mod tests {
                     (8, Begins(3)),
                     (8, Ends(3, Answered)),
                     (8, Begins(2)),
+                ],
+            ),
+            (
+                "tokens that it always fails at do not keep the others out",
+                &[
+                    (0, Ends(1, Failing(None))),
+                    (0, Ends(2, Failing(None))),
+                    (0, Ends(3, Failing(None))),
+                    (1, Waits(1)),
+                    (2, Begins(1)),
+                    (2, Ends(1, Failing(None))),
+                    (2, Begins(2)),
+                    (2, Ends(2, Unanswered)),
+                    (2, Begins(4)),
+                    (2, Ends(4, Answered)),
+                    (2, Begins(5)),
+                ],
+            ),
+            (
+                "a trial that hangs is not the only one for ever",
+                &[
+                    (0, Ends(1, Throttled(None))),
+                    (1, Begins(2)),
+                    (10, Waits(3)),
+                    (11, Begins(3)),
+                    (12, Ends(3, Answered)),
+                    (12, Begins(4)),
                 ],
             ),
             (

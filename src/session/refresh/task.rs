@@ -85,7 +85,10 @@ impl Refresh {
             Err(_) => None,
         };
         let failures = self.failures + 1;
-        (CacheEntry::Failed { until: now + backoff::pause(failures, wait), failures }, None)
+        let until = now + backoff::pause(failures, wait);
+        // Whoever comes back then is not to be sent away once more.
+        let held = self.shared.endpoint(&self.datahub).backoff.held_until(self.key, now);
+        (CacheEntry::Failed { until: held.map_or(until, |held| held.max(until)), failures }, None)
     }
 
     fn log(&self, refreshed: &Result<TokenSet, RefreshError>, elapsed: Duration) {
