@@ -40,6 +40,7 @@ mod storm;
 mod streams;
 mod tls;
 mod token_endpoint;
+mod trouble;
 mod uploads;
 mod upstream;
 mod wire;

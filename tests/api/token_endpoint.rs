@@ -255,10 +255,10 @@ fn tokens_that_always_fail_do_not_stop_the_others() {
 /// Three hundred that come at once would make any provider slow.
 #[test]
 fn sixteen_refreshes_begin_at_once_and_logins_have_places_of_their_own() {
-    let hub = lifetime(4);
+    let hub = crate::gateway::datahub();
     let gateway = Setup::new(&[("a", &hub)]).quiet().start();
     let people: Vec<_> = (0..60).map(|_| logged_in(&gateway, &hub, "testuser")).collect();
-    std::thread::sleep(Duration::from_millis(4_100));
+    hub.expire_access_tokens();
     hub.set(|behaviour| behaviour.token.delay = Duration::from_millis(700));
     std::thread::scope(|scope| {
         for person in &people {

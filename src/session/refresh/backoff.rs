@@ -20,6 +20,8 @@ pub(super) struct Backoff {
     trial: Option<(CacheKey, Instant)>,
     /// Tokens that the endpoint failed at since it answered last, the newest first.
     failing: VecDeque<CacheKey>,
+    /// Whether other tokens were held back, too.
+    has_others: bool,
 }
 
 /// How a token endpoint answered.
@@ -37,10 +39,13 @@ pub(super) enum Outcome {
 
 impl Backoff {
     /// Until when nothing is asked for a token, if that is so.
-    pub(super) fn held_until(&self, key: CacheKey, now: Instant) -> Option<Instant> {
-        // Tokens that it has not failed at come first.
-        let turn = if self.failing.contains(&key) { TURN } else { Duration::ZERO };
-        self.until.map(|until| until + turn).filter(|until| now < *until)
+    pub(super) fn held_until(&mut self, key: CacheKey, now: Instant) -> Option<Instant> {
+        let until = self.until?;
+        let has_failed = self.failing.contains(&key);
+        // If there are tokens that it has not failed at, they come first.
+        let turn = if has_failed && self.has_others { TURN } else { Duration::ZERO };
+        self.has_others |= !has_failed;
+        Some(until + turn).filter(|until| now < *until)
     }
 
     /// Lets the refresh of a token begin. Its outcome must be recorded.
@@ -218,6 +223,7 @@ mod tests {
                     (0, Ends(1, Failing(None))),
                     (0, Ends(2, Failing(None))),
                     (0, Ends(3, Failing(None))),
+                    (0, Waits(4)),
                     (1, Waits(1)),
                     (2, Begins(1)),
                     (2, Ends(1, Failing(None))),
