@@ -132,14 +132,16 @@ impl RequestHead {
                 let occurrence = &mut known[known_name as usize];
                 let is_first = matches!(occurrence, Occurrence::Never);
                 *occurrence = if is_first { Occurrence::Once(at) } else { Occurrence::Several };
-            } else if is_name(name, "expect") {
-                if expectation.replace(field.value).is_some() {
+            } else {
+                let is_wrong = match name.len() {
+                    6 if is_name(name, "expect") => expectation.replace(field.value).is_some(),
+                    14 | 17 if is_misspelled(name) => true,
+                    10 | 14 | 17 => framing.read(name, field.value).is_err(),
+                    _ => false,
+                };
+                if is_wrong {
                     return Err(HeadError::Malformed);
                 }
-            } else if is_misspelled(name) {
-                return Err(HeadError::Malformed);
-            } else {
-                framing.read(name, field.value).map_err(|_| HeadError::Malformed)?;
             }
             fields.push(span.moved_by(start));
         }
@@ -425,7 +427,7 @@ impl Framing {
     /// What the `fields` of an answer say, or what is wrong with them.
     pub(super) fn of(fields: Fields<'_>) -> Result<Self, &'static str> {
         let mut framing = Self::default();
-        for field in fields.iter() {
+        for field in fields.iter().filter(|field| matches!(field.name.len(), 10 | 14 | 17)) {
             framing.read(field.name, field.value)?;
         }
         Ok(framing)
@@ -467,8 +469,7 @@ impl Framing {
 
 /// Whether `name` says how a body is delimited to servers that take an underscore for a hyphen.
 fn is_misspelled(name: &[u8]) -> bool {
-    matches!(name.len(), 14 | 17)
-        && (name.eq_ignore_ascii_case(b"content_length") || name.eq_ignore_ascii_case(b"transfer_encoding"))
+    name.eq_ignore_ascii_case(b"content_length") || name.eq_ignore_ascii_case(b"transfer_encoding")
 }
 
 /// Digits and nothing else.

@@ -308,16 +308,16 @@ impl ServerConnection {
         let mut slices = &mut slices[..count];
         let Self { stream, timer, settings, .. } = self;
         while !slices.is_empty() {
-            let write = async {
-                match &*slices {
-                    [part] => stream.write(part).await,
-                    parts => stream.write_vectored(parts).await,
+            // Mostly there is room, and nothing to wait for.
+            match try_write(stream, slices) {
+                Ok(count) if count > 0 => IoSlice::advance_slices(&mut slices, count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    match timer.within(settings.timeouts.answer, pin!(writable(stream))).await {
+                        Ok(ready) => ready.map_err(|_| WriteError::Gone)?,
+                        Err(Elapsed) => return Err(WriteError::TooSlow),
+                    }
                 }
-            };
-            match timer.within(settings.timeouts.answer, pin!(write)).await {
-                Ok(Ok(count)) if count > 0 => IoSlice::advance_slices(&mut slices, count),
-                Ok(_) => return Err(WriteError::Gone),
-                Err(Elapsed) => return Err(WriteError::TooSlow),
+                _ => return Err(WriteError::Gone),
             }
         }
         Ok(())
@@ -400,6 +400,22 @@ async fn readable(stream: &AcceptedStream) -> io::Result<()> {
     match stream {
         Either::Left(stream) => stream.readable().await,
         Either::Right(stream) => stream.readable().await,
+    }
+}
+
+async fn writable(stream: &AcceptedStream) -> io::Result<()> {
+    match stream {
+        Either::Left(stream) => stream.writable().await,
+        Either::Right(stream) => stream.writable().await,
+    }
+}
+
+/// Writes what there is room for.
+fn try_write(stream: &AcceptedStream, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    match (stream, parts) {
+        (Either::Left(stream), [part]) => stream.try_write(part),
+        (Either::Left(stream), parts) => stream.try_write_vectored(parts),
+        (Either::Right(stream), parts) => stream.try_write_vectored(parts),
     }
 }
 
