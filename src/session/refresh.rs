@@ -192,9 +192,7 @@ impl Refresher {
                     entry = self.refresh(datahub, refresh_token, &session.tokens).await;
                     attempt.has_waited = true;
                     attempt.is_valid = SystemTime::now() < session.tokens.expires_at();
-                    if self.shared.endpoint(datahub).pace.is_slow(Instant::now()) {
-                        attempt.patience = datahub.provider.patience();
-                    }
+                    attempt.patience = self.patience(datahub, Instant::now());
                 }
                 Decision::Retry => return Ok(Resolution::Retry { closes: false }),
                 Decision::RetryElsewhere { pause, closes } => {
@@ -273,6 +271,7 @@ impl Refresher {
     fn attempt(&self, asking: Asking<'_>, now: SystemTime) -> (Attempt, Option<CacheEntry>) {
         let Asking { datahub, session, reason, replays, .. } = asking;
         let tokens = &session.tokens;
+        let asked = Instant::now();
         let attempt = Attempt {
             reason,
             replays,
@@ -280,22 +279,24 @@ impl Refresher {
             is_valid: now < tokens.expires_at(),
             can_refresh: tokens.refresh.is_some(),
             has_waited: false,
-            patience: Duration::ZERO,
+            patience: self.patience(datahub, asked),
         };
-        let now = Instant::now();
         let key = CacheKey::new(datahub, &tokens.session_token());
-        let entry = self.shared.cache.lookup(&key, tokens, now);
+        let entry = self.shared.cache.lookup(&key, tokens, asked);
         let failures = match entry {
             None => 0,
-            Some(CacheEntry::Failed { until, failures }) if until <= now => failures,
-            Some(CacheEntry::InvalidGrant { .. }) if self.shared.endpoint(datahub).pace.is_slow(now) => {
-                return (Attempt { patience: datahub.provider.patience(), ..attempt }, entry);
-            }
+            Some(CacheEntry::Failed { until, failures }) if until <= asked => failures,
             _ => return (attempt, entry),
         };
-        let held = self.shared.endpoint(datahub).backoff.held_until(key, now);
+        let held = self.shared.endpoint(datahub).backoff.held_until(key, asked);
         let held = held.map(|until| CacheEntry::Failed { until, failures });
         (attempt, held.or(entry))
+    }
+
+    /// How long another process may wait for an answer that this one cannot see.
+    fn patience(&self, datahub: &DataHub, now: Instant) -> Duration {
+        let is_slow = self.shared.endpoint(datahub).pace.is_slow(now);
+        if is_slow { datahub.provider.patience() } else { Duration::ZERO }
     }
 
     /// Waits for a refresh of `tokens`, and begins one if none is under way: what is known afterwards. If it takes too long,
