@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use datahub::behaviour::Answer;
 
 use crate::browser::{Answer as Got, Browser, parameter, sign_in};
-use crate::gateway::{BASE, Gateway, Setup, datahub, datahub_with};
-use crate::token_endpoint::wait_until;
+use crate::gateway::{BASE, Gateway, Setup, datahub, datahub_with, wait_until};
 
 /// SC-01, CB-09.
 #[test]

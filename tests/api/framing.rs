@@ -12,7 +12,7 @@ use datahub::behaviour::Answer;
 use serde::Deserialize;
 
 use crate::browser::{Browser, FETCH};
-use crate::gateway::{BASE, Gateway, Setup, datahub};
+use crate::gateway::{BASE, Gateway, Setup, datahub, wait_until};
 
 /// What is wrong, the good request, what is replaced, by what, the status, what h11 makes of it.
 type Row = (String, String, String, String, u16, String);
@@ -630,12 +630,4 @@ fn what_stands_between_chunks_is_bounded() {
     let small = "1\r\na\r\n".repeat(100_000) + "0\r\n\r\n";
     assert_eq!(world.send(&[&head, small.as_bytes()].concat(), 1).statuses, [201]);
     assert_eq!(world.hub.requests()[0].body_length, 100_000);
-}
-
-fn wait_until(is_so: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
-    while !is_so() {
-        assert!(Instant::now() < until, "it does not happen");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }

@@ -403,6 +403,15 @@ pub fn new_key() -> String {
     String::from_utf8(run(&["key"], &[]).stdout).expect("base64").trim().to_owned()
 }
 
+/// Waits until something has come true.
+pub fn wait_until(is_so: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while !is_so() {
+        assert!(Instant::now() < until, "it never came true");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A DataHUB that answers as GitLab does.
 pub fn datahub() -> DataHub {
     DataHub::start(Options::default()).expect("a free port")

@@ -7,7 +7,7 @@ use datahub::behaviour::{Answer, RefreshMode};
 use serde_json::json;
 
 use crate::browser::{Browser, FETCH};
-use crate::gateway::{BASE, Gateway, Setup, datahub_with};
+use crate::gateway::{BASE, Gateway, Setup, datahub_with, wait_until};
 
 const SESSION: &str = "__Host-Http-session-a";
 
@@ -498,12 +498,4 @@ fn the_replay_counter_belongs_to_the_gateway() {
     assert!(hub.requests().is_empty());
     assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user?_gateway_replay=1").status, 200);
     assert_eq!(hub.requests()[0].target(), "/api/v4/user");
-}
-
-fn wait_until(is_so: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
-    while !is_so() {
-        assert!(Instant::now() < until, "it never came true");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }

@@ -2,20 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use datahub::DataHub;
 use datahub::behaviour::Answer;
 
 use crate::browser::{Browser, parameter, sign_in};
-use crate::gateway::{Gateway, Setup, datahub, datahub_with};
-use crate::token_endpoint::wait_until;
-
-const USER: &str = "/datahubs/a/api/v4/user";
-
-fn logged_in(gateway: &Gateway, hub: &DataHub) -> Browser {
-    let browser = Browser::default();
-    browser.log_in(gateway, "a", hub, "testuser");
-    browser
-}
+use crate::gateway::{Setup, datahub, datahub_with, wait_until};
+use crate::token_endpoint::{USER, logged_in};
 
 /// It outlives the request, waits for metadata, and is tried again.
 #[test]
@@ -28,7 +19,7 @@ fn a_revocation_takes_as_long_as_it_takes() {
     ] {
         let hub = datahub();
         let setup = Setup::new(&[("a", &hub)]);
-        let browser = logged_in(&setup.start(), &hub);
+        let browser = logged_in(&setup.start(), &hub, "testuser");
         let gateway = setup.start();
         hub.set(|behaviour| {
             for manner in [&mut behaviour.discovery, &mut behaviour.keys, &mut behaviour.revoke] {
@@ -58,7 +49,7 @@ fn a_revocation_that_is_in_vain_says_so() {
         let hub = datahub();
         let gateway = Setup::new(&[("a", &hub)]).and("server.shutdown_timeout = \"1s\"").start();
         gateway.expects_orphans(1, "the DataHUB revokes nothing");
-        let browser = logged_in(&gateway, &hub);
+        let browser = logged_in(&gateway, &hub, "testuser");
         hub.set(|behaviour| behaviour.revoke.answer = answer);
         assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout").status, 204, "{case}");
         let is_counted = || gateway.metrics().contains("gateway_revocations_total{result=\"failed\"} 1\n");
@@ -77,8 +68,8 @@ fn a_revocation_that_is_in_vain_says_so() {
 fn a_session_without_a_refresh_token_is_revoked_too() {
     let hub = datahub_with(|behaviour| behaviour.leave_out_refresh_token = true);
     let gateway = Setup::new(&[("a", &hub)]).start();
-    let browser = logged_in(&gateway, &hub);
-    let (thief, other) = (browser.copy(), logged_in(&gateway, &hub));
+    let browser = logged_in(&gateway, &hub, "testuser");
+    let (thief, other) = (browser.copy(), logged_in(&gateway, &hub, "testuser"));
     assert_eq!(thief.fetch(&gateway, "GET", USER).status, 200);
     assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout").status, 204);
     hub.clear();
@@ -149,7 +140,7 @@ fn a_login_whose_browser_leaves_keeps_nothing_alive() {
 fn a_logout_of_a_session_that_has_ended_revokes_its_tokens() {
     let hub = datahub();
     let gateway = Setup::new(&[("a", &hub)]).and("session.max_age = \"2s\"").start();
-    let browser = logged_in(&gateway, &hub);
+    let browser = logged_in(&gateway, &hub, "testuser");
     std::thread::sleep(Duration::from_millis(2_100));
     assert_eq!(browser.fetch(&gateway, "GET", USER).code(), "session_expired");
     let answer = browser.fetch(&gateway, "POST", "/auth/logout");
@@ -186,7 +177,7 @@ fn a_login_that_a_process_has_no_time_for_is_given_up() {
 fn a_login_never_revokes_what_it_has_just_got() {
     let hub = datahub_with(|behaviour| behaviour.reuse_access_token = true);
     let gateway = Setup::new(&[("a", &hub)]).start();
-    let browser = logged_in(&gateway, &hub);
+    let browser = logged_in(&gateway, &hub, "testuser");
     browser.log_in(&gateway, "a", &hub, "testuser");
     assert_eq!((browser.fetch(&gateway, "GET", USER).status, hub.live_tokens().len()), (200, 1));
     let callback = browser.begin_login(&gateway, "a", &hub, "testuser");

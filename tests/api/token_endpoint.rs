@@ -7,33 +7,25 @@ use datahub::DataHub;
 use datahub::behaviour::{Answer, Framing, Manner, RefreshTrouble};
 
 use crate::browser::{Browser, FETCH};
-use crate::gateway::{BASE, Gateway, Setup, datahub_with, run};
+use crate::gateway::{BASE, Gateway, Setup, datahub_with, run, wait_until};
 
-const USER: &str = "/datahubs/a/api/v4/user";
+pub const USER: &str = "/datahubs/a/api/v4/user";
 
 /// A DataHUB whose tokens live so long, in seconds.
-fn lifetime(seconds: u64) -> DataHub {
+pub fn lifetime(seconds: u64) -> DataHub {
     datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(seconds))
 }
 
-fn logged_in(gateway: &Gateway, hub: &DataHub, user: &str) -> Browser {
+pub fn logged_in(gateway: &Gateway, hub: &DataHub, user: &str) -> Browser {
     let browser = Browser::default();
     browser.log_in(gateway, "a", hub, user);
     browser
 }
 
 /// How often the token endpoint was asked for a refresh.
-fn refreshes(hub: &DataHub) -> usize {
+pub fn refreshes(hub: &DataHub) -> usize {
     let is_refresh = |body: &[u8]| String::from_utf8_lossy(body).contains("grant_type=refresh_token");
     hub.requests().iter().filter(|request| request.path() == "/oauth/token" && is_refresh(&request.body)).count()
-}
-
-pub fn wait_until(is_so: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
-    while !is_so() {
-        assert!(Instant::now() < until, "it never came true");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// What each row of the next test expects.

@@ -11,28 +11,11 @@ use datahub::DataHub;
 use datahub::behaviour::Answer;
 
 use crate::browser::{Browser, FETCH, NAVIGATION, parameter, sign_in};
-use crate::gateway::{BASE, Gateway, Setup, datahub, datahub_with};
-use crate::token_endpoint::wait_until;
-
-const USER: &str = "/datahubs/a/api/v4/user";
+use crate::gateway::{BASE, Setup, datahub, datahub_with, wait_until};
+use crate::token_endpoint::{USER, lifetime, logged_in, refreshes};
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
-}
-
-fn lifetime(seconds: u64) -> DataHub {
-    datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(seconds))
-}
-
-fn logged_in(gateway: &Gateway, hub: &DataHub, user: &str) -> Browser {
-    let browser = Browser::default();
-    browser.log_in(gateway, "a", hub, user);
-    browser
-}
-
-fn refreshes(hub: &DataHub) -> usize {
-    let is_refresh = |body: &[u8]| String::from_utf8_lossy(body).contains("grant_type=refresh_token");
-    hub.requests().iter().filter(|request| request.path() == "/oauth/token" && is_refresh(&request.body)).count()
 }
 
 fn throttled(retry_after: &str) -> Answer {
