@@ -148,17 +148,18 @@ pub(super) fn decide(entry: Option<&CacheEntry>, attempt: Attempt, now: Instant)
     }
 }
 
-/// Another process has won the refresh, if nobody has stolen the token. The browser has the winner's cookie soon, or never.
+/// Another process has won the refresh, if nobody has stolen the token. The browser has the winner's cookie by now, or one
+/// of its replays meets that process. How long ago the token was refused says nothing about that: an answer with the
+/// winner's cookie may have been cut off, and what its process knows is all that is left of the session.
 fn on_invalid_grant(since: Instant, replays: u8, patience: Duration, now: Instant) -> Decision<'static> {
-    let elapsed = now.saturating_duration_since(since);
-    if replays >= MAX_REPLAYS && elapsed < patience {
+    if replays < MAX_REPLAYS {
+        let pause = PAUSES[usize::from(replays).min(PAUSES.len() - 1)];
+        return Decision::RetryElsewhere { pause, closes: replays > 0 };
+    }
+    if now.saturating_duration_since(since) < patience {
         return Decision::Unavailable { retry_after: RETRY_AFTER };
     }
-    if replays >= MAX_REPLAYS || (replays > 0 && elapsed > MAX_SEARCH + patience) {
-        return Decision::GiveUp;
-    }
-    let pause = PAUSES[usize::from(replays).min(PAUSES.len() - 1)];
-    Decision::RetryElsewhere { pause, closes: replays > 0 }
+    Decision::GiveUp
 }
 
 /// How long a call waits for a refresh.
@@ -167,8 +168,6 @@ pub(super) const MAX_WAIT: Duration = Duration::from_secs(10);
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How often a call is sent again at most; Fetch follows 20 redirects.
 pub(super) const MAX_REPLAYS: u8 = 16;
-/// How long after an `invalid_grant` replays may still search for newer tokens.
-const MAX_SEARCH: Duration = Duration::from_secs(10);
 /// How long the answer to a call that has lost the refresh waits: the first time, the second time and so on.
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
@@ -248,15 +247,20 @@ mod tests {
             ("5: the third replay waits longer still", spent(400), replay(Expiring, 3), elsewhere(400, true)),
             ("5: the last but one replay", spent(5_000), replay(Expiring, 15), elsewhere(400, true)),
             ("5: the last replay", spent(5_400), replay(Expiring, 16), GiveUp),
-            ("5: a replay at the end of the search", spent(10_000), replay(Expiring, 1), elsewhere(100, true)),
-            ("5: a replay after the search", spent(10_001), replay(Expiring, 1), GiveUp),
+            (
+                "5: a replay long after, which may meet the winner",
+                spent(59_000),
+                replay(Expiring, 1),
+                elsewhere(100, true),
+            ),
+            ("5: the last replay long after", spent(59_000), replay(Expiring, 16), GiveUp),
             (
                 "5: the last replay, and the winner may still wait",
                 spent(5_400),
                 slow_datahub(replay(Expiring, 16)),
                 unavailable(5),
             ),
-            ("5: a replay long after, and so", spent(59_000), slow_datahub(replay(Expiring, 1)), elsewhere(100, true)),
+            ("5: long after, and so", spent(59_000), slow_datahub(replay(Expiring, 16)), unavailable(5)),
             ("5: what was given up is known to have ended", ended(), replay(Expiring, 1), Expired),
             ("6: the DataHUB rejects a token, however young", unknown(), young(first(Rejected)), Refresh),
             ("6: it rejects an old token of a replay", unknown(), replay(Rejected, 1), Refresh),
