@@ -35,7 +35,8 @@ pub struct RequestHead {
     /// Whether the client would send another request on this connection (RFC 9112 section 9.3).
     pub is_persistent: bool,
     fields: Vec<FieldSpan>,
-    known: [Occurrence; Known::COUNT],
+    /// Where in `fields` each of them is.
+    known: [Option<Result<usize, Several>>; Known::COUNT],
 }
 
 /// A field that is looked at in every request, and so is found while its head is read.
@@ -49,10 +50,11 @@ pub enum Known {
     SecFetchDest,
     XCsrf,
     Upgrade,
+    Expect,
 }
 
 impl Known {
-    const COUNT: usize = Self::Upgrade as usize + 1;
+    const COUNT: usize = Self::Expect as usize + 1;
 
     /// The one of this name; mostly none, and the length tells.
     #[inline]
@@ -61,6 +63,7 @@ impl Known {
             4 if is_name(name, "host") => Some(Self::Host),
             6 if is_name(name, "origin") => Some(Self::Origin),
             6 if is_name(name, "x-csrf") => Some(Self::XCsrf),
+            6 if is_name(name, "expect") => Some(Self::Expect),
             7 if is_name(name, "upgrade") => Some(Self::Upgrade),
             14 if is_name(name, "sec-fetch-site") => Some(Self::SecFetchSite),
             14 if is_name(name, "sec-fetch-mode") => Some(Self::SecFetchMode),
@@ -68,15 +71,6 @@ impl Known {
             _ => None,
         }
     }
-}
-
-/// Whether a field is there, and which one of a head's it is.
-#[derive(Debug, Clone, Copy, Default)]
-enum Occurrence {
-    #[default]
-    Never,
-    Once(usize),
-    Several,
 }
 
 impl RequestHead {
@@ -93,79 +87,61 @@ impl RequestHead {
         let Some(line_end) = memchr(b'\n', bytes) else {
             return if read.len() > limits.length { Err(HeadError::TooLarge) } else { Ok(None) };
         };
-        let request_line = &bytes[..line_end];
+        check_request_line(&bytes[..line_end])?;
         let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut []);
         let parsed = request.parse_with_uninit_headers(bytes, &mut slots[..limits.fields.min(MAX_FIELDS)]);
         let length = match parsed {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => {
-                check_request_line(request_line)?;
                 check_line_ends(bytes)?;
                 return if read.len() > limits.length { Err(HeadError::TooLarge) } else { Ok(None) };
             }
             Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
             Err(_) => {
-                check_request_line(request_line)?;
                 let is_too_large = read.len() > limits.length || memchr_iter(b'\n', bytes).count() > limits.fields + 1;
                 return Err(if is_too_large { HeadError::TooLarge } else { HeadError::Malformed });
             }
         };
-        let has_strict_ends =
-            bytes[..length].ends_with(b"\r\n\r\n") && request_line.len() > 1 && request_line.ends_with(b"\r");
-        if !has_strict_ends {
-            return Err(HeadError::Malformed);
-        }
         let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
             return Err(HeadError::Malformed);
         };
-        check_method(method.as_bytes())?;
-        check_target(target.as_bytes())?;
-        let mut fields = Vec::with_capacity(request.headers.len());
-        let (mut framing, mut expectation) = (Framing::default(), None);
-        let source = Source(bytes);
-        let mut known = [Occurrence::Never; Known::COUNT];
-        for (at, field) in request.headers.iter().enumerate() {
-            let span = source.field(field)?;
-            let name = field.name.as_bytes();
-            if let Some(known_name) = Known::of(name) {
-                let occurrence = &mut known[known_name as usize];
-                let is_first = matches!(occurrence, Occurrence::Never);
-                *occurrence = if is_first { Occurrence::Once(at) } else { Occurrence::Several };
-            } else {
-                let is_wrong = match name.len() {
-                    6 if is_name(name, "expect") => expectation.replace(field.value).is_some(),
-                    14 | 17 if is_misspelled(name) => true,
-                    10 | 14 | 17 => framing.read(name, field.value).is_err(),
-                    _ => false,
-                };
-                if is_wrong {
-                    return Err(HeadError::Malformed);
-                }
-            }
-            fields.push(span.moved_by(start));
+        // Of the bytes of a token, these have not been in a method so far.
+        let is_method = !method.bytes().any(|byte| matches!(byte, b'$'..=b'\''));
+        if !is_method || !is_target(target.as_bytes()) || !bytes[..length].ends_with(b"\r\n\r\n") {
+            return Err(HeadError::Malformed);
         }
         if start + length > limits.length {
             return Err(HeadError::TooLarge);
         }
+        let source = Source(read);
+        let mut fields = Vec::with_capacity(request.headers.len());
+        let (mut framing, mut known) = (Framing::default(), [None; Known::COUNT]);
+        for field in &*request.headers {
+            let name = field.name.as_bytes();
+            if let Some(known_name) = Known::of(name) {
+                let place = &mut known[known_name as usize];
+                *place = Some(if place.is_none() { Ok(fields.len()) } else { Err(Several) });
+            } else if is_misspelled(name) || framing.read(name, field.value).is_err() {
+                return Err(HeadError::Malformed);
+            }
+            fields.push(source.strict_field(field)?);
+        }
         let is_http_1_1 = version == 1;
+        let only = |name: Known| known[name as usize].transpose().map_err(|_| HeadError::Malformed);
+        let (host, expectation) = (only(Known::Host)?, only(Known::Expect)?);
+        let body = framing.body(is_http_1_1).map_err(|_| HeadError::Malformed)?;
         // A request of HTTP/1.1 names its host (RFC 9112 section 3.2), and a POST of HTTP/1.0 says how long it is (RFC 1945
         // section 8.3).
-        let is_ambiguous = match known[Known::Host as usize] {
-            Occurrence::Once(_) => false,
-            Occurrence::Never => is_http_1_1,
-            Occurrence::Several => true,
-        };
-        let body = framing.body(is_http_1_1).map_err(|_| HeadError::Malformed)?;
-        let is_endless = !is_http_1_1 && method == "POST" && body.is_none();
-        if is_ambiguous || is_endless {
+        let is_ambiguous = if is_http_1_1 { host.is_none() } else { method == "POST" && body.is_none() };
+        if is_ambiguous {
             return Err(HeadError::Malformed);
         }
-        let [method, target] = [method, target].map(|part| source.span(part.as_bytes()).moved_by(start));
-        let body = body.unwrap_or(BodyLength::None);
+        let expectation = expectation.map(|at: usize| request.headers[at].value);
         let expects_continue = is_http_1_1 && expectation.is_some_and(|it| it.eq_ignore_ascii_case(b"100-continue"));
         let is_persistent = !framing.closes && (is_http_1_1 || framing.is_kept_alive);
-        let bytes = read.split_off_front(start + length);
+        let [method, target] = [method, target].map(|part| source.span(part.as_bytes()));
+        let (body, bytes) = (body.unwrap_or(BodyLength::None), read.split_off_front(start + length));
         Ok(Some(Self { bytes, method, target, is_http_1_1, body, expects_continue, is_persistent, fields, known }))
     }
 
@@ -184,11 +160,7 @@ impl RequestHead {
     /// # Errors
     /// [`Several`] fields of this name.
     pub fn only(&self, name: Known) -> Result<Option<&[u8]>, Several> {
-        match self.known[name as usize] {
-            Occurrence::Never => Ok(None),
-            Occurrence::Once(at) => Ok(Some(self.fields[at].value.of(&self.bytes))),
-            Occurrence::Several => Err(Several),
-        }
+        Ok(self.known[name as usize].transpose()?.map(|at| self.fields[at].value.of(&self.bytes)))
     }
 
     /// Whether the target is a path on this server that begins with `prefix`.
@@ -238,10 +210,7 @@ impl ResponseHead {
         };
         let status = response.code.filter(|status| (100..600).contains(status)).ok_or(HeadError::Malformed)?;
         let source = Source(bytes);
-        let mut fields = Vec::with_capacity(response.headers.len());
-        for field in &*response.headers {
-            fields.push(source.span_of(field));
-        }
+        let fields = response.headers.iter().map(|field| source.field(field)).collect();
         Ok(Some(Self { status, is_http_1_1: response.version == Some(1), length, fields }))
     }
 
@@ -271,9 +240,7 @@ impl<'a> Fields<'a> {
 
     /// The values of all fields of the name `lower`, which is written in lower case.
     pub fn values(self, lower: &str) -> impl Iterator<Item = &'a [u8]> + Clone {
-        let is_wanted =
-            move |span: &&FieldSpan| span.name.len() == lower.len() && is_name(span.name.of(self.bytes), lower);
-        self.spans.iter().filter(is_wanted).map(move |span| span.value.of(self.bytes))
+        self.iter().filter(move |field| field.is(lower)).map(|field| field.value)
     }
 
     /// Whether there is a field of this name.
@@ -366,26 +333,12 @@ impl Span {
     fn of(self, bytes: &[u8]) -> &[u8] {
         &bytes[self.begin..self.end]
     }
-
-    fn len(self) -> usize {
-        self.end - self.begin
-    }
-
-    fn moved_by(self, start: usize) -> Self {
-        Self { begin: self.begin + start, end: self.end + start }
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
 struct FieldSpan {
     name: Span,
     value: Span,
-}
-
-impl FieldSpan {
-    fn moved_by(self, start: usize) -> Self {
-        Self { name: self.name.moved_by(start), value: self.value.moved_by(start) }
-    }
 }
 
 /// The bytes that a head is read from, to find where in them a slice is.
@@ -398,13 +351,13 @@ impl Source<'_> {
         Span { begin, end: begin + part.len() }
     }
 
-    fn span_of(&self, field: &httparse::Header<'_>) -> FieldSpan {
+    fn field(&self, field: &httparse::Header<'_>) -> FieldSpan {
         FieldSpan { name: self.span(field.name.as_bytes()), value: self.span(field.value) }
     }
 
     /// The same, if the field's line ends with CR LF.
-    fn field(&self, field: &httparse::Header<'_>) -> Result<FieldSpan, HeadError> {
-        let span = self.span_of(field);
+    fn strict_field(&self, field: &httparse::Header<'_>) -> Result<FieldSpan, HeadError> {
+        let span = self.field(field);
         let rest = &self.0[span.value.end..];
         // White space may follow the value.
         let is_strict = rest.starts_with(b"\r\n")
@@ -480,12 +433,14 @@ fn decimal(text: &[u8]) -> Option<u64> {
 
 /// The request line: visible ASCII and single spaces, no fragment. A fragment is never sent (RFC 9112 section 3.2); cut off,
 /// the rest would pass for the target.
+#[expect(clippy::needless_bitwise_bool, reason = "without a branch for each byte many are compared at once")]
 fn check_request_line(line: &[u8]) -> Result<(), HeadError> {
-    let line = line.strip_suffix(b"\r").ok_or(HeadError::Malformed)?;
-    if line.contains(&b'\r') || line.is_empty() {
-        return Err(HeadError::Malformed);
+    let is_good = |is, byte: &u8| is & (*byte >= b' ') & (*byte <= b'~') & (*byte != b'#');
+    match line.strip_suffix(b"\r") {
+        None | Some(b"") => Err(HeadError::Malformed),
+        Some(line) if line.iter().fold(true, is_good) => Ok(()),
+        Some(line) => Err(if line.contains(&b'\r') { HeadError::Malformed } else { HeadError::Target }),
     }
-    if line.iter().all(|byte| *byte != b'#' && matches!(byte, b' '..=b'~')) { Ok(()) } else { Err(HeadError::Target) }
 }
 
 /// Every line that has come of a head whose end has not: a bad one is refused at once.
@@ -494,27 +449,13 @@ fn check_line_ends(bytes: &[u8]) -> Result<(), HeadError> {
     if is_strict { Ok(()) } else { Err(HeadError::Malformed) }
 }
 
-/// A method that is a token, of the bytes that methods have had so far.
-fn check_method(method: &[u8]) -> Result<(), HeadError> {
-    match method.iter().find(|byte| matches!(byte, b'#'..=b'\'')) {
-        None => Ok(()),
-        Some(b'#') => Err(HeadError::Target),
-        Some(_) => Err(HeadError::Malformed),
-    }
-}
-
-/// What a path and a query may hold: what a URI's may, and what browsers and scripts send besides (WHATWG URL, "path state"
-/// and "query state").
+/// What a path and a query may hold, of what is visible: what a URI's may, and what browsers and scripts send besides
+/// (WHATWG URL, "path state" and "query state").
 #[expect(clippy::needless_bitwise_bool, reason = "without a branch for each byte many are compared at once")]
-fn check_target(target: &[u8]) -> Result<(), HeadError> {
+fn is_target(target: &[u8]) -> bool {
     let (path, query) = target.split_at(memchr(b'?', target).unwrap_or(target.len()));
-    let is_visible = target.iter().fold(true, |is, byte| is & (*byte > b' ') & (*byte < 0x7f) & (*byte != b'#'));
-    if !is_visible {
-        return Err(HeadError::Target);
-    }
-    let is_path = path.iter().fold(true, |is, byte| is & (*byte != b'<') & (*byte != b'>') & (*byte != b'`'));
-    let is_query = query.iter().fold(true, |is, byte| is & (*byte != b'<') & (*byte != b'>') & (*byte != b'"'));
-    if is_path && is_query { Ok(()) } else { Err(HeadError::Malformed) }
+    path.iter().fold(true, |is, byte| is & (*byte != b'<') & (*byte != b'>') & (*byte != b'`'))
+        && query.iter().fold(true, |is, byte| is & (*byte != b'<') & (*byte != b'>') & (*byte != b'"'))
 }
 
 /// What a framing is that is said twice, or that its version has not.
