@@ -87,14 +87,14 @@ pub fn gateway(
     more: fn(&mut ServiceConfig),
 ) -> io::Result<(Server, TaskRunner)> {
     let (tasks, runner) = Tasks::new();
-    let shared = Shared::new(config, &tasks, draining, more);
+    let new_worker = worker_factory(config, &tasks, draining, more);
     let (workers, shutdown) = (config.server.workers, config.server.shutdown_timeout);
     let server = Server::build().workers(workers).shutdown_timeout(shutdown.as_secs().max(1)).disable_signals();
     let server = sockets.into_iter().try_fold(server, |server, socket| {
-        let (shared, address) = (Arc::clone(&shared), socket.address());
+        let (new_worker, address) = (new_worker.clone(), socket.address());
         match socket {
             Socket::Tcp(socket) => server.listen(address, socket, move || {
-                service(&shared, |stream: TcpStream| {
+                service(new_worker.clone(), |stream: TcpStream| {
                     // An answer's last packet must not wait for the one before to be acknowledged.
                     let _ = stream.set_nodelay(true);
                     let peer = stream.peer_addr().ok();
@@ -102,75 +102,57 @@ pub fn gateway(
                 })
             }),
             Socket::Unix(socket) => server.listen_uds(address, socket, move || {
-                service(&shared, |stream: UnixStream| (Either::Right(stream), None))
+                service(new_worker.clone(), |stream: UnixStream| (Either::Right(stream), None))
             }),
         }
     })?;
     Ok((server.run(), runner))
 }
 
-/// What all workers share.
-struct Shared {
-    config: Arc<Config>,
-    guard: Arc<Guard>,
-    proxy: Arc<SharedProxy>,
-    auth: Data<Auth>,
-    draining: Draining,
+/// What makes a worker on each thread: what they share is made now, what one has for itself then.
+fn worker_factory(
+    config: &Arc<Config>,
+    tasks: &Tasks,
+    draining: &Draining,
     more: fn(&mut ServiceConfig),
-}
-
-impl Shared {
-    fn new(config: &Arc<Config>, tasks: &Tasks, draining: &Draining, more: fn(&mut ServiceConfig)) -> Arc<Self> {
-        let origins = &config.app.origins;
-        let sessions = Arc::new(config.sessions());
-        let refresher = Refresher::new(&config.datahubs, config.session.clone(), tasks.clone());
-        let auth = Data::new(Auth {
-            datahubs: config.datahubs.clone(),
-            sessions: Arc::clone(&sessions),
-            refresher: refresher.clone(),
-            tasks: tasks.clone(),
-            pending: PendingLogins::new(config.keyring.clone(), &origins.own, config.login_timeout),
-            logins: RateLimiter::new(config.login_rate),
-            callbacks: RateLimiter::new(config.callback_rate),
-            app_url: config.app.url.clone(),
-        });
-        let server = &config.server;
-        let proxy = Arc::new(SharedProxy::new(
-            &server.public_url,
-            &server.base_path,
-            config.proxy.clone(),
-            config.datahubs.clone(),
-            sessions,
-            refresher,
-        ));
-        let files = config.app.files.as_ref().map(|(place, _)| place.clone());
-        let guard = Guard::new(origins.clone(), server.base_path.clone(), files, server.trusted_proxies.clone());
-        Arc::new(Self {
-            config: Arc::clone(config),
-            guard: Arc::new(guard),
-            proxy,
-            auth,
-            draining: draining.clone(),
-            more,
-        })
-    }
-
-    async fn worker(&self) -> Worker {
-        let (config, pool) = (&self.config, BufferPool::default());
-        let limits = config.proxy.limits;
-        let settings = ServerSettings {
-            head: HeadLimits { length: limits.head, fields: limits.fields },
-            body: limits.body,
-            timeouts: config.client_timeouts,
-        };
-        let (proxy, guard) = (Arc::clone(&self.proxy), Arc::clone(&self.guard));
+) -> impl AsyncFn() -> Worker + Clone + Send + 'static {
+    let (server, origins) = (&config.server, &config.app.origins);
+    let sessions = Arc::new(config.sessions());
+    let refresher = Refresher::new(&config.datahubs, config.session.clone(), tasks.clone());
+    let auth = Data::new(Auth {
+        datahubs: config.datahubs.clone(),
+        sessions: Arc::clone(&sessions),
+        refresher: refresher.clone(),
+        tasks: tasks.clone(),
+        pending: PendingLogins::new(config.keyring.clone(), &origins.own, config.login_timeout),
+        logins: RateLimiter::new(config.login_rate),
+        callbacks: RateLimiter::new(config.callback_rate),
+        app_url: config.app.url.clone(),
+    });
+    let proxy = Arc::new(SharedProxy::new(
+        &server.public_url,
+        &server.base_path,
+        config.proxy.clone(),
+        config.datahubs.clone(),
+        sessions,
+        refresher,
+    ));
+    let files = config.app.files.as_ref().map(|(place, _)| place.clone());
+    let guard = Guard::new(origins.clone(), server.base_path.clone(), files, server.trusted_proxies.clone());
+    let (config, guard, draining) = (Arc::clone(config), Arc::new(guard), draining.clone());
+    async move || {
+        let (limits, pool) = (config.proxy.limits, BufferPool::default());
         Worker {
-            settings: Rc::new(settings),
+            settings: Rc::new(ServerSettings {
+                head: HeadLimits { length: limits.head, fields: limits.fields },
+                body: limits.body,
+                timeouts: config.client_timeouts,
+            }),
             guard: Arc::clone(&guard),
-            proxy: Proxy::new(proxy, guard, pool.clone(), config.server.workers),
-            web: Web::new(config, &self.auth, self.more).await,
-            draining: self.draining.clone(),
-            shutdown: self.draining.shutdown(),
+            proxy: Proxy::new(Arc::clone(&proxy), Arc::clone(&guard), pool.clone(), config.server.workers),
+            web: Web::new(&config, &auth, more).await,
+            draining: draining.clone(),
+            shutdown: draining.shutdown(),
             pool,
             clock: DateClock::default(),
             metrics: WorkerMetrics::new(config.datahubs.iter().map(|datahub| datahub.id.as_str())),
@@ -180,14 +162,13 @@ impl Shared {
 
 /// What serves the connections of one listener: a worker on each thread.
 fn service<S: 'static>(
-    shared: &Arc<Shared>,
+    new_worker: impl AsyncFn() -> Worker + Clone + 'static,
     accept: fn(S) -> (AcceptedStream, Option<std::net::SocketAddr>),
-) -> impl ServiceFactory<S, Config = (), Response = (), Error = (), InitError = ()> + use<S> {
-    let shared = Arc::clone(shared);
+) -> impl ServiceFactory<S, Config = (), Response = (), Error = (), InitError = ()> {
     fn_factory(move || {
-        let shared = Arc::clone(&shared);
+        let new_worker = new_worker.clone();
         async move {
-            let worker = Rc::new(shared.worker().await);
+            let worker = Rc::new(new_worker().await);
             Ok(fn_service(move |stream: S| {
                 let worker = Rc::clone(&worker);
                 async move {
