@@ -92,9 +92,7 @@ fn calm() {
 #[ignore = "make storm"]
 fn with_cuts() {
     let figures = storm(Weather { calls: 100_000, cuts: 5, ..CALM });
-    assert_eq!((figures.failed(), figures.doubled), (0, 0), "{figures}");
-    assert!(figures.forced_logins <= 10, "{figures}");
-    assert!(figures.forced_logins <= figures.lost.len(), "each is in the log: {figures}");
+    assert_eq!((figures.failed(), figures.forced_logins, figures.doubled), (0, 0, 0), "{figures}");
 }
 
 #[test]
@@ -103,7 +101,11 @@ fn with_cuts_and_kills() {
     let figures = storm(Weather { calls: 100_000, cuts: 5, kills: true, ..CALM });
     assert_eq!((figures.failed(), figures.doubled), (0, 0), "{figures}");
     assert!(figures.forced_logins <= figures.kills, "{figures}");
-    assert!(figures.forced_logins <= figures.lost.len(), "each is in the log: {figures}");
+    // A late cookie of a lost session may fall on those of the login after it: they do not open together, and the person
+    // logs in once more. That is no loss of a session, and not in the log as one.
+    let late = figures.forced_by.get("not_logged_in").copied().unwrap_or_default();
+    assert!(late <= figures.lost.len(), "{figures}");
+    assert!(figures.forced_logins - late <= figures.lost.len(), "each is in the log: {figures}");
     assert!(figures.lost.iter().all(|why| why.contains("(a)")), "{figures}");
 }
 
