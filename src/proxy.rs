@@ -30,7 +30,7 @@ use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
 use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::proxy::inspect::RequestBody;
-use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit};
+use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit, Holder};
 use crate::proxy::request::{Caller, Message};
 use crate::proxy::target::{Policy, Target};
 use crate::proxy::upstream::{SendError, Upstream, UpstreamRequest, UpstreamTimeouts};
@@ -120,9 +120,9 @@ pub struct ProxyLimits {
     pub target: usize,
     /// Longest body, in bytes.
     pub body: u64,
-    /// Most calls under way at one DataHUB.
+    /// Most calls under way at one DataHUB. One person has an eighth of them, at least one.
     pub in_flight: usize,
-    /// Most calls waiting for one DataHUB.
+    /// Most calls waiting for one DataHUB. One person has an eighth of them, at least one.
     pub waiting: usize,
 }
 
@@ -249,7 +249,8 @@ impl Proxy {
         let (is_head, is_idempotent) = (request.method() == "HEAD", is_idempotent(request.method()));
         let upstream_request = UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent };
         let upstream = &self.routes[datahub.index()].upstream;
-        let mut exchange = upstream.exchange(&upstream_request, downstream, context).await?;
+        let holder = Holder::Person(session.user_key());
+        let mut exchange = upstream.exchange(holder, &upstream_request, downstream, context).await?;
         context.upstream.set(Some(exchange.took));
         drop((message, upload));
 

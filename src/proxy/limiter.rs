@@ -1,63 +1,234 @@
 //! Which calls may go up to one DataHUB, so that a slow or a dead one cannot occupy the whole process.
 //!
-//! A concurrency limit: only so many calls may be under way, and only so many may wait, for a short time. A circuit breaker:
+//! A concurrency limit: only so many calls may be under way, and only so many may wait, for a short time. One person has an
+//! eighth of both at most, so that nobody keeps the others out. A circuit breaker:
 //! after a few calls in a row without an answer, whoever made them, the next ones are refused at once, but for one a second
 //! that finds out whether the DataHUB is back.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::datahub::DataHubId;
 use crate::datahub::health::{CallKind, Health, Outcome};
 use crate::error::{ApiError, Code};
 
-/// How many calls may be under way at one DataHUB, over all workers.
+/// How many calls may be under way at one DataHUB, over all workers, and how many of them may be one person's.
 #[derive(Debug)]
 pub(super) struct ConcurrencyLimit {
-    permits: Semaphore,
-    waiting: AtomicUsize,
-    max_waiting: usize,
+    all: Places,
+    /// The share that all calls without a login have together, shared out among their networks in the same way.
+    anonymous: Places,
+}
+
+/// Whose calls have a share of the places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Holder {
+    /// A person, however often they are logged in: their [`user_key`](crate::session::open_session::OpenSession::user_key).
+    Person(u64),
+    /// A network that calls without a login.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no call is made without a login yet"))]
+    Network(Option<IpAddr>),
+    /// All of these networks.
+    Anonymous,
 }
 
 /// Permission for one call under way, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Permit<'a>(#[expect(dead_code, reason = "held for its drop")] SemaphorePermit<'a>);
+pub(super) struct Permit<'a> {
+    #[expect(dead_code, reason = "held for its drop")]
+    place: Place<'a>,
+    /// That among the anonymous calls.
+    #[expect(dead_code, reason = "held for its drop")]
+    anonymous: Option<Place<'a>>,
+}
 
 impl ConcurrencyLimit {
     /// `in_flight` calls at once, and `max_waiting` that wait.
     pub(super) fn new(in_flight: usize, max_waiting: usize) -> Self {
-        let permits = Semaphore::new(in_flight.min(Semaphore::MAX_PERMITS));
-        Self { permits, waiting: AtomicUsize::new(0), max_waiting }
+        let anonymous = Places::new(share(in_flight), share(max_waiting));
+        Self { all: Places::new(in_flight, max_waiting), anonymous }
     }
 
-    /// A permit, at once or after waiting for `limit` at most.
+    /// A permit for a person or a network, at once or after waiting for `limit` at most.
     ///
     /// # Errors
     /// [`Rejected::Full`]; nothing is sent then.
-    pub(super) async fn acquire(&self, limit: Duration) -> Result<Permit<'_>, Rejected> {
-        if let Ok(permit) = self.permits.try_acquire() {
-            return Ok(Permit(permit));
+    pub(super) async fn acquire(&self, holder: Holder, limit: Duration) -> Result<Permit<'_>, Rejected> {
+        if let Holder::Person(_) = holder {
+            return Ok(Permit { place: self.all.acquire(holder, limit).await?, anonymous: None });
         }
-        let waiting = Waiting(&self.waiting);
-        if waiting.0.fetch_add(1, Ordering::Relaxed) >= self.max_waiting {
-            return Err(Rejected::Full);
-        }
-        let permit = timeout(limit, self.permits.acquire()).await.map_err(|_| Rejected::Full)?;
-        Ok(Permit(permit.expect("the semaphore is never closed")))
+        let begun = Instant::now();
+        let anonymous = Some(self.anonymous.acquire(holder, limit).await?);
+        let left = limit.saturating_sub(begun.elapsed());
+        Ok(Permit { place: self.all.acquire(Holder::Anonymous, left).await?, anonymous })
     }
 }
 
-/// Counts a call that waits, until it has a permit, gives up, or is dropped because its client has left.
-struct Waiting<'a>(&'a AtomicUsize);
+/// Places for calls, of which each holder may have a share.
+///
+/// A call that finds none waits in its holder's queue. The holders that have calls waiting and may have another place take
+/// turns, a place each. Who has a whole share gets into that line once one of its own places is free again: behind everybody
+/// else.
+#[derive(Debug)]
+struct Places {
+    state: Mutex<PlacesState>,
+    /// Most calls under way of one holder.
+    max_held: usize,
+    /// Most waiting calls.
+    max_waiting: usize,
+    /// Most waiting calls of one holder.
+    max_waiting_each: usize,
+}
 
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+#[derive(Debug)]
+struct PlacesState {
+    /// None of them is left while somebody is in `turns`.
+    free: usize,
+    waiting: usize,
+    last_ticket: u64,
+    /// Of every holder with a call under way or waiting.
+    shares: HashMap<Holder, Share>,
+    /// Whose waiting call gets the next free place: each holder that has one and has not all of its share.
+    turns: VecDeque<Holder>,
+}
+
+#[derive(Debug, Default)]
+struct Share {
+    held: usize,
+    waiting: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    ticket: u64,
+    /// Wakes the call once it has a place.
+    turn: oneshot::Sender<()>,
+}
+
+/// What one call has: a place, or a place in a queue until its turn comes. Either is given back when this is dropped.
+#[derive(Debug)]
+struct Place<'a> {
+    places: &'a Places,
+    holder: Holder,
+    /// That of a call that has waited.
+    ticket: Option<u64>,
+}
+
+impl Places {
+    fn new(count: usize, max_waiting: usize) -> Self {
+        let (shares, turns) = (HashMap::new(), VecDeque::new());
+        let state = Mutex::new(PlacesState { free: count, waiting: 0, last_ticket: 0, shares, turns });
+        Self { state, max_held: share(count), max_waiting, max_waiting_each: share(max_waiting) }
     }
+
+    async fn acquire(&self, holder: Holder, limit: Duration) -> Result<Place<'_>, Rejected> {
+        let (place, turn) = self.enter(holder)?;
+        match turn {
+            // Whoever gives up is taken out of the queue by the drop of `place`.
+            Some(turn) => timeout(limit, turn).await.map(|_| place).map_err(|_| Rejected::Full),
+            None => Ok(place),
+        }
+    }
+
+    /// A place, or one in the queue and what tells that its turn has come.
+    fn enter(&self, holder: Holder) -> Result<(Place<'_>, Option<oneshot::Receiver<()>>), Rejected> {
+        let mut state = self.lock();
+        let PlacesState { free, waiting, last_ticket, shares, turns } = &mut *state;
+        let share = shares.entry(holder).or_default();
+        if *free > 0 && share.held < self.max_held {
+            *free -= 1;
+            share.held += 1;
+            return Ok((Place { places: self, holder, ticket: None }, None));
+        }
+        if *waiting >= self.max_waiting || share.waiting.len() >= self.max_waiting_each {
+            if share.is_unused() {
+                shares.remove(&holder);
+            }
+            return Err(Rejected::Full);
+        }
+        if share.waiting.is_empty() && share.held < self.max_held {
+            turns.push_back(holder);
+        }
+        let (turn, woken) = oneshot::channel();
+        *waiting += 1;
+        *last_ticket += 1;
+        share.waiting.push_back(Waiter { ticket: *last_ticket, turn });
+        Ok((Place { places: self, holder, ticket: Some(*last_ticket) }, Some(woken)))
+    }
+
+    /// Gives back a place, or the one in the queue of a call whose turn has not come.
+    fn leave(&self, holder: Holder, ticket: Option<u64>) {
+        let mut state = self.lock();
+        let PlacesState { free, waiting, shares, turns, .. } = &mut *state;
+        let Entry::Occupied(mut entry) = shares.entry(holder) else { return };
+        let share = entry.get_mut();
+        let queued = ticket.and_then(|ticket| share.waiting.iter().position(|waiter| waiter.ticket == ticket));
+        if let Some(at) = queued {
+            share.waiting.remove(at);
+            *waiting -= 1;
+            if share.waiting.is_empty() {
+                turns.retain(|other| *other != holder);
+            }
+        } else {
+            if share.held == self.max_held && !share.waiting.is_empty() {
+                turns.push_back(holder);
+            }
+            share.held -= 1;
+            *free += 1;
+        }
+        if share.is_unused() {
+            entry.remove();
+        }
+        state.fill(self.max_held);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PlacesState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PlacesState {
+    /// Gives free places to those whose turn it is.
+    fn fill(&mut self, max_held: usize) {
+        while self.free > 0
+            && let Some(holder) = self.turns.pop_front()
+            && let Some(share) = self.shares.get_mut(&holder)
+            && let Some(waiter) = share.waiting.pop_front()
+        {
+            self.free -= 1;
+            self.waiting -= 1;
+            share.held += 1;
+            if share.held < max_held && !share.waiting.is_empty() {
+                self.turns.push_back(holder);
+            }
+            // A call that is being dropped does not hear it, and gives the place back.
+            let _ = waiter.turn.send(());
+        }
+    }
+}
+
+impl Share {
+    fn is_unused(&self) -> bool {
+        self.held == 0 && self.waiting.is_empty()
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.places.leave(self.holder, self.ticket);
+    }
+}
+
+/// What one holder may have of `count`: an eighth, and at least one if there is one.
+fn share(count: usize) -> usize {
+    (count / 8).max(count.min(1))
 }
 
 /// Whether a DataHUB answers, as far as the calls of all workers have found.
@@ -125,8 +296,8 @@ impl CircuitBreaker {
 /// Why a call does not go up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Rejected {
-    /// Too many calls are waiting for this DataHUB, or one has waited too long.
-    #[error("too many calls are under way at this DataHUB")]
+    /// Too many calls are waiting for this DataHUB, or too many of one holder's, or one has waited too long.
+    #[error("too many calls are under way at this DataHUB, or too many of this person's")]
     Full,
     /// It has not answered for a while.
     #[error("the DataHUB has not answered the last calls")]
@@ -150,30 +321,246 @@ const RETRY_INTERVAL: u64 = 1_000;
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
+
+    const ONE: Holder = Holder::Person(1);
+    const OTHER: Holder = Holder::Person(2);
+    const THIRD: Holder = Holder::Person(3);
+
+    type Waiting = Pin<Box<dyn Future<Output = Result<Permit<'static>, Rejected>>>>;
+
+    fn limit(in_flight: usize, max_waiting: usize) -> &'static ConcurrencyLimit {
+        Box::leak(Box::new(ConcurrencyLimit::new(in_flight, max_waiting)))
+    }
+
+    impl ConcurrencyLimit {
+        /// A permit that is there at once.
+        #[track_caller]
+        fn now(&'static self, holder: Holder) -> Permit<'static> {
+            let mut acquiring = Box::pin(self.acquire(holder, LONG));
+            let Poll::Ready(permit) = poll(acquiring.as_mut()) else { panic!("it waits") };
+            permit.expect("a place")
+        }
+
+        /// A call that waits.
+        #[track_caller]
+        fn wait(&'static self, holder: Holder) -> Waiting {
+            let mut acquiring: Waiting = Box::pin(self.acquire(holder, LONG));
+            assert!(poll(acquiring.as_mut()).is_pending(), "it does not wait");
+            acquiring
+        }
+
+        #[track_caller]
+        fn refuses(&'static self, holder: Holder) {
+            assert_eq!(poll(Box::pin(self.acquire(holder, LONG)).as_mut()).map(Result::err), FULL);
+        }
+
+        /// Nothing is remembered of anybody else.
+        #[track_caller]
+        fn is_used_by(&self, holders: &[Holder]) {
+            assert_eq!(self.all.lock().shares.keys().copied().collect::<Vec<_>>(), holders);
+            assert!(self.anonymous.lock().shares.is_empty());
+        }
+
+        /// Nobody has or wants anything, and nothing is remembered of those who had.
+        #[track_caller]
+        fn is_unused(&self, in_flight: usize) {
+            for (places, count) in [(&self.all, in_flight), (&self.anonymous, share(in_flight))] {
+                let state = places.lock();
+                assert_eq!((state.free, state.waiting), (count, 0));
+                assert!(state.shares.is_empty() && state.turns.is_empty(), "{state:?}");
+            }
+        }
+    }
+
+    fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// The permit of one that has waited, if its turn has come.
+    #[track_caller]
+    fn turn(mut waiting: Waiting) -> Permit<'static> {
+        let Poll::Ready(permit) = poll(waiting.as_mut()) else { panic!("it still waits") };
+        permit.expect("a place")
+    }
+
+    /// Timers need a runtime.
+    fn run<T>(test: impl FnOnce() -> T) -> T {
+        actix_web::rt::System::new().block_on(async { test() })
+    }
 
     #[test]
     fn who_leaves_makes_room_for_who_waits_and_no_more_wait_than_may() {
-        actix_web::rt::System::new().block_on(one_place_and_one_that_may_wait());
+        actix_web::rt::System::new().block_on(async {
+            let limit = limit(1, 1);
+            let first = limit.now(ONE);
+            let waiter = actix_web::rt::spawn(limit.acquire(ONE, LONG));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            limit.refuses(ONE);
+            drop(first);
+            drop(waiter.await.expect("it did not panic").expect("the place is free again"));
+            let second = limit.now(ONE);
+            assert_eq!(limit.acquire(ONE, Duration::from_millis(1)).await.unwrap_err(), Rejected::Full);
+            drop(second);
+            limit.is_unused(1);
+        });
     }
 
-    async fn one_place_and_one_that_may_wait() {
-        let limit = Arc::new(ConcurrencyLimit::new(1, 1));
-        let first = limit.acquire(LONG).await.expect("the place is free");
-        let waiter = actix_web::rt::spawn({
-            let limit = Arc::clone(&limit);
-            async move { limit.acquire(LONG).await.map(drop) }
+    #[test]
+    fn one_person_holds_an_eighth_and_one_at_least() {
+        run(|| {
+            for (in_flight, waiting, held, queued) in [(1, 1, 1, 1), (7, 15, 1, 1), (16, 8, 2, 1), (1024, 256, 128, 32)]
+            {
+                let limit = limit(in_flight, waiting);
+                let held: Vec<_> = (0..held).map(|_| limit.now(ONE)).collect();
+                let queued: Vec<_> = (0..queued).map(|_| limit.wait(ONE)).collect();
+                limit.refuses(ONE);
+                if in_flight > 1 {
+                    // Its twin: everybody else is let in.
+                    drop(limit.now(OTHER));
+                }
+                drop((queued, held));
+                limit.is_unused(in_flight);
+            }
+            limit(1, 0).now(ONE);
+            let limit = limit(1, 0);
+            let _held = limit.now(ONE);
+            limit.refuses(OTHER);
+            limit.refuses(Holder::Network(None));
+            limit.is_used_by(&[ONE]);
         });
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        assert_eq!(limit.acquire(LONG).await.unwrap_err(), Rejected::Full);
-        drop(first);
-        waiter.await.expect("it did not panic").expect("the place is free again");
-        assert_eq!(limit.waiting.load(Ordering::Relaxed), 0);
-        let second = limit.acquire(LONG).await.expect("the place is free once more");
-        assert_eq!(limit.acquire(Duration::from_millis(1)).await.unwrap_err(), Rejected::Full);
-        assert_eq!(limit.waiting.load(Ordering::Relaxed), 0);
-        drop(second);
-        assert!(limit.acquire(LONG).await.is_ok());
+    }
+
+    #[test]
+    fn people_take_turns_and_who_has_a_whole_share_comes_last() {
+        run(|| {
+            // Two each.
+            let limit = limit(16, 64);
+            let others: Vec<_> =
+                (10..17).flat_map(|id| [limit.now(Holder::Person(id)), limit.now(Holder::Person(id))]).collect();
+            let mut held = vec![limit.now(ONE), limit.now(ONE)];
+            let (more, last) = (limit.wait(ONE), limit.wait(ONE));
+            let (second, again) = (limit.wait(OTHER), limit.wait(OTHER));
+            let third = limit.wait(THIRD);
+            // A place of their own is free again, and those who have waited with none are before them.
+            held.pop();
+            let second = turn(second);
+            let mut others = others.into_iter();
+            others.next();
+            let third = turn(third);
+            others.next();
+            let more = turn(more);
+            others.next();
+            let again = turn(again);
+            others.next();
+            limit.now(Holder::Person(4));
+            drop(held);
+            let last = turn(last);
+            drop((second, third, more, again, last, others));
+            limit.is_unused(16);
+        });
+    }
+
+    #[test]
+    fn who_gives_up_at_whatever_moment_keeps_nobody_waiting() {
+        run(|| {
+            let limit = limit(1, 64);
+            let held = limit.now(ONE);
+            let waiting: Vec<_> = (2..8).map(|id| limit.wait(Holder::Person(id))).collect();
+            let [first, second, third, fourth, ..] = <[Waiting; 6]>::try_from(waiting).ok().expect("six of them");
+            // In the queue; with a place that it has not heard of yet; with one that it has taken.
+            drop(second);
+            drop(held);
+            drop(first);
+            let third = turn(third);
+            drop(third);
+            drop(turn(fourth));
+        });
+    }
+
+    #[test]
+    fn calls_without_a_login_have_one_share_and_each_network_an_eighth_of_it() {
+        run(|| {
+            let network = |number: u8| Holder::Network(Some(IpAddr::from([192, 0, 2, number])));
+            // 16 for all of them, two for each.
+            let limit = limit(128, 128);
+            let mut held: Vec<_> = (0..8).flat_map(|at| [limit.now(network(at)), limit.now(network(at))]).collect();
+            let (own, other) = (limit.wait(network(0)), limit.wait(network(9)));
+            drop(limit.now(ONE));
+            held.remove(0);
+            let other = turn(other);
+            held.remove(0);
+            let own = turn(own);
+            drop((held, own, other));
+            let held = (limit.now(network(0)), limit.now(network(0)));
+            let waiting = (limit.wait(network(0)), limit.wait(network(0)));
+            limit.refuses(network(0));
+            drop(limit.now(network(1)));
+            drop(limit.now(Holder::Network(None)));
+            drop((held, waiting));
+            // Where all places are taken by people, they wait as one more of them.
+            let people: Vec<_> = (0..128).map(|id| limit.now(Holder::Person(id))).collect();
+            let waiting = limit.wait(network(0));
+            drop(people);
+            drop(turn(waiting));
+            limit.is_unused(128);
+        });
+    }
+
+    /// Whatever is taken, waited for, given up and given back in whatever order: nobody has more than a share, no place is
+    /// free while somebody waits who may have it, and in the end all of it is there.
+    #[test]
+    fn no_place_is_ever_lost() {
+        run(|| {
+            let limit = limit(24, 16);
+            let (mut held, mut waiting) = (Vec::new(), Vec::<Waiting>::new());
+            let mut random = 1_u64;
+            for _ in 0..20_000 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let (action, at) = ((random >> 60) % 4, (random >> 33) as usize);
+                let network = Holder::Network((at % 2 == 0).then(|| IpAddr::from([192, 0, 2, 1])));
+                let holder = if at % 12 > 9 { network } else { Holder::Person(at as u64 % 12) };
+                match action {
+                    0 | 1 => {
+                        let mut acquiring: Waiting = Box::pin(limit.acquire(holder, LONG));
+                        match poll(acquiring.as_mut()) {
+                            Poll::Ready(permit) => held.extend(permit.ok()),
+                            Poll::Pending => waiting.push(acquiring),
+                        }
+                    }
+                    2 if !held.is_empty() => drop(held.swap_remove(at % held.len())),
+                    3 if !waiting.is_empty() => drop(waiting.swap_remove(at % waiting.len())),
+                    _ => {}
+                }
+                if at % 3 == 0 {
+                    waiting.retain_mut(|acquiring| match poll(acquiring.as_mut()) {
+                        Poll::Ready(permit) => {
+                            held.extend(permit.ok());
+                            false
+                        }
+                        Poll::Pending => true,
+                    });
+                }
+                for places in [&limit.all, &limit.anonymous] {
+                    let state = places.lock();
+                    assert!(state.waiting <= places.max_waiting && (state.free == 0 || state.turns.is_empty()));
+                    let mut turns: Vec<_> = state.turns.iter().collect();
+                    for (holder, share) in &state.shares {
+                        assert!(share.held <= places.max_held && share.waiting.len() <= places.max_waiting_each);
+                        let is_due = share.held < places.max_held && !share.waiting.is_empty();
+                        let before = turns.len();
+                        turns.retain(|other| *other != holder);
+                        assert_eq!(before - turns.len(), usize::from(is_due), "once in the line if it is due");
+                    }
+                    assert!(turns.is_empty(), "nobody else is in it");
+                }
+            }
+            drop((held, waiting));
+            limit.is_unused(24);
+        });
     }
 
     #[test]
@@ -198,4 +585,5 @@ mod tests {
     }
 
     const LONG: Duration = Duration::from_mins(1);
+    const FULL: Poll<Option<Rejected>> = Poll::Ready(Some(Rejected::Full));
 }

@@ -17,7 +17,7 @@ use crate::http::buffer::{Buffer, BufferPool};
 use crate::http::client::{ClientConnection, ReceiveError, Response, ResponseBodyError, SendBodyError, Sent};
 use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::http::timer::Elapsed;
-use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit, Permit, Rejected};
+use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit, Holder, Permit, Rejected};
 
 /// One worker's connections to one DataHUB.
 #[derive(Debug)]
@@ -69,6 +69,7 @@ pub(super) struct Exchange<'a> {
     upstream: &'a Upstream,
     connection: Option<ClientConnection>,
     permit: Option<Permit<'a>>,
+    holder: Holder,
     /// The answer.
     pub(super) response: Response,
     /// From sending the request to the head of the answer.
@@ -88,7 +89,7 @@ impl Upstream {
         Self { address, timeouts, limit, breaker, pool, idle: RefCell::default(), max_idle }
     }
 
-    /// Sends one request of `downstream`'s and waits for the head of its answer. An idempotent request that is all in its
+    /// Sends one request of `downstream`'s, at a place of `holder`'s, and waits for the head of its answer. An idempotent request that is all in its
     /// message is sent once more, on a new connection, if a kept connection turns out to be closed before a byte came back;
     /// no other ever is.
     ///
@@ -96,19 +97,22 @@ impl Upstream {
     /// [`SendError`]; the connection is closed then.
     pub(super) async fn exchange(
         &self,
+        holder: Holder,
         request: &UpstreamRequest<'_>,
         downstream: &mut ServerConnection,
         context: &RequestContext,
     ) -> Result<Exchange<'_>, SendError> {
         self.breaker.check()?;
-        let permit = downstream.unless_client_leaves(pin!(self.limit.acquire(self.timeouts.connect))).await??;
-        self.exchange_holding(Some(permit), request, downstream, context).await
+        let acquiring = pin!(self.limit.acquire(holder, self.timeouts.connect));
+        let permit = downstream.unless_client_leaves(acquiring).await??;
+        self.exchange_holding(Some(permit), holder, request, downstream, context).await
     }
 
     /// The same for who holds a permit already: `permit`, or that of another exchange of the same call.
     async fn exchange_holding<'a>(
         &'a self,
         permit: Option<Permit<'a>>,
+        holder: Holder,
         request: &UpstreamRequest<'_>,
         downstream: &mut ServerConnection,
         context: &RequestContext,
@@ -123,7 +127,7 @@ impl Upstream {
         let (connection, response) = outcome?;
         let received = Instant::now();
         let took = received - sent;
-        let mut exchange = Exchange { upstream: self, connection: Some(connection), permit, response, took };
+        let mut exchange = Exchange { upstream: self, connection: Some(connection), permit, holder, response, took };
         exchange.release_at_end(received);
         Ok(exchange)
     }
@@ -217,8 +221,8 @@ impl<'a> Exchange<'a> {
         context: &RequestContext,
     ) -> Result<Exchange<'a>, SendError> {
         match self.permit {
-            Some(_) => self.upstream.exchange_holding(None, request, downstream, context).await,
-            None => self.upstream.exchange(request, downstream, context).await,
+            Some(_) => self.upstream.exchange_holding(None, self.holder, request, downstream, context).await,
+            None => self.upstream.exchange(self.holder, request, downstream, context).await,
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Its tokens exist once, in the buffer that the cookie was decoded into; the buffer is wiped when this is dropped.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, SystemTime};
 
 use crate::seal::Unsealed;
@@ -80,6 +81,18 @@ impl OpenSession {
         }
     }
 
+    /// A number that tells the people of one DataHUB apart: their id, or a hash of one that is no number.
+    pub fn user_key(&self) -> u64 {
+        match &self.fields.user_id {
+            UserId::Number(number) => *number,
+            UserId::Text(span) => {
+                let mut hasher = DefaultHasher::new();
+                self.plaintext[span.clone()].hash(&mut hasher);
+                hasher.finish()
+            }
+        }
+    }
+
     /// Appends the access token: what follows `Authorization: Bearer `. It is visible ASCII.
     pub fn write_bearer(&self, out: &mut Vec<u8>) {
         self.fields.access.write(&self.plaintext, out);
@@ -136,15 +149,25 @@ pub(super) mod tests {
         }
     }
 
+    /// Of the user with this id.
+    fn session(id: &str) -> OpenSession {
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        let tree = any_session().new_tree(&mut runner).expect("a session");
+        let mut session = proptest::strategy::ValueTree::current(&tree);
+        session.user.id = id.to_owned();
+        open(&session.encode()).expect("the encoding of a session")
+    }
+
+    #[test]
+    fn people_are_told_apart_by_their_ids_alone() {
+        let keys: std::collections::BTreeSet<_> =
+            ["0", "7", "07", "", "a", "b"].into_iter().map(|id| session(id).user_key()).collect();
+        assert_eq!(keys.len(), 6);
+        assert_eq!((session("7").user_key(), session("a").user_key()), (7, session("a").user_key()));
+    }
+
     #[test]
     fn the_longest_number_has_room_for_its_digits() {
-        let session = |id: &str| {
-            let mut runner = proptest::test_runner::TestRunner::deterministic();
-            let tree = any_session().new_tree(&mut runner).expect("a session");
-            let mut session = proptest::strategy::ValueTree::current(&tree);
-            session.user.id = id.to_owned();
-            open(&session.encode()).expect("the encoding of a session")
-        };
         for id in ["0", "7", "10", "18446744073709551615", "18446744073709551616", "007", "", "a"] {
             assert_eq!(session(id).user_id(&mut [0; 20]), id.as_bytes());
         }

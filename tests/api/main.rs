@@ -36,6 +36,7 @@ mod refusals;
 mod return_to;
 mod revocation;
 mod session;
+mod shares;
 mod storm;
 mod streams;
 mod tls;
