@@ -6,6 +6,7 @@
 mod datahubs;
 mod section;
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -335,6 +336,9 @@ fn keys_of(text: &str, section: &Section<'_>) -> Option<Vec<Key>> {
 
 fn limits(mut section: Section<'_>) -> Option<ProxyLimits> {
     let [head, target, body] = ["head", "target", "body"].map(|key| section.size(key));
+    let body_rate = section.size("body_rate").and_then(|rate| {
+        NonZeroU64::new(rate).or_else(|| section.record_error("body_rate", "must be more than none in a second"))
+    });
     let [fields, in_flight, waiting] = ["fields", "in_flight", "waiting"].map(|key| section.number(key));
     section.finish();
     let small = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
@@ -343,6 +347,7 @@ fn limits(mut section: Section<'_>) -> Option<ProxyLimits> {
         target: target.map(small)?,
         fields: fields?,
         body: body?,
+        body_rate: body_rate?,
         in_flight: in_flight?,
         waiting: waiting?,
     })

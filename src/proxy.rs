@@ -13,6 +13,7 @@ mod response;
 pub mod target;
 pub mod upstream;
 
+use std::num::NonZeroU64;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -120,6 +121,8 @@ pub struct ProxyLimits {
     pub target: usize,
     /// Longest body, in bytes.
     pub body: u64,
+    /// Least rate of a body, in bytes a second.
+    pub body_rate: NonZeroU64,
     /// Most calls under way at one DataHUB. One person has an eighth of them, at least one.
     pub in_flight: usize,
     /// Most calls waiting for one DataHUB. One person has an eighth of them, at least one.

@@ -146,6 +146,7 @@ fn worker_factory(
             settings: Rc::new(ServerSettings {
                 head: HeadLimits { length: limits.head, fields: limits.fields },
                 body: limits.body,
+                body_rate: limits.body_rate,
                 timeouts: config.client_timeouts,
             }),
             guard: Arc::clone(&guard),

@@ -2,14 +2,15 @@
 //!
 //! - *Heads* are taken whole, within their deadline and limits, the first one and all later ones. While an answer is due,
 //!   what else arrives waits for its turn; it is only watched whether the client leaves.
-//! - *Bodies* are read when somebody asks for them, within a deadline for each piece. `Expect: 100-continue` is answered
-//!   then.
+//! - *Bodies* are read when somebody asks for them, within a deadline for each piece and at a least rate. `Expect:
+//!   100-continue` is answered then.
 //! - *Answers* are given up if the client takes none of them for too long.
 //! - *Whether it goes on* after an answer is decided in one place, [`ServerConnection::decide_persistence`], before the
 //!   answer's head is written. Where it ends while the client may still be sending, it is closed slowly
 //!   ([`ServerConnection::close`]), so that the answer is not lost to a reset.
 
 use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -54,6 +55,8 @@ pub struct ServerConnection {
     body: BodyDecoder,
     /// How many bytes of the body may still come.
     body_allowance: u64,
+    /// How long we still wait for the body on the whole. What comes of it brings as much time as it may take.
+    body_patience: Duration,
     /// Whether the client waits to be told that its body may come.
     expects_continue: bool,
 }
@@ -65,6 +68,8 @@ pub struct ServerSettings {
     pub head: HeadLimits,
     /// How long a body may be, in bytes.
     pub body: u64,
+    /// How many bytes of it must come a second, on the whole, while we wait for them.
+    pub body_rate: NonZeroU64,
     /// How long a client may take.
     pub timeouts: ClientTimeouts,
 }
@@ -107,6 +112,7 @@ impl ServerConnection {
             is_chunked: false,
             body: BodyDecoder::Done,
             body_allowance: 0,
+            body_patience: MAX_BODY_PATIENCE,
             expects_continue: false,
         }
     }
@@ -170,6 +176,7 @@ impl ServerConnection {
         self.has_answered = false;
         self.body = BodyDecoder::new(head.body);
         self.body_allowance = self.settings.body;
+        self.body_patience = MAX_BODY_PATIENCE;
         self.expects_continue = head.expects_continue && !self.body.is_done();
     }
 
@@ -202,11 +209,21 @@ impl ServerConnection {
             self.write_all(&[CONTINUE]).await.map_err(|_| BodyError::Gone(io::ErrorKind::WriteZero.into()))?;
         }
         self.read_buffer.make_room(max_bytes);
-        let limit = self.settings.timeouts.body;
-        let Self { stream, read_buffer, timer, .. } = self;
-        match timer.within(limit, pin!(read(stream, read_buffer, max_bytes))).await {
+        let Self { stream, read_buffer, timer, body_patience, settings, .. } = self;
+        let limit = settings.timeouts.body.min(*body_patience);
+        let mut waited_since = None;
+        let deadline = || *waited_since.insert(Instant::now()) + limit;
+        let arrival = timer.until(deadline, pin!(read(stream, read_buffer, max_bytes))).await;
+        if let Some(since) = waited_since {
+            *body_patience = body_patience.saturating_sub(since.elapsed());
+        }
+        match arrival {
             Ok(Ok(0)) => Err(BodyError::Gone(io::ErrorKind::UnexpectedEof.into())),
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(count)) => {
+                let worth = Duration::from_nanos((count as u64).saturating_mul(1_000_000_000) / settings.body_rate);
+                *body_patience = (*body_patience + worth).min(MAX_BODY_PATIENCE);
+                Ok(())
+            }
             Ok(Err(error)) => Err(BodyError::Gone(error)),
             Err(Elapsed) => Err(BodyError::Timeout),
         }
@@ -444,7 +461,7 @@ pub enum BodyError {
     /// More bytes than are taken.
     #[error("the body is longer than this gateway takes")]
     TooLarge,
-    /// The next piece did not come in time.
+    /// The next piece did not come in time, or too little did on the whole.
     #[error("the body did not come in time")]
     Timeout,
     /// The client left.
@@ -470,6 +487,8 @@ pub enum WriteError {
 
 /// How long an idle connection is kept: longer than front proxies keep theirs (nginx: 60 s), so that it is they who close.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a body may keep us waiting on the whole, before what has come of it counts, and after any amount of it.
+const MAX_BODY_PATIENCE: Duration = Duration::from_mins(1);
 /// How long a connection that is closed is still read, so that the client gets the last answer.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much is read and thrown away meanwhile, in bytes.
@@ -506,7 +525,8 @@ mod tests {
     /// A connection, the client's end of it, and what ends the process. Bodies may have 100 bytes.
     fn connected() -> (ServerConnection, UnixStream, CancellationToken) {
         let timeouts = ClientTimeouts { head: 10 * SECOND, body: 30 * SECOND, answer: 60 * SECOND };
-        let settings = ServerSettings { head: HeadLimits { length: 32 * 1024, fields: 8 }, body: 100, timeouts };
+        let (head, body_rate) = (HeadLimits { length: 32 * 1024, fields: 8 }, NonZeroU64::new(1024).expect("not zero"));
+        let settings = ServerSettings { head, body: 100, body_rate, timeouts };
         let (ours, client) = UnixStream::pair().expect("a pair of sockets");
         let process = CancellationToken::new();
         let shutdown = process.clone().cancelled_owned();
@@ -809,6 +829,55 @@ mod tests {
                     assert!(matches!(body, Err(BodyError::Malformed)), "{chunks:?}: {body:?}");
                 }
                 assert!(!connection.decide_persistence(false, false), "{chunks:?}");
+            }
+        });
+    }
+
+    /// DS-03: no byte in time brings more time than it is worth. Only waiting for the client counts.
+    #[test]
+    fn a_body_has_a_least_rate() {
+        run(async {
+            let (busy, idle) = (Duration::from_secs(50), Duration::ZERO);
+            for (case, first, size, pause, pieces, work, fails_after) in [
+                ("a byte every 20 s", 0, 1, 20, 10, idle, Some(60)),
+                ("the same after a lot that came fast", 500_000, 1, 20, 10, idle, Some(60)),
+                ("too little every second", 0, 900, 1, 1_000, idle, Some(488)),
+                ("enough every second", 0, 1024, 1, 1_000, idle, None),
+                ("enough every 25 s", 0, 25 * 1024, 25, 20, idle, None),
+                ("not quite enough, but soon over", 0, 1, 20, 2, idle, None),
+                ("a byte every 20 s to somebody who takes longer to use it", 0, 1, 20, 10, busy, None),
+            ] {
+                let head = format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", first + size * pieces);
+                let (mut connection, mut client) = with(&head).await;
+                connection.settings = Rc::new(ServerSettings { body: 1 << 30, ..(*connection.settings).clone() });
+                connection.request().await;
+                let sending = async {
+                    client.write_all(&vec![b'x'; first]).await.expect("it is read");
+                    for _ in 0..pieces {
+                        tokio::time::sleep(pause * SECOND).await;
+                        if client.write_all(&vec![b'x'; size]).await.is_err() {
+                            break;
+                        }
+                    }
+                };
+                let reading = async {
+                    let begun = Instant::now();
+                    let mut read = 0;
+                    let outcome = loop {
+                        match connection.next_piece().await {
+                            Ok(Some(piece)) => read += piece.len(),
+                            Ok(None) => break Ok(read),
+                            Err(error) => break Err((format!("{error:?}"), begun.elapsed().as_secs())),
+                        }
+                        tokio::time::sleep(work).await;
+                    };
+                    drop(connection);
+                    outcome
+                };
+                let (outcome, ()) = tokio::join!(reading, sending);
+                let expected =
+                    fails_after.map_or(Ok(first + size * pieces), |after| Err(("Timeout".to_owned(), after)));
+                assert_eq!(outcome, expected, "{case}");
             }
         });
     }

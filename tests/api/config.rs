@@ -129,6 +129,24 @@ fn a_login_may_take_from_a_minute_to_an_hour() {
 }
 
 #[test]
+fn a_rate_of_bodies_is_a_size_and_not_none() {
+    let hub = datahub();
+    let told = |rate: &str| {
+        let (key, datahub) = (new_key(), section("a", &hub));
+        let config = format!("session.keys = [{key:?}]\nlimits.body_rate = {rate:?}\n{datahub}");
+        let output = started_with(&config, &[]);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for good in ["1", "1KiB", "10MB"] {
+        assert_eq!(told(good).0, Some(0), "{good}");
+    }
+    for bad in ["0", "0KiB", "", "-1", "1KiB/s", "fast"] {
+        let (code, told) = told(bad);
+        assert!(code == Some(EX_CONFIG) && told.contains("  limits.body_rate must be "), "{bad}: {told}");
+    }
+}
+
+#[test]
 fn what_is_required_and_missing_is_said() {
     let told = started_with("", &[]);
     let text = String::from_utf8_lossy(&told.stderr);

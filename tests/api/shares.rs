@@ -112,3 +112,30 @@ fn who_waits_for_a_place_of_their_own_waits_as_long_as_anybody() {
     assert!((290..2_000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     assert!(world.nobody_arrives());
 }
+
+/// A byte every few seconds is never late, and yet no body. Those of our own routes are read whole before, and held to it, too.
+#[test]
+fn a_body_that_drips_is_given_up_after_a_minute() {
+    if std::env::var_os("LONG").is_none() {
+        return;
+    }
+    let world = World::new("");
+    let one = world.person("testuser");
+    let refresh =
+        format!("POST {BASE}/auth/refresh HTTP/1.1\r\nHost: localhost:8000\r\n{FETCH}Content-Length: 1000\r\n\r\nx");
+    let mut own = Wire::open(&world.gateway.address);
+    own.send(refresh);
+    let mut dripping = [world.begin(&one, "upload file"), own];
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(55) {
+        std::thread::sleep(Duration::from_secs(5));
+        for wire in &mut dripping {
+            assert!(wire.is_quiet(Duration::from_millis(1)), "{:?}", begun.elapsed());
+            wire.send("x");
+        }
+    }
+    for wire in &mut dripping {
+        assert_eq!(summary(&wire.answer().expect("an answer")), "408 request_timeout");
+    }
+    assert!((58..66).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+}

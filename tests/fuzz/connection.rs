@@ -5,6 +5,7 @@
 //! begins with a byte that says how it is sent, and one from which the pieces follow.
 #![no_main]
 
+use std::num::NonZeroU64;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -81,7 +82,8 @@ struct Served {
 async fn exchange(manner: Manner, seed: u8, bytes: &[u8]) -> (Served, usize) {
     let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     let shutdown = CancellationToken::new().cancelled_owned();
-    let settings = ServerSettings { head: HEAD, body: MOST_BODY as u64, timeouts: TIMEOUTS };
+    let settings =
+        ServerSettings { head: HEAD, body: MOST_BODY as u64, body_rate: NonZeroU64::MIN, timeouts: TIMEOUTS };
     let connection =
         ServerConnection::new(Either::Right(ours), Rc::new(settings), BufferPool::default(), shutdown, Arc::default());
     let begun = Instant::now();
