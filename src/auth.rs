@@ -5,7 +5,6 @@ mod exchange;
 mod login;
 mod logout;
 pub mod pending;
-pub mod rate;
 mod refresh;
 mod return_to;
 mod status;
@@ -20,12 +19,12 @@ use url::form_urlencoded;
 
 use crate::access_log::Event;
 use crate::auth::pending::PendingLogins;
-use crate::auth::rate::{RateLimited, RateLimiter};
 use crate::context::RequestContext;
 use crate::datahub::tasks::Tasks;
 use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
 use crate::metrics;
+use crate::rate::{RateLimited, RateLimiter};
 use crate::session::Sessions;
 use crate::session::refresh::Refresher;
 

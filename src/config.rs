@@ -14,7 +14,6 @@ use config::{Environment, File, FileFormat, Map, Source};
 use url::{Host, Url};
 
 use crate::access_log::Format;
-use crate::auth::rate::Rate;
 use crate::config::section::{ConfigErrors, Section};
 use crate::datahub::DataHubs;
 use crate::datahub::transport::Endpoint;
@@ -23,6 +22,7 @@ use crate::http::server::ClientTimeouts;
 use crate::proxy::target::Policy;
 use crate::proxy::upstream::UpstreamTimeouts;
 use crate::proxy::{ProxyLimits, ProxySettings};
+use crate::rate::Rate;
 use crate::seal::{Key, Keyring};
 use crate::session::not_before::{CutOffs, NotBefore};
 use crate::session::{self, Sessions};
