@@ -237,6 +237,7 @@ pub struct AccessLine<'a> {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub replay: u8,
+    pub is_anonymous: bool,
 }
 
 /// Writes the line of one request, if the log is to have such lines.

@@ -24,7 +24,7 @@ use crate::datahub::tasks::Tasks;
 use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
 use crate::metrics;
-use crate::rate::{RateLimited, RateLimiter};
+use crate::rate::RateLimiter;
 use crate::session::Sessions;
 use crate::session::refresh::Refresher;
 
@@ -115,8 +115,8 @@ impl Auth {
 
     /// Back to the app for a client that comes too often. There is no Retry-After: with a redirect it would ask the browser to
     /// wait before it goes there (RFC 9110 section 10.2.3).
-    fn redirect_limited(&self, error: RateLimited, context: &RequestContext) -> HttpResponse {
-        context.event_because(Event::LoginFailed, "", &error.to_string());
+    fn redirect_limited(&self, context: &RequestContext) -> HttpResponse {
+        context.event_because(Event::LoginFailed, "", TOO_MANY_LOGINS);
         self.redirect_to_app(Some(LoginError::Busy))
     }
 
@@ -192,3 +192,7 @@ fn see_other(location: &str) -> HttpResponse {
 fn redirect(status: StatusCode, location: &str) -> HttpResponse {
     HttpResponse::build(status).insert_header((LOCATION, location)).finish()
 }
+
+/// What operators are told of a client that is limited.
+const TOO_MANY_LOGINS: &str = "too many logins from this client: if many people share its address, raise rate_limit.login and \
+    rate_limit.callback; if it is a proxy of yours, name it in server.trusted_proxies";

@@ -149,7 +149,7 @@ impl Config {
         let (keyring, keys_file, all, session) = session?;
         cut_offs.all = all;
         let (upstream_timeouts, client_timeouts, _) = timeouts?;
-        let (login_rate, callback_rate) = rates?;
+        let [login_rate, callback_rate, anonymous_rate] = rates?;
         Some(Self {
             server: server?,
             admin: admin?,
@@ -158,7 +158,7 @@ impl Config {
             not_before: NotBefore::new(cut_offs),
             session,
             datahubs: datahubs?,
-            proxy: ProxySettings { policy: policy?, limits: limits?, timeouts: upstream_timeouts },
+            proxy: ProxySettings { policy: policy?, limits: limits?, timeouts: upstream_timeouts, anonymous_rate },
             client_timeouts,
             login_timeout: login_timeout?,
             login_rate,
@@ -373,10 +373,11 @@ fn timeouts(mut section: Section<'_>) -> Option<(UpstreamTimeouts, ClientTimeout
     Some((upstream, client, BackChannelTimeouts { back_channel: back_channel?, token: token? }))
 }
 
-fn rates(mut section: Section<'_>) -> Option<(Rate, Rate)> {
-    let (login, callback) = (section.required("login"), section.required("callback"));
+/// How often one client may begin a login, end one, and call without one.
+fn rates(mut section: Section<'_>) -> Option<[Rate; 3]> {
+    let [login, callback, anonymous] = ["login", "callback", "anonymous"].map(|key| section.required(key));
     section.finish();
-    Some((login?, callback?))
+    Some([login?, callback?, anonymous?])
 }
 
 fn log(mut section: Section<'_>) -> Option<(Format, log::LevelFilter)> {

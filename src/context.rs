@@ -34,6 +34,8 @@ pub struct RequestContext {
     pub client: Client,
     /// How often the browser has sent it again.
     pub replay: Cell<u8>,
+    /// Whether it is a call without a login, to a DataHUB that may be asked without one.
+    pub is_anonymous: Cell<bool>,
     /// How long the DataHUB took, from sending it upstream to the head of the answer.
     pub upstream: Cell<Option<Duration>>,
     method: Method,
@@ -55,6 +57,7 @@ impl RequestContext {
             id: RequestId::next(),
             client,
             replay: Cell::default(),
+            is_anonymous: Cell::default(),
             upstream: Cell::default(),
             method,
             route: RefCell::default(),
@@ -102,6 +105,13 @@ impl RequestContext {
         self.bytes_out.set(self.bytes_out.get() + bytes as u64);
     }
 
+    /// Writes what the answer to a call without a login has besides, so that an app sees that its session is gone.
+    pub fn write_session_field(&self, out: &mut Vec<u8>) {
+        if self.is_anonymous.get() {
+            out.extend_from_slice(b"x-gateway-session: none\r\n");
+        }
+    }
+
     /// Logs a security event at a DataHUB, or at none in particular (an empty id).
     pub fn event(&self, event: Event, datahub: &str) {
         access_log::event(event, datahub, self.client.address);
@@ -133,6 +143,7 @@ impl Drop for RequestContext {
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
             replay: self.replay.get(),
+            is_anonymous: self.is_anonymous.get(),
         });
     }
 }

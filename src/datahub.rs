@@ -22,6 +22,7 @@ use crate::access_log::{Event, process_event};
 use crate::datahub::oidc::Provider;
 use crate::datahub::transport::Address;
 use crate::metrics;
+use crate::rate::Rate;
 
 /// One GitLab instance that we serve.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub struct DataHub {
     pub address: Address,
     /// Its OpenID provider, and what it knows us as.
     pub provider: Provider,
+    /// How often it may be asked without a login, by all clients together; not at all if there is none.
+    pub anonymous_rate: Option<Rate>,
     index: usize,
     /// When it was last said that it refuses our client.
     client_reported: Mutex<Option<Instant>>,
@@ -52,8 +55,10 @@ impl DataHub {
         aliases: Vec<String>,
         address: Address,
         provider: Provider,
+        anonymous_rate: Option<Rate>,
     ) -> Self {
-        Self { id, name, description, aliases, address, provider, index: 0, client_reported: Mutex::default() }
+        let (index, client_reported) = (0, Mutex::default());
+        Self { id, name, description, aliases, address, provider, anonymous_rate, index, client_reported }
     }
 
     /// Counts that it refuses our client, and says so once a minute: until an operator mends that, nobody logs in there and

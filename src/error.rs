@@ -114,6 +114,7 @@ pub enum Code {
     NotFound,
     NotLoggedIn,
     Overloaded,
+    RateLimited,
     RefreshFirst,
     RefreshUnavailable,
     HeadTooLarge,
@@ -206,6 +207,12 @@ impl Code {
             Self::Overloaded => {
                 (503, "overloaded", "Overloaded", "Too many calls are under way. Try again in a moment.")
             }
+            Self::RateLimited => (
+                429,
+                "rate_limited",
+                "Too many calls",
+                "Too many calls without a login are made. Wait as long as Retry-After says, or log in.",
+            ),
             Self::RefreshFirst => (
                 409,
                 "refresh_first",

@@ -395,7 +395,7 @@ const CORS: &str = "\r\naccess-control-allow-credentials: true\r\naccess-control
     X-Page, X-Per-Page, X-Next-Page, X-Prev-Page, X-Gitlab-Blob-Id, X-Gitlab-Commit-Id, X-Gitlab-Content-Sha256, \
     X-Gitlab-Encoding, X-Gitlab-File-Name, X-Gitlab-File-Path, X-Gitlab-Last-Commit-Id, X-Gitlab-Ref, X-Gitlab-Size, ETag, \
     Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Content-Disposition, X-Request-Id, \
-    X-Upstream-Request-Id\r\nvary: Origin\r\n";
+    X-Upstream-Request-Id, X-Gateway-Session\r\nvary: Origin\r\n";
 /// What an answer to a development origin's preflight has besides.
 pub const PREFLIGHT: &[u8] = b"access-control-allow-methods: GET, HEAD, POST, PUT, PATCH, DELETE\r\n\
     access-control-allow-headers: content-type, x-csrf, range, if-match, if-none-match\r\naccess-control-max-age: 600\r\n";

@@ -65,6 +65,11 @@ pub fn revocation(result: &'static str) {
     METRICS.1.revocations.get_or_create(&ResultLabel { result }).inc();
 }
 
+/// A call without a login `passed`, or was `client_limited` or `datahub_limited`.
+pub fn anonymous_call(datahub: &str, result: &'static str) {
+    METRICS.1.anonymous_calls.get_or_create(&AnonymousLabel { datahub: datahub.to_owned(), result }).inc();
+}
+
 /// A DataHUB refused our own client: its id or its secret is wrong there.
 pub fn client_refused(datahub: &str) {
     METRICS.1.clients_refused.get_or_create(&DataHubLabel { datahub: datahub.to_string() }).inc();
@@ -114,6 +119,7 @@ struct Metrics {
     replays: Family<ReplayLabel, Counter>,
     logins: Family<ResultLabel, Counter>,
     revocations: Family<ResultLabel, Counter>,
+    anonymous_calls: Family<AnonymousLabel, Counter>,
     clients_refused: Family<DataHubLabel, Counter>,
     untrusted_forwarded_for: Counter,
     datahub_up: Family<DataHubLabel, Gauge>,
@@ -125,6 +131,12 @@ struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DataHubLabel {
     datahub: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AnonymousLabel {
+    datahub: String,
+    result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -173,6 +185,7 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
         replays,
         logins,
         revocations,
+        anonymous_calls,
         clients_refused,
         untrusted_forwarded_for,
         datahub_up,
@@ -188,6 +201,7 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     registry.register("replay", "Calls that browsers were told to send again, by result and how often", replays);
     registry.register("logins", "Logins that ended, by result", logins);
     registry.register("revocations", "Tokens that nobody holds any more, by what became of revoking them", revocations);
+    registry.register("anonymous_calls", "Calls without a login, by whether they were let through", anonymous_calls);
     registry.register("client_refused", "Refreshes by which a DataHUB refused the gateway's client", clients_refused);
     let help = "Requests whose forwarding headers were not believed";
     registry.register("untrusted_forwarded_for", help, untrusted_forwarded_for);

@@ -1,7 +1,8 @@
 //! Going through: forwards one API call.
 //!
 //! [`Proxy::forward`] is the recipe. It finds the DataHUB, opens the session, checks the target, makes sure that the tokens
-//! are current, sends the request up and passes the answer down. Each of these steps has a module of its own.
+//! are current, sends the request up and passes the answer down. Each of these steps has a module of its own. A call without
+//! a login goes the same way without tokens, to DataHUBs that may be asked so.
 
 mod graphql;
 mod inspect;
@@ -30,15 +31,18 @@ use crate::http::buffer::BufferPool;
 use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
 use crate::http::server::{BodyError, ClientLeft, ServerConnection};
+use crate::metrics;
 use crate::proxy::inspect::RequestBody;
 use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit, Holder};
 use crate::proxy::request::{Caller, Message};
 use crate::proxy::target::{Policy, Target};
 use crate::proxy::upstream::{SendError, Upstream, UpstreamRequest, UpstreamTimeouts};
+use crate::rate::{Rate, RateLimiter, TotalRateLimiter, network};
 use crate::session::decision::Reason;
+use crate::session::open_session::OpenSession;
 use crate::session::refresh::{Asking, Refresher, Resolution};
 use crate::session::replay::{self, ReplayTarget};
-use crate::session::{Session, Sessions, Sid};
+use crate::session::{Session, SessionError, Sessions, Sid};
 
 /// One worker's proxy to all DataHUBs.
 #[derive(Debug)]
@@ -72,6 +76,10 @@ pub struct SharedProxy {
     datahubs: DataHubs,
     /// In the order of the DataHUBs.
     limits: Vec<(Arc<ConcurrencyLimit>, Arc<CircuitBreaker>)>,
+    /// How often each client may call without a login.
+    anonymous_clients: RateLimiter,
+    /// How often all clients together may, in the order of the DataHUBs.
+    anonymous_calls: Vec<Option<TotalRateLimiter>>,
     sessions: Arc<Sessions>,
     refresher: Refresher,
 }
@@ -93,9 +101,23 @@ impl SharedProxy {
             health.publish();
             (limit, Arc::new(CircuitBreaker::new(datahub.id.clone(), Arc::clone(health))))
         });
+        let anonymous_clients = RateLimiter::new(settings.anonymous_rate);
+        let anonymous_calls =
+            datahubs.iter().map(|datahub| datahub.anonymous_rate.map(TotalRateLimiter::new)).collect();
         let scheme = public.split(':').next().unwrap_or_default().to_owned();
         let (limits, public, prefix) = (limits.collect(), public.to_owned(), format!("{base_path}/datahubs/"));
-        Self { prefix, public, scheme, settings, datahubs, limits, sessions, refresher }
+        Self {
+            prefix,
+            public,
+            scheme,
+            settings,
+            datahubs,
+            limits,
+            anonymous_clients,
+            anonymous_calls,
+            sessions,
+            refresher,
+        }
     }
 }
 
@@ -108,6 +130,8 @@ pub struct ProxySettings {
     pub limits: ProxyLimits,
     /// How long each step of a call may take.
     pub timeouts: UpstreamTimeouts,
+    /// How often one client may call without a login.
+    pub anonymous_rate: Rate,
 }
 
 /// How large one call may be, and how many there may be at one DataHUB.
@@ -204,15 +228,14 @@ impl Proxy {
         access: Access,
         context: &RequestContext,
     ) -> Result<(), Failure> {
-        let SharedProxy { settings, sessions, refresher, .. } = &*self.shared;
+        let SharedProxy { settings, refresher, .. } = &*self.shared;
         let now = SystemTime::now();
         // No longer than it may be with a replay counter. What is left without one is measured again.
         self.check_length(request.target(), MAX_COUNTER_BYTES)?;
         let replay = ReplayTarget::parse(request.target()).map_err(ApiError::from)?;
         let (datahub, raw_target) = self.find_datahub(replay.target, context)?;
         context.replay.set(replay.replays);
-        let session = sessions.open(request.fields().values("cookie"), datahub, context, now);
-        let (sid, session) = session.map_err(ApiError::from)?;
+        let login = self.open_session(request, datahub, context, now)?;
         let target = Target::parse(raw_target, &settings.policy);
         let target = target.map_err(|error| record_refusal(error.into(), datahub, context))?;
         let length = body_length(request);
@@ -220,21 +243,28 @@ impl Proxy {
             return Err(Code::BodyTooLarge.into());
         }
 
-        let caller = Caller { datahub, session: &session, context, scheme: &self.shared.scheme };
-        let call = Call { proxy: self, request, access, replay, datahub, sid: &sid, context };
-        let filter_hash = session.filter_hash();
-        let is_long = length.may_exceed(LONG_BODY_BYTES);
-        let is_expiring = session.is_stale_at(now, self.refresh_ahead(is_long, filter_hash));
-        if is_expiring || refresher.may_have_entry_for(filter_hash) {
-            let reason = if is_expiring { Reason::Expiring } else { Reason::None };
-            let decoded = session.decode();
-            if refresher.must_resolve(call.asking(&decoded, reason), now) {
-                // The body is read first: a call with a body too long to be sent again must not cost a refresh.
-                discard_request_body(downstream, length.known(), context).await?;
-                return Err(downstream.unless_client_leaves(pin!(call.retry(&decoded, reason))).await?.into());
+        let session = login.as_ref().map(|(_, session)| session);
+        let caller = Caller { datahub, session, context, scheme: &self.shared.scheme };
+        let call = Call { proxy: self, request, access, replay, datahub, context };
+        let (mut upload, mut holder) = (None, Holder::Network(context.client.address.map(network)));
+        if let Some((sid, session)) = &login {
+            let filter_hash = session.filter_hash();
+            let is_long = length.may_exceed(LONG_BODY_BYTES);
+            let is_expiring = session.is_stale_at(now, self.refresh_ahead(is_long, filter_hash));
+            if is_expiring || refresher.may_have_entry_for(filter_hash) {
+                let reason = if is_expiring { Reason::Expiring } else { Reason::None };
+                let decoded = session.decode();
+                if refresher.must_resolve(call.asking(sid, &decoded, reason), now) {
+                    // The body is read first: a call with a body too long to be sent again must not cost a refresh.
+                    discard_request_body(downstream, length.known(), context).await?;
+                    return Err(downstream.unless_client_leaves(pin!(call.retry(sid, &decoded, reason))).await?.into());
+                }
             }
+            upload = is_long.then(|| refresher.begin_upload(filter_hash));
+            holder = Holder::Person(session.user_key());
+        } else {
+            self.check_anonymous(datahub, context)?;
         }
-        let upload = is_long.then(|| refresher.begin_upload(filter_hash));
 
         let mut message = Message::of_call(self.pool.take(), request, target, length, caller)?;
         let inspected = if target.is_graphql() {
@@ -252,18 +282,20 @@ impl Proxy {
         let (is_head, is_idempotent) = (request.method() == "HEAD", is_idempotent(request.method()));
         let upstream_request = UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent };
         let upstream = &self.routes[datahub.index()].upstream;
-        let holder = Holder::Person(session.user_key());
         let mut exchange = upstream.exchange(holder, &upstream_request, downstream, context).await?;
         context.upstream.set(Some(exchange.took));
         drop((message, upload));
 
         let mut peeked = Vec::new();
         let probe = || Message::probe(self.pool.take(), caller);
-        if rejection::is_invalid_token(&mut exchange, &mut peeked, probe, downstream, context).await? {
+        if let Some((sid, session)) = &login
+            && rejection::is_invalid_token(&mut exchange, &mut peeked, probe, downstream, context).await?
+        {
             drop(exchange);
             discard_request_body(downstream, None, context).await?;
             let decoded = session.decode();
-            return Err(downstream.unless_client_leaves(pin!(call.retry(&decoded, Reason::Rejected))).await?.into());
+            let retrying = pin!(call.retry(sid, &decoded, Reason::Rejected));
+            return Err(downstream.unless_client_leaves(retrying).await?.into());
         }
         replay.record_outcome("passed");
         call.relay(exchange, &peeked, downstream).await
@@ -290,6 +322,40 @@ impl Proxy {
         Ok((datahub, raw_target))
     }
 
+    /// The caller's session beside its sid; `None` for a call without a login to a DataHUB that may be asked without one.
+    /// Whoever has a session cookie that does not open, or a session that has ended, is told so: they think that they are
+    /// logged in.
+    fn open_session(
+        &self,
+        request: &RequestHead,
+        datahub: &DataHub,
+        context: &RequestContext,
+        now: SystemTime,
+    ) -> Result<Option<(Sid, OpenSession)>, ApiError> {
+        match self.shared.sessions.open(request.fields().values("cookie"), datahub, context, now) {
+            Ok(session) => Ok(Some(session)),
+            Err(SessionError::NoCookie)
+                if datahub.anonymous_rate.is_some() && matches!(request.method(), "GET" | "HEAD") =>
+            {
+                context.is_anonymous.set(true);
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Counts a call without a login. First by its client, so that one who comes too often takes nothing from the others.
+    fn check_anonymous(&self, datahub: &DataHub, context: &RequestContext) -> Result<(), ApiError> {
+        let SharedProxy { anonymous_clients, anonymous_calls, .. } = &*self.shared;
+        let calls = anonymous_calls[datahub.index()].as_ref().ok_or(Code::NotLoggedIn)?;
+        let checked = match anonymous_clients.check(context.client) {
+            Ok(()) => calls.check().map_err(|limited| (limited, "datahub_limited")),
+            Err(limited) => Err((limited, "client_limited")),
+        };
+        metrics::anonymous_call(datahub.id.as_str(), checked.map_or_else(|(_, result)| result, |()| "passed"));
+        checked.map_err(|(limited, _)| limited.into())
+    }
+
     /// How long before its end a token is renewed for this call. Sooner ahead of a long body: GitLab looks at the token
     /// again once the whole body is there; but not while another one is on its way up with that token.
     fn refresh_ahead(&self, is_long: bool, filter_hash: u64) -> Duration {
@@ -299,24 +365,23 @@ impl Proxy {
     }
 }
 
-/// One call whose session has been opened, and what the rest of its way needs.
+/// One call whose caller is known, and what the rest of its way needs.
 struct Call<'a> {
     proxy: &'a Proxy,
     request: &'a RequestHead,
     access: Access,
     replay: ReplayTarget<'a>,
     datahub: &'a Arc<DataHub>,
-    sid: &'a Sid,
     context: &'a RequestContext,
 }
 
 impl Call<'_> {
     /// The answer to a call that is not forwarded now: mostly a 307, by which the browser sends the call again. It brings
     /// the cookie with newer tokens, if there are any.
-    async fn retry(&self, session: &Session, reason: Reason) -> ApiError {
+    async fn retry(&self, sid: &Sid, session: &Session, reason: Reason) -> ApiError {
         let Self { proxy, replay, context, .. } = self;
         let SharedProxy { sessions, refresher, .. } = &*proxy.shared;
-        match refresher.resolve(self.asking(session, reason), sessions, context, SystemTime::now()).await {
+        match refresher.resolve(self.asking(sid, session, reason), sessions, context, SystemTime::now()).await {
             // It goes on with what it has. But the body has been read, so that the call must be sent again.
             Ok(Resolution::UseCurrent) => replay.retry_response(None, false),
             Ok(Resolution::Renewed(_, cookie)) => replay.retry_response(Some(cookie), false),
@@ -329,8 +394,8 @@ impl Call<'_> {
     }
 
     /// `session` is the call's own, decoded.
-    fn asking<'b>(&'b self, session: &'b Session, reason: Reason) -> Asking<'b> {
-        Asking { datahub: self.datahub, sid: self.sid, session, reason, replays: self.replay.replays }
+    fn asking<'b>(&'b self, sid: &'b Sid, session: &'b Session, reason: Reason) -> Asking<'b> {
+        Asking { datahub: self.datahub, sid, session, reason, replays: self.replay.replays }
     }
 }
 

@@ -3,17 +3,27 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use governor::{DefaultKeyedRateLimiter, Quota};
+use governor::clock::Clock as _;
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota};
 
 use crate::context::Client;
+use crate::error::{ApiError, Code};
 
 /// So many times in so long, such as `300/1m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     count: NonZeroU32,
     period: Duration,
+}
+
+impl Rate {
+    /// The whole of it may come at once; then it comes back bit by bit.
+    fn quota(self) -> Quota {
+        let each = (self.period / self.count.get()).max(Duration::from_nanos(1));
+        Quota::with_period(each).expect("longer than nothing").allow_burst(self.count)
+    }
 }
 
 impl FromStr for Rate {
@@ -39,11 +49,9 @@ pub struct RateError;
 pub struct RateLimiter(DefaultKeyedRateLimiter<IpAddr>);
 
 impl RateLimiter {
-    /// The whole of `rate` may come at once; then it comes back bit by bit.
+    /// Each client may come at `rate`.
     pub fn new(rate: Rate) -> Self {
-        let each = (rate.period / rate.count.get()).max(Duration::from_nanos(1));
-        let quota = Quota::with_period(each).expect("longer than nothing").allow_burst(rate.count);
-        Self(governor::RateLimiter::keyed(quota))
+        Self(governor::RateLimiter::keyed(rate.quota()))
     }
 
     /// Counts one more of `client`; one on this machine, or of no known address, is never limited.
@@ -55,20 +63,51 @@ impl RateLimiter {
         if self.0.len() > MAX_CLIENTS {
             self.0.retain_recent();
         }
-        self.0.check_key(&network(address)).map_err(|_| RateLimited)
+        self.0.check_key(&network(address)).map_err(|until| RateLimited::new(&until, self.0.clock().now()))
     }
 }
 
-/// A client that comes too often.
+/// Counts all clients together, over all workers.
+#[derive(Debug)]
+pub struct TotalRateLimiter(DefaultDirectRateLimiter);
+
+impl TotalRateLimiter {
+    /// All of them may come at `rate`.
+    pub fn new(rate: Rate) -> Self {
+        Self(governor::RateLimiter::direct(rate.quota()))
+    }
+
+    /// Counts one more.
+    ///
+    /// # Errors
+    /// [`RateLimited`] if too many have come.
+    pub fn check(&self) -> Result<(), RateLimited> {
+        self.0.check().map_err(|until| RateLimited::new(&until, self.0.clock().now()))
+    }
+}
+
+/// Somebody comes too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "too many logins from this client: if many people share its address, raise rate_limit.login and rate_limit.callback; \
-    if it is a proxy of yours, name it in server.trusted_proxies"
-)]
-pub struct RateLimited;
+#[error("too many calls")]
+pub struct RateLimited {
+    /// How long until one more may come.
+    pub retry_after: Duration,
+}
+
+impl RateLimited {
+    fn new(until: &NotUntil<Instant>, now: Instant) -> Self {
+        Self { retry_after: until.wait_time_from(now) }
+    }
+}
+
+impl From<RateLimited> for ApiError {
+    fn from(error: RateLimited) -> Self {
+        Self::from(Code::RateLimited).retry_after(error.retry_after)
+    }
+}
 
 /// What counts as one client: an address of IPv4, but a /64 of IPv6, since each host has one to itself (RFC 7421).
-fn network(address: IpAddr) -> IpAddr {
+pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
@@ -90,9 +129,18 @@ mod tests {
         let client = |ip: [u8; 4], is_local| Client { address: Some(ip.into()), is_local };
         let (one, other) = (client([192, 0, 2, 1], false), client([192, 0, 2, 2], false));
         assert!(limiter.check(one).is_ok() && limiter.check(one).is_ok());
-        assert_eq!(limiter.check(one), Err(RateLimited));
+        let refused = limiter.check(one).expect_err("a third time");
+        assert!((1_790..=1_800).contains(&refused.retry_after.as_secs()), "{refused:?}");
         assert!(limiter.check(other).is_ok());
         assert!((0..100).all(|_| limiter.check(client([127, 0, 0, 1], true)).is_ok()));
+    }
+
+    #[test]
+    fn all_clients_together_are_limited() {
+        let limiter = TotalRateLimiter::new("2/1h".parse().expect("a rate"));
+        assert!(limiter.check().is_ok() && limiter.check().is_ok());
+        let refused = limiter.check().expect_err("a third time");
+        assert!((1_790..=1_800).contains(&refused.retry_after.as_secs()), "{refused:?}");
     }
 
     #[test]

@@ -138,7 +138,8 @@ impl Sessions {
     /// The request's session at `datahub`, beside its sid. `cookies` are the raw values of its Cookie fields.
     ///
     /// # Errors
-    /// [`SessionError::None`] if there is none that opens, [`SessionError::Ended`] if it has ended.
+    /// [`SessionError::NoCookie`] without a session cookie, [`SessionError::Unopened`] with one that does not open,
+    /// [`SessionError::Ended`] if it has ended.
     pub fn open<'a>(
         &self,
         cookies: impl Iterator<Item = &'a [u8]>,
@@ -148,14 +149,16 @@ impl Sessions {
     ) -> Result<(Sid, OpenSession), SessionError> {
         let names = self.cookies(datahub);
         let (sid, value) = names.find(cookies).map_err(|reason| {
-            if reason == CookieError::Duplicate {
-                context.event(Event::DuplicateCookie, datahub.id.as_str());
+            match reason {
+                CookieError::NoCookie => return SessionError::NoCookie,
+                CookieError::Duplicate => context.event(Event::DuplicateCookie, datahub.id.as_str()),
+                _ => {}
             }
-            SessionError::None
+            SessionError::Unopened
         })?;
         let session = names.unseal(&self.keyring, &sid, value).map_err(|_| {
             context.event(Event::UnsealFailed, datahub.id.as_str());
-            SessionError::None
+            SessionError::Unopened
         })?;
         if self.has_ended(&session, datahub, now) {
             return Err(SessionError::Ended);
@@ -326,9 +329,12 @@ pub enum CookieError {
 /// Why a request has no session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
-    /// No cookie, or none that opens, whatever the reason.
-    #[error("no session")]
-    None,
+    /// No session cookie.
+    #[error("no session cookie")]
+    NoCookie,
+    /// A session cookie that does not open, whatever the reason.
+    #[error("a session cookie that does not open")]
+    Unopened,
     /// It opens, but it has ended by its own times or by a cut-off.
     #[error("the session has ended")]
     Ended,
@@ -337,7 +343,7 @@ pub enum SessionError {
 impl From<SessionError> for ApiError {
     fn from(error: SessionError) -> Self {
         match error {
-            SessionError::None => Code::NotLoggedIn.into(),
+            SessionError::NoCookie | SessionError::Unopened => Code::NotLoggedIn.into(),
             SessionError::Ended => Code::SessionExpired.into(),
         }
     }
@@ -613,7 +619,7 @@ mod tests {
             let (_, session) = sessions.open(all.iter().copied(), datahub, &context(), now).expect("its own is there");
             assert_eq!(session.decode().tokens.access.bearer(), format!("Bearer {}", datahub.id));
             let others = all.iter().copied().filter(|pair| own.iter().all(|own| own.as_bytes() != *pair));
-            assert_eq!(sessions.open(others.clone(), datahub, &context(), now).err(), Some(SessionError::None));
+            assert_eq!(sessions.open(others.clone(), datahub, &context(), now).err(), Some(SessionError::NoCookie));
             assert!(!sessions.has_cookies(others, datahub) && sessions.has_cookies(all.iter().copied(), datahub));
         }
         for id in ["", "hub", "hub-", "hub-50", "hub-0 ", "HUB-0", "zzz"] {
@@ -647,7 +653,7 @@ mod tests {
                 health,
             );
             let (name, description, aliases) = (String::new(), String::new(), Vec::new());
-            DataHub::new(id.parse().expect("an id"), name, description, aliases, address.clone(), provider)
+            DataHub::new(id.parse().expect("an id"), name, description, aliases, address.clone(), provider, None)
         };
         let keyring = Keyring::new(vec![Key::generate().parse().expect("a generated key")]).expect("one key");
         let hours = |hours: u64| Duration::from_secs(hours * 3_600);

@@ -62,7 +62,7 @@ impl Writer {
         push_number(out, line.bytes_out);
         out.extend_from_slice(b",\"replay\":");
         push_number(out, line.replay.into());
-        out.extend_from_slice(b"}\n");
+        out.extend_from_slice(if line.is_anonymous { b",\"anonymous\":true}\n" } else { b"}\n" });
     }
 
     fn write_text(&mut self, line: &AccessLine<'_>) {
@@ -88,7 +88,7 @@ impl Writer {
         push_number(out, line.bytes_out);
         out.extend_from_slice(b" replay=");
         push_number(out, line.replay.into());
-        out.push(b'\n');
+        out.extend_from_slice(if line.is_anonymous { b" anonymous=true\n" } else { b"\n" });
     }
 }
 
@@ -192,8 +192,9 @@ mod tests {
             bytes_in: 0,
             bytes_out: 3_010,
             replay: 0,
+            is_anonymous: false,
         };
-        let mut lines = vec![usual];
+        let mut lines = vec![usual, AccessLine { is_anonymous: true, ..usual }];
         for text in [
             "",
             "-",
@@ -256,6 +257,7 @@ mod tests {
             bytes_in: 0,
             bytes_out: 0,
             replay: 0,
+            is_anonymous: false,
         };
         let mut writer = Writer::new();
         let start = UNIX_EPOCH + Duration::from_secs(1_767_225_599);
@@ -273,7 +275,7 @@ mod tests {
 
     fn by_env_logger(format: Format, line: &AccessLine<'_>) -> String {
         let milliseconds = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
-        let fields: [(&str, log::kv::Value<'_>); 11] = [
+        let fields: [(&str, log::kv::Value<'_>); 12] = [
             ("request_id", line.request_id.as_str().into()),
             ("method", line.method.into()),
             ("route", line.route.into()),
@@ -285,7 +287,10 @@ mod tests {
             ("bytes_in", line.bytes_in.into()),
             ("bytes_out", line.bytes_out.into()),
             ("replay", line.replay.into()),
+            ("anonymous", true.into()),
         ];
+        // The last one only where it is true.
+        let fields = &fields[..if line.is_anonymous { 12 } else { 11 }];
         let mut record = Record::builder();
         record.level(Level::Info).target("access").key_values(&fields);
         let (mut out, write) = match format {

@@ -86,6 +86,11 @@ impl VisitValue<'_> for Plain {
         Ok(())
     }
 
+    fn visit_bool(&mut self, value: bool) -> Result<(), kv::Error> {
+        self.0 = value.into();
+        Ok(())
+    }
+
     fn visit_error(&mut self, error: &(dyn std::error::Error + 'static)) -> Result<(), kv::Error> {
         self.0 = chain(error).into();
         Ok(())

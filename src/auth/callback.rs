@@ -33,8 +33,8 @@ pub(super) async fn callback(
     auth: Data<Auth>,
     context: ReqData<Rc<RequestContext>>,
 ) -> HttpResponse {
-    if let Err(error) = auth.callbacks.check(context.client) {
-        return auth.redirect_limited(error, &context);
+    if auth.callbacks.check(context.client).is_err() {
+        return auth.redirect_limited(&context);
     }
     let mut response = match finish(&Parameters::of(&req), &session, &auth, &context).await {
         Ok(response) => response,

@@ -33,8 +33,8 @@ pub(super) async fn login(
     auth: Data<Auth>,
     context: ReqData<Rc<RequestContext>>,
 ) -> Result<HttpResponse, ApiError> {
-    if let Err(error) = auth.logins.check(context.client) {
-        return Ok(auth.redirect_limited(error, &context));
+    if auth.logins.check(context.client).is_err() {
+        return Ok(auth.redirect_limited(&context));
     }
     let parameters = Parameters::of(&req);
     let datahub = auth.named_datahub(&parameters, &context)?.ok_or(Code::BadRequest)?;

@@ -32,13 +32,13 @@ pub(super) async fn refresh(
 ) -> Result<HttpResponse, ApiError> {
     let now = SystemTime::now();
     let target = ReplayTarget::parse(req.uri().path_and_query().map_or("", |raw| raw.as_str()))?;
-    let mut closed = SessionError::None;
+    let mut closed = SessionError::NoCookie;
     let mut opened = Vec::new();
     for datahub in auth.selected_datahubs(&Parameters::read(target.query().unwrap_or_default()), &context)? {
         match auth.sessions.open(cookie::fields(req.headers()), datahub, &context, now) {
             Ok((sid, session)) => opened.push((datahub, sid, session.decode())),
             Err(SessionError::Ended) => closed = SessionError::Ended,
-            Err(SessionError::None) => {}
+            Err(SessionError::NoCookie | SessionError::Unopened) => {}
         }
     }
     let resolutions = opened.iter().map(|(datahub, sid, session)| {

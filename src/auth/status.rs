@@ -1,5 +1,6 @@
 //! `GET /auth/session` and `GET /datahubs`: who is logged in, and where one can be.
 
+use std::ops::Not;
 use std::rc::Rc;
 use std::time::SystemTime;
 
@@ -38,6 +39,7 @@ pub(super) async fn datahubs(auth: Data<Auth>) -> HttpResponse {
             name: &datahub.name,
             description: &datahub.description,
             url: datahub.address.as_str(),
+            anonymous: datahub.anonymous_rate.is_some(),
         })
         .collect();
     HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-cache")).json(choices)
@@ -98,6 +100,9 @@ struct Choice<'a> {
     name: &'a str,
     description: &'a str,
     url: &'a str,
+    /// Whether what is public there can be read without a login.
+    #[serde(skip_serializing_if = "Not::not")]
+    anonymous: bool,
 }
 
 /// RFC 3339, UTC, whole seconds.

@@ -89,6 +89,9 @@ fn datahub(
     let name: Option<String> = section.optional("name");
     let description: Option<String> = section.optional("description");
     let aliases = section.list("aliases");
+    let is_anonymous = section.optional("anonymous").unwrap_or(false);
+    let anonymous_rate =
+        section.optional("anonymous_rate").unwrap_or_else(|| DEFAULT_ANONYMOUS_RATE.parse().expect("a rate"));
     let scopes: Option<Vec<String>> = section.list("scopes");
     let redirect_uri: Option<String> = section.optional("redirect_uri");
     let redirect_uri = redirect_uri
@@ -126,7 +129,15 @@ fn datahub(
         health,
     );
     let name = name.unwrap_or_else(|| id.to_string());
-    Some(DataHub::new(id, name, description.unwrap_or_default(), aliases?, address, provider))
+    Some(DataHub::new(
+        id,
+        name,
+        description.unwrap_or_default(),
+        aliases?,
+        address,
+        provider,
+        is_anonymous.then_some(anonymous_rate),
+    ))
 }
 
 fn client_secret(section: &mut Section<'_>) -> Option<ClientSecret> {
@@ -157,4 +168,5 @@ fn ca_file(section: &mut Section<'_>) -> Option<Arc<rustls::ClientConfig>> {
     transport::tls_config(pem.as_deref()).map_err(|error| section.record_error::<()>("ca_file", error)).ok()
 }
 
+const DEFAULT_ANONYMOUS_RATE: &str = "300/1m";
 const DEFAULT_SCOPES: [&str; 3] = ["openid", "profile", "api"];

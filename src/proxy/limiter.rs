@@ -33,7 +33,6 @@ pub(super) enum Holder {
     /// A person, however often they are logged in: their [`user_key`](crate::session::open_session::OpenSession::user_key).
     Person(u64),
     /// A network that calls without a login.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no call is made without a login yet"))]
     Network(Option<IpAddr>),
     /// All of these networks.
     Anonymous,

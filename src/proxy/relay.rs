@@ -54,6 +54,7 @@ impl Call<'_> {
         downstream.write_framing(response.content_length, &mut out);
         proxy.guard.harden(false, &mut out);
         out.extend_from_slice(b"cache-control: private, no-store\r\nvary: Cookie, Accept-Encoding\r\n");
+        self.context.write_session_field(&mut out);
         proxy.guard.write_cors(self.access, self.request.fields(), &mut out);
         downstream.end_head(self.context.id.as_bytes(), &proxy.clock, &mut out);
         Ok(out)

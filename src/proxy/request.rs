@@ -1,4 +1,4 @@
-//! What goes up: an allow-list of fields, and the bearer.
+//! What goes up: an allow-list of fields, and the bearer, if the caller is logged in.
 //!
 //! Only what is named here reaches a DataHUB; so no cookie, no other way to authenticate and no forwarding field of the
 //! browser's does, and `Connection` can name nothing away.
@@ -23,8 +23,8 @@ use crate::session::open_session::OpenSession;
 pub(super) struct Caller<'a> {
     /// Where to.
     pub(super) datahub: &'a DataHub,
-    /// Whose token it bears.
-    pub(super) session: &'a OpenSession,
+    /// Whose token it bears; none if it goes up without one.
+    pub(super) session: Option<&'a OpenSession>,
     /// Its id, and the client it comes from.
     pub(super) context: &'a RequestContext,
     /// That of the gateway's own address.
@@ -120,7 +120,9 @@ fn begin(bytes: &mut Buffer, method: &str, target: &str, caller: Caller<'_>) -> 
     let Caller { datahub, session, .. } = caller;
     let parts = [method, " ", datahub.address.root(), target, " HTTP/1.1\r\nHost: ", datahub.address.host_header()];
     append(bytes, parts.map(str::as_bytes));
-    bytes.extend_from_slice(b"\r\nAuthorization: Bearer ");
+    bytes.extend_from_slice(b"\r\n");
+    let Some(session) = session else { return 0..0 };
+    bytes.extend_from_slice(b"Authorization: Bearer ");
     let start = bytes.len();
     session.write_bearer(bytes);
     let bearer = start..bytes.len();
@@ -220,7 +222,7 @@ mod tests {
         let (head, policy) = (head.expect("a whole one"), Policy::default());
         let target = Target::parse("/api/v4/a%2Fb?c=d", &policy).expect("a good target");
         let datahub = config.datahubs.by_id("a").expect("it is configured");
-        let caller = Caller { datahub, session: &session, context: &context, scheme: "https" };
+        let caller = Caller { datahub, session: Some(&session), context: &context, scheme: "https" };
         let message = Message::of_call(BufferPool::default().take(), &head, target, length, caller)?;
         Ok((message, context.id.as_str().to_owned()))
     }

@@ -221,6 +221,7 @@ impl Dispatch<'_> {
         for (name, value) in error.fields() {
             append(&mut out, [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
+        self.context.write_session_field(&mut out);
         if self.access == Access::Download {
             out.extend_from_slice(b"content-disposition: attachment\r\n");
         }

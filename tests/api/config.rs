@@ -32,11 +32,11 @@ fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
         session = { keys = ["canary-key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="], max_age = "canary", remember = "0s" }
         limits = { head = "canary" }
         timeouts = { idle = "canary" }
-        rate_limit = { login = "canary" }
+        rate_limit = { login = "canary", anonymous = "canary" }
         log = { format = "canary", level = "canary" }
         datahubs.BAD = { url = "https://git.example.org" }
         datahubs.a = { url = "http://git.example.org", client_id = "a", client_secret = "canary" }
-        datahubs.b = { url = "https://canary:canary@git.example.org", client_secret_file = "/canary/secret", ca_file = "/canary/ca", connect = "canary" }
+        datahubs.b = { url = "https://canary:canary@git.example.org", client_secret_file = "/canary/secret", ca_file = "/canary/ca", connect = "canary", anonymous = "canary", anonymous_rate = "canary" }
     "#;
     let output = started_with(config, &[]);
     let told = String::from_utf8_lossy(&output.stderr);
@@ -61,6 +61,7 @@ fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
         "limits.head",
         "timeouts.idle",
         "rate_limit.login",
+        "rate_limit.anonymous",
         "log.format",
         "log.level",
         "datahubs.BAD",
@@ -71,6 +72,8 @@ fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
         "datahubs.b.client_secret_file",
         "datahubs.b.ca_file",
         "datahubs.b.connect",
+        "datahubs.b.anonymous ",
+        "datahubs.b.anonymous_rate",
     ] {
         assert!(told.lines().any(|line| line.trim_start().starts_with(key)), "{key} is not in\n{told}");
     }

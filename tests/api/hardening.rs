@@ -12,7 +12,7 @@ const APP_POLICY: &str = "default-src 'self'; img-src 'self' data: https:; style
 const EXPOSED: &str = "Link, X-Total, X-Total-Pages, X-Page, X-Per-Page, X-Next-Page, X-Prev-Page, X-Gitlab-Blob-Id, \
     X-Gitlab-Commit-Id, X-Gitlab-Content-Sha256, X-Gitlab-Encoding, X-Gitlab-File-Name, X-Gitlab-File-Path, \
     X-Gitlab-Last-Commit-Id, X-Gitlab-Ref, X-Gitlab-Size, ETag, Retry-After, RateLimit-Limit, RateLimit-Remaining, \
-    RateLimit-Reset, Content-Disposition, X-Request-Id, X-Upstream-Request-Id";
+    RateLimit-Reset, Content-Disposition, X-Request-Id, X-Upstream-Request-Id, X-Gateway-Session";
 
 /// The fields of an answer in small letters, sorted, but for those that differ each time.
 fn fields(answer: &Answer) -> Vec<(String, String)> {

@@ -7,6 +7,7 @@
 
 mod access;
 mod access_log;
+mod anonymous;
 mod books;
 mod browser;
 mod callback;

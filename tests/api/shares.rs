@@ -41,6 +41,11 @@ impl World {
 
     /// Begins a call that ends when its client leaves.
     fn begin(&self, browser: &Browser, request: &str) -> Wire {
+        self.begin_as(&browser.cookie_field(), request)
+    }
+
+    /// The same with these fields.
+    fn begin_as(&self, fields: &str, request: &str) -> Wire {
         let mut wire = Wire::open(&self.gateway.address);
         let (method, name, rest) = match request.split(' ').collect::<Vec<_>>()[..] {
             ["upload", name] => ("PUT", name, "Content-Length: 1000\r\n\r\nx"),
@@ -48,8 +53,7 @@ impl World {
             _ => panic!("{request}"),
         };
         let target = format!("{BASE}/datahubs/a/api/v4/own/{name}");
-        let cookies = browser.cookie_field();
-        wire.send(format!("{method} {target} HTTP/1.1\r\nHost: localhost:8000\r\n{FETCH}{cookies}{rest}"));
+        wire.send(format!("{method} {target} HTTP/1.1\r\nHost: localhost:8000\r\n{FETCH}{fields}{rest}"));
         wire
     }
 
@@ -111,6 +115,29 @@ fn who_waits_for_a_place_of_their_own_waits_as_long_as_anybody() {
     assert_eq!(summary(&answer), "503 overloaded", "an eighth of seven is one");
     assert!((290..2_000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     assert!(world.nobody_arrives());
+}
+
+/// Calls without a login are no person each: all of them have one share, and each address an eighth of it.
+#[test]
+fn calls_without_a_login_have_one_share_together() {
+    let lines = "datahubs.a.anonymous = true\nserver.trusted_proxies = [\"127.0.0.0/8\"]";
+    let world = World::new(&format!("limits.in_flight = 16\nlimits.waiting = 16\n{lines}"));
+    let from = |client: &str, name: &str| world.begin_as(&format!("X-Forwarded-For: {client}\r\n"), name);
+    let first = from("192.0.2.1", "first");
+    assert_eq!(world.arrival(), "first");
+    let mut again = from("192.0.2.1", "again");
+    assert!(world.nobody_arrives() && again.is_quiet(Duration::from_millis(1)), "an eighth of two is one");
+    let _second = from("2001:db8::1", "second");
+    assert_eq!(world.arrival(), "second", "another address");
+    let mut third = from("192.0.2.3", "third");
+    assert!(world.nobody_arrives() && third.is_quiet(Duration::from_millis(1)), "two of sixteen in all");
+    let refused = from("192.0.2.4", "fourth").answer().expect("an answer");
+    assert_eq!(summary(&refused), "503 overloaded", "and two may wait");
+    assert_eq!(refused.header("x-gateway-session").as_deref(), Some("none"));
+    let _person = world.begin(&world.person("testuser"), "person");
+    assert_eq!(world.arrival(), "person", "people are served");
+    drop(first);
+    assert_eq!(world.arrival(), "third", "it has waited for less, but with no place");
 }
 
 /// A byte every few seconds is never late, and yet no body. Those of our own routes are read whole before, and held to it, too.
