@@ -18,7 +18,8 @@ use crate::config::section::{ConfigErrors, Section};
 use crate::datahub::DataHubs;
 use crate::datahub::transport::Endpoint;
 use crate::guard::{ProxyNetwork, TrustedOrigins};
-use crate::http::server::ClientTimeouts;
+use crate::http::head::HeadLimits;
+use crate::http::server::{ClientTimeouts, ServerSettings};
 use crate::proxy::target::Policy;
 use crate::proxy::upstream::UpstreamTimeouts;
 use crate::proxy::{ProxyLimits, ProxySettings};
@@ -46,8 +47,8 @@ pub struct Config {
     pub datahubs: DataHubs,
     /// What the proxy is told.
     pub proxy: ProxySettings,
-    /// How long a browser may take.
-    pub client_timeouts: ClientTimeouts,
+    /// What a browser's connection is held to.
+    pub client: ServerSettings,
     /// How long a person may take at a DataHUB.
     pub login_timeout: Duration,
     /// How often one client may begin a login.
@@ -149,6 +150,7 @@ impl Config {
         let (keyring, keys_file, all, session) = session?;
         cut_offs.all = all;
         let (upstream_timeouts, client_timeouts, _) = timeouts?;
+        let (limits, head, body_rate) = limits?;
         let [login_rate, callback_rate, anonymous_rate] = rates?;
         Some(Self {
             server: server?,
@@ -158,8 +160,8 @@ impl Config {
             not_before: NotBefore::new(cut_offs),
             session,
             datahubs: datahubs?,
-            proxy: ProxySettings { policy: policy?, limits: limits?, timeouts: upstream_timeouts, anonymous_rate },
-            client_timeouts,
+            proxy: ProxySettings { policy: policy?, limits, timeouts: upstream_timeouts, anonymous_rate },
+            client: ServerSettings { head, body: limits.body, body_rate, timeouts: client_timeouts },
             login_timeout: login_timeout?,
             login_rate,
             callback_rate,
@@ -334,7 +336,8 @@ fn keys_of(text: &str, section: &Section<'_>) -> Option<Vec<Key>> {
     keys.into_iter().collect::<Result<_, _>>().ok()
 }
 
-fn limits(mut section: Section<'_>) -> Option<ProxyLimits> {
+/// Of forwarded calls, of heads, and how fast a body must come.
+fn limits(mut section: Section<'_>) -> Option<(ProxyLimits, HeadLimits, NonZeroU64)> {
     let [head, target, body] = ["head", "target", "body"].map(|key| section.size(key));
     let body_rate = section.size("body_rate").and_then(|rate| {
         NonZeroU64::new(rate).or_else(|| section.record_error("body_rate", "must be more than none in a second"))
@@ -342,15 +345,9 @@ fn limits(mut section: Section<'_>) -> Option<ProxyLimits> {
     let [fields, in_flight, waiting] = ["fields", "in_flight", "waiting"].map(|key| section.number(key));
     section.finish();
     let small = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
-    Some(ProxyLimits {
-        head: head.map(small)?,
-        target: target.map(small)?,
-        fields: fields?,
-        body: body?,
-        body_rate: body_rate?,
-        in_flight: in_flight?,
-        waiting: waiting?,
-    })
+    let head = HeadLimits { length: head.map(small)?, fields: fields? };
+    let proxy = ProxyLimits { target: target.map(small)?, body: body?, in_flight: in_flight?, waiting: waiting? };
+    Some((proxy, head, body_rate?))
 }
 
 /// How long our own calls to a DataHUB may take.

@@ -14,7 +14,6 @@ mod response;
 pub mod target;
 pub mod upstream;
 
-use std::num::NonZeroU64;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -137,16 +136,10 @@ pub struct ProxySettings {
 /// How large one call may be, and how many there may be at one DataHUB.
 #[derive(Debug, Clone, Copy)]
 pub struct ProxyLimits {
-    /// Longest head, in bytes.
-    pub head: usize,
-    /// Most fields in a head.
-    pub fields: usize,
     /// Longest target, in bytes, without the replay counter.
     pub target: usize,
     /// Longest body, in bytes.
     pub body: u64,
-    /// Least rate of a body, in bytes a second.
-    pub body_rate: NonZeroU64,
     /// Most calls under way at one DataHUB. One person has an eighth of them, at least one.
     pub in_flight: usize,
     /// Most calls waiting for one DataHUB. One person has an eighth of them, at least one.

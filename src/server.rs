@@ -27,8 +27,7 @@ use crate::datahub::transport::Endpoint;
 use crate::guard::Guard;
 use crate::http::buffer::BufferPool;
 use crate::http::date::DateClock;
-use crate::http::head::HeadLimits;
-use crate::http::server::{AcceptedStream, ServerSettings};
+use crate::http::server::AcceptedStream;
 use crate::metrics::worker::WorkerMetrics;
 use crate::proxy::{Proxy, SharedProxy};
 use crate::rate::RateLimiter;
@@ -141,14 +140,9 @@ fn worker_factory(
     let guard = Guard::new(origins.clone(), server.base_path.clone(), files, server.trusted_proxies.clone());
     let (config, guard, draining) = (Arc::clone(config), Arc::new(guard), draining.clone());
     async move || {
-        let (limits, pool) = (config.proxy.limits, BufferPool::default());
+        let pool = BufferPool::default();
         Worker {
-            settings: Rc::new(ServerSettings {
-                head: HeadLimits { length: limits.head, fields: limits.fields },
-                body: limits.body,
-                body_rate: limits.body_rate,
-                timeouts: config.client_timeouts,
-            }),
+            settings: Rc::new(config.client),
             guard: Arc::clone(&guard),
             proxy: Proxy::new(Arc::clone(&proxy), Arc::clone(&guard), pool.clone(), config.server.workers),
             web: Web::new(&config, &auth, more).await,

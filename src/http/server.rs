@@ -62,7 +62,7 @@ pub struct ServerConnection {
 }
 
 /// What all connections of a worker are held to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct ServerSettings {
     /// How long a head may be.
     pub head: HeadLimits,
