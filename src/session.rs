@@ -203,7 +203,8 @@ impl Sessions {
         (Sid::random(), Session { created_at, expires_at, idle_expires_at, user, scopes, tokens })
     }
 
-    /// The Set-Cookie fields of a login: session and sid.
+    /// The Set-Cookie fields of a login: session and sid. No refresh writes the sid again, so it stays until the absolute end,
+    /// however early the session would end without one.
     ///
     /// # Errors
     /// [`SealError`] if the cookie would be of no use.
@@ -215,7 +216,7 @@ impl Sessions {
         context: &RequestContext,
         now: SystemTime,
     ) -> Result<[HeaderValue; 2], SealError> {
-        let left = session.ends_at().duration_since(now).unwrap_or_default();
+        let left = session.expires_at.duration_since(now).unwrap_or_default();
         let sid_cookie = cookie::set(&self.cookies(datahub).sid, &sid.to_cookie(), left);
         Ok([self.session_cookie(datahub, sid, session, context, now)?, sid_cookie])
     }
@@ -564,9 +565,9 @@ mod tests {
         let (sid, session) = sessions.begin(LoginResult { user, tokens: tokens(login), scopes: Vec::new() }, &datahub);
         let [cookie, sid_cookie] =
             sessions.login_cookies(&datahub, &sid, &session, &context(), login).expect("it fits");
-        for cookie in [&cookie, &sid_cookie] {
-            assert!(cookie.to_str().expect("ASCII").ends_with("Max-Age=86400"), "24 hours until it is idle");
-        }
+        assert!(cookie.to_str().expect("ASCII").ends_with("Max-Age=86400"), "24 hours until it is idle");
+        // The next session cookie, a refresh later, needs it still.
+        assert!(sid_cookie.to_str().expect("ASCII").ends_with("Max-Age=604800"), "a week until the absolute end");
         let open = |cookie: &HeaderValue, now| {
             let pairs = [cookie, &sid_cookie].map(|cookie| cookie.to_str().expect("ASCII").split(';').next());
             let field = pairs.map(|pair| pair.expect("a pair")).join("; ");

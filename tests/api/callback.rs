@@ -23,8 +23,10 @@ fn a_login_ends_in_the_app_with_a_session_and_its_sid() {
     assert_eq!(answer.header("referrer-policy").as_deref(), Some("no-referrer"));
     let cookies = answer.headers("set-cookie");
     let cookie = |name: &str| cookies.iter().find(|cookie| cookie.starts_with(name)).expect(name);
-    for name in ["__Host-Http-session-a=", "__Host-Http-sid-a="] {
-        assert!(cookie(name).ends_with("; HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=86400"), "{cookies:?}");
+    // No refresh writes the second one again.
+    for (name, ends) in [("__Host-Http-session-a=", "86400"), ("__Host-Http-sid-a=", "604800")] {
+        let attributes = format!("; HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age={ends}");
+        assert!(cookie(name).ends_with(&attributes), "{cookies:?}");
     }
     let note = cookie("__Host-Http-login=");
     assert!(note.contains("SameSite=Lax") && note.len() < 350, "where a login has ended, and no more: {note}");
