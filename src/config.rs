@@ -10,7 +10,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use config::{Environment, File, FileFormat, Map, Source};
+use config::{Environment, File, FileFormat, Map, Source, Value};
 use url::{Host, Url};
 
 use crate::access_log::Format;
@@ -20,7 +20,8 @@ use crate::datahub::transport::Endpoint;
 use crate::guard::{ProxyNetwork, TrustedOrigins};
 use crate::http::head::HeadLimits;
 use crate::http::server::{ClientTimeouts, ServerSettings};
-use crate::proxy::target::Policy;
+use crate::proxy::policy::Policy;
+use crate::proxy::policy::rule::Rule;
 use crate::proxy::upstream::UpstreamTimeouts;
 use crate::proxy::{ProxyLimits, ProxySettings};
 use crate::rate::Rate;
@@ -98,20 +99,7 @@ impl Config {
     /// [`ConfigErrors`]: every one there is.
     pub fn load(files: &[PathBuf]) -> Result<Self, ConfigErrors> {
         let errors = ConfigErrors::default();
-        let mut settings = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
-        for path in files {
-            settings = settings.add_source(File::from(path.as_path()).format(FileFormat::Toml));
-        }
-        let environment = Environment::with_prefix("GATEWAY").prefix_separator("__").separator("__");
-        let table = settings.add_source(environment).build().and_then(|settings| settings.collect());
-        let table = table.unwrap_or_else(|error| {
-            // Only the first line: the others quote the file, and so perhaps a secret.
-            errors.add("", error.to_string().lines().next().unwrap_or("cannot be read"));
-            Map::new()
-        });
-        if !errors.is_empty() {
-            return Err(errors);
-        }
+        let Some(table) = collect(files, &errors) else { return Err(errors) };
         let mut root = Section::root(table, &errors);
         let config = Self::read(&mut root);
         root.finish();
@@ -120,6 +108,19 @@ impl Config {
                 let files = files.iter().cloned().chain(config.files).collect();
                 Ok(Self { files, warnings: errors.into_warnings(), ..config })
             }
+            _ => Err(errors),
+        }
+    }
+
+    /// What `load` would read of the section `proxy`, whatever is wrong or missing elsewhere.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`]: every one there is in that section.
+    pub fn load_policy(files: &[PathBuf]) -> Result<Policy, ConfigErrors> {
+        let errors = ConfigErrors::default();
+        let Some(table) = collect(files, &errors) else { return Err(errors) };
+        match policy(Section::root(table, &errors).section("proxy")) {
+            Some(policy) if errors.is_empty() => Ok(policy),
             _ => Err(errors),
         }
     }
@@ -170,6 +171,19 @@ impl Config {
             files: keys_file.into_iter().collect(),
         })
     }
+}
+
+/// The defaults, then `files` in order, then the environment, as one table.
+fn collect(files: &[PathBuf], errors: &ConfigErrors) -> Option<Map<String, Value>> {
+    let mut settings = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+    for path in files {
+        settings = settings.add_source(File::from(path.as_path()).format(FileFormat::Toml));
+    }
+    let environment = Environment::with_prefix("GATEWAY").prefix_separator("__").separator("__");
+    let table = settings.add_source(environment).build().and_then(|settings| settings.collect());
+    // Only the first line of an error: the others quote the file, and so perhaps a secret.
+    let first = |error: config::ConfigError| error.to_string().lines().next().unwrap_or("cannot be read").to_owned();
+    table.map_err(|error| errors.add("", first(error))).ok()
 }
 
 impl Server {
@@ -260,8 +274,20 @@ fn policy(mut section: Section<'_>) -> Option<Policy> {
     if exceptions.as_ref().is_some_and(|exceptions| !exceptions.is_empty()) {
         section.warn("allow_credential_endpoints", "lets a hostile script in the app make credentials that outlive it");
     }
+    let only = only(&mut section, "only");
     section.finish();
-    Some(Policy { graphql: graphql?, exceptions: exceptions? })
+    Some(Policy::new(graphql?, &exceptions?, only?))
+}
+
+/// A list of rules; an error says which of them is wrong.
+fn only(section: &mut Section<'_>, key: &str) -> Option<Vec<Rule>> {
+    let texts: Vec<String> = section.list(key)?;
+    let parse = |(at, text): (usize, &String)| {
+        text.parse::<Rule>().map_err(|error| section.record_error::<()>(key, format!("rule {} {error}", at + 1)))
+    };
+    // All of them, so that every error is noted.
+    let rules: Vec<_> = texts.iter().enumerate().map(parse).collect();
+    rules.into_iter().collect::<Result<_, _>>().ok()
 }
 
 /// A switch that this version has in one position only.

@@ -380,7 +380,7 @@ const UNTRUSTED_INTERVAL: Duration = Duration::from_hours(1);
 const MAPPED_PREFIX: u8 = 96;
 
 /// The methods that are taken at all, by our routes, the proxy and CORS.
-const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+pub const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 const HARDENING: &[u8] =
     b"content-security-policy: default-src 'none'; sandbox; frame-ancestors 'none'; base-uri 'none'\r\n\

@@ -7,6 +7,7 @@
 mod graphql;
 mod inspect;
 mod limiter;
+pub mod policy;
 mod rejection;
 mod relay;
 mod request;
@@ -33,8 +34,9 @@ use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::metrics;
 use crate::proxy::inspect::RequestBody;
 use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit, Holder};
+use crate::proxy::policy::Policy;
 use crate::proxy::request::{Caller, Message};
-use crate::proxy::target::{Policy, Target};
+use crate::proxy::target::Target;
 use crate::proxy::upstream::{SendError, Upstream, UpstreamRequest, UpstreamTimeouts};
 use crate::rate::{Rate, RateLimiter, TotalRateLimiter, network};
 use crate::session::decision::Reason;
@@ -229,7 +231,7 @@ impl Proxy {
         let (datahub, raw_target) = self.find_datahub(replay.target, context)?;
         context.replay.set(replay.replays);
         let login = self.open_session(request, datahub, context, now)?;
-        let target = Target::parse(raw_target, &settings.policy);
+        let target = Target::parse(request.method(), raw_target, &settings.policy);
         let target = target.map_err(|error| record_refusal(error.into(), datahub, context))?;
         let length = body_length(request);
         if length.known().is_some_and(|length| length > settings.limits.body) {

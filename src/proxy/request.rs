@@ -191,7 +191,7 @@ mod tests {
     use crate::http::buffer::BufferPool;
     use crate::http::head::HeadLimits;
     use crate::metrics::worker::WorkerMetrics;
-    use crate::proxy::target::Policy;
+    use crate::proxy::policy::Policy;
     use crate::seal::cookie::Plaintext as _;
     use crate::session::Session;
 
@@ -220,7 +220,7 @@ mod tests {
         head.extend_from_slice(format!("PUT / HTTP/1.1\r\nHost: app\r\n{fields}\r\n").as_bytes());
         let head = RequestHead::parse(&mut head, HeadLimits { length: 4096, fields: 96 }).expect("a good head");
         let (head, policy) = (head.expect("a whole one"), Policy::default());
-        let target = Target::parse("/api/v4/a%2Fb?c=d", &policy).expect("a good target");
+        let target = Target::parse("GET", "/api/v4/a%2Fb?c=d", &policy).expect("a good target");
         let datahub = config.datahubs.by_id("a").expect("it is configured");
         let caller = Caller { datahub, session: Some(&session), context: &context, scheme: "https" };
         let message = Message::of_call(BufferPool::default().take(), &head, target, length, caller)?;

@@ -12,7 +12,8 @@ use crate::http::body::BodyLength;
 use crate::http::buffer::append;
 use crate::http::client::Response;
 use crate::http::head::{Field, is_name};
-use crate::proxy::target::{Policy, Target};
+use crate::proxy::policy::Policy;
+use crate::proxy::target::Target;
 
 /// How a DataHUB's addresses read in a browser.
 #[derive(Debug, Clone, Copy)]
@@ -192,7 +193,7 @@ impl UrlRewriter<'_> {
             None if url.starts_with('/') && !url.starts_with("//") => url.strip_prefix(self.upstream.root())?,
             None => return None,
         };
-        Target::parse(target, self.policy).ok().filter(|target| is_visible(target.as_str()))
+        Target::parse("GET", target, self.policy).ok().filter(|target| is_visible(target.as_str()))
     }
 
     /// What follows the DataHUB's address in `url`, whichever of the two schemes it has: GitLab writes `http` at times.

@@ -1,7 +1,8 @@
 //! Anything as a target: what passes is the very bytes, on the same host for a WHATWG parser too.
 #![no_main]
 
-use arcmanager_gateway::proxy::target::{Policy, Target};
+use arcmanager_gateway::proxy::policy::Policy;
+use arcmanager_gateway::proxy::target::Target;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|raw: &str| {
@@ -11,15 +12,15 @@ fuzz_target!(|raw: &str| {
     if !is_good(path, b"#<>`") || !is_good(query, b"#<>\"") {
         return;
     }
-    for graphql in [false, true] {
-        let policy = Policy { graphql, exceptions: Vec::new() };
+    for (method, graphql) in [("GET", false), ("POST", true), ("DELETE", true)] {
+        let policy = Policy::new(graphql, &[], Vec::new());
         // An escape is seen through: another way leads to the same verdict.
         if let Some(rest) = raw.strip_prefix("/api/v4/") {
             let escaped = format!("/%61pi/v4/{rest}");
-            let verdict = |raw| Target::parse(raw, &policy).map(|_| ());
+            let verdict = |raw| Target::parse(method, raw, &policy).map(|_| ());
             assert_eq!(verdict(&escaped), verdict(raw));
         }
-        if let Ok(target) = Target::parse(raw, &policy) {
+        if let Ok(target) = Target::parse(method, raw, &policy) {
             assert_eq!(target.as_str(), raw);
             let url = url::Url::parse(&format!("http://hub{raw}")).expect("what is forwarded is a URL");
             // These it encodes and we do not.

@@ -1,0 +1,338 @@
+//! What is refused below `/api/v4`, family by family, each with its reason; and where a segment is a name.
+//!
+//! A row is `METHODS pattern`: `*` is all methods or any one segment, `**` at the end is the place itself and whatever lies
+//! below. Of several rows that match, the one that is more exact decides. The families come from GitLab's own list of routes
+//! (`tests/gitlab-routes.tsv`); a row reaches as far as it can without refusing a route that people need. `docs/policy.md`
+//! shows them to people.
+
+/// Rows that share a class and a reason.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Family {
+    pub(super) class: Class,
+    /// Half a sentence for people: what such a call could do, or whose it is.
+    pub(super) reason: &'static str,
+    pub(super) rows: &'static [&'static str],
+}
+
+/// What a row says of the calls that match it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Forwarded, though a wider row would refuse it.
+    Forward,
+    /// Makes, changes or shows what outlives the tab, or takes an account over: `credential_endpoint`.
+    Credential,
+    /// For administrators of the DataHUB: `not_forwarded`.
+    Admin,
+    /// For runners, jobs, agents, Workhorse, other servers and package managers: `not_forwarded`.
+    Machine,
+}
+
+pub(super) const FAMILIES: &[Family] = &[
+    Family {
+        class: Class::Forward,
+        reason: "people need it, and it makes nothing",
+        rows: &["POST users/*/follow", "POST users/*/unfollow", "GET|HEAD ai/duo_workflows/workflows/agent_privileges"],
+    },
+    Family {
+        class: Class::Credential,
+        reason: "access tokens of people, projects, groups and service accounts: a script could keep one",
+        rows: &[
+            "* personal_access_tokens/**",
+            "* user/personal_access_tokens/**",
+            "* users/*/personal_access_tokens/**",
+            "* users/*/impersonation_tokens/**",
+            "* projects/*/access_tokens/**",
+            "* groups/*/access_tokens/**",
+            "* groups/*/manage/**",
+            "* service_accounts/**",
+            "* projects/*/service_accounts/**",
+            "* groups/*/service_accounts/**",
+        ],
+    },
+    Family {
+        class: Class::Credential,
+        reason: "tokens that are given out for one use and work without the session",
+        rows: &[
+            "* ai/duo_workflows/direct_access/**",
+            "* ai/third_party_agents/direct_access/**",
+            "* code_suggestions/direct_access/**",
+            "* projects/*/secrets_manager/**",
+            "* groups/*/secrets_manager/**",
+            "* packages/conan/v1/users/**",
+            "* projects/*/packages/conan/v1/users/**",
+            "* projects/*/packages/conan/v2/users/**",
+        ],
+    },
+    Family {
+        class: Class::Credential,
+        reason: "deploy keys and deploy tokens: they read and write repositories without a person",
+        rows: &[
+            "* deploy_keys/**",
+            "* deploy_tokens/**",
+            "* projects/*/deploy_keys/**",
+            "* projects/*/deploy_tokens/**",
+            "* groups/*/deploy_tokens/**",
+            "* users/*/project_deploy_keys/**",
+        ],
+    },
+    Family {
+        class: Class::Credential,
+        reason: "keys and certificates that people log in with",
+        rows: &[
+            "* user/keys/**",
+            "* user/gpg_keys/**",
+            "* users/*/keys/**",
+            "* users/*/gpg_keys/**",
+            "* groups/*/ssh_certificates/**",
+        ],
+    },
+    Family {
+        class: Class::Credential,
+        reason: "what an account is recovered by, and who may log in to it: whoever changes it takes the account over",
+        rows: &[
+            "* user/emails/**",
+            "* users/*/emails/**",
+            "* user/support_pin/**",
+            "* users/*/support_pin/**",
+            "* users/*/identities/**",
+            "POST|PUT|PATCH|DELETE groups/*/enterprise_users/**",
+            "POST|PUT|PATCH|DELETE groups/*/saml/**",
+            "POST|PUT|PATCH|DELETE groups/*/scim/**",
+            "POST|PUT|PATCH|DELETE groups/*/saml_group_links/**",
+            "POST|PUT|PATCH|DELETE groups/*/ldap_group_links/**",
+        ],
+    },
+    Family {
+        class: Class::Credential,
+        reason: "OAuth applications: their secrets, and a consent that outlives the tab",
+        rows: &["* applications/**", "* user/applications/**"],
+    },
+    Family {
+        class: Class::Credential,
+        reason: "CI variables and secure files: other people's passwords are in them",
+        rows: &[
+            "* projects/*/variables/**",
+            "* groups/*/variables/**",
+            "* projects/*/pipelines/*/variables/**",
+            "POST projects/*/pipeline_schedules",
+            "GET|HEAD|PUT|PATCH projects/*/pipeline_schedules/*",
+            "GET|HEAD|POST|PUT|PATCH projects/*/pipeline_schedules/*/variables/**",
+            "* projects/*/secure_files/**",
+        ],
+    },
+    Family {
+        class: Class::Credential,
+        reason: "tokens and reach of runners, triggers, jobs, agents and clients: they run code, or send data, without a person",
+        rows: &[
+            "* runners/**",
+            "* user/runners/**",
+            "* projects/*/runners/**",
+            "* groups/*/runners/**",
+            "* runner_controllers/*/tokens/**",
+            "* projects/*/triggers/**",
+            "POST|PUT|PATCH|DELETE projects/*/job_token_scope/**",
+            "* projects/*/cluster_agents/*/tokens/**",
+            "* projects/*/error_tracking/client_keys/**",
+            "* projects/*/feature_flags_client/reset_token/**",
+        ],
+    },
+    Family {
+        class: Class::Admin,
+        reason: "the instance itself: its settings, licence, features, Geo sites, queues and figures",
+        rows: &[
+            "* admin/**",
+            "* admin_member_roles/**",
+            "* application/**",
+            "* audit_events/**",
+            "* databases/**",
+            "* elasticsearch_indexed_namespaces/**",
+            "* experiments/**",
+            "* features/**",
+            "* geo/node_proxy/**",
+            "* geo_nodes/**",
+            "* geo_sites/**",
+            "* hooks/**",
+            "* keys/**",
+            "* ldap/**",
+            "* license/**",
+            "* member_roles/**",
+            "* pages/**",
+            "* project_aliases/**",
+            "* runner_controllers/**",
+            "* sidekiq/**",
+            "* usage_data/**",
+        ],
+    },
+    Family {
+        class: Class::Admin,
+        reason: "other people's accounts: to make, change, block and delete them, and what only administrators see of them",
+        rows: &[
+            "POST|PUT|PATCH|DELETE users/**",
+            "GET|HEAD users/*/custom_attributes/**",
+            "GET|HEAD users/*/memberships",
+            "* user/*/credit_card_validation",
+        ],
+    },
+    Family {
+        class: Class::Admin,
+        reason: "what all people of the instance share, or where it is stored: only administrators change it",
+        rows: &[
+            "POST|PUT|PATCH|DELETE broadcast_messages/**",
+            "POST|PUT|PATCH|DELETE topics/**",
+            "POST|PUT|PATCH|DELETE organizations",
+            "POST|PUT|PATCH|DELETE organizations/*",
+            "* organizations/*/security/policy_store/**",
+            "PUT|PATCH|DELETE namespaces/*",
+            "* namespaces/*/storage/**",
+            "* namespaces/storage/**",
+            "* namespaces/*/subscription_add_on_purchase/**",
+            "POST groups/*/projects/*",
+            "* group_repository_storage_moves/**",
+            "* project_repository_storage_moves/**",
+            "* snippet_repository_storage_moves/**",
+            "* snippets/*/repository_storage_moves/**",
+            "* snippets/*/user_agent_detail",
+            "* projects/*/snippets/*/user_agent_detail",
+        ],
+    },
+    Family {
+        class: Class::Machine,
+        reason: "GitLab's own parts talking to each other: Workhorse, Shell, Pages, agents, registries, identity providers",
+        rows: &[
+            "* internal/**",
+            "* geo/**",
+            "* usage_data/metric_definitions",
+            "* api/**",
+            "* container_registry_event/**",
+            "* iam/**",
+            "* swagger_doc/**",
+            "* rollouts/**",
+            "* token_exchange/**",
+            "POST projects/*/repository/commits/authorize",
+        ],
+    },
+    Family {
+        class: Class::Machine,
+        reason: "jobs and runners, with a token of their own",
+        rows: &[
+            "POST|DELETE runners",
+            "* runners/managers",
+            "* runners/reset_authentication_token",
+            "* runners/router/**",
+            "* runners/verify",
+            "* job/**",
+            "* jobs/**",
+            "* projects/*/trigger/pipeline",
+            "* projects/*/ref/*/trigger/pipeline",
+            "* feature_flags/unleash/**",
+        ],
+    },
+    Family {
+        class: Class::Machine,
+        reason: "GitLab Duo's workflow and review services",
+        rows: &[
+            "* ai/duo_workflows/agent_workflows/**",
+            "* ai/duo_workflows/code_review/**",
+            "* ai/duo_workflows/revoke_token",
+            "* ai/duo_workflows/tools/**",
+            "* ai/duo_workflows/workflows/*",
+            "* ai/duo_workflows/workflows/*/audit_events/**",
+            "* ai/duo_workflows/workflows/*/checkpoint_writes_batch",
+            "* ai/duo_workflows/workflows/*/checkpoints/**",
+            "* ai/duo_workflows/workflows/*/events/**",
+            "* duo_code_review/**",
+            "* projects/*/merge_requests/*/suggested_reviewers",
+        ],
+    },
+    Family {
+        class: Class::Machine,
+        reason: "other services calling in: chat, Jira, GitHub, compliance and licence scanners",
+        rows: &[
+            "* integrations/jira_forge/**",
+            "* integrations/slack/**",
+            "* slack/**",
+            "* projects/*/integrations/mattermost_slash_commands/trigger",
+            "* projects/*/services/mattermost_slash_commands/trigger",
+            "* projects/*/github/webhooks",
+            "* projects/*/compliance_external_controls/*/status",
+            "* projects/*/managed_licenses/**",
+        ],
+    },
+    Family {
+        class: Class::Machine,
+        reason: "package managers that look through the whole instance, or ask npm for advisories",
+        rows: &[
+            "GET|HEAD packages/conan/v1/conans/search",
+            "GET|HEAD packages/maven/**",
+            "GET|HEAD packages/npm/*",
+            "GET|HEAD packages/npm/*/*",
+            "* packages/npm/-/npm/**",
+            "GET|HEAD groups/*/-/packages/npm/*",
+            "GET|HEAD groups/*/-/packages/npm/*/*",
+            "* groups/*/-/packages/npm/-/npm/**",
+            "* projects/*/packages/npm/-/npm/**",
+        ],
+    },
+];
+
+/// The words that a write is refused for, whatever is in no row: siblings of the rows above come with every release.
+/// `authorize` is Workhorse's.
+pub(super) const WORDS: [&str; 9] =
+    ["token", "tokens", "access_token", "direct_access", "credentials", "secrets", "keys", "rotate", "authorize"];
+
+/// Where such a word is no more than a name that somebody chose: the last segment of a pattern (with `**` all below, but
+/// for `authorize`). A segment that is always a number or one of GitLab's own words is not here: a word there is a sibling.
+pub(super) const NAMES: &[&str] = &[
+    "* groups/*",
+    "* namespaces/*",
+    "* projects/*",
+    "PUT|DELETE groups/*/-/debian_distributions/*",
+    "PUT|DELETE groups/*/-/packages/npm/-/package/**",
+    "PUT|DELETE groups/*/custom_attributes/*",
+    "PUT|DELETE groups/*/hooks/*/custom_headers/*",
+    "PUT|DELETE groups/*/hooks/*/url_variables/*",
+    "PUT|DELETE groups/*/invitations/*",
+    "POST|PUT|DELETE groups/*/labels/*",
+    "PATCH|DELETE groups/*/protected_branches/*",
+    "PUT|DELETE groups/*/protected_environments/*",
+    "DELETE groups/*/uploads/*/*",
+    "PUT|DELETE groups/*/wikis/*",
+    "POST|PUT|DELETE packages/conan/**",
+    "PUT|DELETE packages/npm/-/package/**",
+    "PUT|DELETE projects/*/custom_attributes/*",
+    "PUT|DELETE projects/*/debian_distributions/*",
+    "PUT|DELETE projects/*/feature_flags/*",
+    "PUT|DELETE projects/*/hooks/*/custom_headers/*",
+    "PUT|DELETE projects/*/hooks/*/url_variables/*",
+    "PUT|DELETE projects/*/invitations/*",
+    "POST|PUT|DELETE projects/*/labels/*",
+    "POST|PUT|DELETE projects/*/packages/conan/**",
+    "PUT projects/*/packages/debian/*",
+    "PUT projects/*/packages/generic/**",
+    "POST projects/*/packages/helm/api/*",
+    "PUT projects/*/packages/maven/**",
+    "PUT projects/*/packages/ml_models/*/files/**",
+    "PUT projects/*/packages/npm/*",
+    "PUT|DELETE projects/*/packages/npm/-/package/**",
+    "DELETE projects/*/packages/nuget/**",
+    "PUT projects/*/packages/terraform/modules/**",
+    "PUT|DELETE projects/*/pages/domains/*",
+    "DELETE projects/*/pipeline_schedules/*/variables/*",
+    "PATCH|DELETE projects/*/protected_branches/*",
+    "PUT|DELETE projects/*/protected_environments/*",
+    "DELETE projects/*/protected_tags/*",
+    "DELETE projects/*/registry/repositories/*/tags/*",
+    "POST|PUT|DELETE projects/*/releases/*",
+    "PUT|DELETE projects/*/repository/branches/*",
+    "POST projects/*/repository/commits/*",
+    "POST|PUT|DELETE projects/*/repository/files/*",
+    "PUT projects/*/repository/submodules/*",
+    "DELETE projects/*/repository/tags/*",
+    "PUT projects/*/resource_groups/*",
+    "POST projects/*/statuses/*",
+    "POST|DELETE projects/*/terraform/state/*",
+    "DELETE projects/*/uploads/*/*",
+    "PUT|DELETE projects/*/wikis/*",
+    "POST virtual_registries/packages/maven/**",
+    "POST vscode/settings_sync/**",
+];
