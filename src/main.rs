@@ -13,9 +13,14 @@ use arcmanager_gateway::access_log::{self, chain};
 use arcmanager_gateway::admin::Draining;
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::datahub::transport::Endpoint;
+use arcmanager_gateway::error::ApiError;
+use arcmanager_gateway::guard::METHODS;
+use arcmanager_gateway::proxy::policy::Policy;
+use arcmanager_gateway::proxy::target::Target;
 use arcmanager_gateway::reload;
 use arcmanager_gateway::seal::{Key, cookie};
 use arcmanager_gateway::server::{self, Socket};
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 use listenfd::ListenFd;
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,21 +56,34 @@ enum Command {
     Key,
     /// Say what is in a Cookie header, read from standard input: for each session its DataHUB, key, user and times
     Inspect,
+    /// Say what becomes of a call to a DataHUB, and by which row of docs/policy.md or which key of the section proxy
+    Policy {
+        /// In capital letters
+        #[arg(value_parser = PossibleValuesParser::new(METHODS))]
+        method: String,
+        /// Path and query at the DataHUB, such as /api/v4/projects?page=2
+        #[arg(value_parser = request_target)]
+        target: String,
+    },
     /// Ask a running gateway's /healthz, as a container without a shell must
     Health,
 }
 
 fn main() -> ExitCode {
     let Arguments { command, config: files } = Arguments::parse();
-    if let Some(Command::Key) = command {
-        return done(writeln!(io::stdout(), "{}", *Key::generate()));
+    match command {
+        Some(Command::Key) => return done(writeln!(io::stdout(), "{}", *Key::generate())),
+        Some(Command::Policy { method, target }) => {
+            return match Config::load_policy(&files) {
+                Ok(policy) => done(judge(&method, &target, &policy)),
+                Err(errors) => misconfigured(&errors),
+            };
+        }
+        _ => {}
     }
     let config = match Config::load(&files) {
         Ok(config) => Arc::new(config),
-        Err(errors) => {
-            let _ = writeln!(io::stderr(), "{errors}");
-            return ExitCode::from(EX_CONFIG);
-        }
+        Err(errors) => return misconfigured(&errors),
     };
     match command.unwrap_or(Command::Serve) {
         Command::Serve => {
@@ -80,7 +98,7 @@ fn main() -> ExitCode {
         Command::Check => done(actix_web::rt::System::new().block_on(check(&config))),
         Command::Inspect => done(inspect(&config)),
         Command::Health => done(health(&config)),
-        Command::Key => unreachable!("answered above, since it needs no configuration"),
+        Command::Key | Command::Policy { .. } => unreachable!("answered above, since they need no whole configuration"),
     }
 }
 
@@ -228,6 +246,23 @@ fn inspect(config: &Config) -> io::Result<()> {
     if opened == 0 { Err(io::Error::other("no session in it opens")) } else { Ok(()) }
 }
 
+/// Says whether a call is forwarded, and why: if not, first the answer that the app gets.
+fn judge(method: &str, target: &str, policy: &Policy) -> io::Result<()> {
+    match Target::judge(method, target, policy) {
+        Ok(ground) => writeln!(io::stdout(), "forwarded: {ground}"),
+        Err(refusal) => {
+            let answer = ApiError::from(refusal);
+            writeln!(io::stdout(), "{} {}: {refusal}", answer.status().as_u16(), answer.code().as_str())
+        }
+    }
+}
+
+/// What a request's first line can hold as its target.
+fn request_target(text: &str) -> Result<String, &'static str> {
+    let is_good = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if is_good { Ok(text.to_owned()) } else { Err("must be a path such as /api/v4/projects, percent-encoded") }
+}
+
 /// Asks `/healthz`.
 fn health(config: &Config) -> io::Result<()> {
     let limit = Some(Duration::from_secs(3));
@@ -248,6 +283,11 @@ fn health(config: &Config) -> io::Result<()> {
         }
     }
     if answer.starts_with(b"HTTP/1.1 200 ") { Ok(()) } else { Err(io::Error::other("not healthy")) }
+}
+
+fn misconfigured(errors: &impl std::fmt::Display) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{errors}");
+    ExitCode::from(EX_CONFIG)
 }
 
 fn done(outcome: io::Result<()>) -> ExitCode {

@@ -29,6 +29,7 @@ mod origin;
 mod panics;
 mod paths;
 mod pieces;
+mod policy;
 mod process;
 mod provider;
 mod proxy;
