@@ -2,11 +2,11 @@
 //!
 //! GitLab has one path for everything, so the policy of paths does not see what a call does. Here the operation is parsed
 //! and the names of its fields are read, wherever in the document they stand. GitLab names a mutation by what it
-//! changes (`personalAccessTokenCreate`) and a token by that word, so the words of a name are what is refused; a call
-//! may so be refused that would have done no harm, and none passes because its name was not in a list.
+//! changes (`personalAccessTokenCreate`) and a token by that word, so the words in a name are what is refused, however they
+//! are joined; a call may so be refused that would have done no harm, and none passes because its name was not in a list.
 
 use apollo_parser::Parser;
-use apollo_parser::cst::{CstNode, Definition, Field};
+use apollo_parser::cst::{CstNode, Definition, Field, FragmentDefinition};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -113,42 +113,49 @@ fn check(body: &[u8]) -> Result<(), GraphqlError> {
         }
     }
     let document = tree.document();
+    let mut has_pairs = false;
+    let mut pairs = Vec::new();
     for field in document.syntax().descendants().filter_map(Field::cast) {
-        let name = field.name().ok_or(GraphqlError::NotGraphql)?;
-        let name = name.text();
-        if matches!(&*name, "__schema" | "__type") {
+        let name = plain_name(&field).ok_or(GraphqlError::NotGraphql)?;
+        if matches!(&*name, "schema" | "type") && field.name().is_some_and(|name| name.text().starts_with("__")) {
             return Err(GraphqlError::Introspection);
         }
-        if words(&name).any(|word| SECRET.contains(&&*word) || (changes && CHANGED.contains(&&*word))) {
+        let speaks_of = |words: &[&str]| words.iter().any(|word| name.contains(word));
+        if speaks_of(&SECRET) || (changes && speaks_of(&CHANGED)) {
             return Err(GraphqlError::Credential);
         }
+        has_pairs |= name.contains(PAIRS);
+        if matches!(&*name, "key" | "value") {
+            pairs.push(field);
+        }
+    }
+    if has_pairs && pairs.iter().any(may_be_of_pair) {
+        return Err(GraphqlError::Credential);
     }
     if operations == 1 { Ok(()) } else { Err(GraphqlError::NotOneOperation) }
 }
 
-/// `projectAccessTokens` is project, access and tokens, and so is `project_access_tokens`.
-fn words(name: &str) -> impl Iterator<Item = String> {
-    let begins = |(at, letter): &(usize, char)| *at == 0 || *letter == '_' || letter.is_ascii_uppercase();
-    let starts = name.char_indices().filter(begins).map(|(at, _)| at);
-    let ends = starts.clone().skip(1).chain([name.len()]);
-    starts.zip(ends).map(|(start, end)| name[start..end].trim_matches('_').to_ascii_lowercase())
+/// A field's name in small letters and without `_`: `createToken2`, `TOKEN_create` and `apitokenCreate` all say `token`.
+fn plain_name(field: &Field) -> Option<String> {
+    Some(field.name()?.text().replace('_', "").to_ascii_lowercase())
+}
+
+/// Whether a `key` or `value` stands below a field of headers, or in a fragment, which may be spread there.
+fn may_be_of_pair(field: &Field) -> bool {
+    field.syntax().ancestors().skip(1).any(|above| {
+        FragmentDefinition::can_cast(above.kind())
+            || Field::cast(above).and_then(|field| plain_name(&field)).is_some_and(|name| name.contains(PAIRS))
+    })
 }
 
 /// What a script could keep once it has read it, and what only people should change.
-const SECRET: [&str; 10] = [
-    "credential",
-    "credentials",
-    "password",
-    "passwords",
-    "secret",
-    "secrets",
-    "token",
-    "tokens",
-    "variable",
-    "variables",
-];
-/// What lets somebody in once it has been changed.
-const CHANGED: [&str; 6] = ["key", "keys", "runner", "runners", "trigger", "triggers"];
+const SECRET: [&str; 5] = ["credential", "password", "secret", "token", "variable"];
+/// What lets somebody in once it has been changed. People may end and run a schedule; who makes one gives it variables.
+const CHANGED: [&str; 7] =
+    ["certificate", "key", "pipelineschedulecreate", "pipelinescheduleupdate", "runner", "serviceaccount", "trigger"];
+/// Pairs of `key` and `value` that webhooks and other destinations send: the values are passwords. Those of variables are
+/// refused by that word.
+const PAIRS: &str = "header";
 
 /// GitLab's own limit is 20 levels or so.
 const MAX_DEPTH: usize = 100;
@@ -171,6 +178,10 @@ mod tests {
             "query { project(fullPath: \"a/personalAccessTokenCreate\") { token: id } }",
             "mutation { createNote(input: {noteableId: \"1\", body: \"a token, a key\"}) { note { id __typename } } }",
             "query A { a { ...F } } fragment F on B { c runner { id } key }",
+            "{ a { headers { nodes { id active } } values { key value } } }",
+            "query A { headers { ...F } } fragment F on Header { id }",
+            "{ serviceAccounts { nodes { username } } runners { key } }",
+            "mutation { pipelineScheduleDelete(input: {}) { errors } pipelineSchedulePlay(input: {}) { errors } }",
         ] {
             assert_eq!(checked(query), Ok(()), "{query}");
         }
@@ -190,6 +201,23 @@ mod tests {
             "{ project(fullPath: \"a\") { ciVariables { nodes { value } } } }",
             "mutation { personal_access_token_create(input: {}) { errors } }",
             "{ project(fullPath: \"a\") { pipelineTriggers { nodes { token } } } }",
+            // A word is found inside a name, however it is joined.
+            "mutation { createToken2(input: {}) { errors } }",
+            "mutation { TOKENcreate(input: {}) { errors } }",
+            "mutation { apitokenCreate(input: {}) { errors } }",
+            "mutation { to_ken_create(input: {}) { errors } }",
+            "mutation { serviceAccountCreate(input: {}) { errors } }",
+            "mutation { namespaceServiceAccountCreate(input: {}) { errors } }",
+            "mutation { deployKEYcreate(input: {}) { errors } }",
+            "mutation { sshcertificateCreate(input: {}) { errors } }",
+            "mutation { pipelineScheduleCreate(input: {}) { errors } }",
+            "{ instanceVARIABLES2 { nodes { id } } }",
+            "{ user { apitokens { id } passwordHash } }",
+            // What webhooks send.
+            "{ group { destinations { nodes { headers { nodes { key } } } } } }",
+            "{ group { customHeaders { value } } }",
+            "{ group { headers { ... on Header { nodes { a: value } } } } }",
+            "query Q { group { headers { ...F } } } fragment F on Header { key }",
         ] {
             assert_eq!(checked(query), Err(GraphqlError::Credential), "{query}");
         }
