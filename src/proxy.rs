@@ -4,6 +4,7 @@
 //! are current, sends the request up and passes the answer down. Each of these steps has a module of its own. A call without
 //! a login goes the same way without tokens, to DataHUBs that may be asked so.
 
+mod breaker;
 mod graphql;
 mod inspect;
 mod limiter;
@@ -32,8 +33,9 @@ use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
 use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::metrics;
+use crate::proxy::breaker::CircuitBreaker;
 use crate::proxy::inspect::RequestBody;
-use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit, Holder};
+use crate::proxy::limiter::{ConcurrencyLimit, Holder};
 use crate::proxy::policy::Policy;
 use crate::proxy::request::{Caller, Message};
 use crate::proxy::target::Target;

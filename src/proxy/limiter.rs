@@ -1,22 +1,17 @@
 //! Which calls may go up to one DataHUB, so that a slow or a dead one cannot occupy the whole process.
 //!
-//! A concurrency limit: only so many calls may be under way, and only so many may wait, for a short time. One person has an
-//! eighth of both at most, so that nobody keeps the others out. A circuit breaker:
-//! after a few calls in a row without an answer, whoever made them, the next ones are refused at once, but for one a second
-//! that finds out whether the DataHUB is back.
+//! Only so many calls may be under way, and only so many may wait, for a short time. One person has an eighth of both at
+//! most, so that nobody keeps the others out.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::datahub::DataHubId;
-use crate::datahub::health::{CallKind, Health, Outcome};
 use crate::error::{ApiError, Code};
 
 /// How many calls may be under way at one DataHUB, over all workers, and how many of them may be one person's.
@@ -230,93 +225,22 @@ fn share(count: usize) -> usize {
     (count / 8).max(count.min(1))
 }
 
-/// Whether a DataHUB answers, as far as the calls of all workers have found.
-#[derive(Debug)]
-pub(super) struct CircuitBreaker {
-    datahub: DataHubId,
-    health: Arc<Health>,
-    /// How many calls in a row got no answer.
-    failures: AtomicU32,
-    created_at: Instant,
-    /// While the DataHUB does not answer: when the next call may try it, in milliseconds since `created_at`.
-    next_retry: AtomicU64,
-}
-
-impl CircuitBreaker {
-    /// A breaker that lets calls to `datahub` pass, and reports to its `health`.
-    pub(super) fn new(datahub: DataHubId, health: Arc<Health>) -> Self {
-        let (failures, next_retry) = (AtomicU32::new(0), AtomicU64::new(0));
-        Self { datahub, health, failures, created_at: Instant::now(), next_retry }
-    }
-
-    /// Whether a call may try.
-    ///
-    /// # Errors
-    /// [`Rejected::Unanswered`]; nothing is sent then.
-    pub(super) fn check(&self) -> Result<(), Rejected> {
-        if self.failures.load(Ordering::Relaxed) < FAILURE_THRESHOLD {
-            return Ok(());
-        }
-        let (now, next) = (self.now(), self.next_retry.load(Ordering::Relaxed));
-        let is_turn = now >= next
-            && self
-                .next_retry
-                .compare_exchange(next, now + RETRY_INTERVAL, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok();
-        if is_turn { Ok(()) } else { Err(Rejected::Unanswered) }
-    }
-
-    /// The DataHUB has answered, whatever it said.
-    pub(super) fn record_success(&self) {
-        self.health.report(CallKind::Api, Outcome::Good);
-        // Nearly always the count is 0 already. Then it is not written, since all workers share it.
-        if self.failures.load(Ordering::Relaxed) > 0 && self.failures.swap(0, Ordering::Relaxed) >= FAILURE_THRESHOLD {
-            log::info!(datahub = self.datahub.as_str(); "a DataHUB answers again");
-        }
-    }
-
-    /// A call got no answer.
-    pub(super) fn record_failure(&self) {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if failures >= FAILURE_THRESHOLD {
-            self.health.report(CallKind::Api, Outcome::Unreachable);
-        }
-        if failures == FAILURE_THRESHOLD {
-            self.next_retry.store(self.now() + RETRY_INTERVAL, Ordering::Relaxed);
-            log::warn!(datahub = self.datahub.as_str(); "a DataHUB does not answer; one call a second tries it");
-        }
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.created_at.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
 /// Why a call does not go up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Rejected {
     /// Too many calls are waiting for this DataHUB, or too many of one holder's, or one has waited too long.
     #[error("too many calls are under way at this DataHUB, or too many of this person's")]
     Full,
-    /// It has not answered for a while.
-    #[error("the DataHUB has not answered the last calls")]
-    Unanswered,
 }
 
 impl From<Rejected> for ApiError {
     fn from(error: Rejected) -> Self {
-        let code = match error {
-            Rejected::Full => Code::Overloaded,
-            Rejected::Unanswered => Code::DatahubUnreachable,
-        };
-        Self::because(code, error).retry_after(Duration::from_millis(RETRY_INTERVAL))
+        Self::because(Code::Overloaded, error).retry_after(RETRY_AFTER)
     }
 }
 
-/// After how many calls in a row without an answer the next ones are refused.
-const FAILURE_THRESHOLD: u32 = 5;
-/// How long until the next call tries it, in milliseconds.
-const RETRY_INTERVAL: u64 = 1_000;
+/// When a call that found no place may come again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -560,27 +484,6 @@ mod tests {
             drop((held, waiting));
             limit.is_unused(24);
         });
-    }
-
-    #[test]
-    fn after_a_few_calls_without_an_answer_one_a_second_tries() {
-        let datahub: DataHubId = "a".parse().expect("an id");
-        let breaker = CircuitBreaker::new(datahub.clone(), Arc::new(Health::new(datahub)));
-        for _ in 1..FAILURE_THRESHOLD {
-            breaker.record_failure();
-        }
-        assert!(breaker.check().is_ok(), "not yet");
-        breaker.record_success();
-        for _ in 0..FAILURE_THRESHOLD {
-            assert!(breaker.check().is_ok(), "one that was answered begins the count again");
-            breaker.record_failure();
-        }
-        assert_eq!(breaker.check(), Err(Rejected::Unanswered));
-        breaker.next_retry.store(breaker.now(), Ordering::Relaxed);
-        assert!(breaker.check().is_ok(), "one tries");
-        assert_eq!(breaker.check(), Err(Rejected::Unanswered), "and no second one");
-        breaker.record_success();
-        assert!(breaker.check().is_ok());
     }
 
     const LONG: Duration = Duration::from_mins(1);

@@ -17,7 +17,8 @@ use crate::http::buffer::{Buffer, BufferPool};
 use crate::http::client::{ClientConnection, ReceiveError, Response, ResponseBodyError, SendBodyError, Sent};
 use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::http::timer::Elapsed;
-use crate::proxy::limiter::{CircuitBreaker, ConcurrencyLimit, Holder, Permit, Rejected};
+use crate::proxy::breaker::{CircuitBreaker, CircuitOpen};
+use crate::proxy::limiter::{ConcurrencyLimit, Holder, Permit, Rejected};
 
 /// One worker's connections to one DataHUB.
 #[derive(Debug)]
@@ -121,7 +122,8 @@ impl Upstream {
         let outcome = self.exchange_over_any(request, downstream, context, sent).await;
         match &outcome {
             Ok(_) | Err(SendError::Answer(ReceiveError::Invalid(_))) => self.breaker.record_success(),
-            Err(SendError::Rejected(_) | SendError::ClientLeft(_) | SendError::Body(_)) => {}
+            Err(SendError::Rejected(_) | SendError::CircuitOpen(_) | SendError::ClientLeft(_) | SendError::Body(_)) => {
+            }
             Err(_) => self.breaker.record_failure(),
         }
         let (connection, response) = outcome?;
@@ -262,9 +264,12 @@ impl<'a> Exchange<'a> {
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
-    /// The limit or the circuit breaker did not let it pass.
+    /// The limit did not let it pass.
     #[error(transparent)]
     Rejected(#[from] Rejected),
+    /// The circuit breaker did not let it pass.
+    #[error(transparent)]
+    CircuitOpen(#[from] CircuitOpen),
     /// Its client left.
     #[error(transparent)]
     ClientLeft(#[from] ClientLeft),
@@ -306,6 +311,7 @@ impl From<SendError> for ApiError {
     fn from(error: SendError) -> Self {
         let code = match error {
             SendError::Rejected(rejected) => return rejected.into(),
+            SendError::CircuitOpen(open) => return open.into(),
             SendError::Body(error) => return error.into(),
             // Nobody gets this answer.
             SendError::ClientLeft(_) => Code::BadRequest,
