@@ -379,6 +379,8 @@ fn limits(mut section: Section<'_>) -> Option<(ProxyLimits, HeadLimits, NonZeroU
 /// How long our own calls to a DataHUB may take.
 #[derive(Debug, Clone, Copy)]
 struct BackChannelTimeouts {
+    /// A connection, TLS included.
+    connect: Duration,
     /// One that can be made again.
     back_channel: Duration,
     /// The answer of the token endpoint.
@@ -393,7 +395,8 @@ fn timeouts(mut section: Section<'_>) -> Option<(UpstreamTimeouts, ClientTimeout
     section.finish();
     let upstream = UpstreamTimeouts { connect: connect?, first_byte: first_byte?, idle: idle? };
     let client = ClientTimeouts { head: request_head?, body: request_body?, answer: upstream.idle };
-    Some((upstream, client, BackChannelTimeouts { back_channel: back_channel?, token: token? }))
+    let own = BackChannelTimeouts { connect: upstream.connect, back_channel: back_channel?, token: token? };
+    Some((upstream, client, own))
 }
 
 /// How often one client may begin a login, end one, and call without one.

@@ -637,7 +637,7 @@ mod tests {
         let url = Url::parse("https://git.example.org").expect("a URL");
         let address = Address::new(url.clone(), None, tls_config(None).expect("roots")).expect("an address");
         let datahub = |id: &str| {
-            let back_channel = BackChannel::new(vec![address.clone()], Duration::from_secs(1));
+            let back_channel = BackChannel::new(vec![address.clone()], Duration::from_secs(1), Duration::from_secs(1));
             let health = Arc::new(Health::new(id.parse().expect("an id")));
             let issuer = openidconnect::IssuerUrl::from_url(url.clone());
             let registration = Registration {

@@ -115,8 +115,8 @@ fn datahub(
     let issuer = IssuerUrl::new(issuer).expect("a URL without the slash at its end is still one");
     let addresses: Vec<_> = std::iter::once(address.clone()).chain(issuer_place).collect();
     let timeouts = timeouts?;
-    let token_endpoint = TokenEndpoint::new(addresses.clone(), timeouts.back_channel, timeouts.token);
-    let back_channel = BackChannel::new(addresses, timeouts.back_channel);
+    let token_endpoint = TokenEndpoint::new(addresses.clone(), timeouts.connect, timeouts.token);
+    let back_channel = BackChannel::new(addresses, timeouts.connect, timeouts.back_channel);
     let scopes = scopes?;
     let scopes = if scopes.is_empty() { DEFAULT_SCOPES.map(str::to_owned).to_vec() } else { scopes };
     let health = Arc::new(Health::new(id.clone()));

@@ -5,6 +5,7 @@
 //! metadata say.
 
 use std::cell::Cell;
+use std::future::ready;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,15 +14,16 @@ use std::time::Duration;
 
 use actix_rt::net::{ActixStream, Ready};
 use actix_service::fn_service;
-use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
+use actix_tls::connect::{ConnectError as AwcConnectError, ConnectInfo, Connection};
 use actix_web::error::PayloadError;
 use actix_web::http::{StatusCode, Uri, header};
 use openidconnect::{HttpRequest, HttpResponse};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use crate::datahub::health::Outcome;
-use crate::datahub::transport::Address;
+use crate::datahub::transport::{Address, ConnectError};
 use crate::http::client::Stream;
 
 /// Calls to one DataHUB.
@@ -29,13 +31,15 @@ use crate::http::client::Stream;
 pub struct BackChannel {
     /// The DataHUB's own, and its issuer's where that is another.
     addresses: Vec<Address>,
+    connect_timeout: Duration,
     timeout: Duration,
 }
 
 impl BackChannel {
-    /// Calls go to these `addresses` and to no others; `timeout` is for one whole call.
-    pub fn new(addresses: Vec<Address>, timeout: Duration) -> Self {
-        Self { addresses, timeout }
+    /// Calls go to these `addresses` and to no others; `connect_timeout` is for a connection, TLS included, and `timeout` for
+    /// one whole call.
+    pub fn new(addresses: Vec<Address>, connect_timeout: Duration, timeout: Duration) -> Self {
+        Self { addresses, connect_timeout, timeout }
     }
 
     /// Sends one request and reads the whole answer, up to 2 MiB of it. It is sent once more, on another connection and
@@ -47,21 +51,16 @@ impl BackChannel {
         let url = Url::parse(&request.uri().to_string()).map_err(|_| BackChannelError::ForeignAddress)?;
         let address = self.addresses.iter().find(|address| address.is_origin_of(&url));
         let address = address.ok_or(BackChannelError::ForeignAddress)?;
-        let progress = Rc::new(Cell::new(Progress::Connecting));
+        let deadline = Instant::now() + self.timeout;
         let exchanges = async {
-            match self.exchange(request.clone(), &url, address, &progress).await {
+            match self.exchange(request.clone(), &url, address, deadline).await {
                 Err(BackChannelError::Broken(_) | BackChannelError::Incomplete(_)) => {
-                    self.exchange(request, &url, address, &progress).await
+                    self.exchange(request, &url, address, deadline).await
                 }
                 outcome => outcome,
             }
         };
-        match tokio::time::timeout(self.timeout, exchanges).await {
-            Err(_) | Ok(Err(BackChannelError::Timeout)) if progress.get() == Progress::Connecting => {
-                Err(BackChannelError::Unreachable(io::ErrorKind::TimedOut.into()))
-            }
-            outcome => outcome.unwrap_or(Err(BackChannelError::Timeout)),
-        }
+        timeout_at(deadline, exchanges).await.unwrap_or(Err(BackChannelError::Timeout))
     }
 
     async fn exchange(
@@ -69,14 +68,16 @@ impl BackChannel {
         request: HttpRequest,
         url: &Url,
         address: &Address,
-        progress: &Rc<Cell<Progress>>,
+        deadline: Instant,
     ) -> Result<HttpResponse, BackChannelError> {
-        progress.set(Progress::Connecting);
+        let limit = self.connect_timeout.min(deadline.saturating_duration_since(Instant::now()));
+        let stream = address.connect(limit).await?;
+        let has_ended = Rc::new(Cell::new(false));
         let (parts, body) = request.into_parts();
         let method = actix_web::http::Method::from_bytes(parts.method.as_str().as_bytes())
             .map_err(|_| BackChannelError::Malformed)?;
         let mut call = self
-            .client(address, progress)
+            .client(stream, &has_ended)
             .request(method, without_tls(url)?)
             .insert_header((header::HOST, address.host_header()))
             .no_decompress();
@@ -104,7 +105,7 @@ impl BackChannel {
             _ => BackChannelError::Malformed,
         })?;
         // awc takes a body that was cut for a whole one, and one that ends with the connection for none.
-        if progress.get() == Progress::Ended {
+        if has_ended.get() {
             return Err(BackChannelError::Broken(io::ErrorKind::UnexpectedEof.into()));
         }
         if parts.method == http::Method::GET && status == StatusCode::OK && body.is_empty() {
@@ -113,16 +114,13 @@ impl BackChannel {
         response.body(body.to_vec()).map_err(|_| BackChannelError::Malformed)
     }
 
-    /// A client for one call. It speaks plain HTTP; TLS is the transport's business.
-    fn client(&self, address: &Address, progress: &Rc<Cell<Progress>>) -> awc::Client {
-        let (address, progress) = (address.clone(), Rc::clone(progress));
+    /// A client for one call over `stream`. It speaks plain HTTP; TLS is the transport's business.
+    fn client(&self, stream: Stream, has_ended: &Rc<Cell<bool>>) -> awc::Client {
+        let stream = Rc::new(Cell::new(Some(AwcStream { stream, has_ended: Rc::clone(has_ended) })));
         let connector = fn_service(move |to: ConnectInfo<Uri>| {
-            let (address, progress) = (address.clone(), Rc::clone(&progress));
-            async move {
-                let stream = address.connect().await.map_err(ConnectError::Io)?;
-                progress.set(Progress::Connected);
-                Ok::<_, ConnectError>(Connection::new(to.request().clone(), AwcStream { stream, progress }))
-            }
+            // There is one call, and so one connection.
+            let stream = stream.take().ok_or(AwcConnectError::NoRecords);
+            ready(stream.map(|stream| Connection::new(to.request().clone(), stream)))
         });
         awc::Client::builder()
             .connector(awc::Connector::new().connector(connector).timeout(self.timeout))
@@ -145,14 +143,10 @@ fn without_tls(url: &Url) -> Result<Uri, BackChannelError> {
 }
 
 fn send_error(error: awc::error::SendRequestError) -> BackChannelError {
-    use awc::error::{ConnectError, SendRequestError};
+    use awc::error::SendRequestError;
     match error {
-        SendRequestError::Timeout | SendRequestError::Connect(ConnectError::Timeout) => BackChannelError::Timeout,
+        SendRequestError::Timeout => BackChannelError::Timeout,
         SendRequestError::Response(_) => BackChannelError::Malformed,
-        SendRequestError::Connect(ConnectError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
-            BackChannelError::Untrusted(error)
-        }
-        SendRequestError::Connect(ConnectError::Io(error)) => BackChannelError::Unreachable(error),
         SendRequestError::Send(error) => BackChannelError::Broken(error),
         other => BackChannelError::Broken(io::Error::other(other.to_string())),
     }
@@ -162,14 +156,11 @@ fn send_error(error: awc::error::SendRequestError) -> BackChannelError {
 #[derive(Debug, thiserror::Error)]
 pub enum BackChannelError {
     /// There was no connection.
-    #[error("the DataHUB cannot be reached")]
-    Unreachable(#[source] io::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// There was one, and it ended before the answer did.
     #[error("the connection to the DataHUB broke")]
     Broken(#[source] io::Error),
-    /// Its certificate, or its TLS, is not right.
-    #[error("the DataHUB's TLS is not to be trusted: check its certificate, and ca_file")]
-    Untrusted(#[source] io::Error),
     /// No whole answer within the time limit.
     #[error("the DataHUB did not answer in time")]
     Timeout,
@@ -191,11 +182,11 @@ pub enum BackChannelError {
 }
 
 impl BackChannelError {
-    /// What it says about the DataHUB.
-    pub fn outcome(&self) -> Outcome {
+    /// What it says about the DataHUB, if anything.
+    pub fn outcome(&self) -> Option<Outcome> {
         match self {
-            Self::Unreachable(_) | Self::Untrusted(_) => Outcome::Unreachable,
-            _ => Outcome::Failed,
+            Self::Connect(error) => error.outcome(),
+            _ => Some(Outcome::Failed),
         }
     }
 
@@ -205,20 +196,12 @@ impl BackChannelError {
     }
 }
 
-/// How far the connection of a call has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    Connecting,
-    Connected,
-    /// It ended while more of the answer was to come.
-    Ended,
-}
-
 /// A connection with the trait that awc asks for. It always says that it is ready, since polling it tells the truth.
 #[derive(Debug)]
 struct AwcStream {
     stream: Stream,
-    progress: Rc<Cell<Progress>>,
+    /// Whether it ended while more of the answer was to come.
+    has_ended: Rc<Cell<bool>>,
 }
 
 impl AsyncRead for AwcStream {
@@ -226,7 +209,7 @@ impl AsyncRead for AwcStream {
         let before = into.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(cx, into);
         if matches!(outcome, Poll::Ready(Ok(()))) && into.filled().len() == before {
-            self.progress.set(Progress::Ended);
+            self.has_ended.set(true);
         }
         outcome
     }
@@ -302,7 +285,7 @@ mod tests {
     fn call(answers: &'static [&'static [u8]], method: http::Method) -> (String, usize) {
         let (url, count) = far_end(answers);
         let address = Address::new(url.clone(), None, tls_config(None).expect("roots")).expect("an address");
-        let channel = BackChannel::new(vec![address], Duration::from_secs(5));
+        let channel = BackChannel::new(vec![address], Duration::from_secs(5), Duration::from_secs(5));
         let request = http::Request::builder().method(method).uri(url.as_str()).body(Vec::new()).expect("a request");
         let outcome = actix_web::rt::System::new().block_on(channel.call(request));
         let told = match outcome {
@@ -365,16 +348,16 @@ mod tests {
         let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}", silent.local_addr().expect("it is bound"));
         // Nobody answers there (RFC 5737).
-        for (url, told, outcome) in [
-            (url.as_str(), "the DataHUB did not answer in time", Outcome::Failed),
-            ("http://192.0.2.1", "the DataHUB cannot be reached", Outcome::Unreachable),
-        ] {
+        for (url, is_connected, outcome) in
+            [(url.as_str(), true, Outcome::Failed), ("http://192.0.2.1", false, Outcome::Unreachable)]
+        {
             let url = Url::parse(url).expect("a URL");
             let address = Address::new(url.clone(), None, tls_config(None).expect("roots")).expect("an address");
-            let channel = BackChannel::new(vec![address], Duration::from_millis(300));
+            let channel = BackChannel::new(vec![address], Duration::from_millis(200), Duration::from_millis(300));
             let request = http::Request::get(url.as_str()).body(Vec::new()).expect("a request");
             let error = actix_web::rt::System::new().block_on(channel.call(request)).expect_err("no answer");
-            assert_eq!((error.to_string().as_str(), error.outcome()), (told, outcome), "{url}");
+            let found = (!matches!(error, BackChannelError::Connect(_)), error.outcome());
+            assert_eq!(found, (is_connected, Some(outcome)), "{url}: {error}");
         }
     }
 }

@@ -164,8 +164,9 @@ impl Shared {
 
     async fn renew(&self, fetches: &mut Fetches) -> Result<Arc<Metadata>, MetadataError> {
         let outcome = self.fetch().await;
-        self.health
-            .report(CallKind::Discovery, outcome.as_ref().map_or_else(MetadataError::outcome, |_| Outcome::Good));
+        if let Some(outcome) = outcome.as_ref().map_or_else(MetadataError::outcome, |_| Some(Outcome::Good)) {
+            self.health.report(CallKind::Discovery, outcome);
+        }
         let now = Instant::now();
         match outcome {
             Ok(metadata) => {
@@ -291,11 +292,11 @@ pub enum MetadataError {
 }
 
 impl MetadataError {
-    /// What it says about the DataHUB.
-    fn outcome(&self) -> Outcome {
+    /// What it says about the DataHUB, if anything.
+    fn outcome(&self) -> Option<Outcome> {
         match self {
             Self::Unreachable(error) => error.outcome(),
-            _ => Outcome::Failed,
+            _ => Some(Outcome::Failed),
         }
     }
 }
@@ -348,7 +349,11 @@ mod tests {
         let issuer = IssuerUrl::new(hub.url().to_owned()).expect("a URL");
         let address = Address::new(issuer.url().clone(), None, tls_config(None).expect("roots")).expect("an address");
         let health = Arc::new(Health::new("a".parse().expect("an id")));
-        Discovery::new(issuer, BackChannel::new(vec![address], Duration::from_millis(500)), health)
+        Discovery::new(
+            issuer,
+            BackChannel::new(vec![address], Duration::from_millis(500), Duration::from_millis(500)),
+            health,
+        )
     }
 
     fn hub() -> DataHub {

@@ -4,17 +4,16 @@
 //! requests go through the HTTP client of the proxy, which reads every framing and skips interim answers, and they have a
 //! patience of their own.
 
-use std::io;
 use std::time::{Duration, SystemTime};
 
 use http::header::{DATE, HeaderName, LOCATION, RETRY_AFTER};
 use openidconnect::{HttpRequest, HttpResponse};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use url::Url;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::datahub::health::Outcome;
-use crate::datahub::transport::Address;
+use crate::datahub::transport::{Address, ConnectError};
 use crate::http::body::write_content_length;
 use crate::http::buffer::{BufferPool, append};
 use crate::http::client::{ClientConnection, ReceiveError, Response, ResponseBodyError};
@@ -49,8 +48,7 @@ impl TokenEndpoint {
         let url = Url::parse(&request.uri().to_string()).map_err(|_| TokenEndpointError::ForeignAddress)?;
         let address = self.addresses.iter().find(|address| address.is_origin_of(&url));
         let address = address.ok_or(TokenEndpointError::ForeignAddress)?;
-        let stream = timeout(self.connect_timeout, address.connect()).await;
-        let stream = stream.map_err(|_| TokenEndpointError::ConnectTimeout)?.map_err(TokenEndpointError::Connect)?;
+        let stream = address.connect(self.connect_timeout).await?;
         let mut connection = ClientConnection::new(stream, &BufferPool::default());
         let deadline = Instant::now() + self.timeout;
         let left = || deadline.saturating_duration_since(Instant::now());
@@ -135,11 +133,8 @@ fn seconds(value: &str, now: SystemTime) -> Option<Duration> {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenEndpointError {
     /// No connection: nothing has been sent.
-    #[error("cannot connect to the DataHUB; check its url, connect and ca_file, and the network between")]
-    Connect(#[source] io::Error),
-    /// No connection in time: nothing has been sent.
-    #[error("connecting to the DataHUB took longer than timeouts.back_channel: see that this machine reaches its url")]
-    ConnectTimeout,
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// No answer, or none that is HTTP.
     #[error("the DataHUB's token endpoint gave no answer (see its own log, and any proxy before it)")]
     Answer(#[from] ReceiveError),
@@ -174,11 +169,11 @@ pub enum TokenEndpointError {
 }
 
 impl TokenEndpointError {
-    /// What it says about the DataHUB.
-    pub(super) fn outcome(&self) -> Outcome {
+    /// What it says about the DataHUB, if anything.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
         match self {
-            Self::Connect(_) | Self::ConnectTimeout => Outcome::Unreachable,
-            _ => Outcome::Failed,
+            Self::Connect(error) => error.outcome(),
+            _ => Some(Outcome::Failed),
         }
     }
 
@@ -186,7 +181,7 @@ impl TokenEndpointError {
     pub(super) fn is_lost(&self) -> bool {
         matches!(
             self,
-            Self::Connect(_)
+            Self::Connect(ConnectError::Failed(_) | ConnectError::Untrusted(_))
                 | Self::Answer(ReceiveError::Closed | ReceiveError::Lost(_))
                 | Self::Body(ResponseBodyError::Truncated | ResponseBodyError::Lost(_))
         )

@@ -1,20 +1,28 @@
 //! A connection to a DataHUB: TCP or a unix socket, with TLS over it where the address says `https`.
 //!
 //! Both ways out go through here, the proxy's and the back channel's, so that certificates are checked in one place. No
-//! proxy of the environment is asked, no address but the configured one is ever dialled.
+//! proxy of the environment is asked, no address but the configured one is ever dialled. A name with several IP addresses
+//! is reached as long as one of them answers (Happy Eyeballs, RFC 8305).
 
+use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use crate::access_log::{self, Event};
+use crate::datahub::health::Outcome;
 use crate::http::client::Stream;
 
 /// Where one DataHUB is: what it calls itself, and how it is reached.
@@ -24,6 +32,8 @@ pub struct Address {
     host_header: String,
     connect_to: Endpoint,
     tls: Option<(ServerName<'static>, Arc<ClientConfig>)>,
+    /// The IP address that worked last, which is tried first. All clones share it.
+    last_good: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 impl Address {
@@ -52,7 +62,7 @@ impl Address {
             Host::Ipv6(ip) => ServerName::from(std::net::IpAddr::from(*ip)),
         };
         let connect_to = connect_to.unwrap_or_else(|| Endpoint::Tcp(format!("{host}:{port}")));
-        Ok(Self { connect_to, host_header, tls: has_tls.then_some((name, tls)), url })
+        Ok(Self { connect_to, host_header, tls: has_tls.then_some((name, tls)), url, last_good: Arc::default() })
     }
 
     /// The address as configured, without a slash at its end: what GitLab writes into its own links.
@@ -75,33 +85,145 @@ impl Address {
         self.url.origin() == url.origin()
     }
 
-    /// A new connection, TLS included.
+    /// A new connection, TLS included, which may take `limit`.
     ///
     /// # Errors
-    /// What the network or rustls said; a certificate that is not right is [`io::ErrorKind::InvalidData`].
-    pub async fn connect(&self) -> io::Result<Stream> {
-        let socket: Stream = match &self.connect_to {
-            Endpoint::Tcp(address) => {
-                let socket = TcpStream::connect(address).await?;
-                socket.set_nodelay(true)?;
-                Box::new(socket)
+    /// [`ConnectError`]
+    pub async fn connect(&self, limit: Duration) -> Result<Stream, ConnectError> {
+        let connecting = async {
+            match &self.connect_to {
+                Endpoint::Tcp(name) => self.connect_to_any(lookup_host(name).await?).await,
+                Endpoint::Unix(path) => self.secure(Box::new(UnixStream::connect(path).await?)).await,
             }
-            Endpoint::Unix(path) => Box::new(UnixStream::connect(path).await?),
         };
-        match &self.tls {
-            Some((name, config)) => {
-                let tls = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket).await;
-                let tls = tls.inspect_err(|error| {
-                    if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) {
-                        access_log::process_event(Event::DatahubTlsFailed, &format!("{}: {error}", self.as_str()));
-                    }
-                })?;
-                Ok(Box::new(tls))
+        let connected = timeout(limit, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        connected.map_err(ConnectError::from)
+    }
+
+    /// A connection to the first of these IP addresses that answers. Each but the first has to wait until the one before has
+    /// failed, or has had its head start.
+    async fn connect_to_any(&self, addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Stream> {
+        let mut addresses = in_order(addresses, *self.last_good());
+        let (mut attempts, mut failure) = (FuturesUnordered::new(), None);
+        loop {
+            attempts.extend(addresses.pop_front().map(|address| self.connect_to_one(address)));
+            let head_start = if addresses.is_empty() { Duration::MAX } else { HEAD_START };
+            match timeout(head_start, attempts.next()).await {
+                Ok(Some(Ok((stream, address)))) => {
+                    *self.last_good() = Some(address);
+                    return Ok(stream);
+                }
+                // What is said about a certificate, or about ourselves, is worth more than that nobody was there.
+                Ok(Some(Err(error))) => failure = failure.filter(tells_more).or(Some(error)),
+                Ok(None) => return Err(failure.unwrap_or_else(|| io::ErrorKind::NotFound.into())),
+                Err(_) => {}
             }
-            None => Ok(socket),
+        }
+    }
+
+    async fn connect_to_one(&self, address: SocketAddr) -> io::Result<(Stream, SocketAddr)> {
+        let socket = TcpStream::connect(address).await.map_err(|error| match error.kind() {
+            // What a machine without IPv6 says; elsewhere it means that no port is left.
+            io::ErrorKind::AddrNotAvailable if address.is_ipv6() => io::ErrorKind::NetworkUnreachable.into(),
+            _ => error,
+        })?;
+        socket.set_nodelay(true)?;
+        Ok((self.secure(Box::new(socket)).await?, address))
+    }
+
+    /// Puts TLS over a socket if the address says so.
+    async fn secure(&self, socket: Stream) -> io::Result<Stream> {
+        let Some((name, config)) = &self.tls else { return Ok(socket) };
+        let tls = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket).await;
+        let tls = tls.inspect_err(|error| {
+            if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) {
+                access_log::process_event(Event::DatahubTlsFailed, &format!("{}: {error}", self.as_str()));
+            }
+        })?;
+        Ok(Box::new(tls))
+    }
+
+    fn last_good(&self) -> impl std::ops::DerefMut<Target = Option<SocketAddr>> {
+        self.last_good.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The order in which IP addresses are tried (RFC 8305 section 4): as the resolver gives them, but both families in turn;
+/// the one that worked last comes first.
+fn in_order(addresses: impl Iterator<Item = SocketAddr>, last_good: Option<SocketAddr>) -> VecDeque<SocketAddr> {
+    let mut addresses = addresses.peekable();
+    let is_first_ipv6 = addresses.peek().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = addresses.partition(|address| address.is_ipv6() == is_first_ipv6);
+    let mut order = VecDeque::with_capacity(first.len() + second.len());
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    while first.len() + second.len() > 0 {
+        order.extend(first.next().into_iter().chain(second.next()));
+    }
+    let last_good = order.iter().position(|address| Some(*address) == last_good).and_then(|at| order.remove(at));
+    last_good.into_iter().for_each(|address| order.push_front(address));
+    order.truncate(MAX_ADDRESSES);
+    order
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// We have no file descriptor, port or memory left. That says nothing about the DataHUB.
+    #[error("this process has no file descriptor, port or memory left: raise its limits (LimitNOFILE)")]
+    OutOfResources(#[source] io::Error),
+    /// The DataHUB's certificate is not right, or its TLS.
+    #[error("the DataHUB's TLS is not to be trusted: check its certificate, and ca_file")]
+    Untrusted(#[source] io::Error),
+    /// Nobody answered in time.
+    #[error("connecting to the DataHUB took longer than timeouts.connect: see that this machine reaches its url")]
+    Timeout,
+    /// Nobody is there, as far as the network knows.
+    #[error("cannot connect to the DataHUB; check its url and connect, and the network between")]
+    Failed(#[source] io::Error),
+}
+
+impl ConnectError {
+    /// What it says about the DataHUB, if anything.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        (!matches!(self, Self::OutOfResources(_))).then_some(Outcome::Unreachable)
+    }
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::InvalidData => Self::Untrusted(error),
+            io::ErrorKind::TimedOut => Self::Timeout,
+            _ if is_own_shortage(&error) => Self::OutOfResources(error),
+            _ => Self::Failed(error),
         }
     }
 }
+
+/// Whether an error says more than that nobody was there.
+fn tells_more(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidData || is_own_shortage(error)
+}
+
+/// Whether it is we who have nothing left. The resolver hides that behind words of its own; whoever can open no file then
+/// has no file descriptor.
+fn is_own_shortage(error: &io::Error) -> bool {
+    let is_shortage = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::AddrNotAvailable)
+            || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
+    };
+    is_shortage(error)
+        || error.raw_os_error().is_none() && std::fs::File::open("/dev/null").is_err_and(|error| is_shortage(&error))
+}
+
+/// How long an IP address is tried before the next one is, too (RFC 8305 section 5).
+const HEAD_START: Duration = Duration::from_millis(250);
+/// How many IP addresses of one name are tried.
+const MAX_ADDRESSES: usize = 16;
+/// The numbers of Linux, which std has no kinds for.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+const ENOBUFS: i32 = 105;
 
 /// A place to dial or to listen at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,7 +306,93 @@ pub struct CaFileError;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use tokio::net::{TcpListener, TcpSocket};
+
     use super::*;
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(test)
+    }
+
+    /// An address that swallows packets as long as this is kept: so many wait there to be accepted that no more may.
+    async fn dead() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let (listener, mut waiting) = (socket.listen(1).expect("it is bound"), Vec::new());
+        let address = listener.local_addr().expect("it is bound");
+        while let Ok(connected) = timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
+            waiting.push(connected.expect("somebody listens"));
+        }
+        (address, listener, waiting)
+    }
+
+    #[test]
+    fn of_several_addresses_one_that_works_is_enough() {
+        run(async {
+            let (dead, _listener, _waiting) = dead().await;
+            let live = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let closed =
+                TcpListener::bind("127.0.0.1:0").await.and_then(|gone| gone.local_addr()).expect("a free port");
+            let live = live.local_addr().expect("it is bound");
+            let hub = address("http://a.example").expect("an address");
+            let connect = async |addresses: Vec<SocketAddr>| {
+                let (begun, limit) = (Instant::now(), Duration::from_millis(800));
+                let stream = timeout(limit, hub.connect_to_any(addresses.into_iter())).await;
+                (stream.map(|stream| stream.is_ok()), begun.elapsed())
+            };
+            let (is_connected, took) = connect(vec![dead, live]).await;
+            assert_eq!(is_connected, Ok(true), "the dead one is an outage");
+            assert!(took >= HEAD_START, "{took:?}: it had no head start");
+            for (case, addresses) in [
+                ("the last that worked comes first", vec![dead, live]),
+                ("one that refuses costs nothing", vec![closed, live]),
+            ] {
+                let (is_connected, took) = connect(addresses).await;
+                assert_eq!((is_connected, took < HEAD_START), (Ok(true), true), "{case}: {took:?}");
+            }
+            assert_eq!(connect(vec![closed, closed]).await.0, Ok(false), "nobody is there");
+            assert!(connect(vec![dead, closed]).await.0.is_err(), "one may yet answer");
+            let hub = Address { connect_to: Endpoint::Tcp(dead.to_string()), ..hub.clone() };
+            let outcome = hub.connect(Duration::from_millis(50)).await;
+            assert!(matches!(outcome, Err(ConnectError::Timeout)), "{outcome:?}");
+        });
+    }
+
+    #[test]
+    fn both_families_are_tried_in_turn_and_the_last_that_worked_first() {
+        let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let [a, b, c] = ["[::a]:1", "[::b]:1", "[::c]:1"].map(parse);
+        let [x, y] = ["192.0.2.1:1", "192.0.2.2:1"].map(parse);
+        for (given, last_good, order) in [
+            (vec![a, b, c, x, y], None, vec![a, x, b, y, c]),
+            (vec![x, a, b], None, vec![x, a, b]),
+            (vec![x, y], None, vec![x, y]),
+            (vec![a, b, x, y], Some(y), vec![y, a, x, b]),
+            (vec![a, x], Some(y), vec![a, x]),
+            (vec![], Some(y), vec![]),
+            (vec![a; 100], None, vec![a; MAX_ADDRESSES]),
+            ([vec![a; 15], vec![x; 3]].concat(), None, [vec![a, x, a, x, a, x], vec![a; 10]].concat()),
+        ] {
+            assert_eq!(in_order(given.iter().copied(), last_good), order, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn our_own_want_is_not_the_datahubs_fault() {
+        let outcome = |error: io::Error| ConnectError::from(error).outcome();
+        for ours in [ENFILE, EMFILE, ENOBUFS, 12, 99] {
+            assert_eq!(outcome(io::Error::from_raw_os_error(ours)), None, "{ours}");
+        }
+        for theirs in [101, 104, 110, 111, 113] {
+            assert_eq!(outcome(io::Error::from_raw_os_error(theirs)), Some(Outcome::Unreachable), "{theirs}");
+        }
+        for kind in [io::ErrorKind::InvalidData, io::ErrorKind::TimedOut, io::ErrorKind::UnexpectedEof] {
+            assert_eq!(outcome(kind.into()), Some(Outcome::Unreachable), "{kind}");
+        }
+    }
 
     fn address(url: &str) -> Result<Address, AddressError> {
         let tls = tls_config(None).expect("the system's roots, or Mozilla's");

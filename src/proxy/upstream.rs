@@ -2,15 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout;
-
 use crate::context::RequestContext;
-use crate::datahub::transport::Address;
+use crate::datahub::transport::{Address, ConnectError};
 use crate::error::{ApiError, Code};
 use crate::http::body::BodyLength;
 use crate::http::buffer::{Buffer, BufferPool};
@@ -148,9 +145,9 @@ impl Upstream {
                 outcome => return outcome.map(|response| (connection, response)),
             }
         }
-        let connecting = timeout(self.timeouts.connect, self.address.connect());
-        let stream = downstream.unless_client_leaves(pin!(connecting)).await?.map_err(|_| SendError::ConnectTimeout)?;
-        let mut connection = ClientConnection::new(stream.map_err(SendError::Connect)?, &self.pool);
+        let connecting = self.address.connect(self.timeouts.connect);
+        let stream = downstream.unless_client_leaves(pin!(connecting)).await??;
+        let mut connection = ClientConnection::new(stream, &self.pool);
         let response = self.exchange_over(&mut connection, request, downstream, context).await?;
         Ok((connection, response))
     }
@@ -274,11 +271,8 @@ pub(super) enum SendError {
     #[error(transparent)]
     ClientLeft(#[from] ClientLeft),
     /// No connection.
-    #[error("cannot connect to the DataHUB")]
-    Connect(#[source] io::Error),
-    /// No connection in time.
-    #[error("connecting to the DataHUB took too long")]
-    ConnectTimeout,
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The DataHUB did not take the request in time.
     #[error("the DataHUB did not take the request in time")]
     Stalled,
@@ -316,9 +310,9 @@ impl From<SendError> for ApiError {
             // Nobody gets this answer.
             SendError::ClientLeft(_) => Code::BadRequest,
             SendError::Answer(ReceiveError::Invalid(_)) => Code::DatahubInvalidResponse,
-            SendError::ConnectTimeout | SendError::Stalled | SendError::Answer(ReceiveError::Stalled) => {
-                Code::DatahubTimeout
-            }
+            SendError::Connect(ConnectError::Timeout)
+            | SendError::Stalled
+            | SendError::Answer(ReceiveError::Stalled) => Code::DatahubTimeout,
             SendError::Connect(_) | SendError::Answer(_) => Code::DatahubUnreachable,
         };
         Self::because(code, error)

@@ -59,8 +59,8 @@ impl ExchangeError {
         match self {
             Self::Metadata(_) | Self::Issuer | Self::Ending => None,
             Self::Endpoint(TokenEndpointError::SignIn) | Self::IdToken(IdTokenError::Nonce) => Some(Outcome::Good),
-            Self::Endpoint(error) => Some(error.outcome()),
-            Self::Userinfo(error) => Some(error.outcome()),
+            Self::Endpoint(error) => error.outcome(),
+            Self::Userinfo(error) => error.outcome(),
             Self::ErrorResponse(code) if code == CoreErrorResponseType::InvalidGrant.as_ref() => Some(Outcome::Good),
             Self::Client(_)
             | Self::ErrorResponse(_)
@@ -117,7 +117,7 @@ impl RefreshError {
         match self {
             Self::Metadata(_) => None,
             Self::InvalidGrant | Self::Endpoint(TokenEndpointError::SignIn) => Some(Outcome::Good),
-            Self::Endpoint(error) => Some(error.outcome()),
+            Self::Endpoint(error) => error.outcome(),
             Self::Client(_) | Self::ErrorResponse(_) | Self::Invalid | Self::Unusable(_) => Some(Outcome::Failed),
         }
     }
