@@ -1,7 +1,8 @@
 //! Whether a DataHUB does what it should: how the last call of each kind ended.
 //!
-//! No call is made to find out. Whoever calls reports what came back, and `gateway_datahub_up` is what they say together: a
-//! token endpoint that fails is seen although the API answers, and a host that is back is seen by whoever reaches it first.
+//! Whoever calls reports what came back, and `gateway_datahub_up` is what they say together: a token endpoint that fails is
+//! seen although the API answers, and a host that is back is seen by whoever reaches it first. No call is made to find out;
+//! only while nobody reaches it the proxy tries to connect.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -1,116 +1,134 @@
 //! A circuit breaker for one DataHUB, so that a dead one costs nobody any time.
 //!
-//! After a few calls in a row without an answer, whoever made them, the next ones are refused at once, but for one a second
-//! that finds out whether the DataHUB is back.
+//! It goes by one thing: whether the host can be reached, which means a connection, TLS included. What becomes of a call on
+//! its connection is the business of that call: an endpoint that is silent, or closes its connections, must not keep anybody
+//! from the others. While the breaker is open the gateway itself tries to connect, once a second, and no caller has to.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::time::sleep;
 
 use crate::datahub::DataHubId;
 use crate::datahub::health::{CallKind, Health, Outcome};
+use crate::datahub::transport::{Address, ConnectError};
 use crate::error::{ApiError, Code};
 
-/// Whether a DataHUB answers, as far as the calls of all workers have found.
+/// Whether a DataHUB can be reached, as far as the calls of all workers have found.
 #[derive(Debug)]
 pub(super) struct CircuitBreaker {
     datahub: DataHubId,
     health: Arc<Health>,
-    /// How many calls in a row got no answer.
+    /// How many tries to connect failed in a row. It is open from [`FAILURE_THRESHOLD`] on, until the gateway has reached it.
     failures: AtomicU32,
-    created_at: Instant,
-    /// While the DataHUB does not answer: when the next call may try it, in milliseconds since `created_at`.
-    next_retry: AtomicU64,
 }
 
 impl CircuitBreaker {
     /// A breaker that lets calls to `datahub` pass, and reports to its `health`.
     pub(super) fn new(datahub: DataHubId, health: Arc<Health>) -> Self {
-        let (failures, next_retry) = (AtomicU32::new(0), AtomicU64::new(0));
-        Self { datahub, health, failures, created_at: Instant::now(), next_retry }
+        Self { datahub, health, failures: AtomicU32::new(0) }
     }
 
-    /// Whether a call may try.
+    /// Whether a call may go up.
     ///
     /// # Errors
     /// [`CircuitOpen`]; nothing is sent then.
     pub(super) fn check(&self) -> Result<(), CircuitOpen> {
-        if self.failures.load(Ordering::Relaxed) < FAILURE_THRESHOLD {
-            return Ok(());
-        }
-        let (now, next) = (self.now(), self.next_retry.load(Ordering::Relaxed));
-        let is_turn = now >= next
-            && self
-                .next_retry
-                .compare_exchange(next, now + RETRY_INTERVAL, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok();
-        if is_turn { Ok(()) } else { Err(CircuitOpen) }
+        if self.failures.load(Ordering::Relaxed) < FAILURE_THRESHOLD { Ok(()) } else { Err(CircuitOpen) }
     }
 
-    /// The DataHUB has answered, whatever it said.
+    /// The DataHUB has been reached: by a connection, or by an answer on one that was kept.
     pub(super) fn record_success(&self) {
         self.health.report(CallKind::Api, Outcome::Good);
-        // Nearly always the count is 0 already. Then it is not written, since all workers share it.
-        if self.failures.load(Ordering::Relaxed) > 0 && self.failures.swap(0, Ordering::Relaxed) >= FAILURE_THRESHOLD {
-            log::info!(datahub = self.datahub.as_str(); "a DataHUB answers again");
+        // Nearly always the count is 0 already. Then it is not written, since all workers share it. Once the breaker is open,
+        // only `close_when_reached` closes it.
+        let failures = self.failures.load(Ordering::Relaxed);
+        if (1..FAILURE_THRESHOLD).contains(&failures) {
+            let _ = self.failures.compare_exchange(failures, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    /// A call got no answer.
-    pub(super) fn record_failure(&self) {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if failures >= FAILURE_THRESHOLD {
+    /// A call got no connection to `address`. Our own want of something is not counted; where this is one failure too many,
+    /// the gateway begins to try by itself, each time for at most `limit`.
+    pub(super) fn record_failure(self: &Arc<Self>, error: &ConnectError, address: &Address, limit: Duration) {
+        if matches!(error, ConnectError::OutOfResources(_)) {
+            return;
+        }
+        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 == FAILURE_THRESHOLD {
             self.health.report(CallKind::Api, Outcome::Unreachable);
-        }
-        if failures == FAILURE_THRESHOLD {
-            self.next_retry.store(self.now() + RETRY_INTERVAL, Ordering::Relaxed);
-            log::warn!(datahub = self.datahub.as_str(); "a DataHUB does not answer; one call a second tries it");
+            log::warn!(datahub = self.datahub.as_str(); "a DataHUB cannot be reached; the gateway tries once a second");
+            actix_web::rt::spawn(Arc::clone(self).close_when_reached(address.clone(), limit));
         }
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.created_at.elapsed().as_millis()).unwrap_or(u64::MAX)
+    async fn close_when_reached(self: Arc<Self>, address: Address, limit: Duration) {
+        loop {
+            sleep(RETRY_INTERVAL).await;
+            if address.connect(limit).await.is_ok() {
+                break;
+            }
+        }
+        self.failures.store(0, Ordering::Relaxed);
+        self.health.report(CallKind::Api, Outcome::Good);
+        log::info!(datahub = self.datahub.as_str(); "a DataHUB can be reached again");
     }
 }
 
-/// The DataHUB has not answered for a while; the call does not go up.
+/// The DataHUB could not be reached for a while; the call does not go up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the DataHUB has not answered the last calls")]
+#[error("the DataHUB could not be reached by the last calls")]
 pub(super) struct CircuitOpen;
 
 impl From<CircuitOpen> for ApiError {
     fn from(error: CircuitOpen) -> Self {
-        Self::because(Code::DatahubUnreachable, error).retry_after(Duration::from_millis(RETRY_INTERVAL))
+        Self::because(Code::DatahubUnreachable, error).retry_after(RETRY_INTERVAL)
     }
 }
 
-/// After how many calls in a row without an answer the next ones are refused.
+/// After how many failures in a row calls are refused.
 const FAILURE_THRESHOLD: u32 = 5;
-/// How long until the next call tries it, in milliseconds.
-const RETRY_INTERVAL: u64 = 1_000;
+/// How long the gateway waits before it tries again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::net::TcpListener;
+
     use super::*;
+    use crate::datahub::transport::tls_config;
+
+    fn failed() -> ConnectError {
+        ConnectError::Failed(io::ErrorKind::ConnectionRefused.into())
+    }
 
     #[test]
-    fn after_a_few_calls_without_an_answer_one_a_second_tries() {
-        let datahub: DataHubId = "a".parse().expect("an id");
-        let breaker = CircuitBreaker::new(datahub.clone(), Arc::new(Health::new(datahub)));
-        for _ in 1..FAILURE_THRESHOLD {
-            breaker.record_failure();
-        }
-        assert!(breaker.check().is_ok(), "not yet");
-        breaker.record_success();
-        for _ in 0..FAILURE_THRESHOLD {
-            assert!(breaker.check().is_ok(), "one that was answered begins the count again");
-            breaker.record_failure();
-        }
-        assert_eq!(breaker.check(), Err(CircuitOpen));
-        breaker.next_retry.store(breaker.now(), Ordering::Relaxed);
-        assert!(breaker.check().is_ok(), "one tries");
-        assert_eq!(breaker.check(), Err(CircuitOpen), "and no second one");
-        breaker.record_success();
-        assert!(breaker.check().is_ok());
+    fn it_opens_after_a_few_failures_in_a_row_and_the_gateway_alone_tries_then() {
+        actix_web::rt::System::new().block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let url = format!("https://{}", listener.local_addr().expect("it is bound"));
+            listener.set_nonblocking(true).expect("sockets can be");
+            let tls = tls_config(None).expect("roots");
+            let address = Address::new(url::Url::parse(&url).expect("a URL"), None, tls).expect("an address");
+            let datahub: DataHubId = "a".parse().expect("an id");
+            let breaker = Arc::new(CircuitBreaker::new(datahub.clone(), Arc::new(Health::new(datahub))));
+            let fail = |error: &ConnectError| breaker.record_failure(error, &address, Duration::from_millis(100));
+            for _ in 1..FAILURE_THRESHOLD {
+                fail(&failed());
+            }
+            breaker.record_success();
+            for _ in 0..FAILURE_THRESHOLD {
+                assert_eq!(breaker.check(), Ok(()), "a success begins the count again");
+                fail(&ConnectError::OutOfResources(io::ErrorKind::OutOfMemory.into()));
+                fail(&failed());
+            }
+            // It listens and has no TLS: it takes connections and cannot be reached.
+            sleep(RETRY_INTERVAL * 5 / 2).await;
+            breaker.record_success();
+            assert_eq!(breaker.check(), Err(CircuitOpen), "a late answer does not close it");
+            let tries = listener.incoming().take_while(Result::is_ok).count();
+            assert!((1..=2).contains(&tries), "{tries} tries");
+        });
     }
 }

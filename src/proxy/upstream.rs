@@ -119,9 +119,11 @@ impl Upstream {
         let outcome = self.exchange_over_any(request, downstream, context, sent).await;
         match &outcome {
             Ok(_) | Err(SendError::Answer(ReceiveError::Invalid(_))) => self.breaker.record_success(),
-            Err(SendError::Rejected(_) | SendError::CircuitOpen(_) | SendError::ClientLeft(_) | SendError::Body(_)) => {
+            Err(SendError::Connect(error)) => {
+                self.breaker.record_failure(error, &self.address, self.timeouts.connect);
             }
-            Err(_) => self.breaker.record_failure(),
+            // What else becomes of a call says nothing about the host.
+            Err(_) => {}
         }
         let (connection, response) = outcome?;
         let received = Instant::now();
@@ -147,6 +149,7 @@ impl Upstream {
         }
         let connecting = self.address.connect(self.timeouts.connect);
         let stream = downstream.unless_client_leaves(pin!(connecting)).await??;
+        self.breaker.record_success();
         let mut connection = ClientConnection::new(stream, &self.pool);
         let response = self.exchange_over(&mut connection, request, downstream, context).await?;
         Ok((connection, response))
@@ -306,6 +309,9 @@ impl From<SendError> for ApiError {
         let code = match error {
             SendError::Rejected(rejected) => return rejected.into(),
             SendError::CircuitOpen(open) => return open.into(),
+            SendError::Connect(ConnectError::OutOfResources(_)) => {
+                return Self::because(Code::Overloaded, error).retry_after(RETRY_AFTER);
+            }
             SendError::Body(error) => return error.into(),
             // Nobody gets this answer.
             SendError::ClientLeft(_) => Code::BadRequest,
@@ -319,5 +325,7 @@ impl From<SendError> for ApiError {
     }
 }
 
+/// When to come again while we have no file descriptor for a connection.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long a connection is kept: less than the 65 s and more after which GitLab's nginx closes it.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(50);

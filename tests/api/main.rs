@@ -33,6 +33,7 @@ mod policy;
 mod process;
 mod provider;
 mod proxy;
+mod reach;
 mod refresh;
 mod refusals;
 mod return_to;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use datahub::behaviour::Answer as Manner;
 
-use crate::browser::{Browser, Connection, FETCH};
+use crate::browser::{Browser, FETCH};
 use crate::gateway::{BASE, Folder, Gateway, Setup, datahub};
 
 /// What the caller gets.
@@ -218,50 +218,6 @@ fn serve(stream: &TcpStream, hub: SocketAddr, cases: &[Case]) -> Option<()> {
         }
     }
     None
-}
-
-/// DS-04: after a few calls that got no answer the others are refused at once, and not the other DataHUB's.
-#[test]
-fn a_dead_datahub_fails_fast_and_slows_nobody() {
-    let (dead, alive) = (datahub(), datahub());
-    let gateway = Setup::new(&[("a", &dead), ("b", &alive)]).and("timeouts.first_byte = \"3s\"").start();
-    let browser = Browser::default();
-    browser.log_in(&gateway, "a", &dead, "testuser");
-    browser.log_in(&gateway, "b", &alive, "testuser");
-    assert!(gateway.metrics().contains("gateway_datahub_up{datahub=\"a\"} 1"));
-    dead.set(|behaviour| behaviour.api.answer = Manner::Hang);
-    let waiting: Vec<_> = (0..8)
-        .map(|_| {
-            let (browser, address) = (browser.cookie_field(), gateway.address.clone());
-            thread::spawn(move || {
-                let mut connection = Connection::open(&address);
-                let target = format!("{BASE}/datahubs/a/api/v4/user");
-                let head = format!("GET {target} HTTP/1.1\r\nHost: localhost:8000\r\n{browser}{FETCH}\r\n");
-                connection.write(head.as_bytes());
-                connection.answer(true).code()
-            })
-        })
-        .collect();
-    let begin = Instant::now();
-    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/b/api/v4/user").status, 200);
-    assert!(begin.elapsed() < Duration::from_secs(3), "the other DataHUB waits too");
-    for call in waiting {
-        assert_eq!(call.join().expect("no panic"), "datahub_timeout");
-    }
-    let answers: Vec<_> = (0..10).map(|_| browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user")).collect();
-    let (fast, tried): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.code() == "datahub_unreachable");
-    assert!(!fast.is_empty() && tried.len() <= 5, "{} were tried", tried.len());
-    assert!(fast.iter().all(|answer| answer.status == 502 && answer.header("retry-after").as_deref() == Some("1")));
-    assert!(gateway.metrics().contains("gateway_datahub_up{datahub=\"a\"} 0"));
-    assert!(gateway.metrics().contains("gateway_datahub_up{datahub=\"b\"} 1"));
-    gateway.wait_for_line(|line| line["message"].as_str().is_some_and(|text| text.starts_with("a DataHUB does not")));
-    dead.set(|behaviour| behaviour.api.answer = Manner::Normal);
-    let back = (0..300).any(|_| {
-        thread::sleep(Duration::from_millis(100));
-        browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status == 200
-    });
-    assert!(back && gateway.metrics().contains("gateway_datahub_up{datahub=\"a\"} 1"));
-    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 200);
 }
 
 /// DS-04: as many calls as may be under way, as many as may wait, and not one more.
