@@ -10,3 +10,4 @@ pub mod date;
 pub mod head;
 pub mod server;
 pub mod timer;
+mod turn;

@@ -17,6 +17,7 @@ use crate::http::body::{BodyDecoder, BodyLength, CHUNK_END, ChunkError, Extent, 
 use crate::http::buffer::{Buffer, BufferPool, MIN_READ};
 use crate::http::head::{Fields, Framing, HeadLimits, ResponseHead};
 use crate::http::timer::{Elapsed, Timer};
+use crate::http::turn::{TURN_BYTES, Turn};
 
 /// A connection of any kind.
 pub type Stream = Box<dyn Duplex>;
@@ -30,6 +31,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + std::fmt::Debug> Duplex for T {}
 pub struct ClientConnection {
     io: Io,
     timer: Timer,
+    turn: Turn,
 }
 
 /// The stream and what has been read from it.
@@ -40,6 +42,8 @@ struct Io {
     read_buffer: Buffer,
     /// Whether anything has come back since the last request was sent.
     has_begun: bool,
+    /// How many interim answers have.
+    interim: usize,
 }
 
 /// An answer whose head is there.
@@ -81,22 +85,29 @@ impl Response {
     }
 
     /// The final answer that `read` begins with, interim ones skipped; `None` if more must be read. It is taken out of
-    /// `read` with what is there of its body.
+    /// `read` with what is there of its body. `interim` counts the interim answers of the call.
     ///
     /// # Errors
-    /// [`ReceiveError::Invalid`] for what is no answer, or one that leaves its framing in doubt.
-    pub fn parse(read: &mut Buffer, is_head: bool) -> Result<Option<Self>, ReceiveError> {
-        let mut interim = 0;
+    /// [`ReceiveError::Invalid`] for what is no answer, or one that leaves its framing in doubt, and for interim answers
+    /// without end.
+    pub fn parse(read: &mut Buffer, is_head: bool, interim: &mut usize) -> Result<Option<Self>, ReceiveError> {
+        let mut skipped = 0;
         let head = loop {
-            let head = ResponseHead::parse(&read[interim..], LIMITS);
+            let head = ResponseHead::parse(&read[skipped..], LIMITS);
             match head.map_err(|_| ReceiveError::Invalid("a head that is not HTTP"))? {
                 Some(head) if head.status == 101 => return Err(ReceiveError::Invalid("an upgrade nobody asked for")),
-                Some(head) if head.status < 200 => interim += head.length,
+                Some(head) if head.status < 200 && *interim >= MAX_INTERIM => {
+                    return Err(ReceiveError::Invalid("one of too many interim ones"));
+                }
+                Some(head) if head.status < 200 => {
+                    skipped += head.length;
+                    *interim += 1;
+                }
                 head => break head,
             }
         };
-        if interim > 0 {
-            drop(read.split_off_front(interim));
+        if skipped > 0 {
+            drop(read.split_off_front(skipped));
         }
         let Some(head) = head else { return Ok(None) };
         let framing = Framing::of(head.fields(read)).map_err(ReceiveError::Invalid)?;
@@ -131,8 +142,9 @@ impl ClientConnection {
     /// A connection on which nothing has been said.
     pub fn new(stream: Stream, pool: &BufferPool) -> Self {
         Self {
-            io: Io { stream, read_buffer: pool.none(), has_begun: false },
+            io: Io { stream, read_buffer: pool.none(), has_begun: false, interim: 0 },
             timer: Timer::new(Instant::now() + INITIAL_DEADLINE),
+            turn: Turn::default(),
         }
     }
 
@@ -143,8 +155,8 @@ impl ClientConnection {
     /// # Errors
     /// [`Elapsed`] if it takes longer than `limit`.
     pub async fn send(&mut self, bytes: &[u8], limit: Duration) -> Result<bool, Elapsed> {
-        let Self { io, timer } = self;
-        io.has_begun = false;
+        let Self { io, timer, .. } = self;
+        (io.has_begun, io.interim) = (false, 0);
         let sent = async {
             io.stream.write_all(bytes).await?;
             // Through TLS what was written is on its way only once it has been flushed.
@@ -165,7 +177,7 @@ impl ClientConnection {
         mut next: impl AsyncFnMut() -> Result<Option<Buffer>, E>,
         limit: Duration,
     ) -> Result<Sent, SendBodyError<E>> {
-        let Self { io, timer } = self;
+        let Self { io, timer, .. } = self;
         let is_chunked = length == BodyLength::Chunked;
         loop {
             let piece = {
@@ -203,7 +215,7 @@ impl ClientConnection {
     /// # Errors
     /// [`ReceiveError`]; the connection cannot be used any more then.
     pub async fn receive(&mut self, is_head: bool, limit: Duration) -> Result<Response, ReceiveError> {
-        let Self { io, timer } = self;
+        let Self { io, timer, .. } = self;
         let received = std::future::poll_fn(|cx| io.poll_response(cx, is_head));
         timer.within(limit, received).await.unwrap_or(Err(ReceiveError::Stalled))
     }
@@ -217,18 +229,22 @@ impl ClientConnection {
         body: &mut BodyDecoder,
         limit: Duration,
     ) -> Result<Option<Buffer>, ResponseBodyError> {
-        let Self { io, timer } = self;
+        let Self { io, timer, turn } = self;
         while !body.is_done() {
             if let Some(room) = body.room(&io.read_buffer) {
                 io.read_buffer.make_room(room);
                 let read = io.stream.read_buf(&mut *io.read_buffer);
-                match timer.within(limit, pin!(read)).await {
+                let deadline = || {
+                    turn.renew();
+                    Instant::now() + limit
+                };
+                match timer.until(deadline, pin!(read)).await {
                     Ok(Ok(0)) if matches!(body, BodyDecoder::UntilClose) => {
                         *body = BodyDecoder::Done;
                         return Ok(None);
                     }
                     Ok(Ok(0)) => return Err(ResponseBodyError::Truncated),
-                    Ok(Ok(_)) => {}
+                    Ok(Ok(count)) => turn.spend(count).await,
                     Ok(Err(error)) => return Err(ResponseBodyError::Lost(error)),
                     Err(Elapsed) => return Err(ResponseBodyError::Stalled),
                 }
@@ -257,10 +273,11 @@ impl ClientConnection {
 
 impl Io {
     fn poll_response(&mut self, cx: &mut Context<'_>, is_head: bool) -> Poll<Result<Response, ReceiveError>> {
+        let mut left = TURN_BYTES;
         loop {
             self.has_begun |= !self.read_buffer.is_empty();
             if !self.read_buffer.is_empty()
-                && let Some(response) = Response::parse(&mut self.read_buffer, is_head)?
+                && let Some(response) = Response::parse(&mut self.read_buffer, is_head, &mut self.interim)?
             {
                 return Poll::Ready(Ok(response));
             }
@@ -269,7 +286,14 @@ impl Io {
             return Poll::Ready(Err(match read {
                 Ok(0) if self.has_begun => ReceiveError::Invalid("a head that breaks off"),
                 Ok(0) => ReceiveError::Closed,
-                Ok(_) => continue,
+                Ok(count) if count < left => {
+                    left -= count;
+                    continue;
+                }
+                Ok(_) => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Err(error) if self.has_begun => ReceiveError::Lost(error),
                 Err(error) => ReceiveError::before_a_byte(error),
             }));
@@ -370,6 +394,8 @@ pub enum ResponseBodyError {
 
 /// How long the head of an answer may be, and how many fields it may have.
 const LIMITS: HeadLimits = HeadLimits { length: 64 * 1024, fields: 128 };
+/// How many interim answers a call may get; the registered ones have reason for a few.
+const MAX_INTERIM: usize = 16;
 /// The first deadline of a new connection's timer, which any earlier one moves.
 const INITIAL_DEADLINE: Duration = Duration::from_mins(1);
 
@@ -378,6 +404,7 @@ mod tests {
     use tokio_test::io::{Builder, Mock};
 
     use super::*;
+    use crate::http::turn::tests::turns;
 
     const HOUR: Duration = Duration::from_hours(1);
     const SECOND: Duration = Duration::from_secs(1);
@@ -513,17 +540,62 @@ mod tests {
         });
     }
 
-    /// PR-10: as many as one read brings take neither stack nor memory.
+    /// PR-10.
     #[test]
-    fn any_number_of_interim_answers_is_skipped() {
-        let mut read = BufferPool::default().take();
-        read.extend_from_slice(&b"HTTP/1.1 100\n\n".repeat(100_000));
-        assert!(Response::parse(&mut read, false).expect("good so far").is_none());
-        assert!(read.is_empty());
-        read.extend_from_slice(&b"HTTP/1.1 100\n\n".repeat(100_000));
-        read.extend_from_slice(EMPTY);
-        let response = Response::parse(&mut read, false).expect("a good answer").expect("a whole head");
-        assert_eq!((response.status(), response.is_reusable), (204, true));
+    fn a_call_gets_a_few_interim_answers_and_not_one_more() {
+        let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
+        for step in [1, 7, 1 << 20] {
+            for (count, is_taken) in [(0, true), (1, true), (16, true), (17, false), (100_000, false)] {
+                let bytes = [interim.repeat(count), EMPTY.to_vec()].concat();
+                let (mut read, mut interim) = (BufferPool::default().take(), 0);
+                let mut response = Ok(None);
+                for piece in bytes.chunks(step) {
+                    read.extend_from_slice(piece);
+                    response = Response::parse(&mut read, false, &mut interim);
+                    if response.is_err() {
+                        break;
+                    }
+                }
+                let status = response.map(|response| response.map(|response| response.status()));
+                let is_final = matches!(status, Ok(Some(204)));
+                let is_refused = matches!(status, Err(ReceiveError::Invalid("one of too many interim ones")));
+                assert_eq!((is_final, is_refused), (is_taken, !is_taken), "{count} in pieces of {step}");
+            }
+        }
+        run(async {
+            let (ours, mut theirs) = tokio::io::duplex(1024);
+            let mut connection = connection(ours);
+            for _ in 0..3 {
+                assert!(connection.send(b"head", HOUR).await.expect("in time"));
+                theirs.write_all(&[interim.repeat(16), EMPTY.to_vec()].concat()).await.expect("there is room");
+                assert_eq!(connection.receive(false, HOUR).await.expect("each call has its own").status(), 204);
+            }
+        });
+    }
+
+    /// DS-04: an answer that is always there already lets others work.
+    #[test]
+    fn an_answer_without_end_leaves_the_others_their_turn() {
+        for (case, head) in [
+            ("a body", &b"HTTP/1.1 200 OK\r\n\r\n"[..]),
+            ("chunks", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n"),
+        ] {
+            let count = run(async {
+                let (ours, mut theirs) = tokio::io::duplex(4 << 20);
+                theirs.write_all(&[head, &vec![b'a'; 1 << 20]].concat()).await.expect("there is room");
+                let mut connection = connection(ours);
+                let reading = async {
+                    let (mut response, mut left) =
+                        (connection.receive(false, HOUR).await.expect("an answer"), 1_000_000);
+                    while left > 0 {
+                        let piece = connection.next_piece(&mut response.body, HOUR).await.expect("a body");
+                        left -= piece.expect("it goes on").len().min(left);
+                    }
+                };
+                turns(reading).await
+            });
+            assert!((10..=24).contains(&count), "{case}: {count} turns");
+        }
     }
 
     /// FR-09.

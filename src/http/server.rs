@@ -29,6 +29,7 @@ use crate::http::buffer::{Buffer, BufferPool, MIN_READ, append};
 use crate::http::date::DateClock;
 use crate::http::head::{HeadError, HeadLimits, RequestHead};
 use crate::http::timer::{Elapsed, Timer};
+use crate::http::turn::{MESSAGE_BYTES, Turn};
 
 /// One connection, and what is known of the request that is being answered on it.
 #[expect(clippy::struct_excessive_bools, reason = "what is known of the request that is due, and of its answer")]
@@ -39,6 +40,7 @@ pub struct ServerConnection {
     /// What has been read and not used yet: of the next request, or of the body of this one.
     read_buffer: Buffer,
     timer: Timer,
+    turn: Turn,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     is_draining: Arc<AtomicBool>,
     /// Whether no request has come yet.
@@ -101,6 +103,7 @@ impl ServerConnection {
             read_buffer: pool.none(),
             pool,
             timer: Timer::new(now + settings.timeouts.head),
+            turn: Turn::default(),
             settings,
             shutdown: Box::pin(shutdown),
             is_draining,
@@ -126,6 +129,7 @@ impl ServerConnection {
         if !self.is_persistent {
             return Ok(None);
         }
+        self.turn.spend(MESSAGE_BYTES).await;
         let idle = if self.is_new { timeouts.head } else { KEEP_ALIVE_TIMEOUT };
         let mut deadline = None;
         let mut scanned = 0;
@@ -145,7 +149,7 @@ impl ServerConnection {
                 deadline.get_or_insert_with(|| Instant::now() + timeouts.head);
             }
             let is_idle = self.read_buffer.is_empty();
-            let Self { stream, read_buffer, timer, shutdown, settings, .. } = self;
+            let Self { stream, read_buffer, timer, turn, shutdown, settings, .. } = self;
             let arrival = async {
                 tokio::select! {
                     biased;
@@ -159,7 +163,10 @@ impl ServerConnection {
                     () = shutdown.as_mut(), if is_idle => Ok(0),
                 }
             };
-            let deadline = || deadline.unwrap_or_else(|| Instant::now() + idle);
+            let deadline = || {
+                turn.renew();
+                deadline.unwrap_or_else(|| Instant::now() + idle)
+            };
             match timer.until(deadline, pin!(arrival)).await {
                 Ok(Ok(count)) if count > 0 => {}
                 Err(Elapsed) if !is_idle => return Err(RequestError::Timeout),
@@ -209,12 +216,13 @@ impl ServerConnection {
             self.write_all(&[CONTINUE]).await.map_err(|_| BodyError::Gone(io::ErrorKind::WriteZero.into()))?;
         }
         self.read_buffer.make_room(max_bytes);
-        let Self { stream, read_buffer, timer, body_patience, settings, .. } = self;
+        let Self { stream, read_buffer, timer, turn, body_patience, settings, .. } = self;
         let limit = settings.timeouts.body.min(*body_patience);
         let mut waited_since = None;
         let deadline = || *waited_since.insert(Instant::now()) + limit;
         let arrival = timer.until(deadline, pin!(read(stream, read_buffer, max_bytes))).await;
         if let Some(since) = waited_since {
+            turn.renew();
             *body_patience = body_patience.saturating_sub(since.elapsed());
         }
         match arrival {
@@ -222,6 +230,7 @@ impl ServerConnection {
             Ok(Ok(count)) => {
                 let worth = Duration::from_nanos((count as u64).saturating_mul(1_000_000_000) / settings.body_rate);
                 *body_patience = (*body_patience + worth).min(MAX_BODY_PATIENCE);
+                turn.spend(count).await;
                 Ok(())
             }
             Ok(Err(error)) => Err(BodyError::Gone(error)),
@@ -395,13 +404,16 @@ impl ServerConnection {
             return;
         }
         let mut left = MAX_DISCARDED;
-        let Self { stream, read_buffer, timer, .. } = &mut self;
+        let Self { stream, read_buffer, timer, turn, .. } = &mut self;
         let discarding = async {
             loop {
                 read_buffer.clear();
                 read_buffer.make_room(MIN_READ);
                 match read(stream, read_buffer, left).await {
-                    Ok(count) if count > 0 => left -= count,
+                    Ok(count) if count > 0 => {
+                        left -= count;
+                        turn.spend(count).await;
+                    }
                     _ => break,
                 }
             }
@@ -511,6 +523,7 @@ mod tests {
 
     use super::*;
     use crate::http::client::Response;
+    use crate::http::turn::tests::turns;
 
     const SECOND: Duration = Duration::from_secs(1);
     const GET: &str = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -625,6 +638,38 @@ mod tests {
             });
             assert_eq!(read, expected, "round {round}");
         }
+    }
+
+    /// DS-04: a client that always has one request more, or more of a body, lets others work.
+    #[test]
+    fn what_a_client_sends_without_end_leaves_the_others_their_turn() {
+        run(async {
+            let (mut connection, mut client, _process) = connected();
+            client.write_all(GET.repeat(64).as_bytes()).await.expect("there is room");
+            let serving = async {
+                for _ in 0..64 {
+                    connection.request().await;
+                    connection.answer().await;
+                }
+            };
+            let count = turns(serving).await;
+            assert!((4..=6).contains(&count), "{count} turns for requests");
+            let (mut connection, mut client) = with("").await;
+            Rc::get_mut(&mut connection.settings).expect("it is the only one").body = 1 << 30;
+            let body =
+                format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n{}", "a".repeat(100_000));
+            client.write_all(body.as_bytes()).await.expect("there is room");
+            let serving = async {
+                connection.request().await;
+                let mut left = 90_000_usize;
+                while left > 0 {
+                    let piece = connection.next_piece().await.expect("a body").expect("it goes on");
+                    left = left.saturating_sub(piece.len());
+                }
+            };
+            let count = turns(serving).await;
+            assert!((2..=4).contains(&count), "{count} turns for a body");
+        });
     }
 
     /// DS-03.
@@ -1021,7 +1066,7 @@ mod tests {
             ] {
                 let mut read = BufferPool::default().take();
                 read.extend_from_slice(format!("HTTP/1.1 {status} OK\r\n{fields}\r\n").as_bytes());
-                let response = Response::parse(&mut read, is_head).expect("an answer").expect("its head");
+                let response = Response::parse(&mut read, is_head, &mut 0).expect("an answer").expect("its head");
                 let (mut connection, _client, _process) = connected();
                 connection.is_http_1_1 = is_http_1_1;
                 let case = format!("{status} {fields:?}, HEAD: {is_head}, HTTP/1.1: {is_http_1_1}");

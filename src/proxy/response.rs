@@ -297,7 +297,7 @@ mod tests {
     fn parsed(text: &str, is_head: bool) -> Response {
         let mut read = BufferPool::default().take();
         read.extend_from_slice(text.as_bytes());
-        Response::parse(&mut read, is_head).expect("a good answer").expect("a whole head")
+        Response::parse(&mut read, is_head, &mut 0).expect("a good answer").expect("a whole head")
     }
 
     /// The lines that go down of an answer that has these fields.

@@ -60,6 +60,9 @@ fn cases() -> Vec<Case> {
         case("an interim answer with a length", &format!("HTTP/1.1 103 x\nContent-Length: 6\n\n{good}"), false, Whole),
         case("an upgrade", "HTTP/1.1 101 Switching Protocols\nUpgrade: x\nConnection: upgrade\n\n", false, INVALID),
         case("an upgrade, then an answer", &format!("HTTP/1.1 101 x\n\n{good}"), false, INVALID),
+        case("as many interim answers as there may be", &("HTTP/1.1 103 x\n\n".repeat(16) + good), false, Whole),
+        case("one interim answer too many", &("HTTP/1.1 103 x\n\n".repeat(17) + good), false, INVALID),
+        case("interim answers without end", &"HTTP/1.1 103 x\n\n".repeat(50_000), false, INVALID),
         case("an interim answer and the end", "HTTP/1.1 103 x\n\n", true, INVALID),
         // PR-10.
         case("bytes left over", &format!("{good}{forged}"), false, Whole),

@@ -13,10 +13,10 @@ fuzz_target!(|input: (u8, &[u8])| {
 
 /// Status, framing and body; `None` where it is refused or breaks off.
 fn read(bytes: &[u8], step: usize) -> Option<(u16, BodyLength, Vec<u8>)> {
-    let (mut buffer, mut pieces) = (BufferPool::default().take(), bytes.chunks(step));
+    let (mut buffer, mut pieces, mut interim) = (BufferPool::default().take(), bytes.chunks(step), 0);
     let mut response = loop {
         buffer.extend_from_slice(pieces.next()?);
-        if let Some(response) = Response::parse(&mut buffer, false).ok()? {
+        if let Some(response) = Response::parse(&mut buffer, false, &mut interim).ok()? {
             break response;
         }
     };
