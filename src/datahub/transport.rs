@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
@@ -93,7 +93,7 @@ impl Address {
         let connecting = async {
             match &self.connect_to {
                 Endpoint::Tcp(name) => self.connect_to_any(lookup_host(name).await?).await,
-                Endpoint::Unix(path) => self.secure(Box::new(UnixStream::connect(path).await?)).await,
+                Endpoint::Unix(path) => self.secure(Box::new(connect_unix(path).await?)).await,
             }
         };
         let connected = timeout(limit, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
@@ -145,6 +145,16 @@ impl Address {
 
     fn last_good(&self) -> impl std::ops::DerefMut<Target = Option<SocketAddr>> {
         self.last_good.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection to a unix socket. One at which too many wait to be accepted refuses at once, where TCP would wait.
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(BACKLOG_PAUSE).await,
+            outcome => return outcome,
+        }
     }
 }
 
@@ -218,6 +228,8 @@ fn is_own_shortage(error: &io::Error) -> bool {
 
 /// How long an IP address is tried before the next one is, too (RFC 8305 section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
+/// How long to wait for a unix socket's listener.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 /// How many IP addresses of one name are tried.
 const MAX_ADDRESSES: usize = 16;
 /// The numbers of Linux, which std has no kinds for.
@@ -308,7 +320,7 @@ pub struct CaFileError;
 mod tests {
     use std::time::Instant;
 
-    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::net::{TcpListener, TcpSocket, UnixSocket};
 
     use super::*;
 
@@ -358,6 +370,30 @@ mod tests {
             let hub = Address { connect_to: Endpoint::Tcp(dead.to_string()), ..hub.clone() };
             let outcome = hub.connect(Duration::from_millis(50)).await;
             assert!(matches!(outcome, Err(ConnectError::Timeout)), "{outcome:?}");
+        });
+    }
+
+    #[test]
+    fn a_unix_socket_at_which_many_wait_is_waited_for() {
+        run(async {
+            let path = std::env::temp_dir().join(format!("arcmanager-gateway-backlog-{}.sock", std::process::id()));
+            let _ = std::fs::remove_file(&path);
+            let socket = UnixSocket::new_stream().expect("a socket");
+            socket.bind(&path).expect("a path of our own");
+            let listener = socket.listen(1).expect("it is bound");
+            let connect_to = Endpoint::Unix(path.clone());
+            let hub = Address { connect_to, ..address("http://a.example").expect("an address") };
+            let mut waiting = Vec::new();
+            let full = loop {
+                match hub.connect(Duration::from_millis(50)).await {
+                    Ok(stream) => waiting.push(stream),
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(full, ConnectError::Timeout), "{full:?}");
+            let (connected, accepted) = tokio::join!(hub.connect(Duration::from_secs(5)), listener.accept());
+            std::fs::remove_file(&path).expect("it is there");
+            assert!(connected.is_ok() && accepted.is_ok(), "{connected:?}");
         });
     }
 
