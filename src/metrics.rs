@@ -75,6 +75,11 @@ pub fn client_refused(datahub: &str) {
     METRICS.1.clients_refused.get_or_create(&DataHubLabel { datahub: datahub.to_string() }).inc();
 }
 
+/// A DataHUB sent something that nobody had asked for.
+pub fn upstream_desync(datahub: &str) {
+    METRICS.1.upstream_desyncs.get_or_create(&DataHubLabel { datahub: datahub.to_owned() }).inc();
+}
+
 /// A peer that is no trusted proxy sent forwarding headers.
 pub fn untrusted_forwarded_for() {
     METRICS.1.untrusted_forwarded_for.inc();
@@ -121,6 +126,7 @@ struct Metrics {
     revocations: Family<ResultLabel, Counter>,
     anonymous_calls: Family<AnonymousLabel, Counter>,
     clients_refused: Family<DataHubLabel, Counter>,
+    upstream_desyncs: Family<DataHubLabel, Counter>,
     untrusted_forwarded_for: Counter,
     datahub_up: Family<DataHubLabel, Gauge>,
     datahub_calls: Family<CallLabel, Gauge>,
@@ -187,6 +193,7 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
         revocations,
         anonymous_calls,
         clients_refused,
+        upstream_desyncs,
         untrusted_forwarded_for,
         datahub_up,
         datahub_calls,
@@ -203,6 +210,7 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     registry.register("revocations", "Tokens that nobody holds any more, by what became of revoking them", revocations);
     registry.register("anonymous_calls", "Calls without a login, by whether they were let through", anonymous_calls);
     registry.register("client_refused", "Refreshes by which a DataHUB refused the gateway's client", clients_refused);
+    registry.register("upstream_desync", "Times a DataHUB sent what nobody had asked for", upstream_desyncs);
     let help = "Requests whose forwarding headers were not believed";
     registry.register("untrusted_forwarded_for", help, untrusted_forwarded_for);
     registry.register("datahub_up", "Whether the last call of each kind to a DataHUB was good", datahub_up);

@@ -6,6 +6,7 @@
 
 mod breaker;
 mod graphql;
+mod idle;
 mod inspect;
 mod limiter;
 pub mod policy;
@@ -277,7 +278,8 @@ impl Proxy {
             RequestBody::Streaming => length,
         };
         let (is_head, is_idempotent) = (request.method() == "HEAD", is_idempotent(request.method()));
-        let upstream_request = UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent };
+        let session = login.as_ref().map_or(0, |(sid, _)| sid.tag());
+        let upstream_request = UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent, session };
         let upstream = &self.routes[datahub.index()].upstream;
         let mut exchange = upstream.exchange(holder, &upstream_request, downstream, context).await?;
         context.upstream.set(Some(exchange.took));

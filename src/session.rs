@@ -299,6 +299,13 @@ impl Sid {
         (length == bytes.len()).then_some(Self(bytes))
     }
 
+    /// Stands for the session where a number must do: the same for the same session, mostly another for another, and too
+    /// little to make the sid from.
+    pub fn tag(&self) -> u64 {
+        let half = |at: usize| u64::from_ne_bytes(self.0[at..at + 8].try_into().expect("there are 16 bytes"));
+        half(0) ^ half(8)
+    }
+
     fn to_cookie(self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
     }

@@ -4,8 +4,9 @@
 //! seen although the API answers, and a host that is back is seen by whoever reaches it first. No call is made to find out;
 //! only while nobody reaches it the proxy tries to connect.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::datahub::DataHubId;
 use crate::metrics;
@@ -56,12 +57,24 @@ pub struct Health {
     troubles: AtomicU8,
     /// Held while `troubles` changes, so that the metrics end as it does.
     changing: Mutex<()>,
+    /// When it sent something unasked in the last minute.
+    unasked: Mutex<Vec<Instant>>,
+    created_at: Instant,
+    /// From when on connections may be used again, in milliseconds since `created_at`.
+    reuse_from: AtomicU64,
 }
 
 impl Health {
     /// Of a DataHUB that nobody has called yet: up until a call says otherwise.
     pub fn new(datahub: DataHubId) -> Self {
-        Self { datahub, troubles: AtomicU8::new(0), changing: Mutex::default() }
+        Self {
+            datahub,
+            troubles: AtomicU8::new(0),
+            changing: Mutex::default(),
+            unasked: Mutex::default(),
+            created_at: Instant::now(),
+            reuse_from: AtomicU64::new(0),
+        }
     }
 
     /// A call of this kind ended like this. Costs one load if that is nothing new.
@@ -80,6 +93,36 @@ impl Health {
             (false, true) => log::info!(datahub, kind; "a DataHUB is well again"),
             _ => {}
         }
+    }
+
+    /// It has sent something that nobody asked for, and the connection was closed. Had it come a moment later, somebody else
+    /// would have got it. If that happens a few times, none of its connections is used twice for a while.
+    pub fn report_unasked(&self, now: Instant) {
+        let datahub = self.datahub.as_str();
+        metrics::upstream_desync(datahub);
+        // While no connection is used again it is only counted, so that the log is not flooded.
+        if !self.may_reuse(now) {
+            return;
+        }
+        log::error!(datahub; "a DataHUB sent something that nobody had asked for; see to what stands before it");
+        let mut unasked = self.unasked.lock().unwrap_or_else(PoisonError::into_inner);
+        unasked.retain(|before| now.duration_since(*before) < UNASKED_PERIOD);
+        unasked.push(now);
+        if unasked.len() >= MAX_UNASKED {
+            unasked.clear();
+            self.reuse_from.store(self.millis(now + REUSE_PAUSE), Ordering::Relaxed);
+            log::error!(datahub; "a DataHUB keeps sending what nobody asked for: no connection is used twice for 10 min");
+        }
+    }
+
+    /// Whether a connection may be used for another call.
+    pub fn may_reuse(&self, now: Instant) -> bool {
+        let from = self.reuse_from.load(Ordering::Relaxed);
+        from == 0 || self.millis(now) >= from
+    }
+
+    fn millis(&self, time: Instant) -> u64 {
+        u64::try_from(time.duration_since(self.created_at).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Says it to the metrics, once this DataHUB is one that is served.
@@ -110,6 +153,11 @@ impl Troubles {
     }
 }
 
+/// How often within [`UNASKED_PERIOD`] it may send something unasked, and one less.
+const MAX_UNASKED: usize = 3;
+const UNASKED_PERIOD: Duration = Duration::from_mins(1);
+/// How long no connection is used twice then.
+const REUSE_PAUSE: Duration = Duration::from_mins(10);
 const FAILED: u8 = 0x0f;
 const KINDS: [CallKind; 4] = [CallKind::Discovery, CallKind::Token, CallKind::Userinfo, CallKind::Api];
 

@@ -74,6 +74,23 @@ impl Response {
         self.head.fields(&self.bytes)
     }
 
+    /// How long the connection is kept between two requests, if the other side says so, by a field that every server knows
+    /// (RFC 2068 section 19.7.1.1). Zero if it takes no other request.
+    pub fn keep_alive(&self) -> Option<Duration> {
+        let fields = self.fields();
+        let parameters = fields.values("keep-alive").flat_map(|value| value.split(|byte| *byte == b','));
+        let numbers = parameters.filter_map(|parameter| {
+            let (name, number) = std::str::from_utf8(parameter).ok()?.split_once('=')?;
+            Some((name.trim(), number.trim().parse::<u64>().ok()?))
+        });
+        let limits = numbers.filter_map(|(name, number)| match number {
+            _ if name.eq_ignore_ascii_case("timeout") => Some(Duration::from_secs(number)),
+            0 if name.eq_ignore_ascii_case("max") => Some(Duration::ZERO),
+            _ => None,
+        });
+        limits.min()
+    }
+
     /// Wipes the head and what came with it of the body.
     pub fn wipe(mut self) {
         self.bytes.zeroize();
@@ -262,13 +279,31 @@ impl ClientConnection {
         self.io.read_buffer.is_empty()
     }
 
-    /// Whether another request may be sent: the other side has neither closed the connection nor sent anything unasked.
-    pub fn is_reusable(&mut self) -> bool {
-        let mut byte = [0];
+    /// What the other side has done since its last answer, which was read to its end.
+    pub fn since_answer(&mut self) -> SinceAnswer {
+        let mut bytes = [0; TIMED_OUT[0].len()];
         // Without `unconstrained`, a task that has used up its turn would be told that there is nothing to read.
-        let read = pin!(tokio::task::unconstrained(self.io.stream.read(&mut byte)));
-        self.io.read_buffer.is_empty() && read.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+        let read = pin!(tokio::task::unconstrained(self.io.stream.read(&mut bytes)));
+        match read.poll(&mut Context::from_waker(Waker::noop())) {
+            _ if !self.is_drained() => SinceAnswer::Unasked,
+            Poll::Pending => SinceAnswer::Nothing,
+            Poll::Ready(Ok(0) | Err(_)) => SinceAnswer::Closed,
+            // Some say so before they close (RFC 9110 section 15.5.9).
+            Poll::Ready(Ok(_)) if TIMED_OUT.contains(&&bytes) => SinceAnswer::Closed,
+            Poll::Ready(Ok(_)) => SinceAnswer::Unasked,
+        }
     }
+}
+
+/// What has happened on a connection since its last answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SinceAnswer {
+    /// Nothing: another request may be sent.
+    Nothing,
+    /// The other side has closed it, or is about to.
+    Closed,
+    /// It has sent something that nobody asked for.
+    Unasked,
 }
 
 impl Io {
@@ -396,11 +431,15 @@ pub enum ResponseBodyError {
 const LIMITS: HeadLimits = HeadLimits { length: 64 * 1024, fields: 128 };
 /// How many interim answers a call may get; the registered ones have reason for a few.
 const MAX_INTERIM: usize = 16;
+/// How an answer begins by which a server says that it closes an idle connection.
+const TIMED_OUT: [&[u8; 12]; 2] = [b"HTTP/1.1 408", b"HTTP/1.0 408"];
 /// The first deadline of a new connection's timer, which any earlier one moves.
 const INITIAL_DEADLINE: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio_test::io::{Builder, Mock};
 
     use super::*;
@@ -428,11 +467,11 @@ mod tests {
 
             let mut connection = connection(ours);
             use_up().await;
-            assert!(connection.is_reusable(), "nothing has come");
+            assert_eq!(connection.since_answer(), SinceAnswer::Nothing);
             theirs.write_all(EMPTY).await.expect("it takes it");
             tokio::time::sleep(Duration::from_millis(50)).await;
             use_up().await;
-            assert!(!connection.is_reusable(), "an answer to no request has");
+            assert_eq!(connection.since_answer(), SinceAnswer::Unasked, "an answer to no request has come");
         });
     }
 
@@ -538,6 +577,66 @@ mod tests {
             let refused = exchanged(upgrade, BodyLength::Known(4)).await;
             assert!(matches!(refused, Err(SendBodyError::Answer(ReceiveError::Invalid(_)))), "{refused:?}");
         });
+    }
+
+    /// PR-10: session tickets and new keys are no answers.
+    #[test]
+    fn what_tls_says_by_itself_is_not_something_unasked() {
+        use rustls::pki_types::{PrivateKeyDer, ServerName};
+        use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let key = PrivateKeyDer::Pkcs8(certified.signing_key.serialize_der().into());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certified.cert.der().clone()).expect("a certificate");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider));
+        let server = server.with_safe_default_protocol_versions().expect("known versions").with_no_client_auth();
+        let server = server.with_single_cert(vec![certified.cert.der().clone()], key).expect("its key");
+        let client = rustls::ClientConfig::builder_with_provider(provider);
+        let client = client.with_safe_default_protocol_versions().expect("known versions");
+        let client = client.with_root_certificates(roots).with_no_client_auth();
+        let acceptor = TlsAcceptor::from(Arc::new(server));
+        let connector = TlsConnector::from(Arc::new(client));
+        run(async {
+            for (is_end, expected) in [(true, SinceAnswer::Closed), (false, SinceAnswer::Unasked)] {
+                let (ours, theirs) = tokio::io::duplex(1 << 16);
+                let name = ServerName::try_from("localhost").expect("a name");
+                let (ours, theirs) = tokio::join!(connector.connect(name, ours), acceptor.accept(theirs));
+                let (mut connection, mut theirs) = (connection(ours.expect("trusted")), theirs.expect("trusted"));
+                theirs.get_mut().1.refresh_traffic_keys().expect("TLS 1.3");
+                theirs.flush().await.expect("there is room");
+                assert_eq!(connection.since_answer(), SinceAnswer::Nothing, "tickets and a key update");
+                if is_end {
+                    theirs.shutdown().await.expect("there is room");
+                } else {
+                    theirs.write_all(EMPTY).await.expect("there is room");
+                    theirs.flush().await.expect("there is room");
+                }
+                assert_eq!(connection.since_answer(), expected);
+            }
+        });
+    }
+
+    #[test]
+    fn a_server_says_how_long_it_keeps_a_connection() {
+        for (fields, expected) in [
+            ("", None),
+            ("Keep-Alive: timeout=5\r\n", Some(5)),
+            ("keep-alive: TimeOut = 5 , max=100\r\n", Some(5)),
+            ("Keep-Alive: max=100\r\nKeep-Alive: timeout=7\r\nKeep-Alive: timeout=6\r\n", Some(6)),
+            ("Keep-Alive: timeout=5, max=0\r\n", Some(0)),
+            ("Keep-Alive: timeout=0\r\n", Some(0)),
+            ("Keep-Alive: timeout=18446744073709551615\r\n", Some(u64::MAX)),
+            ("Keep-Alive: timeout=18446744073709551616\r\n", None),
+            ("Keep-Alive: timeout=-1, timeout=, =5, timeout, \u{e9}=1\r\n", None),
+            ("Connection: keep-alive\r\n", None),
+        ] {
+            let mut read = BufferPool::default().take();
+            read.extend_from_slice(format!("HTTP/1.1 204 No Content\r\n{fields}\r\n").as_bytes());
+            let response = Response::parse(&mut read, false, &mut 0).expect("good").expect("whole");
+            assert_eq!(response.keep_alive(), expected.map(Duration::from_secs), "{fields}");
+        }
     }
 
     /// PR-10.
@@ -794,10 +893,10 @@ mod tests {
                 while connection.next_piece(&mut response.body, HOUR).await.expect("a whole body").is_some() {}
                 // Whoever has one to keep asks the first two, and whoever takes one that was kept the last.
                 let is_kept = response.is_reusable && connection.is_drained();
-                let is_open = connection.is_reusable();
+                let is_open = connection.since_answer() == SinceAnswer::Nothing;
                 assert_eq!((is_kept && is_open, is_open), (is_good, is_good), "{case}");
                 drop(theirs);
-                assert!(!connection.is_reusable(), "{case}: it is closed");
+                assert_ne!(connection.since_answer(), SinceAnswer::Nothing, "{case}: it is closed");
             }
         });
     }

@@ -30,6 +30,11 @@ impl CircuitBreaker {
         Self { datahub, health, failures: AtomicU32::new(0) }
     }
 
+    /// What is known of the DataHUB besides.
+    pub(super) fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
     /// Whether a call may go up.
     ///
     /// # Errors

@@ -44,8 +44,8 @@ pub(super) async fn is_invalid_token(
         return Ok(true);
     }
     let probe = probe();
-    let request =
-        UpstreamRequest { message: probe.as_bytes(), rest: BodyLength::None, is_head: false, is_idempotent: true };
+    let (message, session) = (probe.as_bytes(), exchange.session);
+    let request = UpstreamRequest { message, rest: BodyLength::None, is_head: false, is_idempotent: true, session };
     match exchange.exchange_again(&request, downstream, context).await {
         Ok(answer) => Ok(answer.response.status() == UNAUTHORIZED),
         Err(SendError::ClientLeft(left)) => Err(left),

@@ -1,7 +1,5 @@
 //! Connections to one DataHUB. Each carries one call at a time, streamed both ways, and is kept for the next call.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +13,7 @@ use crate::http::client::{ClientConnection, ReceiveError, Response, ResponseBody
 use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::http::timer::Elapsed;
 use crate::proxy::breaker::{CircuitBreaker, CircuitOpen};
+use crate::proxy::idle::{IdlePool, Wanted};
 use crate::proxy::limiter::{ConcurrencyLimit, Holder, Permit, Rejected};
 
 /// One worker's connections to one DataHUB.
@@ -25,9 +24,7 @@ pub(super) struct Upstream {
     limit: Arc<ConcurrencyLimit>,
     breaker: Arc<CircuitBreaker>,
     pool: BufferPool,
-    /// Connections between two calls, the last one used at the end: it is the next one taken.
-    idle: RefCell<VecDeque<Idle>>,
-    max_idle: usize,
+    idle: IdlePool,
 }
 
 /// How long each step may take. A whole call has no limit: a gigabyte takes as long as it takes.
@@ -41,13 +38,6 @@ pub struct UpstreamTimeouts {
     pub idle: Duration,
 }
 
-/// A connection between two calls.
-#[derive(Debug)]
-struct Idle {
-    connection: ClientConnection,
-    since: Instant,
-}
-
 /// A request to the DataHUB.
 #[derive(Debug)]
 pub(super) struct UpstreamRequest<'a> {
@@ -59,6 +49,8 @@ pub(super) struct UpstreamRequest<'a> {
     pub(super) is_head: bool,
     /// Whether the same request twice does what it does once (RFC 9110 section 9.2.2).
     pub(super) is_idempotent: bool,
+    /// Stands for the session of the call, [`Sid::tag`](crate::session::Sid::tag).
+    pub(super) session: u64,
 }
 
 /// An answer whose head is there, with the connection and the permit that its call holds until the answer's end.
@@ -68,6 +60,8 @@ pub(super) struct Exchange<'a> {
     connection: Option<ClientConnection>,
     permit: Option<Permit<'a>>,
     holder: Holder,
+    /// That of the request.
+    pub(super) session: u64,
     /// The answer.
     pub(super) response: Response,
     /// From sending the request to the head of the answer.
@@ -84,7 +78,8 @@ impl Upstream {
         pool: BufferPool,
         max_idle: usize,
     ) -> Self {
-        Self { address, timeouts, limit, breaker, pool, idle: RefCell::default(), max_idle }
+        let idle = IdlePool::new(max_idle, Arc::clone(breaker.health()));
+        Self { address, timeouts, limit, breaker, pool, idle }
     }
 
     /// Sends one request of `downstream`'s, at a place of `holder`'s, and waits for the head of its answer. An idempotent request that is all in its
@@ -128,7 +123,8 @@ impl Upstream {
         let (connection, response) = outcome?;
         let received = Instant::now();
         let took = received - sent;
-        let mut exchange = Exchange { upstream: self, connection: Some(connection), permit, holder, response, took };
+        let (connection, session) = (Some(connection), request.session);
+        let mut exchange = Exchange { upstream: self, connection, permit, holder, session, response, took };
         exchange.release_at_end(received);
         Ok(exchange)
     }
@@ -141,9 +137,10 @@ impl Upstream {
         context: &RequestContext,
         now: Instant,
     ) -> Result<(ClientConnection, Response), SendError> {
-        if let Some(mut connection) = self.take_idle(now) {
+        let may_repeat = request.is_idempotent && request.rest.is_empty();
+        if let Some(mut connection) = self.idle.take(Wanted { session: request.session, may_repeat }, now) {
             match self.exchange_over(&mut connection, request, downstream, context).await {
-                Err(SendError::Answer(ReceiveError::Closed)) if request.is_idempotent && request.rest.is_empty() => {}
+                Err(SendError::Answer(ReceiveError::Closed)) if may_repeat => {}
                 outcome => return outcome.map(|response| (connection, response)),
             }
         }
@@ -185,29 +182,6 @@ impl Upstream {
         response.is_reusable &= is_whole;
         Ok(response)
     }
-
-    /// A kept connection on which nothing has happened since its last call. Those that are closed, or on which the DataHUB
-    /// has sent something unasked, are dropped.
-    fn take_idle(&self, now: Instant) -> Option<ClientConnection> {
-        let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { mut connection, since }) = idle.pop_back() {
-            if now.duration_since(since) < MAX_IDLE_TIME && connection.is_reusable() {
-                return Some(connection);
-            }
-        }
-        None
-    }
-
-    /// Keeps a connection for the next call.
-    fn keep(&self, connection: ClientConnection, now: Instant) {
-        let mut idle = self.idle.borrow_mut();
-        while idle.front().is_some_and(|oldest| now.duration_since(oldest.since) >= MAX_IDLE_TIME) {
-            idle.pop_front();
-        }
-        if idle.len() < self.max_idle {
-            idle.push_back(Idle { connection, since: now });
-        }
-    }
 }
 
 impl<'a> Exchange<'a> {
@@ -246,17 +220,18 @@ impl<'a> Exchange<'a> {
         piece
     }
 
-    /// Once the body has ended, gives the permit back and keeps the connection if it may be used again.
+    /// Once the body has ended, gives the permit back and keeps the connection if it may be used again. What follows the body
+    /// is the answer to no request.
     fn release_at_end(&mut self, now: Instant) {
         if !self.response.body.is_done() {
             return;
         }
         self.permit = None;
-        if let Some(connection) = self.connection.take()
-            && self.response.is_reusable
-            && connection.is_drained()
-        {
-            self.upstream.keep(connection, now);
+        let Some(connection) = self.connection.take() else { return };
+        if !connection.is_drained() {
+            self.upstream.breaker.health().report_unasked(now);
+        } else if self.response.is_reusable {
+            self.upstream.idle.put(connection, self.session, self.response.keep_alive(), self.took, now);
         }
     }
 }
@@ -327,5 +302,3 @@ impl From<SendError> for ApiError {
 
 /// When to come again while we have no file descriptor for a connection.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// How long a connection is kept: less than the 65 s and more after which GitLab's nginx closes it.
-const MAX_IDLE_TIME: Duration = Duration::from_secs(50);

@@ -1,9 +1,10 @@
 //! A DataHUB that answers as none should; and one that does not answer.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use datahub::behaviour::Answer as Manner;
 
 use crate::browser::{Browser, FETCH};
+use crate::far_end;
 use crate::gateway::{BASE, Folder, Gateway, Setup, datahub};
 
 /// What the caller gets.
@@ -37,6 +39,8 @@ struct Case {
     answer: Vec<u8>,
     closes: bool,
     outcome: Outcome,
+    /// Whether bytes follow the answer.
+    has_more: bool,
 }
 
 fn cases() -> Vec<Case> {
@@ -46,6 +50,7 @@ fn cases() -> Vec<Case> {
         answer: answer.replace('\n', "\r\n").replace('¶', "\n").into_bytes(),
         closes,
         outcome,
+        has_more: HAVE_MORE.contains(&name),
     };
     let good = "HTTP/1.1 200 OK\nContent-Length: 6\n\nSECRET";
     let forged = "HTTP/1.1 200 OK\nContent-Length: 6\n\nFORGED";
@@ -111,6 +116,16 @@ fn cases() -> Vec<Case> {
     cases
 }
 
+/// The cases in which bytes follow the answer.
+const HAVE_MORE: [&str; 6] = [
+    "bytes left over",
+    "chunks and bytes left over",
+    "a length that is too short",
+    "a body after 204",
+    "a body after 304",
+    "a body after HEAD",
+];
+
 fn chunked(body: &str) -> String {
     format!("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n{body}")
 }
@@ -120,21 +135,40 @@ fn chunked(body: &str) -> String {
 fn whatever_came_before_the_next_caller_gets_the_own_answer() {
     let hub = datahub();
     let cases = Arc::new(cases());
-    let between = between(hub.address(), Arc::clone(&cases));
+    let (between, connections) = between(hub.address(), Arc::clone(&cases));
     let lines = format!("datahubs.a.connect = \"{between}\"\nserver.workers = 1\ntimeouts.first_byte = \"20s\"");
-    let gateway = Setup::new(&[("a", &hub)]).and(&lines).quiet().start();
-    let (attacker, next) = (Browser::default(), Browser::default());
-    attacker.log_in(&gateway, "a", &hub, "testuser");
-    next.log_in(&gateway, "a", &hub, "testuser");
+    let start = || {
+        let gateway = Setup::new(&[("a", &hub)]).and(&lines).quiet().start();
+        let people = [Browser::default(), Browser::default()];
+        people.iter().for_each(|person| person.log_in(&gateway, "a", &hub, "testuser"));
+        (gateway, people)
+    };
+    let check = |gateway: &Gateway, [attacker, next]: &[Browser; 2], number: usize, round: usize| {
+        let case = &cases[number];
+        assert_eq!(asked(attacker, gateway, case, number), case.outcome, "{}", case.name);
+        for own in 0..2 {
+            let answer = next.fetch(gateway, "GET", &format!("/datahubs/a/api/v4/own/{round}-{number}-{own}"));
+            assert_eq!(answer.text(), format!("/api/v4/own/{round}-{number}-{own}"), "after {}", case.name);
+        }
+    };
+    let (with_more, others): (Vec<_>, Vec<_>) = (0..cases.len()).partition(|number| cases[*number].has_more);
+    let (gateway, people) = start();
     let rounds = if std::env::var_os("LONG").is_some() { 1_000 } else { 1_000_usize.div_ceil(cases.len()) };
     for round in 0..rounds {
-        for (number, case) in cases.iter().enumerate() {
-            assert_eq!(asked(&attacker, &gateway, case, number), case.outcome, "{}", case.name);
-            for own in 0..2 {
-                let answer = next.fetch(&gateway, "GET", &format!("/datahubs/a/api/v4/own/{round}-{number}-{own}"));
-                assert_eq!(answer.text(), format!("/api/v4/own/{round}-{number}-{own}"), "after {}", case.name);
-            }
-        }
+        others.iter().for_each(|number| check(&gateway, &people, *number, round));
+    }
+    assert!(!gateway.metrics().contains("gateway_upstream_desync_total{"), "nothing came unasked");
+    // After the third time nothing is kept any more, and nothing can go wrong. So each of them has a gateway of its own.
+    for number in with_more {
+        let (name, (gateway, people)) = (cases[number].name, start());
+        (0..3).for_each(|round| check(&gateway, &people, number, round));
+        assert!(gateway.metrics().contains("gateway_upstream_desync_total{datahub=\"a\"} 3"), "{name}");
+        let lines = gateway.log();
+        let errors = lines.iter().filter(|line| line["level"] == "ERROR" && line["datahub"] == "a").count();
+        assert_eq!(errors, 4, "{name}");
+        let before = connections.load(Ordering::SeqCst);
+        check(&gateway, &people, number, 3);
+        assert_eq!(connections.load(Ordering::SeqCst), before + 3, "{name}: a connection is used again");
     }
 }
 
@@ -168,17 +202,20 @@ fn asked(browser: &Browser, gateway: &Gateway, case: &Case, number: usize) -> Ou
 }
 
 /// Stands between the gateway and the DataHUB at `hub`: answers `/api/v4/evil/{number}` as the case says,
-/// `/api/v4/own/…` with its own path, and leaves everything else to the DataHUB.
-fn between(hub: SocketAddr, cases: Arc<Vec<Case>>) -> SocketAddr {
+/// `/api/v4/own/…` with its own path, and leaves everything else to the DataHUB. Counts connections.
+fn between(hub: SocketAddr, cases: Arc<Vec<Case>>) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
+            counted.fetch_add(1, Ordering::SeqCst);
             let cases = Arc::clone(&cases);
             thread::spawn(move || serve(&stream, hub, &cases));
         }
     });
-    address
+    (address, count)
 }
 
 fn serve(stream: &TcpStream, hub: SocketAddr, cases: &[Case]) -> Option<()> {
@@ -326,5 +363,74 @@ fn what_may_be_repeated_is_sent_once_more_when_a_kept_connection_turns_out_to_be
         ("PUT", "kept", "", (502, 1)),
     ] {
         assert_eq!(ask(method, name, kind), expected, "{method} {name}");
+    }
+}
+
+/// Answers `/api/v4/own…` by the number of the connection, after a moment, and says that it keeps one for a second; a request
+/// that comes after more than half of it meets the end of the connection.
+fn brief(hub: SocketAddr) -> SocketAddr {
+    let count = AtomicUsize::new(0);
+    far_end::before(hub, move |reader, head| {
+        let (mut head, number) = (Some(head.to_owned()), count.fetch_add(1, Ordering::SeqCst).to_string());
+        while let Some(request) = head {
+            let has_body = request.to_ascii_lowercase().contains("content-length: 2");
+            let read = reader.read_exact(&mut vec![0; if has_body { 2 } else { 0 }]);
+            thread::sleep(Duration::from_millis(if request.contains("slow") { 200 } else { 0 }));
+            let length = number.len();
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=1\r\nContent-Length: {length}\r\n\r\n{number}");
+            if read.and_then(|()| reader.get_mut().write_all(answer.as_bytes())).is_err() {
+                return;
+            }
+            let answered = Instant::now();
+            head = far_end::head(reader).filter(|_| answered.elapsed() < Duration::from_millis(500));
+        }
+    })
+}
+
+/// The number of the connection that a call of this person went over.
+fn went_over(browser: &Browser, gateway: &Gateway, method: &str, name: &str) -> String {
+    let path = format!("/datahubs/a/api/v4/own/{name}");
+    let answer = match method {
+        "GET" => browser.fetch(gateway, method, &path),
+        _ => browser.fetch_with(gateway, method, &path, "application/json", b"{}"),
+    };
+    assert_eq!(answer.status, 200, "{method} {name}");
+    answer.text()
+}
+
+#[test]
+fn what_must_not_be_sent_twice_goes_over_no_connection_that_the_datahub_is_about_to_close() {
+    let hub = datahub();
+    let lines = format!("datahubs.a.connect = \"{}\"\nserver.workers = 1", brief(hub.address()));
+    let gateway = Setup::new(&[("a", &hub)]).and(&lines).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    for method in ["POST", "PATCH", "PUT", "GET"] {
+        let first = went_over(&browser, &gateway, method, "a");
+        assert_eq!(went_over(&browser, &gateway, method, "a"), first, "{method}: it is kept");
+        thread::sleep(Duration::from_millis(600));
+        assert_ne!(went_over(&browser, &gateway, method, "a"), first, "{method}: it is too old");
+    }
+}
+
+#[test]
+fn each_session_goes_on_over_the_connection_that_it_used_last() {
+    let hub = datahub();
+    let lines = format!("datahubs.a.connect = \"{}\"\nserver.workers = 1", brief(hub.address()));
+    let gateway = Setup::new(&[("a", &hub)]).and(&lines).start();
+    let [one, other] = ["testuser", "testuser"].map(|user| {
+        let browser = Browser::default();
+        browser.log_in(&gateway, "a", &hub, user);
+        browser
+    });
+    let (first, second) = thread::scope(|scope| {
+        let call = scope.spawn(|| went_over(&one, &gateway, "GET", "slow"));
+        let second = went_over(&other, &gateway, "GET", "slow");
+        (call.join().expect("no panic"), second)
+    });
+    assert_ne!(first, second, "they were under way at once");
+    for (person, expected) in [(&one, &first), (&other, &second), (&other, &second), (&one, &first), (&one, &first)] {
+        assert_eq!(&went_over(person, &gateway, "GET", "a"), expected);
     }
 }
