@@ -9,8 +9,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -22,6 +22,7 @@ use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use crate::access_log::{self, Event};
+use crate::datahub::REPORT_INTERVAL;
 use crate::datahub::health::Outcome;
 use crate::http::client::Stream;
 
@@ -32,8 +33,16 @@ pub struct Address {
     host_header: String,
     connect_to: Endpoint,
     tls: Option<(ServerName<'static>, Arc<ClientConfig>)>,
-    /// The IP address that worked last, which is tried first. All clones share it.
-    last_good: Arc<Mutex<Option<SocketAddr>>>,
+    memory: Arc<Mutex<Memory>>,
+}
+
+/// What all clones of an address remember.
+#[derive(Debug, Default)]
+struct Memory {
+    /// The IP address that worked last, which is tried first.
+    last_good: Option<SocketAddr>,
+    /// When it was last said that the TLS there is not right.
+    tls_reported: Option<Instant>,
 }
 
 impl Address {
@@ -62,7 +71,7 @@ impl Address {
             Host::Ipv6(ip) => ServerName::from(std::net::IpAddr::from(*ip)),
         };
         let connect_to = connect_to.unwrap_or_else(|| Endpoint::Tcp(format!("{host}:{port}")));
-        Ok(Self { connect_to, host_header, tls: has_tls.then_some((name, tls)), url, last_good: Arc::default() })
+        Ok(Self { connect_to, host_header, tls: has_tls.then_some((name, tls)), url, memory: Arc::default() })
     }
 
     /// The address as configured, without a slash at its end: what GitLab writes into its own links.
@@ -90,12 +99,13 @@ impl Address {
     /// # Errors
     /// [`ConnectError`]
     pub async fn connect(&self, limit: Duration) -> Result<Stream, ConnectError> {
-        let connecting = async {
+        // In a box, since nearly every call has a connection already and should not hold room for making one.
+        let connecting = Box::pin(async {
             match &self.connect_to {
                 Endpoint::Tcp(name) => self.connect_to_any(lookup_host(name).await?).await,
                 Endpoint::Unix(path) => self.secure(Box::new(connect_unix(path).await?)).await,
             }
-        };
+        });
         let connected = timeout(limit, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         connected.map_err(ConnectError::from)
     }
@@ -103,14 +113,14 @@ impl Address {
     /// A connection to the first of these IP addresses that answers. Each but the first has to wait until the one before has
     /// failed, or has had its head start.
     async fn connect_to_any(&self, addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Stream> {
-        let mut addresses = in_order(addresses, *self.last_good());
+        let mut addresses = in_order(addresses, self.memory().last_good);
         let (mut attempts, mut failure) = (FuturesUnordered::new(), None);
         loop {
             attempts.extend(addresses.pop_front().map(|address| self.connect_to_one(address)));
             let head_start = if addresses.is_empty() { Duration::MAX } else { HEAD_START };
             match timeout(head_start, attempts.next()).await {
                 Ok(Some(Ok((stream, address)))) => {
-                    *self.last_good() = Some(address);
+                    self.memory().last_good = Some(address);
                     return Ok(stream);
                 }
                 // What is said about a certificate, or about ourselves, is worth more than that nobody was there.
@@ -135,16 +145,21 @@ impl Address {
     async fn secure(&self, socket: Stream) -> io::Result<Stream> {
         let Some((name, config)) = &self.tls else { return Ok(socket) };
         let tls = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket).await;
-        let tls = tls.inspect_err(|error| {
-            if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) {
-                access_log::process_event(Event::DatahubTlsFailed, &format!("{}: {error}", self.as_str()));
-            }
-        })?;
-        Ok(Box::new(tls))
+        Ok(Box::new(tls.inspect_err(|error| self.report_tls(error))?))
     }
 
-    fn last_good(&self) -> impl std::ops::DerefMut<Target = Option<SocketAddr>> {
-        self.last_good.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Says what is wrong with the TLS there, if it is that; once a minute, since the proxy tries once a second.
+    fn report_tls(&self, error: &io::Error) {
+        let is_tls = error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>);
+        let reported = &mut self.memory().tls_reported;
+        if is_tls && reported.is_none_or(|last| last.elapsed() >= REPORT_INTERVAL) {
+            *reported = Some(Instant::now());
+            access_log::process_event(Event::DatahubTlsFailed, &format!("{}: {error}", self.as_str()));
+        }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -170,7 +185,9 @@ fn in_order(addresses: impl Iterator<Item = SocketAddr>, last_good: Option<Socke
         order.extend(first.next().into_iter().chain(second.next()));
     }
     let last_good = order.iter().position(|address| Some(*address) == last_good).and_then(|at| order.remove(at));
-    last_good.into_iter().for_each(|address| order.push_front(address));
+    if let Some(address) = last_good {
+        order.push_front(address);
+    }
     order.truncate(MAX_ADDRESSES);
     order
 }
@@ -318,8 +335,6 @@ pub struct CaFileError;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use tokio::net::{TcpListener, TcpSocket, UnixSocket};
 
     use super::*;
@@ -400,17 +415,17 @@ mod tests {
     #[test]
     fn both_families_are_tried_in_turn_and_the_last_that_worked_first() {
         let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
-        let [a, b, c] = ["[::a]:1", "[::b]:1", "[::c]:1"].map(parse);
-        let [x, y] = ["192.0.2.1:1", "192.0.2.2:1"].map(parse);
+        let [six_a, six_b, six_c] = ["[::a]:1", "[::b]:1", "[::c]:1"].map(parse);
+        let [four_a, four_b] = ["192.0.2.1:1", "192.0.2.2:1"].map(parse);
         for (given, last_good, order) in [
-            (vec![a, b, c, x, y], None, vec![a, x, b, y, c]),
-            (vec![x, a, b], None, vec![x, a, b]),
-            (vec![x, y], None, vec![x, y]),
-            (vec![a, b, x, y], Some(y), vec![y, a, x, b]),
-            (vec![a, x], Some(y), vec![a, x]),
-            (vec![], Some(y), vec![]),
-            (vec![a; 100], None, vec![a; MAX_ADDRESSES]),
-            ([vec![a; 15], vec![x; 3]].concat(), None, [vec![a, x, a, x, a, x], vec![a; 10]].concat()),
+            (vec![six_a, six_b, six_c, four_a, four_b], None, vec![six_a, four_a, six_b, four_b, six_c]),
+            (vec![four_a, six_a, six_b], None, vec![four_a, six_a, six_b]),
+            (vec![four_a, four_b], None, vec![four_a, four_b]),
+            (vec![six_a, six_b, four_a, four_b], Some(four_b), vec![four_b, six_a, four_a, six_b]),
+            (vec![six_a, four_a], Some(four_b), vec![six_a, four_a]),
+            (vec![], Some(four_b), vec![]),
+            (vec![six_a; 100], None, vec![six_a; MAX_ADDRESSES]),
+            ([vec![six_a; 15], vec![four_a; 3]].concat(), None, [[six_a, four_a].repeat(3), vec![six_a; 10]].concat()),
         ] {
             assert_eq!(in_order(given.iter().copied(), last_good), order, "{given:?}");
         }

@@ -35,11 +35,10 @@ fn what_one_endpoint_does_is_the_business_of_its_call() {
     let (hostile, other) = (Browser::default(), Browser::default());
     hostile.log_in(&gateway, "a", &hub, "testuser");
     other.log_in(&gateway, "a", &hub, "joerg");
-    let mut others = Vec::new();
+    let (mut others, long) = (Vec::new(), vec![b'a'; 20_000]);
     for turn in 1..=12 {
         assert_eq!(hostile.fetch(&gateway, "GET", "/datahubs/a/api/v4/own/close").code(), "datahub_unreachable");
-        let reset =
-            hostile.fetch_with(&gateway, "POST", "/datahubs/a/api/v4/own/reset", "text/plain", &[b'a'; 20_000]).status;
+        let reset = hostile.fetch_with(&gateway, "POST", "/datahubs/a/api/v4/own/reset", "text/plain", &long).status;
         assert_eq!(reset, 502);
         if turn % 3 == 0 {
             others.push(other.fetch(&gateway, "GET", "/datahubs/a/api/v4/own/well").status);

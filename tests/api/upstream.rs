@@ -140,7 +140,9 @@ fn whatever_came_before_the_next_caller_gets_the_own_answer() {
     let start = || {
         let gateway = Setup::new(&[("a", &hub)]).and(&lines).quiet().start();
         let people = [Browser::default(), Browser::default()];
-        people.iter().for_each(|person| person.log_in(&gateway, "a", &hub, "testuser"));
+        for person in &people {
+            person.log_in(&gateway, "a", &hub, "testuser");
+        }
         (gateway, people)
     };
     let check = |gateway: &Gateway, [attacker, next]: &[Browser; 2], number: usize, round: usize| {
@@ -155,13 +157,17 @@ fn whatever_came_before_the_next_caller_gets_the_own_answer() {
     let (gateway, people) = start();
     let rounds = if std::env::var_os("LONG").is_some() { 1_000 } else { 1_000_usize.div_ceil(cases.len()) };
     for round in 0..rounds {
-        others.iter().for_each(|number| check(&gateway, &people, *number, round));
+        for number in &others {
+            check(&gateway, &people, *number, round);
+        }
     }
     assert!(!gateway.metrics().contains("gateway_upstream_desync_total{"), "nothing came unasked");
     // After the third time nothing is kept any more, and nothing can go wrong. So each of them has a gateway of its own.
     for number in with_more {
         let (name, (gateway, people)) = (cases[number].name, start());
-        (0..3).for_each(|round| check(&gateway, &people, number, round));
+        for round in 0..3 {
+            check(&gateway, &people, number, round);
+        }
         assert!(gateway.metrics().contains("gateway_upstream_desync_total{datahub=\"a\"} 3"), "{name}");
         let lines = gateway.log();
         let errors = lines.iter().filter(|line| line["level"] == "ERROR" && line["datahub"] == "a").count();
