@@ -69,8 +69,7 @@ fn a_datahub_is_up_while_every_kind_of_call_is_answered_as_it_should_be() {
     for _ in 0..5 {
         assert_eq!(user(), 504);
     }
-    assert_eq!(health(&gateway), (false, vec!["api"]));
-    assert_eq!((login(&gateway, &hub).as_str(), health(&gateway)), ("/arcmanager/app/", up), "the host is there");
+    assert_eq!(health(&gateway), up, "it is reached, whatever becomes of these calls");
 }
 
 #[test]
