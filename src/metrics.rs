@@ -87,7 +87,10 @@ pub fn untrusted_forwarded_for() {
 
 /// Whether a DataHUB of the configuration is up, and whether the last call of each kind to it was good.
 pub fn datahub(datahub: &str, is_up: bool, kinds: impl IntoIterator<Item = (&'static str, bool)>) {
-    METRICS.1.datahub_up.get_or_create(&DataHubLabel { datahub: datahub.to_owned() }).set(is_up.into());
+    let label = DataHubLabel { datahub: datahub.to_owned() };
+    METRICS.1.datahub_up.get_or_create(&label).set(is_up.into());
+    // From the beginning, so that whoever watches it sees the first time.
+    drop(METRICS.1.upstream_desyncs.get_or_create(&label));
     for (kind, is_good) in kinds {
         let label = CallLabel { datahub: datahub.to_owned(), kind };
         METRICS.1.datahub_calls.get_or_create(&label).set(is_good.into());

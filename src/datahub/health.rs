@@ -3,6 +3,8 @@
 //! Whoever calls reports what came back, and `gateway_datahub_up` is what they say together: a token endpoint that fails is
 //! seen although the API answers, and a host that is back is seen by whoever reaches it first. No call is made to find out;
 //! only while nobody reaches it the proxy tries to connect.
+//!
+//! A DataHUB that sends what nobody has asked for is known here, too, since no worker may use its connections twice then.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -166,6 +168,30 @@ mod tests {
     use super::CallKind::{Api, Discovery, Token, Userinfo};
     use super::Outcome::{Failed, Good, Unreachable};
     use super::*;
+
+    #[test]
+    fn three_things_unasked_within_a_minute_stop_reuse_for_ten() {
+        let begin = Instant::now();
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        for (times, stops) in [
+            (&[0, 1][..], false),
+            (&[0, 0, 0], true),
+            (&[0, 30, 59], true),
+            (&[0, 30, 60], false),
+            (&[0, 30, 60, 89], true),
+            (&[0, 61, 122, 183], false),
+        ] {
+            let health = Health::new("a".parse().expect("an id"));
+            let last = times.iter().fold(0, |_, seconds| {
+                assert!(health.may_reuse(after(*seconds)), "{times:?}");
+                health.report_unasked(after(*seconds));
+                *seconds
+            });
+            for (seconds, may_reuse) in [(0, !stops), (599, !stops), (600, true), (601, true)] {
+                assert_eq!(health.may_reuse(after(last + seconds)), may_reuse, "{times:?}, {seconds} s later");
+            }
+        }
+    }
 
     #[test]
     fn a_datahub_is_up_while_no_kind_of_call_is_in_trouble() {
