@@ -440,3 +440,51 @@ fn each_session_goes_on_over_the_connection_that_it_used_last() {
         assert_eq!(&went_over(person, &gateway, "GET", "a"), expected);
     }
 }
+
+/// A front that answers everything twice, the second time up to 5 ms late.
+#[test]
+fn who_answers_twice_is_found_out_and_then_nobody_gets_what_is_anothers() {
+    let hub = datahub();
+    let front = far_end::before(hub.address(), |reader, head| {
+        let mut head = Some(head.to_owned());
+        for turn in 0.. {
+            let Some(target) = head.as_deref().and_then(|head| head.split(' ').nth(1)) else { return };
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{target}", target.len());
+            for pause in [0, turn % 6] {
+                thread::sleep(Duration::from_millis(pause));
+                if reader.get_mut().write_all(answer.as_bytes()).is_err() {
+                    return;
+                }
+            }
+            head = far_end::head(reader);
+        }
+    });
+    let lines = format!("datahubs.a.connect = \"{front}\"\nserver.workers = 1");
+    let gateway = Setup::new(&[("a", &hub)]).and(&lines).quiet().start();
+    let people = ["one", "other"].map(|name| {
+        let browser = Browser::default();
+        browser.log_in(&gateway, "a", &hub, "testuser");
+        (name, browser)
+    });
+    let call = |(name, browser): &(&str, Browser), number: usize| {
+        let target = format!("/api/v4/own/{name}/{number}");
+        browser.fetch(&gateway, "GET", &format!("/datahubs/a{target}")).text() == target
+    };
+    let count = || {
+        let metrics = gateway.metrics();
+        let count = metrics.lines().find_map(|line| line.strip_prefix("gateway_upstream_desync_total{datahub=\"a\"} "));
+        count.and_then(|count| count.parse::<u32>().ok()).expect("it is there from the beginning")
+    };
+    let until = Instant::now() + Duration::from_secs(10);
+    while count() < 3 {
+        assert!(Instant::now() < until, "it is not found out");
+        thread::scope(|scope| {
+            for person in &people {
+                scope.spawn(|| call(person, 0));
+            }
+        });
+    }
+    for number in 1..=20 {
+        assert!(people.iter().all(|person| call(person, number)), "somebody got what is not theirs");
+    }
+}
