@@ -159,6 +159,7 @@ pub enum Event {
     NonceMismatch,
     RefreshReuse,
     ReloadFailed,
+    ReturnToDropped,
     RevokeFailed,
     SessionTooLarge,
     SessionUnreadable,
@@ -171,7 +172,7 @@ pub enum Event {
 impl Event {
     fn level(self) -> Level {
         match self {
-            Self::KeysReloaded | Self::LoginOk => Level::Info,
+            Self::KeysReloaded | Self::LoginOk | Self::ReturnToDropped => Level::Info,
             Self::ClientRefused => Level::Error,
             _ => Level::Warn,
         }
@@ -191,6 +192,7 @@ impl Event {
             Self::NonceMismatch => "nonce_mismatch",
             Self::RefreshReuse => "refresh_reuse",
             Self::ReloadFailed => "reload_failed",
+            Self::ReturnToDropped => "return_to_dropped",
             Self::RevokeFailed => "revoke_failed",
             Self::SessionTooLarge => "session_too_large",
             Self::SessionUnreadable => "session_unreadable",

@@ -23,6 +23,7 @@ use crate::context::RequestContext;
 use crate::datahub::tasks::Tasks;
 use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
+use crate::guard::TrustedOrigins;
 use crate::metrics;
 use crate::rate::RateLimiter;
 use crate::session::Sessions;
@@ -47,6 +48,8 @@ pub struct Auth {
     pub callbacks: RateLimiter,
     /// Where the app is: a path or a URL.
     pub app_url: String,
+    /// Where its pages may be.
+    pub origins: TrustedOrigins,
 }
 
 /// The routes below the gateway's base path.
@@ -68,7 +71,12 @@ pub fn routes(config: &mut ServiceConfig, auth: &Auth) {
                 .get(callback::callback)
                 .default_service(method_not_allowed("GET")),
         )
-        .service(web::resource("/auth/session").get(status::status).default_service(method_not_allowed("GET")))
+        .service(
+            web::resource("/auth/session")
+                .get(status::status)
+                .head(status::status)
+                .default_service(method_not_allowed("GET, HEAD")),
+        )
         .service(web::resource("/auth/refresh").post(refresh::refresh).default_service(method_not_allowed("POST")))
         .service(
             web::resource("/auth/logout")
@@ -78,7 +86,12 @@ pub fn routes(config: &mut ServiceConfig, auth: &Auth) {
                 .post(logout::logout)
                 .default_service(method_not_allowed("POST")),
         )
-        .service(web::resource("/datahubs").get(status::datahubs).default_service(method_not_allowed("GET")));
+        .service(
+            web::resource("/datahubs")
+                .get(status::datahubs)
+                .head(status::datahubs)
+                .default_service(method_not_allowed("GET, HEAD")),
+        );
 }
 
 /// The answer to every other method.
@@ -111,6 +124,12 @@ impl Auth {
         Ok(self
             .named_datahub(parameters, context)?
             .map_or_else(|| self.datahubs.iter().collect(), |datahub| vec![datahub]))
+    }
+
+    /// The path of the app, at whichever origin.
+    fn app_path(&self) -> &str {
+        let Some((_, rest)) = self.app_url.split_once("://") else { return &self.app_url };
+        rest.find('/').map_or("/", |at| &rest[at..])
     }
 
     /// Back to the app for a client that comes too often. There is no Retry-After: with a redirect it would ask the browser to

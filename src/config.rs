@@ -17,7 +17,7 @@ use crate::access_log::Format;
 use crate::config::section::{ConfigErrors, Section};
 use crate::datahub::DataHubs;
 use crate::datahub::transport::Endpoint;
-use crate::guard::{ProxyNetwork, TrustedOrigins};
+use crate::guard::{AppFiles, ProxyNetwork, TrustedOrigins};
 use crate::http::head::HeadLimits;
 use crate::http::server::{ClientTimeouts, ServerSettings};
 use crate::proxy::policy::Policy;
@@ -86,8 +86,8 @@ pub struct Server {
 pub struct App {
     /// A path on our origin, or a URL.
     pub url: String,
-    /// The path its files are served at, and the folder they are in.
-    pub files: Option<(String, PathBuf)>,
+    /// Its files, if the gateway serves them.
+    pub files: Option<AppFiles>,
     /// Whose script may call.
     pub origins: TrustedOrigins,
 }
@@ -240,7 +240,10 @@ fn admin(mut section: Section<'_>) -> Option<Option<Endpoint>> {
 impl App {
     fn read(mut section: Section<'_>, public_url: Option<&str>) -> Option<Self> {
         let url: Option<String> = section.required("url");
-        let dir: Option<PathBuf> = section.optional("dir");
+        let (dir, csp): (Option<PathBuf>, Option<String>) = (section.optional("dir"), section.required("csp"));
+        if csp.as_ref().is_some_and(|csp| csp.is_empty() || !csp.bytes().all(|byte| matches!(byte, b' '..=b'~'))) {
+            section.record_error::<()>("csp", "must be one line of visible ASCII, such as default-src 'self'");
+        }
         let dev: Option<Vec<Url>> = section.list("dev_origins");
         not_yet(&mut section, "arcmanager");
         if dir.as_deref().is_some_and(|dir| !dir.is_dir()) {
@@ -262,7 +265,8 @@ impl App {
             dev.iter().map(|origin| origin.origin().ascii_serialization()).collect()
         });
         section.finish();
-        let files = place.as_ref().zip(dir).map(|(url, dir)| (url.path().trim_end_matches('/').to_owned(), dir));
+        let path = place.as_ref().map(|url| url.path().trim_end_matches('/').to_owned());
+        let files = dir.zip(path).zip(csp).map(|((dir, path), csp)| AppFiles { path, dir, csp });
         let own = public_url?.origin().ascii_serialization();
         Some(Self { url: place.and(url)?, files, origins: TrustedOrigins { own, dev: dev? } })
     }

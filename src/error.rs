@@ -114,6 +114,7 @@ pub enum Code {
     NotFound,
     NotLoggedIn,
     Overloaded,
+    PrefetchRefused,
     RateLimited,
     RefreshFirst,
     RefreshUnavailable,
@@ -207,6 +208,12 @@ impl Code {
             Self::Overloaded => {
                 (503, "overloaded", "Overloaded", "Too many calls are under way. Try again in a moment.")
             }
+            Self::PrefetchRefused => (
+                503,
+                "prefetch_refused",
+                "Not ahead of time",
+                "This begins or changes something, and is not done before somebody asks for it. Ask again by a click.",
+            ),
             Self::RateLimited => (
                 429,
                 "rate_limited",

@@ -6,6 +6,7 @@
 //! answer gets the hardening fields: a DataHUB's answer stands on our origin, beside our cookies.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,12 +27,22 @@ use crate::metrics;
 pub struct Guard {
     origins: TrustedOrigins,
     base_path: String,
-    /// The path that the app's files are served at.
-    files: Option<String>,
+    files: Option<AppFiles>,
     trusted_proxies: Vec<ProxyNetwork>,
     /// When the log was last told of a peer that is none of them and speaks for others.
     untrusted_told: Mutex<Option<Instant>>,
     is_https: bool,
+}
+
+/// The app's own files, where the gateway serves them.
+#[derive(Debug, Clone)]
+pub struct AppFiles {
+    /// The path they are served at, without a slash at the end.
+    pub path: String,
+    /// The folder they are in.
+    pub dir: PathBuf,
+    /// What their pages may load and run: the value of Content-Security-Policy.
+    pub csp: String,
 }
 
 /// Where trusted proxies are: an address, or a network such as `10.0.0.0/8`. Those of IPv4 are such, however they are written.
@@ -68,12 +79,23 @@ pub enum Access {
     Preflight,
 }
 
+/// Who leads a browser to a URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opener<'a> {
+    /// A person, by a link of our app or by hand.
+    Own,
+    /// A page of this development origin: the one it names, or the first.
+    Dev(&'a str),
+    /// Another site, or a page without being asked.
+    Other,
+}
+
 impl Guard {
-    /// A guard of the routes below `base_path` and of the app's files at `files`.
+    /// A guard of the routes below `base_path` and of the app's `files`.
     pub fn new(
         origins: TrustedOrigins,
         base_path: String,
-        files: Option<String>,
+        files: Option<AppFiles>,
         trusted_proxies: Vec<ProxyNetwork>,
     ) -> Self {
         let is_https = origins.own.starts_with("https:");
@@ -127,7 +149,9 @@ impl Guard {
         if self.is_preflight(request) {
             return Ok(Access::Preflight);
         }
-        self.check_origin(request, true, context)
+        let access = self.check_origin(request, true, context)?;
+        check_purpose(request, false)?;
+        Ok(access)
     }
 
     /// Checks a request for one of our own routes or of the app's files. `path` is the decoded one that the router goes by,
@@ -141,14 +165,27 @@ impl Guard {
             return Ok(Access::Preflight);
         }
         if self.is_file(path) && !matches!(request.method(), "GET" | "HEAD") {
-            context.set_route(self.files.clone().unwrap_or_default());
+            context.set_route(self.files.as_ref().map_or_else(String::new, |files| files.path.clone()));
             return Err(ApiError::method_not_allowed("GET, HEAD"));
         }
-        if self.is_open(path) {
-            let is_dev = self.dev_origin(request.fields()).is_some();
-            return Ok(if is_dev { Access::Dev } else { Access::Open });
-        }
-        self.check_origin(request, false, context)
+        let Some(route) = below(&self.base_path, path) else {
+            if self.is_file(path) {
+                return Ok(self.open_access(request));
+            }
+            // Nothing of ours is there. Browsers ask for an icon by themselves, and that is no security event.
+            return self.origins.check(request, false).map_err(|_| Code::NotFound.into());
+        };
+        let access = match route {
+            "/datahubs" | "/auth/login" | "/auth/callback" => self.open_access(request),
+            _ => self.check_origin(request, false, context)?,
+        };
+        check_purpose(request, matches!(route, "/auth/login" | "/auth/callback" | "/auth/refresh" | "/auth/logout"))?;
+        Ok(access)
+    }
+
+    /// How a request gets to what is open to all.
+    fn open_access(&self, request: &RequestHead) -> Access {
+        if self.dev_origin(request.fields()).is_some() { Access::Dev } else { Access::Open }
     }
 
     /// Whether a request is one that we take, whatever it asks for.
@@ -185,17 +222,10 @@ impl Guard {
             && fields.contains("access-control-request-method")
     }
 
-    /// The routes that people and other sites may open: exact paths, and the app's files.
-    fn is_open(&self, path: &str) -> bool {
-        match below(&self.base_path, path) {
-            Some(path) => matches!(path, "/datahubs" | "/auth/login" | "/auth/callback"),
-            None => self.is_file(path),
-        }
-    }
-
     /// Whether a path is one of the app's files. None below our own routes is, even if the app is at `/`.
     pub fn is_file(&self, path: &str) -> bool {
-        below(&self.base_path, path).is_none() && self.files.as_ref().is_some_and(|place| below(place, path).is_some())
+        below(&self.base_path, path).is_none()
+            && self.files.as_ref().is_some_and(|files| below(&files.path, path).is_some())
     }
 
     /// The trusted development origin that sent this request, if one did.
@@ -209,7 +239,10 @@ impl Guard {
 
     /// Appends the fields that keep an answer from acting on our origin; the app's own files may run.
     pub fn harden(&self, is_file: bool, out: &mut Vec<u8>) {
-        out.extend_from_slice(if is_file { FILE_HARDENING } else { HARDENING });
+        match self.files.as_ref().filter(|_| is_file) {
+            Some(files) => append(out, [b"content-security-policy: ", files.csp.as_bytes(), FILE_HARDENING]),
+            None => out.extend_from_slice(HARDENING),
+        }
         if self.is_https {
             out.extend_from_slice(b"strict-transport-security: max-age=31536000\r\n");
         }
@@ -274,29 +307,65 @@ impl TrustedOrigins {
     /// # Errors
     /// [`CrossSite`] without that proof.
     fn check(&self, request: &RequestHead, is_call: bool) -> Result<Access, CrossSite> {
-        let is_dev = match request.only(Known::Origin)? {
+        // W3C Fetch Metadata.
+        let (site, mode) = (request.only(Known::SecFetchSite)?, request.only(Known::SecFetchMode)?);
+        let dest = request.only(Known::SecFetchDest)?;
+        let from_here = site == Some(b"same-origin");
+        let origin = request.only(Known::Origin)?;
+        let is_dev = match origin {
             None => false,
             Some(origin) if origin == self.own.as_bytes() => false,
+            // A page whose policy is `no-referrer` says no more than this, also to its own origin.
+            Some(b"null") if from_here => false,
             Some(origin) if self.dev.iter().any(|dev| origin == dev.as_bytes()) => true,
             Some(_) => return Err(CrossSite),
         };
         let script = if is_dev { Access::Dev } else { Access::Script };
-        // W3C Fetch Metadata.
-        let (site, mode) = (request.only(Known::SecFetchSite)?, request.only(Known::SecFetchMode)?);
-        let dest = request.only(Known::SecFetchDest)?;
+        let may_be_download = is_call && origin.is_none() && matches!(request.method(), "GET" | "HEAD");
         if site.is_none() && mode.is_none() && dest.is_none() {
-            return if request.only(Known::XCsrf)? == Some(b"1") { Ok(script) } else { Err(CrossSite) };
+            return match request.only(Known::XCsrf)? {
+                Some(b"1") => Ok(script),
+                // `<a download>` of our own page in WebKit, which says nothing but where it comes from.
+                None if may_be_download && self.is_own_referer(request.fields())? => Ok(Access::Download),
+                _ => Err(CrossSite),
+            };
         }
-        let from_here = site == Some(b"same-origin");
         let from_dev = is_dev && site == Some(b"same-site");
         if (from_here || from_dev) && matches!(mode, Some(b"cors" | b"same-origin")) && dest == Some(b"empty") {
             return Ok(script);
         }
-        // `<a download>` of our own page.
-        if is_call && request.method() == "GET" && from_here && mode == Some(b"navigate") && dest == Some(b"empty") {
-            return Ok(Access::Download);
+        // The same in Chromium, which calls its destination `empty`, and Firefox: `document`.
+        let is_link = mode == Some(b"navigate") && matches!(dest, Some(b"empty" | b"document"));
+        if may_be_download && from_here && is_link { Ok(Access::Download) } else { Err(CrossSite) }
+    }
+
+    /// Whether a page of our own origin names itself as where a request comes from. No other page can.
+    fn is_own_referer(&self, fields: Fields<'_>) -> Result<bool, Several> {
+        let referer = fields.only("referer")?;
+        Ok(referer
+            .and_then(|referer| referer.strip_prefix(self.own.as_bytes()))
+            .is_some_and(|rest| rest.starts_with(b"/")))
+    }
+
+    /// Who leads a browser to a URL that only a person may open, such as a login.
+    pub fn opener(&self, headers: &HeaderMap) -> Opener<'_> {
+        let value = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+        let [site, mode, dest] = ["sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"].map(value);
+        if site.is_none() && mode.is_none() && dest.is_none() {
+            return Opener::Own;
         }
-        Err(CrossSite)
+        let is_page = mode == Some(b"navigate") && dest == Some(b"document");
+        match site {
+            Some(b"same-origin" | b"none") if is_page => Opener::Own,
+            Some(b"same-site") if is_page => {
+                let referer = value("referer").unwrap_or_default();
+                let is_named =
+                    |dev: &&String| referer.strip_prefix(dev.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"));
+                let dev = self.dev.iter().find(is_named).or(self.dev.first());
+                dev.map_or(Opener::Other, |dev| Opener::Dev(dev))
+            }
+            _ => Opener::Other,
+        }
     }
 
     /// Whether a request is addressed to a trusted origin: one Host field, of exactly that host and port (RFC 9110 section
@@ -313,15 +382,11 @@ impl TrustedOrigins {
     }
 }
 
-/// Whether a person opens this URL, by a link of our app or by hand, and not another site or a page without being asked.
-pub fn is_own_navigation(headers: &HeaderMap) -> bool {
-    let [site, mode, dest] =
-        ["sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"].map(|name| headers.get(name).map(HeaderValue::as_bytes));
-    if headers.contains_key("sec-purpose") {
-        return false;
-    }
-    (site.is_none() && mode.is_none() && dest.is_none())
-        || (matches!(site, Some(b"same-origin" | b"none")) && mode == Some(b"navigate") && dest == Some(b"document"))
+/// Refuses what a browser asks for before anybody wants it, where that would begin, spend or change something: what is
+/// answered to such a request is used for the click itself (W3C Speculation Rules). Reads may be prefetched.
+fn check_purpose(request: &RequestHead, is_stateful: bool) -> Result<(), ApiError> {
+    let is_stateful = is_stateful || !matches!(request.method(), "GET" | "HEAD" | "OPTIONS");
+    if is_stateful && request.fields().contains("sec-purpose") { Err(Code::PrefetchRefused.into()) } else { Ok(()) }
 }
 
 /// Nothing in the request proves that our own origin's script has sent it.
@@ -386,10 +451,9 @@ const HARDENING: &[u8] =
     b"content-security-policy: default-src 'none'; sandbox; frame-ancestors 'none'; base-uri 'none'\r\n\
     x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\ncross-origin-resource-policy: same-origin\r\n\
     cross-origin-opener-policy: same-origin\r\n";
-const FILE_HARDENING: &[u8] = b"content-security-policy: default-src 'self'; img-src 'self' data: https:; \
-    style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'\r\n\
-    x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\ncross-origin-resource-policy: same-origin\r\n\
-    cross-origin-opener-policy: same-origin\r\n";
+/// What follows the app's own policy. Its pages name themselves to our own origin, so that a download is known as theirs.
+const FILE_HARDENING: &[u8] = b"\r\nx-content-type-options: nosniff\r\nreferrer-policy: same-origin\r\n\
+    cross-origin-resource-policy: same-origin\r\ncross-origin-opener-policy: same-origin\r\n";
 /// What follows the origin in an answer to a development origin.
 const CORS: &str = "\r\naccess-control-allow-credentials: true\r\naccess-control-expose-headers: Link, X-Total, X-Total-Pages, \
     X-Page, X-Per-Page, X-Next-Page, X-Prev-Page, X-Gitlab-Blob-Id, X-Gitlab-Commit-Id, X-Gitlab-Content-Sha256, \
@@ -495,14 +559,6 @@ mod tests {
     }
 
     #[test]
-    fn a_download_passes_for_the_proxy_only() {
-        let link = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "empty")];
-        assert_eq!(check("GET", &link, true), Ok(Access::Download));
-        assert_eq!(check("GET", &link, false), Err(CrossSite));
-        assert_eq!(check("POST", &link, true), Err(CrossSite));
-    }
-
-    #[test]
     fn a_request_is_addressed_to_exactly_our_host() {
         let trusted = |own: &str| TrustedOrigins { own: own.into(), dev: vec!["http://localhost:5173".into()] };
         let addressed = |own: &str, hosts: &[&str]| {
@@ -571,15 +627,28 @@ mod tests {
 
     #[test]
     fn login_is_opened_by_people_only() {
-        let opened = |headers: &[(&'static str, &'static str)]| {
-            let request = headers.iter().fold(TestRequest::default(), |request, header| request.append_header(*header));
-            is_own_navigation(request.to_srv_request().headers())
-        };
         let link = |site| [("sec-fetch-site", site), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
-        assert!(opened(&[]));
-        assert!(opened(&link("same-origin")) && opened(&link("none")));
-        assert!(!opened(&link("cross-site")) && !opened(&link("same-site")));
-        assert!(!opened(&[("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")]));
-        assert!(!opened(&[&link("none")[..], &[("sec-purpose", "prefetch")]].concat()));
+        let script = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")];
+        let [first, second] = ["https://app.example.test:5173", "https://app.example.test:5174"];
+        let (same_site, from) = (link("same-site"), |page| vec![("referer", page)]);
+        for (headers, without_dev, with_dev) in [
+            (vec![], Opener::Own, Opener::Own),
+            (link("same-origin").to_vec(), Opener::Own, Opener::Own),
+            (link("none").to_vec(), Opener::Own, Opener::Own),
+            (link("cross-site").to_vec(), Opener::Other, Opener::Other),
+            (script.to_vec(), Opener::Other, Opener::Other),
+            (same_site.to_vec(), Opener::Other, Opener::Dev(first)),
+            ([&same_site[..], &from("https://app.example.test:5174/a")].concat(), Opener::Other, Opener::Dev(second)),
+            ([&same_site[..], &from("https://app.example.test:51741/a")].concat(), Opener::Other, Opener::Dev(first)),
+            ([&link("cross-site")[..], &from("https://app.example.test:5174/")].concat(), Opener::Other, Opener::Other),
+            ([("sec-fetch-site", "same-site"), script[1], script[2]].to_vec(), Opener::Other, Opener::Other),
+        ] {
+            let add = |request: TestRequest, header: &(&'static str, &'static str)| request.append_header(*header);
+            let request = headers.iter().fold(TestRequest::default(), add).to_srv_request();
+            for (dev, expected) in [(vec![], without_dev), (vec![first.to_owned(), second.to_owned()], with_dev)] {
+                let origins = TrustedOrigins { own: OWN.into(), dev };
+                assert_eq!(origins.opener(request.headers()), expected, "{headers:?} {:?}", origins.dev);
+            }
+        }
     }
 }

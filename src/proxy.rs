@@ -376,9 +376,13 @@ struct Call<'a> {
 
 impl Call<'_> {
     /// The answer to a call that is not forwarded now: mostly a 307, by which the browser sends the call again. It brings
-    /// the cookie with newer tokens, if there are any.
+    /// the cookie with newer tokens, if there are any. An app in development asks for those by itself.
     async fn retry(&self, sid: &Sid, session: &Session, reason: Reason) -> ApiError {
         let Self { proxy, replay, context, .. } = self;
+        if self.access == Access::Dev {
+            // Firefox calls what follows a redirect between two origins cross-site, so it would not come back.
+            return Code::RefreshFirst.into();
+        }
         let SharedProxy { sessions, refresher, .. } = &*proxy.shared;
         match refresher.resolve(self.asking(sid, session, reason), sessions, context, SystemTime::now()).await {
             // It goes on with what it has. But the body has been read, so that the call must be sent again.

@@ -127,6 +127,7 @@ fn worker_factory(
         logins: RateLimiter::new(config.login_rate),
         callbacks: RateLimiter::new(config.callback_rate),
         app_url: config.app.url.clone(),
+        origins: origins.clone(),
     });
     let proxy = Arc::new(SharedProxy::new(
         &server.public_url,
@@ -136,8 +137,8 @@ fn worker_factory(
         sessions,
         refresher,
     ));
-    let files = config.app.files.as_ref().map(|(place, _)| place.clone());
-    let guard = Guard::new(origins.clone(), server.base_path.clone(), files, server.trusted_proxies.clone());
+    let (base_path, files) = (server.base_path.clone(), config.app.files.clone());
+    let guard = Guard::new(origins.clone(), base_path, files, server.trusted_proxies.clone());
     let (config, guard, draining) = (Arc::clone(config), Arc::new(guard), draining.clone());
     async move || {
         let pool = BufferPool::default();

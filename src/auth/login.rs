@@ -20,7 +20,7 @@ use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::token::SessionToken;
 use crate::error::{ApiError, Code};
-use crate::guard;
+use crate::guard::Opener;
 use crate::seal::cookie;
 
 /// 302 to the DataHUB; the pending login goes into its cookie. 303 to the app if there is a reason not to go.
@@ -39,11 +39,21 @@ pub(super) async fn login(
     let parameters = Parameters::of(&req);
     let datahub = auth.named_datahub(&parameters, &context)?.ok_or(Code::BadRequest)?;
     let prompt = parameters.one("prompt")?.map(|word| prompt(word).ok_or(Code::BadRequest)).transpose()?;
-    if !guard::is_own_navigation(req.headers()) {
+    let opener = auth.origins.opener(req.headers());
+    if opener == Opener::Other {
         // A link from elsewhere, or a page behind the person's back: they land in the app and decide there.
         return Ok(auth.redirect_to_app(None));
     }
-    let return_to = parameters.one("return_to").ok().flatten().and_then(ReturnTo::parse);
+    let wanted = parameters.one("return_to");
+    let return_to = wanted.as_ref().ok().copied().flatten().and_then(ReturnTo::parse);
+    if return_to.is_none() && !matches!(wanted, Ok(None)) {
+        context.event(Event::ReturnToDropped, datahub.id.as_str());
+    }
+    let return_to = match opener {
+        // They come back to where they are at work.
+        Opener::Dev(origin) => Some(ReturnTo::at(origin, return_to, auth.app_path())),
+        Opener::Own | Opener::Other => return_to,
+    };
     let replaces = auth.replaced_token(&req, datahub);
     match datahub.provider.authorization_request(prompt).await {
         Ok(authorization) => {

@@ -262,7 +262,7 @@ impl PendingLogin {
         }
         Ok(ConfirmedLogin {
             proof: LoginProof { verifier: PkceCodeVerifier::new(login.verifier), nonce: Nonce::new(login.nonce) },
-            return_to: ReturnTo::parse(&login.return_to),
+            return_to: ReturnTo::restore(login.return_to),
             replaces,
             confirmed: Confirmed(datahub.clone()),
         })

@@ -1,9 +1,10 @@
 //! Where a person wanted to go before logging in: a path of our own origin, or nothing.
 //!
 //! Browsers and URL parsers disagree about almost every odd path, so this takes plain ones only: one slash, then letters
-//! that nobody decodes twice. A fragment never gets here: browsers keep it to themselves.
+//! that nobody decodes twice. Behind the first question mark nothing leads to another origin any more; there all that a
+//! header's value can hold passes as it is.
 
-/// A path, with its query, that leads nowhere but to our own origin.
+/// A path, with its query, that leads nowhere but to our own origin, or to one where the app is developed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ReturnTo(String);
 
@@ -16,11 +17,21 @@ impl ReturnTo {
             && !path.contains("//")
             && path.split('/').all(|segment| !is_dots(segment))
             && is_plain(path)
-            && is_plain(&query.replace('?', ""));
+            && query.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
         is_safe.then(|| Self(text.to_owned()))
     }
 
-    /// The path and query.
+    /// The same at a development origin, `otherwise` where nothing is said.
+    pub(super) fn at(origin: &str, path: Option<Self>, otherwise: &str) -> Self {
+        Self(format!("{origin}{}", path.as_ref().map_or(otherwise, |Self(path)| path)))
+    }
+
+    /// What a login cookie has kept; it was parsed before it was sealed.
+    pub(super) fn restore(text: String) -> Option<Self> {
+        (!text.is_empty()).then_some(Self(text))
+    }
+
+    /// The path and query, behind the origin if it is another than ours.
     pub(super) fn into_string(self) -> String {
         self.0
     }
@@ -62,8 +73,18 @@ mod tests {
 
     #[test]
     fn a_path_of_our_own_is_kept() {
-        for text in ["/", "/arcmanager/app/", "/a/b.html?x=1&y=%C3%BC", "/a:b@c/(d)'e*;f=,g~!$", "/a?b?c", "/a...b/.c"]
-        {
+        for text in [
+            "/",
+            "/arcmanager/app/",
+            "/a/b.html?x=1&y=%C3%BC",
+            "/a:b@c/(d)'e*;f=,g~!$",
+            "/a?b?c",
+            "/a...b/.c",
+            "/app/?project=lu98be%2Ftestarc",
+            "/a?to=//evil.test/../%2e%2e",
+            "/a?x=100%25&y=%zz&z=%0d%0a",
+            "/a?b=[{|}]^`<>#/route",
+        ] {
             assert_eq!(ReturnTo::parse(text).map(ReturnTo::into_string).as_deref(), Some(text));
         }
     }
@@ -97,8 +118,13 @@ mod tests {
             "/ü",
             "/a\0",
             "/%00",
-            "/a?b=%0d%0a",
             "/a?b=\\",
+            "/a?b=\"",
+            "/a?b c",
+            "/a?b\r\nc",
+            "/a?ü",
+            "/a?b=\u{7f}",
+            "/%2e%2e/?a",
             "/<b>",
             "/\"",
             long.as_str(),

@@ -26,7 +26,7 @@ use crate::http::head::RequestHead;
 use crate::http::server::{AcceptedStream, RequestError, ServerConnection, ServerSettings, WriteError};
 use crate::metrics::worker::WorkerMetrics;
 use crate::proxy::{Failure, Proxy};
-use crate::server::web::{Web, WebRequest};
+use crate::server::web::{self, Web, WebRequest};
 
 /// What one worker serves its connections with.
 pub(super) struct Worker {
@@ -170,6 +170,9 @@ impl Dispatch<'_> {
         let headers = response.headers();
         for (name, value) in headers.iter().filter(|(name, _)| !guard::is_hardening(name.as_str())) {
             append(&mut out, [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
+        if self.is_file {
+            out.extend_from_slice(self.request.map_or(b"", |request| web::caching(request.target())));
         }
         for (name, line) in [("cache-control", "cache-control: no-store\r\n"), ("vary", "vary: Cookie\r\n")] {
             if !self.is_file && !headers.contains_key(name) {

@@ -3,14 +3,15 @@
 //! It gets requests that have been read whole and checked, and returns answers that are not written yet.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use actix_files::Files;
+use actix_files::{Files, NamedFile};
 use actix_http::Request;
 use actix_http::h1::Payload;
-use actix_service::{IntoServiceFactory as _, Service as _, ServiceFactory as _, map_config};
+use actix_service::{IntoServiceFactory as _, Service as _, ServiceFactory as _, fn_service, map_config};
 use actix_web::body::BoxBody;
-use actix_web::dev::{AppConfig, ServiceResponse, Url};
+use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse, Url};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode, Uri, Version};
 use actix_web::web::{self, Bytes, Data, ServiceConfig};
@@ -21,6 +22,7 @@ use crate::auth::{self, Auth};
 use crate::config::Config;
 use crate::context::RequestContext;
 use crate::error::{ApiError, Code};
+use crate::guard::AppFiles;
 use crate::http::head::RequestHead;
 
 /// One worker's own routes and files.
@@ -46,10 +48,10 @@ impl Web {
             .default_service(web::to(not_found));
         let app = match &config.app.files {
             // Relative links of the app's page need the slash.
-            Some((path, dir)) if !path.is_empty() => app
-                .service(web::redirect(path.clone(), format!("{path}/")))
-                .service(Files::new(path, dir).index_file("index.html")),
-            Some((_, dir)) => app.service(Files::new("/", dir).index_file("index.html")),
+            Some(AppFiles { path, dir, .. }) if !path.is_empty() => {
+                app.service(web::redirect(path.clone(), format!("{path}/"))).service(files(path, dir))
+            }
+            Some(AppFiles { dir, .. }) => app.service(files("/", dir)),
             None => app,
         };
         let service = map_config(app.into_factory(), |()| AppConfig::default()).new_service(()).await;
@@ -111,6 +113,60 @@ impl WebRequest {
     }
 }
 
+/// The app's files at `path`. What is no file and has no extension is a route of the app's own, which its page knows.
+fn files(path: &str, dir: &Path) -> Files {
+    let (inside, page) = (dir.to_owned(), dir.to_owned());
+    Files::new(path, dir)
+        .index_file(INDEX)
+        .path_filter(move |path, _| is_inside(&inside, path))
+        .default_handler(fn_service(move |req: ServiceRequest| app_route(req, page.clone())))
+}
+
+/// Whether the file that is served for a path is there and, behind all links, in the folder.
+fn is_inside(dir: &Path, path: &Path) -> bool {
+    let file = dir.join(path);
+    let file = if file.is_dir() { file.join(INDEX) } else { file };
+    dir.canonicalize().and_then(|dir| Ok(file.canonicalize()?.starts_with(dir))).unwrap_or(false)
+}
+
+/// The app's page, for a path that its script will read.
+async fn app_route(req: ServiceRequest, dir: PathBuf) -> Result<ServiceResponse, actix_web::Error> {
+    let path = Url::new(req.uri().clone());
+    let mut segments = path.path().rsplit('/');
+    let has_extension = segments.next().is_some_and(|name| name.contains('.'));
+    if has_extension || segments.any(|segment| segment == "..") || !is_inside(&dir, Path::new(INDEX)) {
+        return Err(ApiError::from(Code::NotFound).into());
+    }
+    let page = NamedFile::open_async(dir.join(INDEX)).await?;
+    let response = page.into_response(req.request());
+    Ok(req.into_response(response))
+}
+
+/// How long a browser may keep a file, by the path it was asked for. A page is asked for again each time; a file that has a
+/// hash in its name never changes, since its successor has another.
+pub(super) fn caching(target: &str) -> &'static [u8] {
+    let path = target.split('?').next().unwrap_or(target);
+    let name = path.rsplit('/').next().unwrap_or(path);
+    match name.rsplit_once('.') {
+        None | Some((_, "html" | "htm")) => b"cache-control: no-cache\r\n",
+        Some((stem, _)) if stem.split(['.', '-']).any(is_hash) => {
+            b"cache-control: public, max-age=31536000, immutable\r\n"
+        }
+        Some(_) => b"",
+    }
+}
+
+/// Whether a part of a file's name is one of the hashes that bundlers write: hex digits, eight letters of Base64, or of
+/// Base32. A word is none, whatever its length.
+fn is_hash(part: &str) -> bool {
+    let has = |is: fn(&u8) -> bool| part.as_bytes().iter().any(is);
+    let is_all = |is: fn(&u8) -> bool| part.as_bytes().iter().all(is);
+    let [digit, lower, upper] = [has(u8::is_ascii_digit), has(u8::is_ascii_lowercase), has(u8::is_ascii_uppercase)];
+    let is_hex = part.len() >= 8 && is_all(u8::is_ascii_hexdigit) && digit && (lower || upper);
+    let is_short = part.len() == 8 && is_all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_') && digit && upper;
+    is_hex || is_short
+}
+
 async fn not_found() -> Result<HttpResponse, ApiError> {
     Err(Code::NotFound.into())
 }
@@ -127,5 +183,36 @@ fn api_error(error: &actix_web::Error) -> ApiError {
             status if status.is_client_error() => Code::BadRequest,
             _ => Code::Internal,
         }),
+    }
+}
+
+/// The app's page.
+const INDEX: &str = "index.html";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_changes_is_kept_and_pages_are_asked_for_again() {
+        let (asked, kept) =
+            (&b"cache-control: no-cache\r\n"[..], &b"cache-control: public, max-age=31536000, immutable\r\n"[..]);
+        for (target, caching) in [
+            ("/app/", asked),
+            ("/app/index.html?x=index-3f2a1b9c.js", asked),
+            ("/app/projects/230", asked),
+            // Vite, webpack, esbuild.
+            ("/app/assets/index-BfXk2a9Z.js", kept),
+            ("/app/main.8e4c4b5d5dbf3b1a.js?x", kept),
+            ("/app/chunk-7Q2PB6XT.js.map", kept),
+            ("/app/logo.svg", b""),
+            ("/app/jquery-validation.js", b""),
+            ("/app/app-version2.js", b""),
+            ("/app/report-20241126.pdf", b""),
+            ("/app/deadbeef.js", b""),
+            ("/app/Assay2Chart.js", b""),
+        ] {
+            assert_eq!(super::caching(target), caching, "{target}");
+        }
     }
 }

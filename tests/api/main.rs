@@ -16,6 +16,7 @@ mod connection;
 mod datahubs;
 mod drain;
 mod far_end;
+mod files;
 mod framing;
 mod gateway;
 mod hardening;

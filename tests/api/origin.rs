@@ -1,7 +1,9 @@
 //! Whose script may call.
 
-use crate::browser::{Browser, FETCH, NAVIGATION};
-use crate::gateway::{BASE, Folder, Setup, datahub};
+use std::time::Duration;
+
+use crate::browser::{Browser, FETCH, NAVIGATION, sign_in};
+use crate::gateway::{BASE, Folder, Setup, datahub, datahub_with};
 
 const GUARDED: [(&str, &str); 6] = [
     ("GET", "/auth/session"),
@@ -162,22 +164,236 @@ fn a_development_origin_may_call_and_read() {
     );
 }
 
+/// A page on a development server leads to a login, comes back to where it was, and asks for newer tokens by itself.
+#[test]
+fn a_development_page_logs_in_and_comes_back() {
+    const DEV: &str = "http://localhost:5173";
+    let hub = datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(4));
+    let with_dev = Setup::new(&[("a", &hub)])
+        .and("app.dev_origins = [\"http://localhost:4173\", \"http://localhost:5173\"]")
+        .start();
+    let without = Setup::new(&[("a", &hub)]).start();
+    let navigation = "Sec-Fetch-Site: same-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
+    let from = |origin: &str| format!("{navigation}Referer: {origin}/\r\n");
+    let login = |query: &str| format!("{BASE}/auth/login?datahub=a{query}");
+    let refused = Browser::default().send(&without, "GET", &login(""), &from(DEV), b"");
+    assert_eq!(
+        (refused.status, refused.location().as_str()),
+        (303, "/arcmanager/app/"),
+        "no such origin is configured"
+    );
+    let begun = Browser::default();
+    for (query, origin, lands) in [
+        ("", DEV, "http://localhost:5173/arcmanager/app/"),
+        ("&return_to=%2Fx%3Fa%3Db", DEV, "http://localhost:5173/x?a=b"),
+        ("&return_to=%2F%2Fevil.test", DEV, "http://localhost:5173/arcmanager/app/"),
+        // A page that does not say which one it is.
+        ("", "http://localhost:6173", "http://localhost:4173/arcmanager/app/"),
+    ] {
+        let answer = begun.send(&with_dev, "GET", &login(query), &from(origin), b"");
+        assert_eq!(answer.status, 302, "{query}");
+        let callback = sign_in(&hub, &answer.location(), "user=testuser");
+        let back = begun.open(&with_dev, &callback);
+        assert_eq!((back.status, back.location().as_str()), (303, lands), "{query}");
+    }
+    let call =
+        format!("Origin: {DEV}\r\nSec-Fetch-Site: same-site\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\n");
+    let user = |fields: &str| begun.send(&with_dev, "GET", &format!("{BASE}/datahubs/a/api/v4/user"), fields, b"");
+    assert_eq!(user(&call).status, 200);
+    std::thread::sleep(Duration::from_millis(3_200));
+    let stale = user(&call);
+    assert_eq!((stale.status, stale.code().as_str()), (409, "refresh_first"));
+    assert_eq!(stale.header("access-control-allow-origin").as_deref(), Some(DEV));
+    assert_eq!(hub.counts().refreshes, 0, "nothing is spent on the way");
+    let refreshed =
+        begun.send(&with_dev, "POST", &format!("{BASE}/auth/refresh"), &format!("{call}Content-Length: 0\r\n"), b"");
+    assert_eq!((refreshed.status, user(&call).status), (200, 200));
+    begun.keep_jar_secret(&with_dev);
+}
+
+/// CS-01, as each engine follows `<a download>` of our own page; and what else a browser navigates by.
 #[test]
 fn a_download_is_an_attachment_and_nothing_else() {
     let hub = datahub();
     let gateway = Setup::new(&[("a", &hub)]).start();
     let browser = Browser::default();
     browser.log_in(&gateway, "a", &hub, "testuser");
-    let link = "Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: empty\r\n";
+    hub.clear();
+    let link =
+        |site, mode, dest| format!("Sec-Fetch-Site: {site}\r\nSec-Fetch-Mode: {mode}\r\nSec-Fetch-Dest: {dest}\r\n");
+    let navigation = |site, dest| link(site, "navigate", dest);
+    let from = |referer: &str| format!("Referer: {referer}\r\n");
     let file = format!("{BASE}/datahubs/a/api/v4/projects/230/repository/files/README.md/raw?ref=main");
-    let answer = browser.send(&gateway, "GET", &file, link, b"");
-    assert_eq!(answer.status, 200);
-    assert!(answer.header("content-disposition").expect("one").starts_with("attachment"));
-    assert!(answer.header("content-security-policy").expect("one").contains("sandbox"));
-    assert_eq!(answer.header("x-content-type-options").as_deref(), Some("nosniff"));
-    let refused = browser.send(&gateway, "GET", &format!("{BASE}/datahubs/a/oauth/token"), link, b"");
-    assert_eq!((refused.status, refused.header("content-disposition").as_deref()), (404, Some("attachment")));
-    for (method, target) in [("POST", file.as_str()), ("GET", &format!("{BASE}/auth/session"))] {
-        assert_eq!(browser.send(&gateway, method, target, link, b"").code(), "cross_site_request", "{method} {target}");
+    let taken = [
+        ("Chromium", navigation("same-origin", "empty")),
+        ("Firefox", navigation("same-origin", "document")),
+        ("WebKit", from("http://localhost:8000/arcmanager/app/?a=b")),
+        ("WebKit, from the origin alone", from("http://localhost:8000/")),
+    ];
+    for (case, fields) in &taken {
+        for method in ["GET", "HEAD"] {
+            let answer = browser.send(&gateway, method, &file, fields, b"");
+            assert_eq!(answer.status, 200, "{case} {method}");
+            assert!(answer.header("content-disposition").expect("one").starts_with("attachment"), "{case} {method}");
+            assert!(answer.header("content-security-policy").expect("one").contains("sandbox"), "{case} {method}");
+            assert_eq!(answer.header("x-content-type-options").as_deref(), Some("nosniff"), "{case} {method}");
+            assert_eq!(
+                answer.header("cross-origin-resource-policy").as_deref(),
+                Some("same-origin"),
+                "{case} {method}"
+            );
+        }
+        let refused = browser.send(&gateway, "GET", &format!("{BASE}/datahubs/a/oauth/token"), fields, b"");
+        assert_eq!(
+            (refused.status, refused.header("content-disposition").as_deref()),
+            (404, Some("attachment")),
+            "{case}"
+        );
+        for (method, target) in [("POST", file.as_str()), ("GET", &format!("{BASE}/auth/session"))] {
+            let answer = browser.send(&gateway, method, target, fields, b"");
+            assert_eq!(answer.code(), "cross_site_request", "{case}: {method} {target}");
+        }
+        let with_origin = format!("{fields}Origin: http://localhost:8000\r\n");
+        assert_eq!(
+            browser.send(&gateway, "GET", &file, &with_origin, b"").code(),
+            "cross_site_request",
+            "{case}, Origin"
+        );
     }
+    let asked = hub.requests().len();
+    assert_eq!(asked, 2 * taken.len());
+    for (case, fields) in [
+        ("a typed address or a bookmark", navigation("none", "document")),
+        ("a link of another site", navigation("cross-site", "document")),
+        ("a link of a sibling", navigation("same-site", "document")),
+        ("a sibling's download", navigation("same-site", "empty")),
+        ("a frame", navigation("same-origin", "iframe")),
+        ("an object", navigation("same-origin", "object")),
+        ("a script", link("same-origin", "no-cors", "script")),
+        ("an image", link("same-origin", "no-cors", "image")),
+        ("a typed address without metadata", String::new()),
+        ("a page of another site without metadata", from("https://evil.test/http://localhost:8000/")),
+        ("a sibling without metadata", from("http://x.localhost:8000/")),
+        ("another port without metadata", from("http://localhost:80001/")),
+        ("a host that begins alike", from("http://localhost:8000.evil.test/")),
+        ("a name before ours", from("http://localhost:8000@evil.test/")),
+        ("another scheme", from("https://localhost:8000/")),
+        ("no path", from("http://localhost:8000")),
+        ("two pages", from("http://localhost:8000/") + &from("http://localhost:8000/")),
+        ("our page and a wrong header", from("http://localhost:8000/") + "X-CSRF: 0\r\n"),
+        ("our page and metadata of another", from("http://localhost:8000/") + &navigation("cross-site", "document")),
+    ] {
+        let answer = browser.send(&gateway, "GET", &file, &fields, b"");
+        assert_eq!((answer.status, answer.code().as_str()), (403, "cross_site_request"), "{case}");
+    }
+    assert_eq!(hub.requests().len(), asked, "nothing was forwarded");
+}
+
+/// What is answered to a request ahead of time is used for the click itself, so nothing may have come of it.
+#[test]
+fn nothing_is_begun_spent_or_changed_ahead_of_time() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let callback = browser.begin_login(&gateway, "a", &hub, "testuser");
+    let ahead = |fields: &str| format!("{fields}Sec-Purpose: prefetch\r\n");
+    let counts = hub.counts();
+    for (method, path, fields) in [
+        ("GET", format!("{BASE}/auth/login?datahub=a"), NAVIGATION),
+        ("GET", callback.clone(), NAVIGATION),
+        ("POST", format!("{BASE}/auth/refresh"), FETCH),
+        ("POST", format!("{BASE}/auth/logout"), FETCH),
+        ("DELETE", format!("{BASE}/datahubs/a/api/v4/projects/230"), FETCH),
+    ] {
+        for purpose in ["prefetch", "prefetch;prerender", "x"] {
+            let fields = format!("{fields}Sec-Purpose: {purpose}\r\n");
+            let answer = browser.send(&gateway, method, &path, &fields, b"");
+            assert_eq!((answer.status, answer.code().as_str()), (503, "prefetch_refused"), "{method} {path}");
+            assert_eq!(answer.header("cache-control").as_deref(), Some("no-store"), "{method} {path}");
+            assert!(answer.headers("set-cookie").is_empty(), "{method} {path}");
+        }
+    }
+    assert_eq!((hub.counts().refreshes, hub.counts().revocations), (counts.refreshes, counts.revocations));
+    // Reads may come early, and the click after it all is a request of its own.
+    let user = browser.send(&gateway, "GET", &format!("{BASE}/datahubs/a/api/v4/user"), &ahead(FETCH), b"");
+    assert_eq!(user.status, 200);
+    assert_eq!(browser.send(&gateway, "GET", &format!("{BASE}/auth/session"), &ahead(FETCH), b"").status, 200);
+    assert_eq!(browser.open(&gateway, &callback).location(), "/arcmanager/app/");
+}
+
+/// A browser asks for an icon by itself; that is nothing that somebody should look at.
+#[test]
+fn what_is_neither_ours_nor_the_apps_is_not_found_and_no_event() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    for path in
+        ["/", "/favicon.ico", "/robots.txt", "/arcmanager", "/arcmanager/api", "/arcmanager/api/v10/auth/session"]
+    {
+        for fields in [
+            "",
+            NAVIGATION,
+            FETCH,
+            "Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n",
+        ] {
+            for method in ["GET", "HEAD", "POST"] {
+                let fields = format!("{fields}Content-Length: 0\r\n");
+                let answer = Browser::default().send(&gateway, method, path, &fields, b"");
+                assert_eq!(answer.status, 404, "{method} {path} {fields}");
+            }
+        }
+    }
+    assert!(gateway.log().iter().all(|line| line["event"] != "cross_site_refused"));
+    let ours = Browser::default().send(&gateway, "GET", &format!("{BASE}/nothing"), "", b"");
+    assert_eq!(ours.code(), "cross_site_request", "what is below the base path is guarded");
+}
+
+/// A page that says `no-referrer` sends `Origin: null` with what it posts, also to its own origin.
+#[test]
+fn an_origin_that_is_kept_secret_is_ours_if_the_browser_says_so() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let from = |site| {
+        format!("Origin: null\r\nSec-Fetch-Site: {site}\r\nSec-Fetch-Mode: same-origin\r\nSec-Fetch-Dest: empty\r\n")
+    };
+    for path in ["/auth/refresh", "/auth/logout"] {
+        for fields in [from("cross-site"), from("same-site"), from("none"), "Origin: null\r\nX-CSRF: 1\r\n".to_owned()]
+        {
+            let answer = browser.send(
+                &gateway,
+                "POST",
+                &format!("{BASE}{path}"),
+                &format!("{fields}Content-Length: 0\r\n"),
+                b"",
+            );
+            assert_eq!(answer.code(), "cross_site_request", "{path} {fields}");
+        }
+        let fields = from("same-origin") + "Content-Length: 0\r\n";
+        let answer = browser.send(&gateway, "POST", &format!("{BASE}{path}"), &fields, b"");
+        assert!(matches!(answer.status, 200 | 204), "{path} {}", answer.status);
+    }
+}
+
+/// HEAD is there wherever GET is, without what GET does.
+#[test]
+fn head_looks_and_touches_nothing() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let callback = browser.begin_login(&gateway, "a", &hub, "testuser");
+    for (path, fields) in [("/auth/session", FETCH), ("/datahubs", ""), ("/datahubs/a/api/v4/user", FETCH)] {
+        let [head, get] =
+            ["HEAD", "GET"].map(|method| browser.send(&gateway, method, &format!("{BASE}{path}"), fields, b""));
+        assert_eq!((head.status, head.header("content-length")), (200, get.header("content-length")), "{path}");
+        assert!(head.headers("set-cookie").is_empty(), "{path}");
+    }
+    for target in [format!("{BASE}/auth/login?datahub=a"), callback.clone()] {
+        let answer = browser.send(&gateway, "HEAD", &target, NAVIGATION, b"");
+        assert_eq!((answer.status, answer.header("allow").as_deref()), (405, Some("GET")), "{target}");
+        assert!(answer.headers("set-cookie").is_empty(), "{target}");
+    }
+    assert_eq!(browser.open(&gateway, &callback).location(), "/arcmanager/app/", "the code is not spent");
 }

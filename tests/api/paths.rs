@@ -55,11 +55,11 @@ fn the_guard_and_the_router_read_one_path() {
         ("{base}/auth/logi%6E?datahub=x", "404 unknown_datahub", "404 unknown_datahub"),
         ("{base}/%61uth/callback", "303", "303"),
         // What is no slash to the router is none to the guard.
-        ("{base}%2fauth/session", NO, NOTHING),
-        ("{base}%2Fdatahubs", NO, NOTHING),
+        ("{base}%2fauth/session", NOTHING, NOTHING),
+        ("{base}%2Fdatahubs", NOTHING, NOTHING),
         ("{base}/auth%2Fsession", NO, NOTHING),
         ("{base}/auth%2flogin?datahub=x", NO, NOTHING),
-        ("/arcmanager%2Fapi/v1/datahubs", NO, NOTHING),
+        ("/arcmanager%2Fapi/v1/datahubs", NOTHING, NOTHING),
         // Nothing is decoded twice.
         ("{base}/auth/%2573ession", NO, NOTHING),
         ("{base}/%2564atahubs", NO, NOTHING),
@@ -80,7 +80,7 @@ fn the_guard_and_the_router_read_one_path() {
         ("{base}/datahubs%", NO, NOTHING),
         ("{base}/datahubs%20", NO, NOTHING),
         ("{base}/DATAHUBS", NO, NOTHING),
-        ("/ARCMANAGER/api/v1/datahubs", NO, NOTHING),
+        ("/ARCMANAGER/api/v1/datahubs", NOTHING, NOTHING),
         // What is below the base is never a file, and never open for that.
         ("{base}", NO, NOTHING),
         ("{base}/", NO, NOTHING),
@@ -109,7 +109,6 @@ fn the_guard_and_the_router_read_one_path() {
 /// PR-05: the app's files below a place of their own.
 #[test]
 fn a_file_is_one_to_everybody_below_its_place() {
-    const NO: &str = "403 cross_site_request";
     const NOTHING: &str = "404 not_found";
     judge(
         "/arcmanager/app/",
@@ -132,26 +131,28 @@ fn a_file_is_one_to_everybody_below_its_place() {
             ("/arcmanager/app/%2e%2e/api/v1/datahubs", NOTHING, NOTHING),
             ("/arcmanager/app/../../../../../../etc/passwd", NOTHING, NOTHING),
             ("/arcmanager/app/%2e%2e/%2e%2e/%2e%2e/etc/passwd", NOTHING, NOTHING),
-            ("/arcmanager/app/nothing", NOTHING, NOTHING),
+            ("/arcmanager/app/nothing.js", NOTHING, NOTHING),
+            // A route of the app's own, which its page knows.
+            ("/arcmanager/app/projects/jo.doe/files", "200 app", "200 app"),
             ("/arcmanager/app/index.html%00", NOTHING, NOTHING),
             ("/arcmanager/app/./index.html", "400 bad_request", "400 bad_request"),
             ("/arcmanager/app/.hidden", "400 bad_request", "400 bad_request"),
             ("/arcmanager/app/%2ehidden", "400 bad_request", "400 bad_request"),
             ("/arcmanager/app/index.html%2f", "400 bad_request", "400 bad_request"),
             ("/arcmanager/app/..%2findex.html", "400 bad_request", "400 bad_request"),
-            // Beside its place there is nothing, and it is guarded.
-            ("/", NO, NOTHING),
-            ("/index.html", NO, NOTHING),
-            ("/arcmanager", NO, NOTHING),
-            ("/arcmanager/appendix", NO, NOTHING),
-            ("/arcmanager/app%2Findex.html", NO, NOTHING),
-            ("/arcmanager%2fapp/index.html", NO, NOTHING),
-            ("/arcmanager//app/index.html", NO, NOTHING),
-            ("//arcmanager/app/index.html", NO, NOTHING),
-            ("/arcmanager/./app/index.html", NO, NOTHING),
-            ("/arcmanager/x/../app/index.html", NO, NOTHING),
-            ("/arcmanager/APP/index.html", NO, NOTHING),
-            ("/arcmanager/app;x/index.html", NO, NOTHING),
+            // Beside its place there is nothing, whoever asks.
+            ("/", NOTHING, NOTHING),
+            ("/index.html", NOTHING, NOTHING),
+            ("/arcmanager", NOTHING, NOTHING),
+            ("/arcmanager/appendix", NOTHING, NOTHING),
+            ("/arcmanager/app%2Findex.html", NOTHING, NOTHING),
+            ("/arcmanager%2fapp/index.html", NOTHING, NOTHING),
+            ("/arcmanager//app/index.html", NOTHING, NOTHING),
+            ("//arcmanager/app/index.html", NOTHING, NOTHING),
+            ("/arcmanager/./app/index.html", NOTHING, NOTHING),
+            ("/arcmanager/x/../app/index.html", NOTHING, NOTHING),
+            ("/arcmanager/APP/index.html", NOTHING, NOTHING),
+            ("/arcmanager/app;x/index.html", NOTHING, NOTHING),
         ],
     );
 }
@@ -168,14 +169,15 @@ fn a_file_is_one_to_everybody_at_the_root() {
             ("/index.html", "200 app", "200 app"),
             ("/%69ndex.html", "200 app", "200 app"),
             ("//index.html", "200 app", "200 app"),
-            ("/nothing", NOTHING, NOTHING),
-            ("/arcmanager/api", NOTHING, NOTHING),
-            ("/arcmanager/api/v1x", NOTHING, NOTHING),
+            ("/nothing.js", NOTHING, NOTHING),
+            ("/nothing", "200 app", "200 app"),
+            ("/arcmanager/api", "200 app", "200 app"),
+            ("/arcmanager/api/v1x", "200 app", "200 app"),
             ("/arcmanager/api/v1%2Fauth/session", "400 bad_request", "400 bad_request"),
             ("/arcmanager%2Fapi/v1/datahubs", "400 bad_request", "400 bad_request"),
-            ("/ARCMANAGER/api/v1/datahubs", NOTHING, NOTHING),
+            ("/ARCMANAGER/api/v1/datahubs", "200 app", "200 app"),
             ("/x/../arcmanager/api/v1/datahubs", NOTHING, NOTHING),
-            ("//arcmanager/api/v1/datahubs", NOTHING, NOTHING),
+            ("//arcmanager/api/v1/datahubs", "200 app", "200 app"),
             ("/./arcmanager/api/v1/auth/session", "400 bad_request", "400 bad_request"),
         ],
     );
