@@ -23,6 +23,8 @@ pub struct Behaviour {
     pub userinfo: Manner,
     /// Everything else, `/api/v4` above all.
     pub api: Manner,
+    /// Paths with a manner of their own, by what they begin with. None by default.
+    pub by_path: Vec<(&'static str, Manner)>,
     /// How long access tokens of new logins live. A refreshed token inherits the lifetime of its predecessor.
     pub token_lifetime: Duration,
     /// When a refresh revokes the old pair of tokens.
@@ -63,6 +65,7 @@ impl Default for Behaviour {
             revoke: normal(),
             userinfo: normal(),
             api: normal(),
+            by_path: Vec::new(),
             token_lifetime: Duration::from_secs(7200),
             refresh: RefreshMode::RevokeAtOnce,
             refresh_trouble: RefreshTrouble::default(),
@@ -82,6 +85,9 @@ impl Default for Behaviour {
 
 impl Behaviour {
     pub(crate) fn manner(&self, path: &str) -> &Manner {
+        if let Some((_, manner)) = self.by_path.iter().find(|(begin, _)| path.starts_with(begin)) {
+            return manner;
+        }
         match path {
             "/.well-known/openid-configuration" => &self.discovery,
             "/oauth/discovery/keys" => &self.keys,
@@ -147,6 +153,13 @@ pub enum Answer {
     Redirect(String),
     /// These bytes, verbatim and without a head of ours; then the connection closes.
     Raw(Vec<u8>),
+    /// Bytes, verbatim and without a head of ours, and then others again and again until the peer closes.
+    Endless {
+        /// What comes first.
+        begin: Vec<u8>,
+        /// What comes for ever.
+        again: Vec<u8>,
+    },
     /// Nothing, until the peer closes.
     Hang,
     /// Nothing is done, nothing is answered; the connection closes.

@@ -156,6 +156,11 @@ impl DataHub {
         change(&mut self.hub.behaviour());
     }
 
+    /// Lets `count` more people sign in: `person1` and so on.
+    pub fn add_people(&self, count: u64) {
+        self.hub.world().add_people(count);
+    }
+
     /// Lets all access tokens expire now. Their refresh tokens stay good.
     pub fn expire_access_tokens(&self) {
         self.hub.grants().expire_all();

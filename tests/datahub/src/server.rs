@@ -62,6 +62,12 @@ async fn converse(connection: &mut Connection, hub: &Hub) -> io::Result<()> {
                 connection.send(&request, response, manner.framing, close).await?;
             }
             Reply::Raw(bytes) => return connection.send_raw(&bytes).await,
+            Reply::Endless { begin, again } => {
+                connection.send_raw(&begin).await?;
+                loop {
+                    connection.send_raw(&again).await?;
+                }
+            }
             Reply::Hang => return connection.hang().await,
             Reply::Nothing => return Ok(()),
         }
@@ -81,6 +87,7 @@ async fn pass(time: Duration) {
 enum Reply {
     Response(Response),
     Raw(Vec<u8>),
+    Endless { begin: Vec<u8>, again: Vec<u8> },
     Hang,
     Nothing,
 }
@@ -108,6 +115,7 @@ async fn reply(
         Answer::Html(status) => Reply::Response(Response::html(status, pages::upgrade(hub))),
         Answer::Redirect(location) => Reply::Response(Response::redirect(302, &location)),
         Answer::Raw(bytes) => Reply::Raw(bytes),
+        Answer::Endless { begin, again } => Reply::Endless { begin, again },
         Answer::Hang => Reply::Hang,
         Answer::CloseWithoutAnswer => Reply::Nothing,
     })

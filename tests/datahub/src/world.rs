@@ -51,6 +51,15 @@ impl World {
     pub fn user(&self, id: u64) -> Option<&User> {
         self.users.iter().find(|user| user.id == id)
     }
+
+    pub fn add_people(&mut self, count: u64) {
+        self.users.extend((1..=count).map(|number| User {
+            id: 1_000 + number,
+            username: format!("person{number}"),
+            name: format!("Person {number}"),
+            signs_in: true,
+        }));
+    }
 }
 
 impl User {
