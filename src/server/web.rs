@@ -191,8 +191,6 @@ const INDEX: &str = "index.html";
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn what_never_changes_is_kept_and_pages_are_asked_for_again() {
         let (asked, kept) =

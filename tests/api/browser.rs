@@ -213,6 +213,17 @@ impl Connection {
         Self(BufReader::new(stream))
     }
 
+    /// From now on waits so long for an answer at most, which may be nothing.
+    pub fn give_up_after(&self, limit: Duration) {
+        let limit = limit.max(Duration::from_millis(1));
+        self.0.get_ref().set_read_timeout(Some(limit)).expect("longer than nothing");
+    }
+
+    /// Throws away so many bytes of what comes, if they come.
+    pub fn skip(&mut self, bytes: usize) {
+        let _ = std::io::copy(&mut self.0.by_ref().take(bytes as u64), &mut std::io::sink());
+    }
+
     /// What was refused may have closed the connection already; the answer tells.
     pub fn write(&mut self, bytes: &[u8]) {
         let _ = self.0.get_mut().write_all(bytes);

@@ -20,6 +20,7 @@ mod files;
 mod framing;
 mod gateway;
 mod hardening;
+mod hostile;
 mod keys;
 mod leaving;
 mod login;

@@ -1,0 +1,255 @@
+//! One hostile person with an account, and fifty honest ones at the same DataHUB, who must not notice.
+//!
+//! Each row of [`ROWS`] is a way in which that person could harm others. The honest ones go on with their calls all the
+//! time; not one of these may fail. How long they take beside each row is printed, which `make bench` shows for a release
+//! build: the same for 20 s a row.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{scope, sleep};
+use std::time::{Duration, Instant};
+
+use datahub::behaviour::{Answer as Manner, Manner as Way};
+
+use crate::browser::{Browser, Connection, FETCH};
+use crate::gateway::{BASE, Gateway, Setup, datahub};
+
+/// How many honest people there are.
+const PEOPLE: u64 = 50;
+/// How often each of them calls.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// What is done, by how many threads at once, and how one of them does it until it is told to end.
+const ROWS: &[(&str, usize, fn(&Hostile))] = &[
+    ("nobody is hostile", 0, |_| {}),
+    ("an endpoint that closes without an answer", 4, |it| it.call_again_and_again("GET", "/odd/close", 90)),
+    ("an endpoint that never answers", 100, |it| it.call_again_and_again("GET", "/odd/silent", 1_000)),
+    ("uploads of a byte now and then", 100, |it| it.upload_slowly()),
+    ("interim answers without end", 8, |it| it.call_again_and_again("GET", "/odd/interim", 10)),
+    ("answers without end", 4, |it| it.read("/odd/endless")),
+    ("answers without end that nobody reads", 100, |it| it.ask_and_wait("/odd/endless")),
+    ("requests behind each other without end", 4, |it| it.pipeline()),
+    ("heads that never end", 100, |it| it.send_half_a_head()),
+    ("bodies that must be looked through", 4, |it| it.send_bodies()),
+    ("refreshes, asked for without end", 4, |it| it.call_again_and_again("POST", "/auth/refresh", 10)),
+    ("calls without a login", 4, |it| it.call_without_a_login()),
+];
+
+#[test]
+fn fifty_people_notice_nothing_of_a_hostile_one() {
+    let lasts = Duration::from_secs(if std::env::var_os("LONG").is_some() { 20 } else { 3 });
+
+    let hub = datahub();
+    hub.add_people(PEOPLE);
+    let way = |answer| Way { answer, ..Way::default() };
+    let interim = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".repeat(200);
+    let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    let chunk = [b"8000\r\n".as_slice(), &[b'x'; 0x8000], b"\r\n"].concat();
+    hub.set(|behaviour| {
+        behaviour.by_path = vec![
+            ("/api/v4/odd/close", way(Manner::CloseWithoutAnswer)),
+            ("/api/v4/odd/silent", way(Manner::Hang)),
+            ("/api/v4/odd/interim", way(Manner::Endless { begin: Vec::new(), again: interim })),
+            ("/api/v4/odd/endless", way(Manner::Endless { begin: head, again: chunk })),
+        ];
+    });
+    let lines = "
+        server.workers = 2
+        timeouts.first_byte = \"2s\"
+        limits.in_flight = 64
+        limits.waiting = 64
+        datahubs.a.anonymous = true
+
+        rate_limit.login = \"1000/1s\"
+        rate_limit.callback = \"1000/1s\"";
+    let gateway = Setup::new(&[("a", &hub)]).and(lines).logging("info,access=warn").start();
+    let person = |name: &str| {
+        let browser = Browser::default();
+        browser.log_in(&gateway, "a", &hub, name);
+        browser
+    };
+    let people: Vec<_> =
+        (1..=PEOPLE).map(|number| format!("person{number}")).map(|name| (person(&name), name)).collect();
+    let cookies = person("testuser").cookie_field();
+
+    let (row, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let felt: Vec<Mutex<Felt>> = ROWS.iter().map(|_| Mutex::default()).collect();
+    scope(|all| {
+        for (browser, name) in &people {
+            let (gateway, felt, row, is_over) = (&gateway, &felt, &row, &is_over);
+            all.spawn(move || {
+                let mut connection = None;
+                while !is_over.load(Ordering::Relaxed) {
+                    let (began, of) = (Instant::now(), row.load(Ordering::Relaxed));
+                    let outcome = call(gateway, browser, name, &mut connection);
+                    felt[of].lock().expect("no panic while held").note(began.elapsed(), outcome);
+                    sleep(INTERVAL.saturating_sub(began.elapsed()));
+                }
+            });
+        }
+        for (at, (_, threads, act)) in ROWS.iter().enumerate() {
+            row.store(at, Ordering::Relaxed);
+            let hostile = Hostile { gateway: &gateway, cookies: cookies.clone(), until: Instant::now() + lasts };
+            scope(|row| {
+                for _ in 0..*threads {
+                    row.spawn(|| act(&hostile));
+                }
+                sleep(lasts);
+            });
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+
+    let mut failures = Vec::new();
+    let mut undisturbed = Duration::ZERO;
+    for ((name, ..), felt) in ROWS.iter().zip(felt) {
+        let mut felt = felt.into_inner().expect("no panic while held");
+        felt.times.sort_unstable();
+        let [p50, p99] = [50, 99].map(|percent| felt.times[felt.times.len() * percent / 100]);
+        undisturbed = if undisturbed.is_zero() { p99 } else { undisturbed };
+        let ratio = p99.as_secs_f64() / undisturbed.as_secs_f64();
+        let calls = felt.times.len();
+        eprintln!(
+            "{name}: {calls} calls of honest people, {} failed, p50 {p50:.1?}, p99 {p99:.1?}, {ratio:.1} of undisturbed",
+            felt.failures.len()
+        );
+        assert!(calls > 100, "{name}: {calls} calls");
+        failures.extend(felt.failures.into_iter().map(|failure| format!("{name}: {failure}")));
+    }
+    assert!(
+        failures.is_empty(),
+        "{} calls of honest people failed: {:#?}",
+        failures.len(),
+        &failures[..failures.len().min(20)]
+    );
+}
+
+/// What the honest people felt beside one row.
+#[derive(Default)]
+struct Felt {
+    times: Vec<Duration>,
+    failures: Vec<String>,
+}
+
+impl Felt {
+    fn note(&mut self, took: Duration, outcome: Result<(), String>) {
+        self.times.push(took);
+        self.failures.extend(outcome.err());
+    }
+}
+
+/// One call of an honest person, over a kept connection if there is one. The answer must be about that very person.
+fn call(gateway: &Gateway, browser: &Browser, name: &str, kept: &mut Option<Connection>) -> Result<(), String> {
+    let mut connection = kept.take().unwrap_or_else(|| Connection::open(&gateway.address));
+    let cookies = browser.cookie_field();
+    let head = format!("GET {BASE}/datahubs/a/api/v4/user HTTP/1.1\r\nHost: localhost:8000\r\n{cookies}{FETCH}\r\n");
+    connection.write(head.as_bytes());
+    let mut answer = connection.try_head().map_err(|error| format!("{name}: no answer: {error}"))?;
+    answer.body = connection.body(&answer).map_err(|error| format!("{name}: a broken answer: {error}"))?;
+    if answer.header("connection").is_none() {
+        *kept = Some(connection);
+    }
+    if answer.status == 200 && answer.json()["username"] == *name {
+        return Ok(());
+    }
+    Err(format!("{name}: {} {}", answer.status, answer.text()))
+}
+
+/// Somebody with an account at the DataHUB, and ideas.
+struct Hostile<'a> {
+    gateway: &'a Gateway,
+    cookies: String,
+    until: Instant,
+}
+
+impl Hostile<'_> {
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until
+    }
+
+    /// What stands before the body of a request.
+    fn head(&self, method: &str, path: &str, fields: &str) -> String {
+        let path = if path.starts_with("/auth/") { path.to_owned() } else { format!("/datahubs/a/api/v4{path}") };
+        format!("{method} {BASE}{path} HTTP/1.1\r\nHost: localhost:8000\r\n{}{FETCH}{fields}\r\n", self.cookies)
+    }
+
+    fn send(&self, head: &str, body: &[u8]) -> Connection {
+        let mut connection = Connection::open(&self.gateway.address);
+        connection.give_up_after(self.until.saturating_duration_since(Instant::now()));
+        connection.write(head.as_bytes());
+        connection.write(body);
+        connection
+    }
+
+    fn call_again_and_again(&self, method: &str, path: &str, pause_ms: u64) {
+        while !self.is_over() {
+            let _ = self.send(&self.head(method, path, "Content-Length: 0\r\n"), b"").try_head();
+            sleep(Duration::from_millis(pause_ms));
+        }
+    }
+
+    fn upload_slowly(&self) {
+        let head = self.head("PUT", "/projects/230/packages/generic/p/1/f.bin", "Content-Length: 1000000\r\n");
+        let mut connection = self.send(&head, b"x");
+        while !self.is_over() {
+            sleep(Duration::from_millis(500));
+            connection.write(b"x");
+        }
+    }
+
+    /// Reads an answer as fast as it comes.
+    fn read(&self, path: &str) {
+        let mut connection = self.send(&self.head("GET", path, ""), b"");
+        while !self.is_over() {
+            connection.skip(100_000);
+        }
+    }
+
+    /// Reads nothing of it.
+    fn ask_and_wait(&self, path: &str) {
+        let _connection = self.send(&self.head("GET", path, ""), b"");
+        sleep(self.until.saturating_duration_since(Instant::now()));
+    }
+
+    fn pipeline(&self) {
+        let head = self.head("GET", "/user", "");
+        let requests = head.repeat(50);
+        while !self.is_over() {
+            let mut connection = self.send(&requests, b"");
+            for _ in 0..50 {
+                let Ok(answer) = connection.try_head() else { break };
+                if connection.body(&answer).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn send_half_a_head(&self) {
+        while !self.is_over() {
+            let half = self.send(&format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(30_000)), b"");
+            sleep(Duration::from_millis(200).min(self.until.saturating_duration_since(Instant::now())));
+            drop(half);
+        }
+    }
+
+    /// As deep and as long as they may be.
+    fn send_bodies(&self) {
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(100), "]".repeat(100));
+        let long = format!("{{{}}}", (0..6_000).map(|at| format!("\"{at}\":1")).collect::<Vec<_>>().join(","));
+        while !self.is_over() {
+            for body in [&deep, &long] {
+                let fields = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+                let _ = self.send(&self.head("POST", "/projects/230/issues", &fields), body.as_bytes()).try_head();
+            }
+        }
+    }
+
+    fn call_without_a_login(&self) {
+        let head = format!("GET {BASE}/datahubs/a/api/v4/projects HTTP/1.1\r\nHost: localhost:8000\r\n{FETCH}\r\n");
+        while !self.is_over() {
+            let _ = self.send(&head, b"").try_head();
+            sleep(Duration::from_millis(5));
+        }
+    }
+}
