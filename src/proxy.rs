@@ -228,10 +228,8 @@ impl Proxy {
     ) -> Result<(), Failure> {
         let SharedProxy { settings, refresher, .. } = &*self.shared;
         let now = SystemTime::now();
-        // No longer than it may be with a replay counter. What is left without one is measured again.
-        self.check_length(request.target(), MAX_COUNTER_BYTES)?;
-        let replay = ReplayTarget::parse(request.target()).map_err(ApiError::from)?;
-        let (datahub, raw_target) = self.find_datahub(replay.target, context)?;
+        let replay = ReplayTarget::parse(request.target());
+        let (datahub, raw_target) = self.find_datahub(&replay.target, context)?;
         context.replay.set(replay.replays);
         let login = self.open_session(request, datahub, context, now)?;
         let target = Target::parse(request.method(), raw_target, &settings.policy);
@@ -243,7 +241,7 @@ impl Proxy {
 
         let session = login.as_ref().map(|(_, session)| session);
         let caller = Caller { datahub, session, context, scheme: &self.shared.scheme };
-        let call = Call { proxy: self, request, access, replay, datahub, context };
+        let call = Call { proxy: self, request, access, replay: &replay, datahub, context };
         let (mut upload, mut holder) = (None, Holder::Network(context.client.address.map(network)));
         if let Some((sid, session)) = &login {
             let filter_hash = session.filter_hash();
@@ -300,22 +298,18 @@ impl Proxy {
         call.relay(exchange, &peeked, downstream).await
     }
 
-    /// Refuses a target that is longer than the limit by more than `extra` bytes, and closes the connection.
-    fn check_length(&self, target: &str, extra: usize) -> Result<(), ApiError> {
-        let is_short = target.len() <= self.shared.settings.limits.target + extra;
-        if is_short { Ok(()) } else { Err(ApiError::from(Code::TargetTooLong).closing()) }
-    }
-
     /// The DataHUB whose id is in `target`, and what follows the id. The log learns of both.
     fn find_datahub<'a>(
         &self,
         target: &'a str,
         context: &RequestContext,
     ) -> Result<(&Arc<DataHub>, &'a str), ApiError> {
+        if target.len() > self.shared.settings.limits.target {
+            return Err(ApiError::from(Code::TargetTooLong).closing());
+        }
         let rest = target.strip_prefix(&self.shared.prefix).ok_or(Code::NotFound)?;
         let (id, raw_target) = rest.split_at(memchr2(b'/', b'?', rest.as_bytes()).unwrap_or(rest.len()));
         let datahub = self.shared.datahubs.by_id(id).ok_or(Code::UnknownDatahub)?;
-        self.check_length(target, 0)?;
         context.set_datahub(datahub.id.as_str());
         context.set_route(ROUTE);
         Ok((datahub, raw_target))
@@ -369,7 +363,7 @@ struct Call<'a> {
     proxy: &'a Proxy,
     request: &'a RequestHead,
     access: Access,
-    replay: ReplayTarget<'a>,
+    replay: &'a ReplayTarget<'a>,
     datahub: &'a Arc<DataHub>,
     context: &'a RequestContext,
 }
@@ -453,7 +447,5 @@ async fn discard_request_body(
 
 /// The route of every forwarded call in the log.
 const ROUTE: &str = "/datahubs/{datahub}/{path}";
-/// The length of `?_gateway_replay=16`.
-const MAX_COUNTER_BYTES: usize = 19;
 /// A body longer than this, in bytes, counts as one that takes long to upload.
 const LONG_BODY_BYTES: u64 = 1024 * 1024;

@@ -31,7 +31,7 @@ pub(super) async fn refresh(
     context: ReqData<Rc<RequestContext>>,
 ) -> Result<HttpResponse, ApiError> {
     let now = SystemTime::now();
-    let target = ReplayTarget::parse(req.uri().path_and_query().map_or("", |raw| raw.as_str()))?;
+    let target = ReplayTarget::parse(req.uri().path_and_query().map_or("", |raw| raw.as_str()));
     let mut closed = SessionError::NoCookie;
     let mut opened = Vec::new();
     for datahub in auth.selected_datahubs(&Parameters::read(target.query().unwrap_or_default()), &context)? {

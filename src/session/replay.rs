@@ -1,14 +1,14 @@
 //! The answer that sends a call to the gateway again: a 307 to the call's own path.
 //!
 //! It says: this call was not made, but there may be a newer cookie. The browser stores the cookie that comes with it and
-//! sends the same call, body included, with the cookies it has then. A counter in the query ends loops. It is cut off
-//! before anything else looks at the target, so the DataHUB gets the original bytes.
+//! sends the same call, body included, with the cookies it has then. A counter in the query ends loops. Its name is ours
+//! alone: it is cut out before anything else looks at the target, so the DataHUB gets the original bytes.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use actix_web::http::header::HeaderValue;
-use memchr::{memchr, memchr2_iter, memrchr};
-use url::form_urlencoded;
+use memchr::{memchr, memchr2_iter};
 
 use crate::error::{ApiError, Code};
 use crate::metrics;
@@ -16,49 +16,49 @@ use crate::session::decision::MAX_REPLAYS;
 use crate::session::decision::RETRY_AFTER;
 
 /// A request's target without the counter, and how often the browser has sent the call again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplayTarget<'a> {
     /// Path and query without the counter.
-    pub target: &'a str,
+    pub target: Cow<'a, str>,
     /// 0 for the first time.
     pub replays: u8,
 }
 
 impl<'a> ReplayTarget<'a> {
-    /// Cuts the counter off.
-    ///
-    /// # Errors
-    /// [`CounterError`] if the parameter is anywhere but last, or no number from 1 to 16.
-    pub fn parse(raw: &'a str) -> Result<Self, CounterError> {
+    /// Cuts out every parameter of the counter's name. Only one that stands last, as we append it, is a count: an app that
+    /// appends to `response.url` sends an old one on with a new call. Another spelling of the name is another name.
+    pub fn parse(raw: &'a str) -> Self {
         match memchr(b'?', raw.as_bytes()) {
-            Some(at) if may_have_counter(&raw.as_bytes()[at + 1..]) => Self::parse_counter(raw, at),
-            _ => Ok(Self { target: raw, replays: 0 }),
+            Some(at) if has_counter(&raw.as_bytes()[at + 1..]) => Self::without_counters(raw, at),
+            _ => Self { target: Cow::Borrowed(raw), replays: 0 },
         }
     }
 
-    /// Reads every parameter of the query, which begins after the `?` at `path_length`.
-    fn parse_counter(raw: &'a str, path_length: usize) -> Result<Self, CounterError> {
-        let query = &raw[path_length + 1..];
-        let last = memrchr(b'&', query.as_bytes()).map_or(0, |at| at + 1);
-        let (target, replays) = match query[last..].strip_prefix(PARAMETER).and_then(|rest| rest.strip_prefix('=')) {
-            None => (raw, 0),
-            Some(number) => {
-                let replays = number.parse().ok().filter(|count: &u8| count.to_string() == number);
-                let replays = replays.filter(|count| (1..=MAX_REPLAYS).contains(count)).ok_or(CounterError)?;
-                // With it goes the separator before it, a `?` if the call had no query.
-                (&raw[..path_length + last], replays)
+    /// The same for a query that begins with the `?` at `path_length` and is read whole. Each counter goes with the separator
+    /// before it; if nothing is left, so does the `?`, since a call with a bare one has a separator behind it.
+    fn without_counters(raw: &str, path_length: usize) -> Self {
+        let (mut target, mut replays) = (raw[..path_length].to_owned(), 0);
+        let mut rest = &raw[path_length..];
+        while !rest.is_empty() {
+            let (separator, parameter) = rest.split_at(1);
+            let is_counter = is_counter(parameter.as_bytes());
+            // Behind a counter an app may have begun what it took for the query.
+            let ends: &[char] = if is_counter { &['&', ';', '?'] } else { &['&', ';'] };
+            let (parameter, next) = parameter.split_at(parameter.find(ends).unwrap_or(parameter.len()));
+            if is_counter {
+                let is_as_appended = next.is_empty() && separator != ";";
+                replays = if is_as_appended { count(parameter) } else { 0 };
+            } else {
+                target.push_str(if target.len() == path_length { "?" } else { separator });
+                target.push_str(parameter);
             }
-        };
-        let rest = target.get(path_length + 1..).unwrap_or_default();
-        let mut names = rest.split(['&', ';']).flat_map(|piece| form_urlencoded::parse(piece.as_bytes()));
-        if names.any(|(name, _)| name == PARAMETER) {
-            return Err(CounterError);
+            rest = next;
         }
-        Ok(Self { target, replays })
+        Self { target: Cow::Owned(target), replays }
     }
 
     /// The query, without the counter.
-    pub fn query(&self) -> Option<&'a str> {
+    pub fn query(&self) -> Option<&str> {
         self.target.split_once('?').map(|(_, query)| query)
     }
 
@@ -90,11 +90,26 @@ impl<'a> ReplayTarget<'a> {
     }
 }
 
-/// Whether a parameter begins with the counter's first letter, plain or percent-encoded. Hardly any query has one, and all
-/// others need no decoding.
-fn may_have_counter(query: &[u8]) -> bool {
-    let begins_so = |at: usize| matches!(query[at..], [b'_', ..] | [b'%', b'5', b'F' | b'f', ..]);
-    begins_so(0) || memchr2_iter(b'&', b';', query).any(|at| begins_so(at + 1))
+/// Whether a parameter of this query may have the counter's name. Hardly any query has one.
+fn has_counter(query: &[u8]) -> bool {
+    query.starts_with(PARAMETER.as_bytes())
+        || memchr2_iter(b'&', b';', query).any(|at| query[at + 1..].starts_with(PARAMETER.as_bytes()))
+}
+
+/// Whether a parameter that begins so has the counter's name.
+fn is_counter(parameter: &[u8]) -> bool {
+    let rest = parameter.strip_prefix(PARAMETER.as_bytes());
+    rest.is_some_and(|rest| matches!(rest, [] | [b'=' | b'&' | b';' | b'?', ..]))
+}
+
+/// How often the call has been sent again; 0 for what we would not write.
+fn count(parameter: &str) -> u8 {
+    let number = parameter.get(PARAMETER.len() + 1..).unwrap_or_default();
+    number
+        .parse()
+        .ok()
+        .filter(|count: &u8| (1..=MAX_REPLAYS).contains(count) && count.to_string() == number)
+        .unwrap_or(0)
 }
 
 /// Reads a body, of `length` bytes if that is known, to its end and throws it away: Chromium makes an error of a redirect
@@ -125,17 +140,6 @@ where
     tokio::time::timeout(DISCARD_TIMEOUT, reading).await.unwrap_or_else(|_| Err(Code::RefreshFirst.into()))
 }
 
-/// The counter's parameter is used in some other way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("`{PARAMETER}` belongs to the gateway")]
-pub struct CounterError;
-
-impl From<CounterError> for ApiError {
-    fn from(error: CounterError) -> Self {
-        Self::because(Code::BadRequestTarget, error)
-    }
-}
-
 /// The counter's name in a query.
 const PARAMETER: &str = "_gateway_replay";
 /// How much of a body is thrown away, in bytes.
@@ -151,52 +155,81 @@ mod tests {
 
     use super::*;
 
+    fn parsed(raw: &str) -> (String, u8) {
+        let ReplayTarget { target, replays } = ReplayTarget::parse(raw);
+        (target.into_owned(), replays)
+    }
+
     #[test]
     fn the_counter_goes_and_the_original_bytes_stay() {
         for target in ["/a", "/a?", "/a?b", "/a?b=1&", "/a?&&", "/a?b;c", "/a?x=_gateway_replay", "/_gateway_replay=1"]
         {
-            assert_eq!(ReplayTarget::parse(target), Ok(ReplayTarget { target, replays: 0 }), "{target}");
+            assert_eq!(ReplayTarget::parse(target), ReplayTarget { target: Cow::Borrowed(target), replays: 0 });
             let mut sent = target.to_owned();
             for replays in 1..=MAX_REPLAYS {
-                let counted = ReplayTarget::parse(&sent).expect("our own counter");
-                let retry = counted.retry_response(None, false);
+                let retry = ReplayTarget::parse(&sent).retry_response(None, false);
                 let [("location", location)] = retry.fields() else { panic!("a redirect and nothing else: {retry:?}") };
                 sent = format!("{}{location}", target.split('?').next().expect("a path"));
-                assert_eq!(ReplayTarget::parse(&sent), Ok(ReplayTarget { target, replays }), "{sent}");
+                assert_eq!(parsed(&sent), (target.to_owned(), replays), "{sent}");
             }
-            let error = ReplayTarget::parse(&sent).expect("our own counter").retry_response(None, false);
+            let error = ReplayTarget::parse(&sent).retry_response(None, false);
             assert_eq!(error.code(), Code::RefreshUnavailable, "round it went often enough");
         }
     }
 
     #[test]
-    fn any_other_use_of_the_counter_is_refused() {
-        for target in [
-            "/a?_gateway_replay=0",
-            "/a?_gateway_replay=17",
-            "/a?_gateway_replay=01",
-            "/a?_gateway_replay=+1",
-            "/a?_gateway_replay=",
-            "/a?_gateway_replay",
-            "/a?_gateway_replay=1&b=2",
-            "/a?_gateway_replay=1&_gateway_replay=2",
-            "/a?%5Fgateway_replay=1",
-            "/a?b;_gateway_replay=1",
+    fn the_name_is_cut_out_wherever_it_stands_and_counts_only_where_we_append_it() {
+        for (raw, target, replays) in [
+            // What apps make of `response.url`.
+            ("/a?_gateway_replay=1&page=2", "/a?page=2", 0),
+            ("/a?_gateway_replay=1?page=2", "/a?page=2", 0),
+            ("/a?b=c&_gateway_replay=3&page=2", "/a?b=c&page=2", 0),
+            ("/a?b=c&_gateway_replay=3;page=2", "/a?b=c;page=2", 0),
+            ("/a?b=c&_gateway_replay=3?page=2", "/a?b=c?page=2", 0),
+            ("/a?_gateway_replay=1&", "/a?", 0),
+            ("/a?&_gateway_replay=1&", "/a?&", 0),
+            ("/a?_gateway_replay=9&page=2&_gateway_replay=1", "/a?page=2", 1),
+            ("/a?_gateway_replay=9&_gateway_replay=2", "/a", 2),
+            ("/a?_gateway_replay=9&_gateway_replay=2&b", "/a?b", 0),
+            ("/a?b;_gateway_replay=1;c", "/a?b;c", 0),
+            // As we append it, and nearly so.
+            ("/a?b=c&_gateway_replay=16", "/a?b=c", 16),
+            ("/a?b=c;_gateway_replay=3", "/a?b=c", 0),
+            ("/a?b&_gateway_replay=0", "/a?b", 0),
+            ("/a?b&_gateway_replay=17", "/a?b", 0),
+            ("/a?b&_gateway_replay=01", "/a?b", 0),
+            ("/a?b&_gateway_replay=+1", "/a?b", 0),
+            ("/a?b&_gateway_replay=1=1", "/a?b", 0),
+            ("/a?b&_gateway_replay=", "/a?b", 0),
+            ("/a?b&_gateway_replay", "/a?b", 0),
+            ("/a?_gateway_replay", "/a", 0),
+            ("/a?_gateway_replay&b", "/a?b", 0),
+            // Other names.
+            ("/a?%5Fgateway_replay=1", "/a?%5Fgateway_replay=1", 0),
+            ("/a?_GATEWAY_REPLAY=1", "/a?_GATEWAY_REPLAY=1", 0),
+            ("/a?_gateway_replays=1", "/a?_gateway_replays=1", 0),
+            ("/a?_gateway_replay[]=1", "/a?_gateway_replay[]=1", 0),
+            ("/a?b=%26_gateway_replay=1", "/a?b=%26_gateway_replay=1", 0),
+            ("/a?x_gateway_replay=1&b", "/a?x_gateway_replay=1&b", 0),
+            ("/a?b?_gateway_replay=1", "/a?b?_gateway_replay=1", 0),
         ] {
-            assert_eq!(ReplayTarget::parse(target), Err(CounterError), "{target}");
+            assert_eq!(parsed(raw), (target.to_owned(), replays), "{raw}");
         }
-        ReplayTarget::parse("/a?b=2&_gateway_replay=1").expect("as we write it");
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, cases: 4_096, ..ProptestConfig::default() })]
 
         #[test]
-        fn a_query_that_is_not_read_whole_has_no_counter(
-            query in "([_%5Ffg&;=+ab1]|&|[?]|_gateway_replay|%5[Ff]gateway_replay|_gat%65way%5freplay|=1|=16|=17){0,9}",
+        fn what_is_left_has_no_counter_and_what_had_none_is_left_whole(
+            query in "([_%5Ffg&;=+ab1]|&|[?]|_gateway_replay|%5[Ff]gateway_replay|=1|=16|=17){0,9}",
         ) {
             let raw = format!("/a?{query}");
-            prop_assert_eq!(ReplayTarget::parse(&raw), ReplayTarget::parse_counter(&raw, 2));
+            let ReplayTarget { target, replays } = ReplayTarget::parse(&raw);
+            prop_assert_eq!(&ReplayTarget::parse(&target), &ReplayTarget { target: target.clone(), replays: 0 });
+            prop_assert_eq!(ReplayTarget::without_counters(&raw, 2), ReplayTarget { target: target.clone(), replays });
+            let names = query.split(['&', ';']).map(|parameter| parameter.split(['=', '?']).next().unwrap_or_default());
+            prop_assert_eq!(target == raw, names.into_iter().all(|name| name != PARAMETER));
         }
     }
 

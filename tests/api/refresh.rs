@@ -493,13 +493,50 @@ fn the_replay_counter_belongs_to_the_gateway() {
     let browser = Browser::default();
     browser.log_in(&gateway, "a", &hub, "testuser");
     hub.clear();
-    for query in
-        ["_gateway_replay=0", "_gateway_replay=17", "_gateway_replay=1&a=b", "_gateway_replay", "%5Fgateway_replay=1"]
-    {
-        let answer = browser.fetch(&gateway, "GET", &format!("/datahubs/a/api/v4/user?{query}"));
-        assert_eq!((answer.status, answer.code().as_str()), (400, "bad_request_target"), "{query}");
+    for (query, arrives) in [
+        ("?_gateway_replay=1", ""),
+        ("?_gateway_replay=0", ""),
+        ("?_gateway_replay=17", ""),
+        ("?_gateway_replay", ""),
+        ("?_gateway_replay=1&a=b", "?a=b"),
+        ("?_gateway_replay=1?a=b", "?a=b"),
+        ("?a=b;_gateway_replay=1;c=d", "?a=b;c=d"),
+        ("?a=b&_gateway_replay=2&c=d&_gateway_replay=1", "?a=b&c=d"),
+        ("?%5Fgateway_replay=1", "?%5Fgateway_replay=1"),
+    ] {
+        hub.clear();
+        let answer = browser.fetch(&gateway, "GET", &format!("/datahubs/a/api/v4/user{query}"));
+        assert_eq!(answer.status, 200, "{query}: {}", answer.text());
+        assert_eq!(hub.requests()[0].target(), format!("/api/v4/user{arrives}"), "{query}");
     }
-    assert!(hub.requests().is_empty());
-    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user?_gateway_replay=1").status, 200);
-    assert_eq!(hub.requests()[0].target(), "/api/v4/user");
+    // What is cut out hides nothing, and does not count against the limit.
+    let hidden = browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user?_gateway_replay=1&sudo=1&_gateway_replay=1");
+    assert_eq!(hidden.code(), "credential_parameter");
+    let long = format!("/datahubs/a/api/v4/user?a={}", "a".repeat(8 * 1024 - BASE.len() - 26));
+    for counters in ["", "&_gateway_replay=1", "&_gateway_replay=9&_gateway_replay=1"] {
+        assert_eq!(browser.fetch(&gateway, "GET", &format!("{long}{counters}")).status, 200, "{counters}");
+    }
+    assert_eq!(browser.fetch(&gateway, "GET", &format!("{long}a")).code(), "target_too_long");
+}
+
+/// Rule 4: an app that pages by appending to `response.url` makes a first call each time.
+#[test]
+fn a_stale_count_in_the_middle_does_not_make_a_first_call_look_like_a_second() {
+    let hub = short();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = stale(&gateway, &hub);
+    let path = "/datahubs/a/api/v4/projects?per_page=2&_gateway_replay=16&page=2";
+    let answer = browser.fetch(&gateway, "GET", path);
+    assert_eq!((answer.status, answer.location().as_str()), (307, "?per_page=2&page=2&_gateway_replay=1"));
+    let answer = browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/projects?per_page=2&page=2&_gateway_replay=1");
+    assert_eq!((answer.status, answer.header("x-page").as_deref()), (200, Some("2")));
+    for link in answer.header("link").expect("pages").split(',') {
+        assert!(link.contains("page=") && !link.contains("_gateway_replay"), "{link}");
+    }
+    let replays = |replay: u64| {
+        gateway.wait_for_line(|line| {
+            line["route"].as_str().is_some_and(|r| r.contains("{path}")) && line["replay"] == replay
+        })
+    };
+    assert_eq!((replays(0)["status"].as_u64(), replays(1)["status"].as_u64()), (Some(307), Some(200)));
 }
