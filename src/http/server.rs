@@ -55,6 +55,8 @@ pub struct ServerConnection {
     /// Whether the answer's body is sent in chunks.
     is_chunked: bool,
     body: BodyDecoder,
+    /// What was read of the body and given back.
+    returned: Option<Buffer>,
     /// How many bytes of the body may still come.
     body_allowance: u64,
     /// How long we still wait for the body on the whole. What comes of it brings as much time as it may take.
@@ -114,6 +116,7 @@ impl ServerConnection {
             is_http_1_1: true,
             is_chunked: false,
             body: BodyDecoder::Done,
+            returned: None,
             body_allowance: 0,
             body_patience: MAX_BODY_PATIENCE,
             expects_continue: false,
@@ -182,6 +185,7 @@ impl ServerConnection {
         self.is_http_1_1 = head.is_http_1_1;
         self.has_answered = false;
         self.body = BodyDecoder::new(head.body);
+        self.returned = None;
         self.body_allowance = self.settings.body;
         self.body_patience = MAX_BODY_PATIENCE;
         self.expects_continue = head.expects_continue && !self.body.is_done();
@@ -192,6 +196,9 @@ impl ServerConnection {
     /// # Errors
     /// [`BodyError`]; the rest of the body cannot be read then.
     pub async fn next_piece(&mut self) -> Result<Option<Buffer>, BodyError> {
+        if let Some(piece) = self.returned.take() {
+            return Ok(Some(piece));
+        }
         while !self.body.is_done() {
             if let Some(room) = self.body.room(&self.read_buffer) {
                 self.fill_body(room).await?;
@@ -208,6 +215,13 @@ impl ServerConnection {
             }
         }
         Ok(None)
+    }
+
+    /// Gives back what was read of the request's body: it is the next piece again.
+    pub fn give_back(&mut self, piece: Vec<u8>) {
+        let mut returned = self.pool.none();
+        *returned = piece;
+        self.returned = Some(returned);
     }
 
     /// Reads at most `max_bytes` more of the body, after a 100 if the client waits for one.
@@ -574,6 +588,23 @@ mod tests {
             self.write(&[ANSWER]).await.expect("there is room");
             self.finish();
         }
+    }
+
+    #[test]
+    fn what_is_given_back_of_a_body_is_the_next_piece_again_and_of_no_other_body() {
+        run(async {
+            let put = "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nabcd";
+            let (mut connection, _client) = with(&put.repeat(3)).await;
+            for is_read_again in [true, false, true] {
+                connection.request().await;
+                let body = connection.whole_body().await.expect("a good body");
+                connection.give_back(body);
+                if is_read_again {
+                    assert_eq!(connection.whole_body().await.expect("the same"), b"abcd");
+                }
+                connection.answer().await;
+            }
+        });
     }
 
     /// How long `work` takes, in seconds.
