@@ -270,7 +270,7 @@ impl Proxy {
         };
         let rest = match inspected.map_err(|failure| failure.record_refusal(datahub, context))? {
             RequestBody::Buffered(body) => {
-                message.append(&body);
+                message.append(&body, length);
                 BodyLength::None
             }
             RequestBody::Streaming => length,

@@ -20,9 +20,8 @@ use crate::proxy::inspect::{self, RequestBody};
 /// The body of a call to `/api/graphql`, if it is one that we forward.
 ///
 /// # Errors
-/// `method_not_allowed` but for POST; `bad_request` for anything but one well-formed operation in JSON with a
-/// Content-Length, introspection among it; `body_too_large` above 64 KiB; `credential_endpoint` for what is about
-/// credentials.
+/// `method_not_allowed` but for POST; `bad_request` for anything but one well-formed operation in JSON, introspection
+/// among it; `body_too_large` above 64 KiB; `credential_endpoint` for what is about credentials.
 pub(super) async fn inspect(
     request: &RequestHead,
     downstream: &mut ServerConnection,
@@ -38,8 +37,7 @@ pub(super) async fn inspect(
     if !essence.eq_ignore_ascii_case("application/json") || fields.contains("content-encoding") {
         return Err(ApiError::from(GraphqlError::NotJson).into());
     }
-    let Some(length) = request.body.known() else { return Err(ApiError::from(GraphqlError::NoLength).into()) };
-    let body = inspect::buffer(length, downstream, context).await?;
+    let body = inspect::buffer(request.body, downstream, context).await?.ok_or(Code::BodyTooLarge)?;
     check(&body).map_err(ApiError::from)?;
     Ok(RequestBody::Buffered(body))
 }
@@ -50,9 +48,6 @@ pub(super) enum GraphqlError {
     /// Another Content-Type, or a Content-Encoding.
     #[error("a GraphQL call must be JSON")]
     NotJson,
-    /// Chunks.
-    #[error("a GraphQL call must have a Content-Length")]
-    NoLength,
     /// Not one object of `query`, `variables`, `operationName` and `extensions`: a batch, say.
     #[error("the body is not one GraphQL call")]
     NotOneCall,

@@ -1,7 +1,9 @@
 //! A request's body on its way up. Short ones that hold parameters are read and inspected, all others are streamed.
 //!
-//! GitLab takes credentials from parameters too, and prefers some of them to the bearer. A long body, or one without a
-//! length or a Content-Type, is not inspected: a token in there is one that the sender had already.
+//! GitLab takes credentials from parameters too, and prefers some of them to the bearer. A long body is not inspected: a
+//! token in there is one that the sender had already. Whether a body in chunks is short shows at its end; so it is held until
+//! it ends or has become too long, and is streamed from its beginning then. No GitLab answers before that: its own proxies
+//! hold bodies, too.
 
 use std::fmt;
 
@@ -27,45 +29,47 @@ pub(super) enum RequestBody {
     Streaming,
 }
 
-/// Reads a short form, multipart or JSON body and looks for credentials in it; any other stays where it is.
+/// Reads a short body that may hold parameters and looks for credentials in it; any other stays where it is.
 ///
 /// # Errors
 /// `credential_parameter` for a top-level name that GitLab would take for a credential; `bad_request` for a body that
-/// breaks off, or is not plainly what its Content-Type says.
+/// breaks off, or is not plainly what its Content-Type says; `request_timeout` for one that comes too slowly.
 pub(super) async fn inspect(
     request: &RequestHead,
     downstream: &mut ServerConnection,
     context: &RequestContext,
 ) -> Result<RequestBody, Failure> {
-    let length = match request.body {
-        body if body.is_empty() => return Ok(RequestBody::Buffered(Vec::new())),
-        BodyLength::Known(length) if length <= MAX_INSPECTED => length,
-        _ => return Ok(RequestBody::Streaming),
-    };
+    if request.body.is_empty() {
+        return Ok(RequestBody::Buffered(Vec::new()));
+    }
     let Some(kind) = Kind::of(request.fields()) else { return Ok(RequestBody::Streaming) };
-    let body = buffer(length, downstream, context).await?;
+    let Some(body) = buffer(request.body, downstream, context).await? else { return Ok(RequestBody::Streaming) };
     let is_credential = kind.names_credential(&body).map_err(ApiError::from)?;
     if is_credential { Err(Code::CredentialParameter.into()) } else { Ok(RequestBody::Buffered(body)) }
 }
 
-/// All of a short body.
+/// All of a short body; `None` for one above 64 KiB, which can still be read from its beginning.
 ///
 /// # Errors
-/// `body_too_large` above 64 KiB; `bad_request` if it breaks off.
+/// As [`ServerConnection::next_piece`].
 pub(super) async fn buffer(
-    length: u64,
+    length: BodyLength,
     downstream: &mut ServerConnection,
     context: &RequestContext,
-) -> Result<Vec<u8>, Failure> {
-    if length > MAX_INSPECTED {
-        return Err(Code::BodyTooLarge.into());
+) -> Result<Option<Vec<u8>>, Failure> {
+    if length.known().is_some_and(|length| length > MAX_INSPECTED as u64) {
+        return Ok(None);
     }
-    let mut body = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-    while let Some(piece) = downstream.next_piece().await? {
-        context.count_in(piece.len());
+    let mut body = Vec::new();
+    while let Some(piece) = downstream.next_piece().await.inspect_err(|_| context.count_in(body.len()))? {
         body.extend_from_slice(&piece);
+        if body.len() > MAX_INSPECTED {
+            downstream.give_back(body);
+            return Ok(None);
+        }
     }
-    Ok(body)
+    context.count_in(body.len());
+    Ok(Some(body))
 }
 
 /// Bodies whose parameters GitLab reads, told apart as Rack and Grape do (`lib/rack/media_type.rb`: up to a `;` or `,`).
@@ -74,26 +78,32 @@ enum Kind {
     /// With its Content-Type, which holds the boundary.
     Multipart(String),
     Json,
+    /// Without a Content-Type: a form to Rack (`lib/rack/request.rb`), JSON to Grape (`lib/grape/middleware/formatter.rb`).
+    Untyped,
 }
 
 impl Kind {
     fn of(fields: Fields<'_>) -> Option<Self> {
-        let value = lossy(fields.values("content-type").next()?);
+        let value = lossy(fields.values("content-type").next().unwrap_or_default());
         let essence = value.split([';', ',']).next().unwrap_or(&value).trim().to_ascii_lowercase();
         match essence.as_str() {
             "application/x-www-form-urlencoded" => Some(Self::Form),
             "multipart/form-data" | "multipart/mixed" | "multipart/related" => Some(Self::Multipart(value)),
             "application/json" | "application/jsonrequest" | "text/x-json" => Some(Self::Json),
             essence if essence.ends_with("+json") => Some(Self::Json),
+            "" => Some(Self::Untyped),
             _ => None,
         }
     }
 
     fn names_credential(&self, body: &[u8]) -> Result<bool, Unreadable> {
         match self {
+            _ if body.is_empty() => Ok(false),
             Self::Form => Ok(form_names_credential(body)),
             Self::Multipart(kind) => part_names_credential(kind, body).ok_or(Unreadable),
             Self::Json => json_names_credential(body),
+            Self::Untyped if begins_like_json(body) => Ok(form_names_credential(body) || json_names_credential(body)?),
+            Self::Untyped => Ok(form_names_credential(body)),
         }
     }
 }
@@ -103,20 +113,46 @@ fn form_names_credential(body: &[u8]) -> bool {
     pieces.flat_map(form_urlencoded::parse).any(|(name, _)| is_credential(&name))
 }
 
-/// What is not JSON to us may be JSON to GitLab: some parsers take comments, a byte order mark, or malformed numbers. So
-/// what is not JSON passes only if it names no credential anywhere and has no escapes that could hide one.
+/// What is not JSON to us may be JSON to GitLab: some parsers take comments or malformed numbers. So what is not JSON passes
+/// only if it names no credential anywhere and has nothing that could hide one: no escapes, and no zeros, which UTF-16 has.
 fn json_names_credential(body: &[u8]) -> Result<bool, Unreadable> {
-    let is_object = body.trim_ascii_start().starts_with(b"{");
-    match serde_json::from_slice::<IgnoredAny>(body) {
-        Ok(_) if is_object => serde_json::from_slice::<Names>(body).map(|names| names.0).map_err(|_| Unreadable),
+    let json = without_mark(body);
+    let is_object = json.trim_ascii_start().starts_with(b"{");
+    match serde_json::from_slice::<IgnoredAny>(json) {
+        Ok(_) if is_object => serde_json::from_slice::<Names>(json).map(|names| names.0).map_err(|_| Unreadable),
         Ok(_) => Ok(false),
-        Err(_) if body.contains(&b'\\') => Err(Unreadable),
-        Err(_) => Ok(mentions_credential(body)),
+        Err(_) if json.contains(&b'\\') || json.contains(&0) => Err(Unreadable),
+        Err(_) => Ok(mentions_credential(json)),
     }
 }
 
-/// Multipart bodies (RFC 7578) as browsers and the usual clients write them, and no others: whoever reads more leniently
-/// than we, as Rack does (`lib/rack/multipart/parser.rb`), must find the same parts and the same names.
+/// Whether this may be a JSON object, before comments at most; many files begin with a brace.
+fn begins_like_json(body: &[u8]) -> bool {
+    let inside = without_comments(without_mark(body)).strip_prefix(b"{");
+    inside.is_some_and(|inside| without_comments(inside).starts_with(b"\""))
+}
+
+/// What follows a byte order mark, which may be ignored (RFC 8259 section 8.1).
+fn without_mark(json: &[u8]) -> &[u8] {
+    json.strip_prefix("\u{feff}".as_bytes()).unwrap_or(json)
+}
+
+/// What follows white space and comments.
+fn without_comments(json: &[u8]) -> &[u8] {
+    let mut rest = json.trim_ascii_start();
+    loop {
+        let end: &[u8] = match rest {
+            [b'/', b'*', ..] => b"*/",
+            [b'/', b'/', ..] => b"\n",
+            _ => return rest,
+        };
+        let Some(at) = memmem::find(&rest[2..], end) else { return b"" };
+        rest = rest[2 + at + end.len()..].trim_ascii_start();
+    }
+}
+
+/// Multipart bodies (RFC 2046 section 5.1.1, RFC 7578) in every way that has one reading, and in no other: whoever reads more
+/// leniently than we, as Rack does (`lib/rack/multipart/parser.rb`), must find the same parts and the same names.
 fn part_names_credential(kind: &str, body: &[u8]) -> Option<bool> {
     let boundary = boundary(kind)?;
     // Rack's ends at a comma.
@@ -125,35 +161,46 @@ fn part_names_credential(kind: &str, body: &[u8]) -> Option<bool> {
         return None;
     }
     let delimiter = format!("\r\n--{boundary}");
-    let mut rest = body.strip_prefix(&delimiter.as_bytes()[2..])?;
+    let (delimiter, dashes) = (delimiter.as_bytes(), &delimiter.as_bytes()[2..]);
+    let preamble = &body[..memmem::find(body, dashes)?];
+    if !preamble.is_empty() && !preamble.ends_with(b"\r\n") {
+        return None;
+    }
+    let mut rest = &body[preamble.len() + dashes.len()..];
     let mut found = false;
-    while !matches!(rest, b"--" | b"--\r\n") {
+    while !rest.starts_with(b"--") {
         let part = rest.strip_prefix(b"\r\n")?;
         let head = &part[..memmem::find(part, b"\r\n\r\n")?];
         found |= head_names_credential(head)?;
         let content = &part[head.len() + 2..];
-        rest = &content[memmem::find(content, delimiter.as_bytes())? + delimiter.len()..];
+        rest = &content[memmem::find(content, delimiter)? + delimiter.len()..];
     }
-    Some(found)
+    let epilogue = &rest[2..];
+    let is_plain = epilogue.is_empty() || epilogue.starts_with(b"\r\n");
+    (is_plain && memmem::find(epilogue, dashes).is_none()).then_some(found)
 }
 
-/// The boundary, if there is one and no more.
+/// The boundary, if there is one and no more, however its name is written.
 fn boundary(kind: &str) -> Option<&str> {
     let lower = kind.to_ascii_lowercase();
-    let mut places = lower.match_indices("boundary=");
-    let (Some((at, word)), None) = (places.next(), places.next()) else { return None };
-    let value = kind[at + word.len()..].trim_end();
-    let value = match value.strip_prefix('"') {
-        Some(quoted) => quoted.strip_suffix('"')?,
-        None => value,
+    let (before, after) = lower.split_once("boundary")?;
+    let value = &kind[kind.len() - after.strip_prefix('=')?.len()..];
+    let (value, rest) = match value.strip_prefix('"') {
+        Some(quoted) => quoted.split_once('"')?,
+        None => value.split_at(value.find(';').unwrap_or(value.len())),
     };
+    let is_alone = before.ends_with([';', ' ', '\t'])
+        && (rest.is_empty() || rest.trim_start().starts_with(';'))
+        && !value.to_ascii_lowercase().contains("boundary=")
+        && !rest.to_ascii_lowercase().contains("boundary");
     let is_plain = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\;".contains(&byte));
-    (kind[..at].ends_with([';', ' ']) && is_plain).then_some(value)
+    (is_alone && is_plain).then_some(value)
 }
 
 /// Whether a part is named like a credential, whichever of the names in its head counts.
 fn head_names_credential(head: &[u8]) -> Option<bool> {
-    let head = lossy(head);
+    // What a line begins with a blank goes on from the line before (RFC 5322 section 2.2.3).
+    let head = lossy(head).replace("\r\n ", "  ").replace("\r\n\t", "  ");
     let lower = head.to_ascii_lowercase();
     let is_plain = head.split("\r\n").all(|line| !line.contains(['\r', '\n']));
     if !is_plain || lower.matches("content-disposition").count() != 1 || lower.contains("content-id") {
@@ -161,19 +208,24 @@ fn head_names_credential(head: &[u8]) -> Option<bool> {
     }
     let dispositions = head.split("\r\n").filter_map(|line| line.split_once(':'));
     let mut dispositions = dispositions.filter(|(name, _)| name.eq_ignore_ascii_case("content-disposition"));
-    let parameters = dispositions.next()?.1.trim_start().strip_prefix("form-data;")?.trim_start();
-    if !parameters.starts_with("name=") {
+    let (kind, parameters) = dispositions.next()?.1.split_once(';')?;
+    if !kind.trim().eq_ignore_ascii_case("form-data") {
         return None;
     }
     let starts = [0].into_iter().chain(parameters.match_indices(';').map(|(at, _)| at + 1));
-    let mut found = false;
-    for parameter in starts.map(|at| parameters[at..].trim_start()) {
+    let mut found = None;
+    for at in starts {
+        let parameter = parameters[at..].trim_start();
         let value = parameter.get(..4).filter(|word| word.eq_ignore_ascii_case("name")).map(|_| &parameter[4..]);
         if let Some(value) = value.filter(|value| value.trim_start().starts_with(['=', '*'])) {
-            found |= is_credential(part_name(value.strip_prefix('=')?)?);
+            // Behind a colon Rack sees no name, and takes the name of the file for it.
+            if found.is_none() && parameters[..at].contains(':') {
+                return None;
+            }
+            found = Some(found.unwrap_or(false) | is_credential(part_name(value.strip_prefix('=')?)?));
         }
     }
-    Some(found)
+    found
 }
 
 /// The name in a value that begins so, if nothing in it is escaped; without quotes, up to what no token holds.
@@ -248,4 +300,4 @@ impl<'de> Deserialize<'de> for Name {
 }
 
 /// Longest body that is inspected, in bytes.
-const MAX_INSPECTED: u64 = 64 * 1024;
+const MAX_INSPECTED: usize = 64 * 1024;

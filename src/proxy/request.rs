@@ -12,7 +12,7 @@ use zeroize::Zeroize as _;
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::error::Code;
-use crate::http::body::{BodyLength, write_content_length};
+use crate::http::body::{BodyLength, CHUNK_END, LAST_CHUNK, write_chunk_size, write_content_length};
 use crate::http::buffer::{Buffer, append};
 use crate::http::head::{RequestHead, is_name};
 use crate::proxy::target::Target;
@@ -91,16 +91,25 @@ impl Message {
         Self { bytes, bearer }
     }
 
-    /// Adds the body.
-    pub(super) fn append(&mut self, body: &[u8]) {
+    /// Adds the whole body, delimited as the head says: by its `length`, or as one chunk.
+    pub(super) fn append(&mut self, body: &[u8], length: BodyLength) {
         // What moves leaves a copy behind.
-        if self.bytes.capacity() - self.bytes.len() < body.len() {
-            let mut roomier = Vec::with_capacity(self.bytes.len() + body.len());
+        let needed = body.len() + MAX_CHUNK_FRAMING;
+        if self.bytes.capacity() - self.bytes.len() < needed {
+            let mut roomier = Vec::with_capacity(self.bytes.len() + needed);
             roomier.extend_from_slice(&self.bytes);
             self.bytes[self.bearer.clone()].zeroize();
             *self.bytes = roomier;
         }
-        self.bytes.extend_from_slice(body);
+        let is_chunked = length == BodyLength::Chunked;
+        // A chunk of no bytes would be the last one.
+        if is_chunked && !body.is_empty() {
+            write_chunk_size(body.len(), &mut self.bytes);
+            append(&mut self.bytes, [body, CHUNK_END]);
+        } else {
+            self.bytes.extend_from_slice(body);
+        }
+        self.bytes.extend_from_slice(if is_chunked { LAST_CHUNK } else { b"" });
     }
 
     /// The bytes, as they go over the wire.
@@ -176,6 +185,8 @@ fn is_traceparent(value: &[u8]) -> bool {
 
 /// Room for what we add to a head: the token, a host, an address and ids, in bytes. Tokens fit into a cookie.
 const MAX_OURS: usize = 4096 + 1024;
+/// Room for what delimits one chunk and ends the body: a size of 16 digits, three line ends, and the last chunk, in bytes.
+const MAX_CHUNK_FRAMING: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -243,7 +254,7 @@ mod tests {
         let (mut message, id) = message(fields, BodyLength::Known(4), Some("203.0.113.10")).expect("a good call");
         for body in ["", "body", &"x".repeat(64 * 1024)] {
             let before = message.as_bytes().to_vec();
-            message.append(body.as_bytes());
+            message.append(body.as_bytes(), BodyLength::Known(4));
             assert_eq!(message.as_bytes(), [&before, body.as_bytes()].concat());
             assert_eq!(message.bytes[message.bearer.clone()], *TOKEN.as_bytes(), "what is wiped in the end");
         }
@@ -255,6 +266,17 @@ mod tests {
             &id[16..]
         );
         assert_eq!(text[..expected.len()], expected);
+    }
+
+    #[test]
+    fn a_short_body_in_chunks_goes_up_as_one() {
+        for (body, expected) in
+            [("", "\r\n\r\n0\r\n\r\n"), ("a=b&c=d&e=f&g=h&", "\r\n\r\n10\r\na=b&c=d&e=f&g=h&\r\n0\r\n\r\n")]
+        {
+            let (mut message, _) = message("", BodyLength::Chunked, None).expect("a good call");
+            message.append(body.as_bytes(), BodyLength::Chunked);
+            assert!(message.as_bytes().ends_with(expected.as_bytes()), "{body}");
+        }
     }
 
     /// PQ-09: two of them could mean two things, but for lists.

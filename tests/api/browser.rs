@@ -237,6 +237,15 @@ impl Connection {
         answer
     }
 
+    /// The status of an interim answer.
+    pub fn interim(&mut self) -> u16 {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(self.0.read_line(&mut head).expect("a line in time") > 0, "{head}");
+        }
+        head[9..12].parse().expect("a status")
+    }
+
     pub fn head(&mut self) -> Answer {
         self.try_head().expect("a whole head in time")
     }

@@ -384,7 +384,8 @@ fn the_framing_that_goes_up_is_ours() {
         for is_reset in [false, true] {
             world.hub.clear();
             let mut stream = world.open();
-            stream.write_all(&world.bytes(&format!("{put}{framing}\r\n{half}"))).expect("it takes a body");
+            let file = "Content-Type: application/octet-stream\r\n";
+            stream.write_all(&world.bytes(&format!("{put}{file}{framing}\r\n{half}"))).expect("it takes a body");
             wait_until(|| world.hub.requests().iter().any(|request| request.body_length > 0));
             if is_reset {
                 drop(stream);

@@ -8,6 +8,7 @@
 mod access;
 mod access_log;
 mod anonymous;
+mod bodies;
 mod books;
 mod browser;
 mod callback;
