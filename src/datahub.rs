@@ -18,7 +18,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::access_log::{Event, process_event};
+use crate::access_log::{Event, event_because, process_event};
 use crate::datahub::oidc::Provider;
 use crate::datahub::transport::Address;
 use crate::metrics;
@@ -42,8 +42,26 @@ pub struct DataHub {
     /// How often it may be asked without a login, by all clients together; not at all if there is none.
     pub anonymous_rate: Option<Rate>,
     index: usize,
-    /// When it was last said that it refuses our client.
-    client_reported: Mutex<Option<Instant>>,
+    /// That it refuses our client.
+    client_reported: Reported,
+    /// That a link of its answers was dropped.
+    link_reported: Reported,
+}
+
+/// When something was last said that is said once a minute.
+#[derive(Debug, Default)]
+struct Reported(Mutex<Option<Instant>>);
+
+impl Reported {
+    /// Whether it is to be said now.
+    fn is_due(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| last.elapsed() >= REPORT_INTERVAL);
+        if is_due {
+            *last = Some(Instant::now());
+        }
+        is_due
+    }
 }
 
 impl DataHub {
@@ -57,18 +75,25 @@ impl DataHub {
         provider: Provider,
         anonymous_rate: Option<Rate>,
     ) -> Self {
-        let (index, client_reported) = (0, Mutex::default());
-        Self { id, name, description, aliases, address, provider, anonymous_rate, index, client_reported }
+        let (client_reported, link_reported) = (Reported::default(), Reported::default());
+        let index = 0;
+        Self { id, name, description, aliases, address, provider, anonymous_rate, index, client_reported, link_reported }
     }
 
     /// Counts that it refuses our client, and says so once a minute: until an operator mends that, nobody logs in there and
     /// no session is renewed.
     pub fn report_refused_client(&self, error: &dyn std::error::Error) {
         metrics::client_refused(self.id.as_str());
-        let mut reported = self.client_reported.lock().unwrap_or_else(PoisonError::into_inner);
-        if reported.is_none_or(|last| last.elapsed() >= REPORT_INTERVAL) {
-            *reported = Some(Instant::now());
+        if self.client_reported.is_due() {
             process_event(Event::ClientRefused, &format!("{}: {error}", self.id));
+        }
+    }
+
+    /// Says once a minute that a link or a redirect of its answers did not come down, and why: without it a client reads the
+    /// first page only.
+    pub fn report_dropped_link(&self, reason: &'static str) {
+        if self.link_reported.is_due() {
+            event_because(Event::LinkDropped, self.id.as_str(), None, reason);
         }
     }
 
@@ -157,7 +182,7 @@ impl fmt::Display for DataHubId {
 #[error("a DataHUB's id is 1 to 32 of a-z, 0-9, _ and -, with a letter or digit at both ends and no __")]
 pub struct DataHubIdError;
 
-/// How long nothing more is said about one fault of the configuration.
+/// How long nothing more is said about one fault of a DataHUB's, or of its configuration.
 const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
 #[cfg(test)]

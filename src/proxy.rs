@@ -241,7 +241,7 @@ impl Proxy {
 
         let session = login.as_ref().map(|(_, session)| session);
         let caller = Caller { datahub, session, context, scheme: &self.shared.scheme };
-        let call = Call { proxy: self, request, access, replay: &replay, datahub, context };
+        let call = Call { proxy: self, request, target, access, replay: &replay, datahub, context };
         let (mut upload, mut holder) = (None, Holder::Network(context.client.address.map(network)));
         if let Some((sid, session)) = &login {
             let filter_hash = session.filter_hash();
@@ -362,6 +362,7 @@ impl Proxy {
 struct Call<'a> {
     proxy: &'a Proxy,
     request: &'a RequestHead,
+    target: Target<'a>,
     access: Access,
     replay: &'a ReplayTarget<'a>,
     datahub: &'a Arc<DataHub>,

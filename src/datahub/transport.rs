@@ -94,6 +94,20 @@ impl Address {
         self.url.origin() == url.origin()
     }
 
+    /// Whether this is its host, in whatever case, with or without the root's dot.
+    pub fn has_host(&self, host: &str) -> bool {
+        let own = self.url.host_str().unwrap_or_default();
+        own.trim_end_matches('.').eq_ignore_ascii_case(host.strip_suffix('.').unwrap_or(host))
+    }
+
+    /// Whether `url` is at this address, in whatever scheme: its host and port, or another of the two usual ports if it has
+    /// one of them.
+    pub fn is_at(&self, url: &Url) -> bool {
+        let ports = [&self.url, url].map(|url| url.port_or_known_default().unwrap_or(0));
+        let is_same_port = ports[0] == ports[1] || ports.iter().all(|port| matches!(port, 80 | 443));
+        is_same_port && url.host_str().is_some_and(|host| self.has_host(host))
+    }
+
     /// A new connection, TLS included, which may take `limit`.
     ///
     /// # Errors

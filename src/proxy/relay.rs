@@ -2,6 +2,7 @@
 //!
 //! If it breaks off, the browser's connection ends, so that nobody takes the part for the whole.
 
+use std::cell::Cell;
 use std::pin::pin;
 
 use actix_web::http::StatusCode;
@@ -46,11 +47,21 @@ impl Call<'_> {
     fn head(&self, exchange: &Exchange<'_>, downstream: &ServerConnection) -> Result<Buffer, Failure> {
         let (proxy, response, is_head) = (self.proxy, &exchange.response, self.request.method() == "HEAD");
         let public = &proxy.routes[self.datahub.index()].public;
-        let rewriter = UrlRewriter { upstream: &self.datahub.address, public, policy: &proxy.shared.settings.policy };
+        let rewriter = UrlRewriter {
+            upstream: &self.datahub.address,
+            public,
+            policy: &proxy.shared.settings.policy,
+            own: self.target.as_str(),
+            dropped: Cell::default(),
+        };
         let mut out = proxy.pool.take();
         let status = StatusCode::from_u16(response.status()).expect("it was read as three digits");
         downstream.write_status_line(status, &mut out);
-        response::write_fields(response, rewriter, is_head, self.access == Access::Download, &mut out)?;
+        let written = response::write_fields(response, &rewriter, is_head, self.access == Access::Download, &mut out);
+        if let Some(reason) = rewriter.dropped.get() {
+            self.datahub.report_dropped_link(reason);
+        }
+        written?;
         downstream.write_framing(response.content_length, &mut out);
         proxy.guard.harden(false, &mut out);
         out.extend_from_slice(b"cache-control: private, no-store\r\nvary: Cookie, Accept-Encoding\r\n");

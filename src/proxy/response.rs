@@ -4,6 +4,9 @@
 //! the ones named here, no cookie, no content that a browser would run. The fields go from the buffer they were read into
 //! straight into the one that is written.
 
+use std::borrow::Cow;
+use std::cell::Cell;
+
 use memchr::memchr;
 
 use crate::datahub::transport::Address;
@@ -13,10 +16,10 @@ use crate::http::buffer::append;
 use crate::http::client::Response;
 use crate::http::head::{Field, is_name};
 use crate::proxy::policy::Policy;
-use crate::proxy::target::Target;
+use crate::proxy::target::{Target, decoded};
 
 /// How a DataHUB's addresses read in a browser.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct UrlRewriter<'a> {
     /// The DataHUB's own.
     pub(super) upstream: &'a Address,
@@ -24,6 +27,10 @@ pub(super) struct UrlRewriter<'a> {
     pub(super) public: &'a str,
     /// What the gateway would forward.
     pub(super) policy: &'a Policy,
+    /// The target of the call that is answered.
+    pub(super) own: &'a str,
+    /// Why a link or a redirect was left out, if one was; for the log.
+    pub(super) dropped: Cell<Option<&'static str>>,
 }
 
 /// Appends the fields of the DataHUB's answer as the browser gets them, its framing not included.
@@ -32,7 +39,7 @@ pub(super) struct UrlRewriter<'a> {
 /// `datahub_invalid_response` for an answer that cannot be passed on without lying or leaking.
 pub(super) fn write_fields(
     response: &Response,
-    rewriter: UrlRewriter<'_>,
+    rewriter: &UrlRewriter<'_>,
     is_head: bool,
     is_download: bool,
     out: &mut Vec<u8>,
@@ -63,8 +70,7 @@ pub(super) fn write_fields(
         field.write(out);
     }
     if let Some(location) = seen.location {
-        let is_written =
-            std::str::from_utf8(location.value).is_ok_and(|location| rewriter.write_location(location, out));
+        let is_written = rewriter.write_location(&String::from_utf8_lossy(location.value), out);
         if !is_written && matches!(response.status(), 300..400) {
             // Not so a 201: what has been made is made, wherever it is.
             return Err(Code::DatahubInvalidResponse.into());
@@ -155,9 +161,12 @@ impl UrlRewriter<'_> {
     /// Whether there was such a place.
     fn write_location(&self, location: &str, out: &mut Vec<u8>) -> bool {
         let (prefix, rest) = match self.at_gateway(location) {
-            Some(target) => (self.public, target.as_str()),
+            Some(target) => (self.public, target),
             None if self.is_elsewhere(location) => ("", location),
-            None => return false,
+            None => {
+                self.dropped.set(Some(LOCATION_DROPPED));
+                return false;
+            }
         };
         append(out, [b"location: ", prefix.as_bytes(), rest.as_bytes(), b"\r\n"]);
         true
@@ -165,35 +174,74 @@ impl UrlRewriter<'_> {
 
     /// Writes a Link field (RFC 8288 section 3) with the links to other pages of the API rewritten and all others left out.
     fn write_links(&self, field: &[u8], out: &mut Vec<u8>) {
-        let Some(mut rest) = std::str::from_utf8(field).ok().filter(|field| field.is_ascii()) else { return };
+        let Some(mut rest) = std::str::from_utf8(field).ok().filter(|field| field.is_ascii()) else {
+            self.dropped.set(Some(LINK_UNREADABLE));
+            return;
+        };
         let mut before = "link: <";
         while let Some(link) = rest.trim_start_matches([',', ' ', '\t']).strip_prefix('<')
             && let Some(end) = memchr(b'>', link.as_bytes())
         {
             let (url, after) = (&link[..end], &link[end + 1..]);
             let (parameters, next) = after.split_at(end_of_parameters(after.as_bytes()));
-            if is_to_a_page(parameters)
-                && let Some(target) = self.at_gateway(url)
-            {
-                let parts = [before, self.public, target.as_str(), ">", parameters.trim_end()];
+            if !is_to_a_page(parameters) {
+                self.dropped.set(Some(LINK_TO_NO_PAGE));
+            } else if let Some(target) = self.page(url) {
+                let parts = [before, self.public, &target, ">", parameters.trim_end()];
                 append(out, parts.map(str::as_bytes));
                 before = ", <";
+            } else {
+                self.dropped.set(Some(LINK_ELSEWHERE));
             }
             rest = next;
+        }
+        if !rest.trim_start_matches([',', ' ', '\t']).is_empty() {
+            self.dropped.set(Some(LINK_UNREADABLE));
         }
         if before == ", <" {
             out.extend_from_slice(b"\r\n");
         }
     }
 
+    /// The target at the gateway of a link to another page. Such a page has the path of the call itself (GitLab
+    /// `lib/gitlab/pagination/offset_header_builder.rb`), whatever the DataHUB calls its host; that path is what tells.
+    fn page<'a>(&self, url: &'a str) -> Option<Cow<'a, str>> {
+        if let Some(target) = self.at_gateway(url) {
+            return Some(Cow::Borrowed(target));
+        }
+        let target = split_host(url)?.1.strip_prefix(self.upstream.root())?;
+        let (path, query) = split_path(target);
+        let (own, _) = split_path(self.own);
+        let target = if path == own {
+            Cow::Borrowed(target)
+        } else if decoded(path.as_bytes()).ok() == decoded(own.as_bytes()).ok() {
+            // What stands in between may have written it with other escapes; the app's own are known to work.
+            Cow::Owned(format!("{own}{query}"))
+        } else {
+            return None;
+        };
+        self.passes(&target).then_some(target)
+    }
+
     /// The target that one of the DataHUB's URLs is at the gateway, if it is one that we would forward.
-    fn at_gateway<'a>(&self, url: &'a str) -> Option<Target<'a>> {
+    fn at_gateway<'a>(&self, url: &'a str) -> Option<&'a str> {
         let target = match self.below(url) {
             Some(target) => target,
             None if url.starts_with('/') && !url.starts_with("//") => url.strip_prefix(self.upstream.root())?,
-            None => return None,
+            None => {
+                let (host, target) = split_host(url)?;
+                if !self.upstream.has_host(host) {
+                    return None;
+                }
+                target.strip_prefix(self.upstream.root())?
+            }
         };
-        Target::parse("GET", target, self.policy).ok().filter(|target| is_visible(target.as_str()))
+        self.passes(target).then_some(target)
+    }
+
+    /// Whether we would forward a read of this target.
+    fn passes(&self, target: &str) -> bool {
+        is_visible(target) && Target::parse("GET", target, self.policy).is_ok()
     }
 
     /// What follows the DataHUB's address in `url`, whichever of the two schemes it has: GitLab writes `http` at times.
@@ -212,9 +260,29 @@ impl UrlRewriter<'_> {
             && self.below(url).is_none()
             && url::Url::parse(url).is_ok_and(|parsed| {
                 let is_here = url::Url::parse(self.public).is_ok_and(|here| here.origin() == parsed.origin());
-                !is_here && !self.upstream.is_origin_of(&parsed)
+                !is_here && !self.upstream.is_at(&parsed)
             })
     }
+}
+
+/// The host of an absolute URL, without a port, and what follows; `None` if it names a user or is not plainly such a URL.
+fn split_host(url: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (authority, rest) = rest.split_at(memchr(b'/', rest.as_bytes())?);
+    // The colons within brackets are an IPv6 address's.
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (authority, ""),
+    };
+    let is_http = ["http", "https"].iter().any(|http| scheme.eq_ignore_ascii_case(http));
+    let is_plain =
+        !host.is_empty() && !host.contains(['@', '?', '#', '\\']) && port.bytes().all(|byte| byte.is_ascii_digit());
+    (is_http && is_plain).then_some((host, rest))
+}
+
+/// A target's path, and its query with the `?`.
+fn split_path(target: &str) -> (&str, &str) {
+    target.split_at(memchr(b'?', target.as_bytes()).unwrap_or(target.len()))
 }
 
 /// Where a link's parameters end: at a comma that is not within quotes.
@@ -263,6 +331,14 @@ fn is_to_a_page(parameters: &str) -> bool {
 /// How GitLab's links to other pages are related (`lib/gitlab/pagination/offset_header_builder.rb`).
 const PAGINATION_RELS: [&str; 4] = ["first", "prev", "next", "last"];
 
+/// Said of what does not come down. Nothing of the link itself is.
+const LINK_TO_NO_PAGE: &str = "a Link leads to no other page: only first, prev, next and last come down";
+const LINK_ELSEWHERE: &str = "a Link to another page has neither the call's path nor the DataHUB's host, or is not \
+    forwarded: datahubs.ID.url must be what GitLab calls itself (external_url)";
+const LINK_UNREADABLE: &str = "a Link is malformed";
+const LOCATION_DROPPED: &str = "a Location leads neither to what is forwarded nor to https elsewhere: datahubs.ID.url must \
+    be what GitLab calls itself (external_url)";
+
 /// Types that no browser runs, given `nosniff`.
 const INERT_TYPES: [&str; 14] = [
     "application/json",
@@ -304,8 +380,9 @@ mod tests {
     fn written(fields: &str, is_head: bool, is_download: bool) -> Result<Vec<String>, Code> {
         let response = parsed(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"), is_head);
         let (there, policy, mut out) = (there(), Policy::default(), Vec::new());
-        let rewriter = UrlRewriter { upstream: &there, public: HERE, policy: &policy };
-        write_fields(&response, rewriter, is_head, is_download, &mut out).map_err(|error| error.code())?;
+        let rewriter =
+            UrlRewriter { upstream: &there, public: HERE, policy: &policy, own: "/", dropped: Cell::default() };
+        write_fields(&response, &rewriter, is_head, is_download, &mut out).map_err(|error| error.code())?;
         Ok(String::from_utf8(out).expect("ASCII").split_terminator("\r\n").map(str::to_owned).collect())
     }
 
@@ -421,7 +498,9 @@ mod tests {
     #[test]
     fn a_redirect_leads_into_the_api_or_elsewhere_and_never_to_ourselves() {
         let there = there();
-        let rewriter = UrlRewriter { upstream: &there, public: HERE, policy: &Policy::default() };
+        let policy = Policy::default();
+        let rewriter =
+            UrlRewriter { upstream: &there, public: HERE, policy: &policy, own: "/", dropped: Cell::default() };
         let located = |location: &str| {
             let mut out = Vec::new();
             let is_written = rewriter.write_location(location, &mut out);
@@ -429,12 +508,22 @@ mod tests {
             is_written.then(|| line["location: ".len()..].trim_end().to_owned())
         };
         let passed = |location: &str| Some(location.to_owned());
-        for location in ["https://hub.example/gitlab/api/v4/a%2Fb?c=d&", "/gitlab/api/v4/a%2Fb?c=d&"] {
+        for location in [
+            "https://hub.example/gitlab/api/v4/a%2Fb?c=d&",
+            "/gitlab/api/v4/a%2Fb?c=d&",
+            "http://hub.example:443/gitlab/api/v4/a%2Fb?c=d&",
+            "http://hub.example/gitlab/api/v4/a%2Fb?c=d&",
+            "HTTPS://Hub.Example.:8443/gitlab/api/v4/a%2Fb?c=d&",
+        ] {
             assert_eq!(located(location), passed("https://gateway.example/datahubs/a/api/v4/a%2Fb?c=d&"), "{location}");
         }
-        for location in
-            ["https://s3.example/a?X-Amz-Signature=b", "https://gateway.example:8443/", "https://x.gateway.example/"]
-        {
+        for location in [
+            "https://s3.example/a?X-Amz-Signature=b",
+            "https://gateway.example:8443/",
+            "https://x.gateway.example/",
+            "https://hub.example:9000/bucket/a",
+            "https://hub.example.evil/gitlab/api/v4/a",
+        ] {
             assert_eq!(located(location), passed(location));
         }
         for location in [
@@ -444,6 +533,10 @@ mod tests {
             "https:///gateway.example/auth/logout",
             "https://hub.example/users/sign_in",
             "https://hub.example:443/gitlab/oauth/token",
+            "https://HUB.example.:443/gitlab/oauth/token",
+            "https://hub.example:80/gitlab/oauth/token",
+            "https://hub.example/gitlabb/api/v4/a",
+            "https://hub.example/api/v4/a",
             "https://",
             "//s3.example/a",
             "https:\\\\gateway.example",

@@ -219,7 +219,7 @@ fn has_dot_segment_or_control(path: &[u8], decoded: &[u8]) -> bool {
 
 /// Percent-decoded once (RFC 3986 section 2.1); what is no escape stays. An encoded slash makes no segment, so it becomes
 /// what no path holds, and a control character is none that we take.
-fn decoded(bytes: &[u8]) -> Result<Cow<'_, [u8]>, TargetError> {
+pub(super) fn decoded(bytes: &[u8]) -> Result<Cow<'_, [u8]>, TargetError> {
     let Some(first) = memchr::memchr(b'%', bytes) else { return Ok(Cow::Borrowed(bytes)) };
     let digit = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
     let (mut out, mut copied) = (Vec::with_capacity(bytes.len()), 0);

@@ -24,6 +24,7 @@ mod hardening;
 mod hostile;
 mod keys;
 mod leaving;
+mod links;
 mod login;
 mod logout;
 mod metrics;

@@ -428,6 +428,8 @@ fn of_links_only_those_to_other_pages_come_down() {
             format!("{page}; rel=\"prev\", {page};rel=last; title=\"a, b\""),
             Some(format!("{here}; rel=\"prev\", {here};rel=last; title=\"a, b\"")),
         ),
+        // The path is the call's own: nobody is led elsewhere.
+        ("<https://evil.test/api/v4/projects?page=2>; rel=\"next\"".to_owned(), Some(format!("{here}; rel=\"next\""))),
         (
             format!("{page}; rel=\"next\",<https://evil.test/>; rel=\"next\", {page}; rel=\"last\""),
             Some(format!("{here}; rel=\"next\", {here}; rel=\"last\"")),
@@ -438,7 +440,7 @@ fn of_links_only_those_to_other_pages_come_down() {
         (format!("{page}; rel=\"next\"; rel=\"preload\""), None),
         (page.clone(), None),
         (format!("<{}/users/sign_in>; rel=\"next\"", hub.url()), None),
-        ("<https://evil.test/api/v4/projects>; rel=\"next\"".to_owned(), None),
+        ("<https://evil.test/api/v4/groups>; rel=\"next\"".to_owned(), None),
         ("<//evil.test/api/v4/projects>; rel=\"next\"".to_owned(), None),
         ("nonsense".to_owned(), None),
     ] {

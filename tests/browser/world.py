@@ -113,6 +113,7 @@ class Wire:
         self.url = url
         self.passed = bytearray()
         self.answers = {}  # Of a path: what is answered here, the DataHUB unasked.
+        self.replaced = {}  # In what the DataHUB writes: one text by another.
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -136,13 +137,15 @@ class Wire:
                 far = socket.create_connection((host, int(port)))
             except OSError:
                 return  # Closed.
-            for source, target in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
+            for source, target, replaced in ((near, far, {}), (far, near, self.replaced)):
+                threading.Thread(target=self._pump, args=(source, target, replaced), daemon=True).start()
 
-    def _pump(self, source, target):
+    def _pump(self, source, target, replaced):
         try:
             while piece := source.recv(65536):
                 self.passed += piece
+                for old, new in replaced.items():
+                    piece = piece.replace(old, new)
                 # The gateway writes a head in one go.
                 asked = re.match(rb"(?:GET|HEAD) ([^ ?]+)", piece)
                 if asked and (answer := self.answers.get(asked[1].decode())):

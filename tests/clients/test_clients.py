@@ -51,6 +51,15 @@ class Clients(unittest.TestCase):
     def test_gitbeaker(self):
         self.compare(NODE, "walk.mjs")
 
+    def test_behind_tls_that_the_datahub_does_not_know_of(self):
+        """Its links say http://HOST:443 then; whoever is not led on by them reads the first page only."""
+        wire = self.world.wires["tuebingen"]
+        wire.replaced[f"<{wire.url}/".encode()] = f"<{wire.url.rsplit(':', 1)[0]}:443/".encode()
+        self.addCleanup(wire.replaced.clear)
+        self.compare(sys.executable, "walk.py")
+        self.compare(NODE, "walk.mjs")
+        self.assertNotIn("link_dropped", self.world.output())
+
     def test_without_a_session_they_are_told_so(self):
         """The twin of what passes."""
         nobody = {**self.through, "headers": METADATA}
