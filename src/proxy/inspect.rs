@@ -2,8 +2,8 @@
 //!
 //! GitLab takes credentials from parameters too, and prefers some of them to the bearer. A long body is not inspected: a
 //! token in there is one that the sender had already. Whether a body in chunks is short shows at its end; so it is held until
-//! it ends or has become too long, and is streamed from its beginning then. No GitLab answers before that: its own proxies
-//! hold bodies, too.
+//! it ends or has become too long, and is streamed from its beginning then. Nobody waits for an answer in the middle of one:
+//! GitLab's own server, Puma, reads a body to its end before the application sees the request.
 
 use std::fmt;
 
@@ -199,7 +199,7 @@ fn boundary(kind: &str) -> Option<&str> {
 
 /// Whether a part is named like a credential, whichever of the names in its head counts.
 fn head_names_credential(head: &[u8]) -> Option<bool> {
-    // What a line begins with a blank goes on from the line before (RFC 5322 section 2.2.3).
+    // A line that begins with a blank goes on from the one before (RFC 5322 section 2.2.3).
     let head = lossy(head).replace("\r\n ", "  ").replace("\r\n\t", "  ");
     let lower = head.to_ascii_lowercase();
     let is_plain = head.split("\r\n").all(|line| !line.contains(['\r', '\n']));
@@ -301,3 +301,118 @@ impl<'de> Deserialize<'de> for Name {
 
 /// Longest body that is inspected, in bytes.
 const MAX_INSPECTED: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{ProptestConfig, any, prop_assert, proptest};
+    use proptest::{collection, sample};
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 10_000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_name_that_rack_finds_in_a_multipart_body_is_found_or_the_body_refused(
+            pieces in collection::vec(sample::select(&PIECES[..]), 0..14),
+            begins_well in any::<bool>(),
+        ) {
+            let start = if begins_well { "--b\r\nContent-Disposition: form-data; name=\"a\"" } else { "" };
+            let body = format!("{start}{}", pieces.concat());
+            let found = part_names_credential("multipart/form-data; boundary=b", body.as_bytes());
+            prop_assert!(found != Some(false) || !rack_names(&body).iter().any(|name| name == "sudo"), "{body:?}");
+        }
+
+        #[test]
+        fn no_type_and_no_body_is_too_odd(kind in "(multipart/|boundary|=|\"|;|,| |[a-b\u{e4}]){0,9}", body in "[-ab\r\n\u{e4}{}/*\"\\\\:;=]{0,40}") {
+            let kinds = [Kind::Form, Kind::Multipart(kind), Kind::Json, Kind::Untyped];
+            for kind in kinds {
+                let _ = kind.names_credential(body.as_bytes());
+            }
+        }
+    }
+
+    /// What multipart bodies are made of, and what might lead a reader astray.
+    const PIECES: [&str; 24] = [
+        "\r\n--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n",
+        "\r\n--b\r\nContent-Disposition: form-data; name=\"sudo\"\r\n\r\n",
+        "\r\n--b--",
+        "--b\r\n",
+        "--b--\r\n",
+        "--b",
+        "\r\n",
+        "\r\n\r\n",
+        "\r\n ",
+        "\n",
+        "--",
+        "-",
+        "b",
+        "Content-Disposition: form-data; ",
+        "content-disposition:form-data",
+        "Content-ID: sudo",
+        "name=\"sudo\"",
+        "name=sudo",
+        "filename=\"x",
+        "; ",
+        ";",
+        ":",
+        "\"",
+        "a",
+    ];
+
+    /// The names that Rack 2.2 reads of a body whose boundary is `b` (`lib/rack/multipart/parser.rb`), in other words.
+    fn rack_names(body: &str) -> Vec<String> {
+        let (mut rest, mut names, mut is_begun) = (body, Vec::new(), false);
+        loop {
+            let Some((_, after, is_end)) = delimiter(rest) else { return names };
+            rest = after;
+            if is_end && is_begun {
+                return names;
+            }
+            if is_end {
+                continue;
+            }
+            is_begun = true;
+            let Some(length) = rest.find("\r\n\r\n") else { return names };
+            names.extend(name(&rest[..length + 2]));
+            rest = &rest[length + 4..];
+            // From behind the line end that stands before a delimiter, or so Rack thinks, the next one is looked for.
+            let Some((before, _, _)) = delimiter(rest) else { return names };
+            rest = &rest[before.len() + 2..];
+        }
+    }
+
+    /// What stands before the next delimiter, what behind it, and whether it is the last.
+    fn delimiter(text: &str) -> Option<(&str, &str, bool)> {
+        let at_start = ["--b\r\n", "--b--"].into_iter().filter(|token| text.starts_with(token)).map(|token| (0, token));
+        let later = ["\r\n--b\r\n", "\r\n--b--"].into_iter().filter_map(|token| text.find(token).map(|at| (at, token)));
+        let (at, token) = at_start.chain(later).min()?;
+        Some((&text[..at], &text[at + token.len()..], token.ends_with("--")))
+    }
+
+    /// The name of a part: what follows the last `;` and `name=` that no colon separates from the field's name, or its id.
+    fn name(head: &str) -> Option<String> {
+        let lower = head.to_ascii_lowercase();
+        let fields = lower.match_indices("content-disposition:").map(|(at, field)| &head[at + field.len()..]);
+        let named = fields.filter_map(|value| {
+            let value = &value[..value.find(':').unwrap_or(value.len())];
+            let starts = value.match_indices(';').map(|(at, _)| value[at + 1..].trim_start()).rev();
+            let mut values = starts.filter_map(|text| text.strip_prefix("name="));
+            values.find_map(|value| match value.strip_prefix('"') {
+                Some(quoted) => quoted.split_once('"').map(|(name, _)| name.to_owned()),
+                None => Some(
+                    value
+                        .split(|letter: char| letter.is_whitespace() || "()<>,;:\\\"/[]?=".contains(letter))
+                        .next()?
+                        .to_owned(),
+                ),
+            })
+        });
+        let id = || {
+            lower
+                .split_once("content-id:")
+                .map(|(_, id)| id.trim_start().split(['\r', '\n']).next().unwrap_or_default().to_owned())
+        };
+        named.into_iter().next().or_else(id)
+    }
+}

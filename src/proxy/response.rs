@@ -494,6 +494,30 @@ mod tests {
         }
     }
 
+    /// PR-02: below a relative root, too.
+    #[test]
+    fn a_page_is_known_by_the_path_of_the_call() {
+        let (there, policy) = (there(), Policy::default());
+        let own = "/api/v4/projects/a%2Fb/issues?page=1";
+        let rewriter = UrlRewriter { upstream: &there, public: HERE, policy: &policy, own, dropped: Cell::default() };
+        for (url, expected) in [
+            ("http://hub.example:443/gitlab/api/v4/projects/a%2Fb/issues?page=2", Some("?page=2")),
+            ("http://inner/gitlab/api/v4/projects/a%2Fb/issues?page=2", Some("?page=2")),
+            ("http://inner/gitlab/api/v4/projects/%61%2fb/issues", Some("")),
+            ("http://inner/gitlab/api/v4/projects/a/b/issues?page=2&", Some("?page=2&")),
+            ("http://inner/api/v4/projects/a%2Fb/issues?page=2", None),
+            ("http://inner/gitlab/api/v4/projects/a%252Fb/issues?page=2", None),
+            ("http://inner?/gitlab/api/v4/projects/a%2Fb/issues?page=2", None),
+            ("http://inner\\@x/gitlab/api/v4/projects/a%2Fb/issues?page=2", None),
+            ("http:///gitlab/api/v4/projects/a%2Fb/issues?page=2", None),
+            ("http://[::1]/gitlab/api/v4/projects/a%2Fb/issues?page=2", Some("?page=2")),
+            ("http://inner/gitlab/api/v4/projects/a%2Fb/issues?job_token=2", None),
+        ] {
+            let expected = expected.map(|query| format!("/api/v4/projects/a%2Fb/issues{query}"));
+            assert_eq!(rewriter.page(url).map(Cow::into_owned), expected, "{url}");
+        }
+    }
+
     /// PR-03: storage may be anywhere but here.
     #[test]
     fn a_redirect_leads_into_the_api_or_elsewhere_and_never_to_ourselves() {

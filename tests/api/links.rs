@@ -47,7 +47,7 @@ fn a_link_to_another_page_leads_through_the_gateway_however_its_host_is_written(
         // Written with other escapes, which a proxy in between may do: the app's own are kept.
         (format!("http://gitlab.internal:443{lower}{query}"), Some(format!("{own}{query}"))),
         (
-            format!("http://gitlab.internal{}{query}", PAGES.replace("-", "%2D").replace("i", "%69")),
+            format!("http://gitlab.internal{}{query}", PAGES.replace('-', "%2D").replace('i', "%69")),
             Some(format!("{own}{query}")),
         ),
         // Another path at the same host.
