@@ -197,7 +197,8 @@ fn what_breaks_off_is_never_taken_for_whole() {
     hub.clear();
     let target = format!("{BASE}/datahubs/a/api/v4/projects/230/packages/generic/p/1.0.0/half.bin");
     for framing in ["Content-Length: 100000\r\n", "Transfer-Encoding: chunked\r\n"] {
-        let mut connection = browser.begin(&gateway, "PUT", &target, &format!("{FETCH}{framing}"));
+        let fields = format!("{FETCH}Content-Type: application/octet-stream\r\n{framing}");
+        let mut connection = browser.begin(&gateway, "PUT", &target, &fields);
         connection.write(b"5\r\nhello\r\n");
         std::thread::sleep(std::time::Duration::from_millis(200));
         drop(connection);
