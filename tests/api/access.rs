@@ -171,7 +171,7 @@ fn what_breaks_off_has_one_line() {
     for (case, status, code) in [("leaves", 499, "client_gone"), ("stays", 408, "request_timeout")] {
         hub.clear();
         let path = format!("{api}/projects/230/packages/generic/p/1.0.0/f.bin");
-        let fields = format!("{FETCH}Content-Length: 10\r\n");
+        let fields = format!("{FETCH}Content-Type: application/octet-stream\r\nContent-Length: 10\r\n");
         let mut connection = browser.begin(&gateway, "PUT", &path, &fields);
         connection.write(b"half");
         let id = loop {
