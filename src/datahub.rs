@@ -77,7 +77,18 @@ impl DataHub {
     ) -> Self {
         let (client_reported, link_reported) = (Reported::default(), Reported::default());
         let index = 0;
-        Self { id, name, description, aliases, address, provider, anonymous_rate, index, client_reported, link_reported }
+        Self {
+            id,
+            name,
+            description,
+            aliases,
+            address,
+            provider,
+            anonymous_rate,
+            index,
+            client_reported,
+            link_reported,
+        }
     }
 
     /// Counts that it refuses our client, and says so once a minute: until an operator mends that, nobody logs in there and

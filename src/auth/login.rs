@@ -51,7 +51,7 @@ pub(super) async fn login(
     }
     let return_to = match opener {
         // They come back to where they are at work.
-        Opener::Dev(origin) => Some(ReturnTo::at(origin, return_to, auth.app_path())),
+        Opener::Dev(origin) => Some(ReturnTo::at(origin, return_to.as_ref(), auth.app_path())),
         Opener::Own | Opener::Other => return_to,
     };
     let replaces = auth.replaced_token(&req, datahub);

@@ -22,8 +22,8 @@ impl ReturnTo {
     }
 
     /// The same at a development origin, `otherwise` where nothing is said.
-    pub(super) fn at(origin: &str, path: Option<Self>, otherwise: &str) -> Self {
-        Self(format!("{origin}{}", path.as_ref().map_or(otherwise, |Self(path)| path)))
+    pub(super) fn at(origin: &str, path: Option<&Self>, otherwise: &str) -> Self {
+        Self(format!("{origin}{}", path.map_or(otherwise, |Self(path)| path)))
     }
 
     /// What a login cookie has kept; it was parsed before it was sealed.

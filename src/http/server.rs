@@ -925,7 +925,7 @@ mod tests {
             ] {
                 let head = format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", first + size * pieces);
                 let (mut connection, mut client) = with(&head).await;
-                connection.settings = Rc::new(ServerSettings { body: 1 << 30, ..(*connection.settings).clone() });
+                connection.settings = Rc::new(ServerSettings { body: 1 << 30, ..*connection.settings });
                 connection.request().await;
                 let sending = async {
                     client.write_all(&vec![b'x'; first]).await.expect("it is read");

@@ -16,7 +16,7 @@ use crate::http::buffer::append;
 use crate::http::client::Response;
 use crate::http::head::{Field, is_name};
 use crate::proxy::policy::Policy;
-use crate::proxy::target::{Target, decoded};
+use crate::proxy::target::{Target, is_same_path};
 
 /// How a DataHUB's addresses read in a browser.
 #[derive(Debug)]
@@ -214,7 +214,7 @@ impl UrlRewriter<'_> {
         let (own, _) = split_path(self.own);
         let target = if path == own {
             Cow::Borrowed(target)
-        } else if decoded(path.as_bytes()).ok() == decoded(own.as_bytes()).ok() {
+        } else if is_same_path(path, own) {
             // What stands in between may have written it with other escapes; the app's own are known to work.
             Cow::Owned(format!("{own}{query}"))
         } else {

@@ -217,9 +217,18 @@ fn has_dot_segment_or_control(path: &[u8], decoded: &[u8]) -> bool {
         || memchr::memchr_iter(b'.', decoded).any(is_dot_segment)
 }
 
+/// Whether two paths differ in their escapes alone, those of slashes too.
+pub(super) fn is_same_path(one: &str, other: &str) -> bool {
+    let slash = |byte: &u8| if *byte == ENCODED_SLASH { b'/' } else { *byte };
+    match [one, other].map(|path| decoded(path.as_bytes())) {
+        [Ok(one), Ok(other)] => one.iter().map(slash).eq(other.iter().map(slash)),
+        _ => false,
+    }
+}
+
 /// Percent-decoded once (RFC 3986 section 2.1); what is no escape stays. An encoded slash makes no segment, so it becomes
 /// what no path holds, and a control character is none that we take.
-pub(super) fn decoded(bytes: &[u8]) -> Result<Cow<'_, [u8]>, TargetError> {
+fn decoded(bytes: &[u8]) -> Result<Cow<'_, [u8]>, TargetError> {
     let Some(first) = memchr::memchr(b'%', bytes) else { return Ok(Cow::Borrowed(bytes)) };
     let digit = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
     let (mut out, mut copied) = (Vec::with_capacity(bytes.len()), 0);

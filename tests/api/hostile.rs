@@ -4,6 +4,7 @@
 //! time; not one of these may fail. How long they take beside each row is printed, which `make bench` shows for a release
 //! build: the same for 20 s a row.
 
+use std::io::Write as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{scope, sleep};
@@ -20,7 +21,9 @@ const PEOPLE: u64 = 50;
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// What is done, by how many threads at once, and how one of them does it until it is told to end.
-const ROWS: &[(&str, usize, fn(&Hostile))] = &[
+type Row = (&'static str, usize, fn(&Hostile));
+
+const ROWS: &[Row] = &[
     ("nobody is hostile", 0, |_| {}),
     ("an endpoint that closes without an answer", 4, |it| it.call_again_and_again("GET", "/odd/close", 90)),
     ("an endpoint that never answers", 100, |it| it.call_again_and_again("GET", "/odd/silent", 1_000)),
@@ -44,7 +47,7 @@ fn fifty_people_notice_nothing_of_a_hostile_one() {
     let way = |answer| Way { answer, ..Way::default() };
     let interim = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".repeat(200);
     let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
-    let chunk = [b"8000\r\n".as_slice(), &[b'x'; 0x8000], b"\r\n"].concat();
+    let chunk = [b"8000\r\n".as_slice(), &b"x".repeat(0x8000), b"\r\n"].concat();
     hub.set(|behaviour| {
         behaviour.by_path = vec![
             ("/api/v4/odd/close", way(Manner::CloseWithoutAnswer)),
@@ -109,7 +112,8 @@ fn fifty_people_notice_nothing_of_a_hostile_one() {
         undisturbed = if undisturbed.is_zero() { p99 } else { undisturbed };
         let ratio = p99.as_secs_f64() / undisturbed.as_secs_f64();
         let calls = felt.times.len();
-        eprintln!(
+        let _ = writeln!(
+            std::io::stderr(),
             "{name}: {calls} calls of honest people, {} failed, p50 {p50:.1?}, p99 {p99:.1?}, {ratio:.1} of undisturbed",
             felt.failures.len()
         );
