@@ -19,9 +19,9 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::panic::{self, PanicHookInfo};
 use std::str::FromStr;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use env_logger::{Builder, Env, Target};
 use log::{Level, LevelFilter, Metadata, Record};
@@ -206,6 +206,22 @@ impl Event {
     }
 }
 
+/// When something was last said that would be said too often.
+#[derive(Debug, Default)]
+pub struct LastSaid(Mutex<Option<Instant>>);
+
+impl LastSaid {
+    /// Whether it is to be said now, since it has not been for an `interval`.
+    pub fn is_due(&self, interval: Duration, now: Instant) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= interval);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
+}
+
 /// Logs a security event at a DataHUB, or at none in particular (an empty id), that a request of `client` brought about.
 pub fn event(event: Event, datahub: &str, client: Option<IpAddr>) {
     let client = client.map(|ip| ip.to_string());
@@ -349,6 +365,13 @@ mod tests {
             assert_eq!(catch_unwind(AssertUnwindSafe(poll)).is_err(), is_bad);
             assert!(CURRENT.try_with(|_| ()).is_err());
         }
+    }
+
+    #[test]
+    fn what_would_be_said_too_often_is_said_now_and_then() {
+        let (said, start) = (LastSaid::default(), Instant::now());
+        let at = |minutes| said.is_due(Duration::from_hours(1), start + Duration::from_mins(minutes));
+        assert_eq!([0, 1, 59, 60, 61, 119, 120].map(at), [true, false, false, true, false, false, true]);
     }
 
     /// EL-02. The log is the process's own, so that this test runs itself once more as another process.

@@ -15,10 +15,10 @@ pub mod transport;
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::access_log::{Event, event_because, process_event};
+use crate::access_log::{Event, LastSaid, event_because, process_event};
 use crate::datahub::oidc::Provider;
 use crate::datahub::transport::Address;
 use crate::metrics;
@@ -43,25 +43,9 @@ pub struct DataHub {
     pub anonymous_rate: Option<Rate>,
     index: usize,
     /// That it refuses our client.
-    client_reported: Reported,
+    client_reported: LastSaid,
     /// That a link of its answers was dropped.
-    link_reported: Reported,
-}
-
-/// When something was last said that is said once a minute.
-#[derive(Debug, Default)]
-struct Reported(Mutex<Option<Instant>>);
-
-impl Reported {
-    /// Whether it is to be said now.
-    fn is_due(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = last.is_none_or(|last| last.elapsed() >= REPORT_INTERVAL);
-        if is_due {
-            *last = Some(Instant::now());
-        }
-        is_due
-    }
+    link_reported: LastSaid,
 }
 
 impl DataHub {
@@ -75,7 +59,7 @@ impl DataHub {
         provider: Provider,
         anonymous_rate: Option<Rate>,
     ) -> Self {
-        let (client_reported, link_reported) = (Reported::default(), Reported::default());
+        let (client_reported, link_reported) = (LastSaid::default(), LastSaid::default());
         let index = 0;
         Self {
             id,
@@ -95,7 +79,7 @@ impl DataHub {
     /// no session is renewed.
     pub fn report_refused_client(&self, error: &dyn std::error::Error) {
         metrics::client_refused(self.id.as_str());
-        if self.client_reported.is_due() {
+        if self.client_reported.is_due(REPORT_INTERVAL, Instant::now()) {
             process_event(Event::ClientRefused, &format!("{}: {error}", self.id));
         }
     }
@@ -103,7 +87,7 @@ impl DataHub {
     /// Says once a minute that a link or a redirect of its answers did not come down, and why: without it a client reads the
     /// first page only.
     pub fn report_dropped_link(&self, reason: &'static str) {
-        if self.link_reported.is_due() {
+        if self.link_reported.is_due(REPORT_INTERVAL, Instant::now()) {
             event_because(Event::LinkDropped, self.id.as_str(), None, reason);
         }
     }

@@ -8,13 +8,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::http::header::{HeaderMap, HeaderValue};
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::access_log::{self, Event};
+use crate::access_log::{self, Event, LastSaid};
 use crate::context::{Client, RequestContext};
 use crate::error::{ApiError, Code};
 use crate::http::buffer::append;
@@ -30,7 +29,7 @@ pub struct Guard {
     files: Option<AppFiles>,
     trusted_proxies: Vec<ProxyNetwork>,
     /// When the log was last told of a peer that is none of them and speaks for others.
-    untrusted_told: Mutex<Option<Instant>>,
+    untrusted_told: LastSaid,
     is_https: bool,
 }
 
@@ -99,7 +98,7 @@ impl Guard {
         trusted_proxies: Vec<ProxyNetwork>,
     ) -> Self {
         let is_https = origins.own.starts_with("https:");
-        Self { origins, base_path, files, trusted_proxies, untrusted_told: Mutex::default(), is_https }
+        Self { origins, base_path, files, trusted_proxies, untrusted_told: LastSaid::default(), is_https }
     }
 
     /// Who sent a request: the peer, or whom a front proxy that we trust speaks for. Of the addresses in X-Forwarded-For the
@@ -109,7 +108,7 @@ impl Guard {
         if let Some(peer) = peer.filter(|peer| !self.is_trusted(*peer)) {
             let speaks_for_others = FORWARDING.into_iter().any(|name| fields.contains(name));
             if speaks_for_others {
-                self.record_untrusted(peer, Instant::now());
+                self.record_untrusted(peer);
             }
             return Client { address: Some(peer), is_local: is_loopback && !speaks_for_others };
         }
@@ -129,11 +128,9 @@ impl Guard {
 
     /// Counts a request of a peer that speaks for others and is not believed. Once an hour the log is told of one: behind a
     /// proxy that was forgotten in the configuration all people are one client.
-    fn record_untrusted(&self, peer: IpAddr, now: Instant) {
+    fn record_untrusted(&self, peer: IpAddr) {
         metrics::untrusted_forwarded_for();
-        let mut told = self.untrusted_told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| now.saturating_duration_since(told) >= UNTRUSTED_INTERVAL) {
-            *told = Some(now);
+        if self.untrusted_told.is_due(UNTRUSTED_INTERVAL, Instant::now()) {
             let reason = "forwarding headers were not believed: if this peer is a proxy of yours, name it in \
                 server.trusted_proxies; else somebody tries to pass for another client";
             access_log::event_because(Event::UntrustedForwardedFor, "", Some(peer), reason);
@@ -610,19 +607,6 @@ mod tests {
                 guard.client(Some(peer.to_canonical()), head("GET", &[("X-Forwarded-For", forwarded)]).fields());
             assert_eq!(client, Client { address: address.parse().ok(), is_local: false }, "{peer} {forwarded}");
         }
-    }
-
-    #[test]
-    fn the_log_is_told_of_untrusted_peers_once_an_hour() {
-        let origins = TrustedOrigins { own: OWN.into(), dev: Vec::new() };
-        let guard = Guard::new(origins, "/api".into(), None, Vec::new());
-        let (peer, start) = (IpAddr::from([192, 0, 2, 1]), Instant::now());
-        let told_at = |minutes| {
-            let now = start + Duration::from_mins(minutes);
-            guard.record_untrusted(peer, now);
-            *guard.untrusted_told.lock().expect("no panic while held") == Some(now)
-        };
-        assert_eq!([0, 1, 59, 60, 61, 119, 120].map(told_at), [true, false, false, true, false, false, true]);
     }
 
     #[test]

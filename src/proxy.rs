@@ -19,7 +19,7 @@ pub mod upstream;
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use memchr::memchr2;
 
@@ -36,12 +36,12 @@ use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::metrics;
 use crate::proxy::breaker::CircuitBreaker;
 use crate::proxy::inspect::RequestBody;
-use crate::proxy::limiter::{ConcurrencyLimit, Holder};
+use crate::proxy::limiter::ConcurrencyLimit;
 use crate::proxy::policy::Policy;
 use crate::proxy::request::{Caller, Message};
 use crate::proxy::target::Target;
 use crate::proxy::upstream::{SendError, Upstream, UpstreamRequest, UpstreamTimeouts};
-use crate::rate::{Rate, RateLimiter, TotalRateLimiter, network};
+use crate::rate::{Rate, RateLimiter, TotalRateLimiter};
 use crate::session::decision::Reason;
 use crate::session::open_session::OpenSession;
 use crate::session::refresh::{Asking, Refresher, Resolution};
@@ -226,7 +226,7 @@ impl Proxy {
         access: Access,
         context: &RequestContext,
     ) -> Result<(), Failure> {
-        let SharedProxy { settings, refresher, .. } = &*self.shared;
+        let SharedProxy { settings, refresher, scheme, .. } = &*self.shared;
         let now = SystemTime::now();
         let replay = ReplayTarget::parse(request.target());
         let (datahub, raw_target) = self.find_datahub(&replay.target, context)?;
@@ -239,29 +239,17 @@ impl Proxy {
             return Err(Code::BodyTooLarge.into());
         }
 
-        let session = login.as_ref().map(|(_, session)| session);
-        let caller = Caller { datahub, session, context, scheme: &self.shared.scheme };
         let call = Call { proxy: self, request, target, access, replay: &replay, datahub, context };
-        let (mut upload, mut holder) = (None, Holder::Network(context.client.address.map(network)));
-        if let Some((sid, session)) = &login {
-            let filter_hash = session.filter_hash();
-            let is_long = length.may_exceed(LONG_BODY_BYTES);
-            let is_expiring = session.is_stale_at(now, self.refresh_ahead(is_long, filter_hash));
-            if is_expiring || refresher.may_have_entry_for(filter_hash) {
-                let reason = if is_expiring { Reason::Expiring } else { Reason::None };
-                let decoded = session.decode();
-                if refresher.must_resolve(call.asking(sid, &decoded, reason), now) {
-                    // The body is read first: a call with a body too long to be sent again must not cost a refresh.
-                    discard_request_body(downstream, length.known(), context).await?;
-                    return Err(downstream.unless_client_leaves(pin!(call.retry(sid, &decoded, reason))).await?.into());
-                }
-            }
-            upload = is_long.then(|| refresher.begin_upload(filter_hash));
-            holder = Holder::Person(session.user_key());
+        let is_long = length.may_exceed(LONG_BODY_BYTES);
+        if let Some(login) = &login {
+            call.ensure_current_tokens(login, is_long, downstream, now).await?;
         } else {
             self.check_anonymous(datahub, context)?;
         }
+        let session = login.as_ref().map(|(_, session)| session);
+        let upload = session.filter(|_| is_long).map(|session| refresher.begin_upload(session.filter_hash()));
 
+        let caller = Caller { datahub, session, context, scheme };
         let mut message = Message::of_call(self.pool.take(), request, target, length, caller)?;
         let inspected = if target.is_graphql() {
             graphql::inspect(request, downstream, context).await
@@ -276,23 +264,21 @@ impl Proxy {
             RequestBody::Streaming => length,
         };
         let (is_head, is_idempotent) = (request.method() == "HEAD", is_idempotent(request.method()));
-        let session = login.as_ref().map_or(0, |(sid, _)| sid.tag());
-        let upstream_request = UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent, session };
+        let tag = login.as_ref().map_or(0, |(sid, _)| sid.tag());
+        let upstream_request =
+            UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent, session: tag };
         let upstream = &self.routes[datahub.index()].upstream;
-        let mut exchange = upstream.exchange(holder, &upstream_request, downstream, context).await?;
+        let mut exchange = upstream.exchange(caller.holder(), &upstream_request, downstream, context).await?;
         context.upstream.set(Some(exchange.took));
         drop((message, upload));
 
         let mut peeked = Vec::new();
         let probe = || Message::probe(self.pool.take(), caller);
-        if let Some((sid, session)) = &login
+        if let Some(login) = &login
             && rejection::is_invalid_token(&mut exchange, &mut peeked, probe, downstream, context).await?
         {
             drop(exchange);
-            discard_request_body(downstream, None, context).await?;
-            let decoded = session.decode();
-            let retrying = pin!(call.retry(sid, &decoded, Reason::Rejected));
-            return Err(downstream.unless_client_leaves(retrying).await?.into());
+            return Err(call.retry(login, &login.1.decode(), None, Reason::Rejected, downstream).await);
         }
         replay.record_outcome("passed");
         call.relay(exchange, &peeked, downstream).await
@@ -324,7 +310,7 @@ impl Proxy {
         datahub: &DataHub,
         context: &RequestContext,
         now: SystemTime,
-    ) -> Result<Option<(Sid, OpenSession)>, ApiError> {
+    ) -> Result<Option<Login>, ApiError> {
         match self.shared.sessions.open(request.fields().values("cookie"), datahub, context, now) {
             Ok(session) => Ok(Some(session)),
             Err(SessionError::NoCookie)
@@ -348,15 +334,10 @@ impl Proxy {
         metrics::anonymous_call(datahub.id.as_str(), checked.map_or_else(|(_, result)| result, |()| "passed"));
         checked.map_err(|(limited, _)| limited.into())
     }
-
-    /// How long before its end a token is renewed for this call. Sooner ahead of a long body: GitLab looks at the token
-    /// again once the whole body is there; but not while another one is on its way up with that token.
-    fn refresh_ahead(&self, is_long: bool, filter_hash: u64) -> Duration {
-        let SharedProxy { sessions, refresher, .. } = &*self.shared;
-        let is_sooner = is_long && !refresher.has_upload(filter_hash);
-        if is_sooner { sessions.limits().refresh_ahead_body } else { sessions.limits().refresh_ahead }
-    }
 }
+
+/// A session that was opened, beside its sid.
+type Login = (Sid, OpenSession);
 
 /// One call whose caller is known, and what the rest of its way needs.
 struct Call<'a> {
@@ -370,25 +351,74 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// Lets a call pass whose tokens are current, as far as this process knows.
+    ///
+    /// # Errors
+    /// The answer to a call that cannot go up with the tokens it has.
+    async fn ensure_current_tokens(
+        &self,
+        login: &Login,
+        is_long: bool,
+        downstream: &mut ServerConnection,
+        now: SystemTime,
+    ) -> Result<(), Failure> {
+        let SharedProxy { sessions, refresher, .. } = &*self.proxy.shared;
+        let (sid, session) = login;
+        let filter_hash = session.filter_hash();
+        // Sooner ahead of a long body: GitLab looks at the token again once the whole body is there; but not while another
+        // one is on its way up with that token.
+        let is_sooner = is_long && !refresher.has_upload(filter_hash);
+        let limits = sessions.limits();
+        let ahead = if is_sooner { limits.refresh_ahead_body } else { limits.refresh_ahead };
+        let is_expiring = session.is_stale_at(now, ahead);
+        if !is_expiring && !refresher.may_have_entry_for(filter_hash) {
+            return Ok(());
+        }
+        let reason = if is_expiring { Reason::Expiring } else { Reason::None };
+        let decoded = session.decode();
+        if !refresher.must_resolve(self.asking(sid, &decoded, reason), now) {
+            return Ok(());
+        }
+        Err(self.retry(login, &decoded, self.request.body.known(), reason, downstream).await)
+    }
+
     /// The answer to a call that is not forwarded now: mostly a 307, by which the browser sends the call again. It brings
-    /// the cookie with newer tokens, if there are any. An app in development asks for those by itself.
-    async fn retry(&self, sid: &Sid, session: &Session, reason: Reason) -> ApiError {
-        let Self { proxy, replay, context, .. } = self;
+    /// the cookie with newer tokens, if there are any. An app in development asks for those by itself. The body, of
+    /// `length` bytes if that is known, is read first: a call with a body too long to be sent again must not cost a
+    /// refresh. `decoded` is the session of `login`.
+    async fn retry(
+        &self,
+        login: &Login,
+        decoded: &Session,
+        length: Option<u64>,
+        reason: Reason,
+        downstream: &mut ServerConnection,
+    ) -> Failure {
+        if let Err(failure) = discard_request_body(downstream, length, self.context).await {
+            return failure;
+        }
         if self.access == Access::Dev {
             // Firefox calls what follows a redirect between two origins cross-site, so it would not come back.
             return Code::RefreshFirst.into();
         }
-        let SharedProxy { sessions, refresher, .. } = &*proxy.shared;
-        match refresher.resolve(self.asking(sid, session, reason), sessions, context, SystemTime::now()).await {
+        let SharedProxy { sessions, refresher, .. } = &*self.proxy.shared;
+        let asking = self.asking(&login.0, decoded, reason);
+        let resolving = pin!(refresher.resolve(asking, sessions, self.context, SystemTime::now()));
+        let resolution = match downstream.unless_client_leaves(resolving).await {
+            Ok(resolution) => resolution,
+            Err(left) => return left.into(),
+        };
+        let response = match resolution {
             // It goes on with what it has. But the body has been read, so that the call must be sent again.
-            Ok(Resolution::UseCurrent) => replay.retry_response(None, false),
-            Ok(Resolution::Renewed(_, cookie)) => replay.retry_response(Some(cookie), false),
-            Ok(Resolution::Retry { closes }) => replay.retry_response(None, closes),
+            Ok(Resolution::UseCurrent) => self.replay.retry_response(None, false),
+            Ok(Resolution::Renewed(_, cookie)) => self.replay.retry_response(Some(cookie), false),
+            Ok(Resolution::Retry { closes }) => self.replay.retry_response(None, closes),
             Err(error) => {
-                replay.record_outcome("lost");
+                self.replay.record_outcome("lost");
                 error
             }
-        }
+        };
+        response.into()
     }
 
     /// `session` is the call's own, decoded.

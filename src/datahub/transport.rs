@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
-use crate::access_log::{self, Event};
+use crate::access_log::{self, Event, LastSaid};
 use crate::datahub::REPORT_INTERVAL;
 use crate::datahub::health::Outcome;
 use crate::http::client::Stream;
@@ -42,7 +42,7 @@ struct Memory {
     /// The IP address that worked last, which is tried first.
     last_good: Option<SocketAddr>,
     /// When it was last said that the TLS there is not right.
-    tls_reported: Option<Instant>,
+    tls_reported: LastSaid,
 }
 
 impl Address {
@@ -165,9 +165,7 @@ impl Address {
     /// Says what is wrong with the TLS there, if it is that; once a minute, since the proxy tries once a second.
     fn report_tls(&self, error: &io::Error) {
         let is_tls = error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>);
-        let reported = &mut self.memory().tls_reported;
-        if is_tls && reported.is_none_or(|last| last.elapsed() >= REPORT_INTERVAL) {
-            *reported = Some(Instant::now());
+        if is_tls && self.memory().tls_reported.is_due(REPORT_INTERVAL, Instant::now()) {
             access_log::process_event(Event::DatahubTlsFailed, &format!("{}: {error}", self.as_str()));
         }
     }

@@ -15,7 +15,9 @@ use crate::error::Code;
 use crate::http::body::{BodyLength, CHUNK_END, LAST_CHUNK, write_chunk_size, write_content_length};
 use crate::http::buffer::{Buffer, append};
 use crate::http::head::{RequestHead, is_name};
+use crate::proxy::limiter::Holder;
 use crate::proxy::target::Target;
+use crate::rate::network;
 use crate::session::open_session::OpenSession;
 
 /// Whose call goes up, and where to.
@@ -29,6 +31,16 @@ pub(super) struct Caller<'a> {
     pub(super) context: &'a RequestContext,
     /// That of the gateway's own address.
     pub(super) scheme: &'a str,
+}
+
+impl Caller<'_> {
+    /// Whose share of the places at the DataHUB its calls have.
+    pub(super) fn holder(self) -> Holder {
+        match self.session {
+            Some(session) => Holder::Person(session.user_key()),
+            None => Holder::Network(self.context.client.address.map(network)),
+        }
+    }
 }
 
 /// A message on its way up: a head, and the body if that is short. The bearer in it is wiped when it is dropped.
