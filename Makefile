@@ -44,6 +44,7 @@ bench: bench-tools bench-build ## speed and memory beside nginx and HAProxy, by 
 	cargo bench --locked --bench seal
 	tests/bench/run.py $(BENCH)
 	tests/bench/memory.py
+	LONG=1 GATEWAY_BINARY=$$PWD/target/release/arcmanager-gateway cargo test --locked --test api -- hostile:: --nocapture
 
 bench-peers: bench-tools peer-tools bench-build ## the same beside Apache with mod_auth_openidc and Envoy with its OAuth2 filter
 	$(PYTHON) tests/bench/run.py --peers $(BENCH)

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::browser::{Browser, FETCH, NAVIGATION};
 use crate::far_end;
-use crate::gateway::{BASE, BINARY, Folder, Gateway, Setup, datahub, signal};
+use crate::gateway::{BASE, Folder, Gateway, Setup, binary, datahub, signal};
 use crate::wire::{Wire, exchange, lines, summary};
 
 fn of(gateway: &Gateway, id: &str) -> Vec<Value> {
@@ -383,7 +383,7 @@ fn a_log_for_people_has_the_same_lines() {
     let path = folder.path().join("gateway.sock");
     let setup = Setup::new(&[("a", &datahub())]).and("log.format = \"text\"\nlog.level = \"info\"");
     let setup = setup.listening_at(&format!("unix:{}", path.display()));
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(binary());
     command.env_clear().arg("--config").arg(setup.write()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let gateway = command.spawn().expect("the binary is built");
     let ask = |request: &str| {

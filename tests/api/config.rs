@@ -4,7 +4,7 @@ use std::process::Output;
 
 use datahub::DataHub;
 
-use crate::gateway::{BINARY, Folder, datahub, new_key, run, signal};
+use crate::gateway::{Folder, binary, datahub, new_key, run, signal};
 
 const EX_CONFIG: i32 = 78;
 
@@ -253,7 +253,7 @@ fn health_asks_a_running_gateway() {
     let file = folder.file("gateway.toml", &config);
     let ask = || run(&["health", "--config", file.to_str().expect("a plain path")], &[]).status.code();
     assert_eq!(ask(), Some(1), "nobody is there");
-    let mut child = std::process::Command::new(BINARY)
+    let mut child = std::process::Command::new(binary())
         .arg("--config")
         .arg(&file)
         .stdout(std::process::Stdio::null())

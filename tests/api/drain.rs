@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use datahub::behaviour::Answer as Manner;
 
 use crate::browser::{Browser, FETCH};
-use crate::gateway::{BASE, BINARY, Gateway, Setup, datahub, signal};
+use crate::gateway::{BASE, Gateway, Setup, binary, datahub, signal};
 use crate::wire::{Wire, exchange, summary};
 
 fn request() -> String {
@@ -27,7 +27,7 @@ fn with_a_passed_socket(setup: &Setup) -> (Gateway, TcpListener) {
     let passed = OwnedFd::from(socket.try_clone().expect("a descriptor"));
     let mut command = Command::new("/bin/sh");
     let script = "exec 3<&0; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" --config \"$GATEWAY_OF_A_TEST\" </dev/null";
-    command.env_clear().args(["-c", script, BINARY]).stdin(Stdio::from(passed));
+    command.env_clear().args(["-c", script]).arg(binary()).stdin(Stdio::from(passed));
     (setup.start_as(command), socket)
 }
 

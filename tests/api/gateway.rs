@@ -20,7 +20,11 @@ use serde_json::Value;
 use crate::books::Ledger;
 use crate::browser::{Browser, Connection};
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_arcmanager-gateway");
+/// The gateway that is tested: another build where `GATEWAY_BINARY` names one.
+pub fn binary() -> PathBuf {
+    std::env::var_os("GATEWAY_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_arcmanager-gateway").into(), PathBuf::from)
+}
+
 /// What browsers call every gateway of these tests, wherever it listens.
 pub const PUBLIC_URL: &str = "http://localhost:8000";
 pub const BASE: &str = "/arcmanager/api/v1";
@@ -384,7 +388,7 @@ pub fn run_with_input(arguments: &[&str], input: &str) -> Output {
 }
 
 fn command() -> Command {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(binary());
     // Nothing of the environment but what a test says; a proxy in it must be ignored anyway.
     command
         .env_clear()

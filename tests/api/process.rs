@@ -98,7 +98,7 @@ fn every_socket_of_the_list_is_served() {
     let list = format!("127.0.0.1:0, unix:{}", path.display());
     let mut command = std::process::Command::new("/bin/sh");
     let script = "exec \"$0\" --config \"$GATEWAY_OF_A_TEST\"";
-    command.env_clear().env("GATEWAY__SERVER__LISTEN", list).args(["-c", script, crate::gateway::BINARY]);
+    command.env_clear().env("GATEWAY__SERVER__LISTEN", list).args(["-c", script]).arg(crate::gateway::binary());
     let gateway = Setup::new(&[("a", &hub)]).start_as(command);
     let (tcp, unix) = gateway.address.split_once(' ').expect("two places");
     assert_eq!(unix, format!("unix:{}", path.display()));

@@ -14,7 +14,7 @@ import tempfile
 import time
 
 from stage import RELEASE, free_port, peak_memory, wait_for
-from targets import BASE, log_in
+from targets import BASE, PEOPLE, log_in
 
 MIB = 1 << 20
 FILES = f"{BASE}/datahubs/bench/api/v4/projects/230/packages/generic"
@@ -35,9 +35,9 @@ def measure(name, work, options, folder):
     """In a process of its own, whose peak is that of this work."""
     processes = []
     try:
-        gateway, cookies, port = start(folder, processes)
+        gateway, people, port = start(folder, processes)
         before, begin = peak_memory(gateway.pid), time.monotonic()
-        told = asyncio.run(work(port, cookies, options))
+        told = asyncio.run(work(port, people, options))
         peak = peak_memory(gateway.pid)
         print(f"{told}: {peak / MIB:.1f} MiB at most ({before / MIB:.1f} before) in {time.monotonic() - begin:.0f} s")
         assert peak < 128 * MIB, f"{name}: more than 128 MiB"
@@ -60,22 +60,22 @@ def start(folder, processes):
             admin.listen = "none"
             datahubs.bench = {{ url = "http://127.0.0.1:{hub}", client_id = "bench" }}
         """)
-    datahub = [f"{RELEASE}/datahub", "--name", "Bench", "--listen", f"127.0.0.1:{hub}", "--client-id", "bench"]
+    datahub = [f"{RELEASE}/datahub", "--name", "Bench", "--listen", f"127.0.0.1:{hub}", "--client-id", "bench", "--people", str(PEOPLE)]
     processes.append(subprocess.Popen(datahub, env=environment, stdout=subprocess.DEVNULL))
     log = open(os.path.join(folder, "gateway.log"), "wb")
     gateway = subprocess.Popen([f"{RELEASE}/arcmanager-gateway", "--config", path], env=environment, stdout=log)
     processes.append(gateway)
     for port in (hub, listen):
         wait_for(port)
-    return gateway, log_in(listen), listen
+    return gateway, [log_in(listen, f"person{number}") for number in range(1, PEOPLE + 1)], listen
 
 
-async def uploads(port, cookies, options):
+async def uploads(port, people, options):
     length = options.upload_mib * MIB
     piece = bytes(range(256)) * 1024
 
     async def upload(number):
-        head = request("PUT", f"{FILES}/p/1.0.0/{number}.bin", cookies, f"Content-Length: {length}\r\n")
+        head = request("PUT", f"{FILES}/p/1.0.0/{number}.bin", people[number % PEOPLE], f"Content-Length: {length}\r\n")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head)
         for _ in range(length // len(piece)):
@@ -89,10 +89,10 @@ async def uploads(port, cookies, options):
     return f"{options.streams} uploads of {options.upload_mib} MiB at once"
 
 
-async def slow_readers(port, cookies, options):
-    async def read():
+async def slow_readers(port, people, options):
+    async def read(number):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
-        writer.write(request("GET", f"{FILES}/blob/1.0.0/{1 << 30}.bin", cookies, ""))
+        writer.write(request("GET", f"{FILES}/blob/1.0.0/{1 << 30}.bin", people[number % PEOPLE], ""))
         status = await reader.readline()
         assert b" 200 " in status, status
         end = time.monotonic() + options.seconds
@@ -101,7 +101,7 @@ async def slow_readers(port, cookies, options):
             await asyncio.sleep(1)
         writer.close()
 
-    await asyncio.gather(*(read() for _ in range(options.streams)))
+    await asyncio.gather(*(read(number) for number in range(options.streams)))
     return f"{options.streams} readers of 1 GiB at 1 KiB/s for {options.seconds:.0f} s"
 
 

@@ -76,7 +76,7 @@ OIDCPassClaimsAs environment
     cookies = log_in(port)
     with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="ascii") as file:
         children = [int(pid) for pid in file.read().split()]
-    return Target("Apache", port, [process.pid, *children], "", {"Cookie": cookies}, process, takes_thousands=False)
+    return Target("Apache", port, [process.pid, *children], "", [{"Cookie": cookies}], process, takes_thousands=False)
 
 
 def envoy(stage, load, hub):
@@ -125,7 +125,7 @@ static_resources:
     command = [binary, "-c", config, "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]
     process = stage.start(command, core=MEASURED)
     wait_for(port, process)
-    return Target("Envoy", port, [process.pid], "", {"Cookie": log_in(port)}, process)
+    return Target("Envoy", port, [process.pid], "", [{"Cookie": log_in(port)}], process)
 
 
 def cluster(name, port):

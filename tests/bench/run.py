@@ -181,7 +181,7 @@ def scaling(bench, table):
             gateway(bench.stage, bench.load, bench.hub, path, "two workers", workers=2),
             gateway(bench.stage, bench.load, bench.hub, path, "50 DataHUBs", datahubs=50),
             # The session is sealed by the last of them.
-            gateway(bench.stage, bench.load, bench.hub, path, "20 keys", keys=[new_key(path) for _ in range(19)] + [key], cookies=one.fields["Cookie"]),
+            gateway(bench.stage, bench.load, bench.hub, path, "20 keys", keys=[new_key(path) for _ in range(19)] + [key], people=one.people),
         ]
         told = bench.calls([one, *more], LINKED, 64)
         found, _ = report.ratios(told, cost)

@@ -33,19 +33,24 @@ class Target:
     port: int
     pids: list
     prefix: str  # before a DataHUB's path
-    fields: dict  # what each request carries beside the browser's own fields
+    people: list  # what the requests of each person carry beside the browser's own fields
     process: subprocess.Popen
     takes_thousands: bool = True  # of connections, with the file descriptors that a process gets here
 
     def asked(self, path, method="GET", more=None):
         """An order's target: this one, sent this request."""
-        fields = {**BROWSER, **self.fields, **(more or {})}
-        lines = [f"{method} {self.prefix}{path} HTTP/1.1"] + [f"{name}: {value}" for name, value in fields.items()]
-        return {"name": self.name, "port": self.port, "request": "\r\n".join(lines) + "\r\n\r\n", "pids": self.pids}
+        def request(person):
+            fields = {**BROWSER, **person, **(more or {})}
+            lines = [f"{method} {self.prefix}{path} HTTP/1.1"] + [f"{name}: {value}" for name, value in fields.items()]
+            return "\r\n".join(lines) + "\r\n\r\n"
+        return {"name": self.name, "port": self.port, "requests": [request(person) for person in self.people], "pids": self.pids}
 
     def asked_to_take(self, length):
         return self.asked(FILE % length, "PUT", {"Content-Length": length, "Content-Type": "application/octet-stream"})
 
+
+# One person has an eighth of the places at a DataHUB: so many share a thousand connections.
+PEOPLE = 16
 
 # The bare proxies get the same request, and the token that the gateway puts there in their place.
 BARE = {"Authorization": "Bearer " + "0" * 64, "Cookie": "__Host-Http-sid-bench=" + "A" * 22 + "; __Host-Http-session-bench=" + "B" * 198}
@@ -77,7 +82,7 @@ def nginx(stage, load, with_tls=False, *, name="nginx", kept=1024):
         }}""")
     process = stage.start(["nginx", "-c", config], core=MEASURED)
     wait_for(port, process)
-    return Target(name, port, [process.pid], "", BARE, process)
+    return Target(name, port, [process.pid], "", [BARE], process)
 
 
 def haproxy(stage, load, with_tls=False):
@@ -105,7 +110,7 @@ def haproxy(stage, load, with_tls=False):
         """.replace("\n        ", "\n"))
     process = stage.start(["haproxy", "-db", "-f", config], core=MEASURED)
     wait_for(port, process)
-    return Target("HAProxy", port, [process.pid], "", BARE, process, takes_thousands=False)
+    return Target("HAProxy", port, [process.pid], "", [BARE], process, takes_thousands=False)
 
 
 class Hub:
@@ -113,17 +118,19 @@ class Hub:
 
     def __init__(self, stage):
         self.port, self.secret = free_port(), secrets.token_urlsafe(32)
-        command = [os.path.join(stage.tools, "datahub"), "--name", "Bench", "--listen", f"127.0.0.1:{self.port}", "--client-id", "bench"]
+        command = [os.path.join(stage.tools, "datahub"), "--name", "Bench", "--listen", f"127.0.0.1:{self.port}", "--client-id", "bench",
+                   "--people", str(PEOPLE)]
         process = stage.start(command, env={**os.environ, "DATAHUB_CLIENT_SECRET": self.secret})
         wait_for(self.port, process)
 
 
-def gateway(stage, load, hub, binary, name="gateway", *, cookies=None, wrapper=(), core=MEASURED, **settings):
-    """With all its checks, its log (a file) and its metrics on, after a real login unless there are cookies already."""
+def gateway(stage, load, hub, binary, name="gateway", *, people=None, wrapper=(), core=MEASURED, **settings):
+    """With all its checks, its log (a file) and its metrics on, after real logins unless `people` are logged in already."""
     config, port, _ = gateway_config(stage, load, hub, binary, **settings)
     process = start_gateway(stage, binary, config, wrapper, core)
     wait_for(port, process)
-    return Target(name, port, [process.pid], f"{BASE}/datahubs/bench", {"Cookie": cookies or log_in(port)}, process)
+    people = people or [{"Cookie": log_in(port, f"person{number}")} for number in range(1, PEOPLE + 1)]
+    return Target(name, port, [process.pid], f"{BASE}/datahubs/bench", people, process)
 
 
 def start_gateway(stage, binary, config, wrapper=(), core=MEASURED):
@@ -156,11 +163,11 @@ def new_key(binary):
     return subprocess.check_output([binary, "key"], text=True).strip()
 
 
-def log_in(port):
+def log_in(port, user="testuser"):
     """The cookies of a session."""
     login = fetch(f"http://127.0.0.1:{port}{BASE}/auth/login?datahub=bench")
     pending = login.headers["Set-Cookie"].split(";")[0]
-    signed_in = fetch(login.headers["Location"] + "&user=testuser", data=b"")
+    signed_in = fetch(login.headers["Location"] + f"&user={user}", data=b"")
     callback = urllib.parse.urlsplit(signed_in.headers["Location"])
     back = fetch(f"http://127.0.0.1:{port}{callback.path}?{callback.query}", headers={"Cookie": pending})
     cookies = [cookie.split(";")[0] for cookie in back.headers.get_all("Set-Cookie")]

@@ -35,6 +35,9 @@ struct Arguments {
     /// How long access tokens live, in seconds
     #[arg(long, default_value_t = 7200)]
     token_lifetime: u64,
+    /// How many more people may sign in: person1 and so on
+    #[arg(long, default_value_t = 0)]
+    people: u64,
     /// When a refresh revokes the old tokens
     #[arg(long, value_enum, default_value = "revoke-at-once")]
     refresh_mode: Mode,
@@ -82,6 +85,7 @@ fn run(arguments: Arguments, client_secret: String) -> std::io::Result<()> {
             ..Behaviour::default()
         },
     })?;
+    hub.add_people(arguments.people);
     println!("{name} is up at {}", hub.url());
 
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {

@@ -41,7 +41,7 @@ pub struct Outcome {
 impl Client {
     pub fn connect(target: &Target, registry: &Registry, token: Token) -> io::Result<Self> {
         let stream = dial(target.port, registry, token)?;
-        let request = target.request.as_bytes().into();
+        let request = target.requests[token.0 % target.requests.len()].as_bytes().into();
         Ok(Self { stream, port: target.port, token, request, progress: Progress::Idle, upload: 0, due: Instant::now() })
     }
 

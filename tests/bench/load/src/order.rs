@@ -49,8 +49,8 @@ pub struct Target {
     pub name: String,
     /// On the loopback address.
     pub port: u16,
-    /// One whole request, as it goes over the wire, without a body.
-    pub request: String,
+    /// A whole request of each person, as it goes over the wire, without a body; connections have one each, in turn.
+    pub requests: Vec<String>,
     pub pids: Vec<u32>,
 }
 
