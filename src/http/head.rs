@@ -111,9 +111,6 @@ impl RequestHead {
         if !is_method || !is_target(target.as_bytes()) || !bytes[..length].ends_with(b"\r\n\r\n") {
             return Err(HeadError::Malformed);
         }
-        if start + length > limits.length {
-            return Err(HeadError::TooLarge);
-        }
         let source = Source(read);
         let mut fields = Vec::with_capacity(request.headers.len());
         let (mut framing, mut known) = (Framing::default(), [None; Known::COUNT]);
@@ -126,6 +123,9 @@ impl RequestHead {
                 return Err(HeadError::Malformed);
             }
             fields.push(source.strict_field(field)?);
+        }
+        if start + length > limits.length {
+            return Err(HeadError::TooLarge);
         }
         let is_http_1_1 = version == 1;
         let only = |name: Known| known[name as usize].transpose().map_err(|_| HeadError::Malformed);

@@ -134,12 +134,14 @@ async fn app_route(req: ServiceRequest, dir: PathBuf) -> Result<ServiceResponse,
     let path = Url::new(req.uri().clone());
     let mut segments = path.path().rsplit('/');
     let has_extension = segments.next().is_some_and(|name| name.contains('.'));
-    if has_extension || segments.any(|segment| segment == "..") || !is_inside(&dir, Path::new(INDEX)) {
-        return Err(ApiError::from(Code::NotFound).into());
+    let is_route = !has_extension && segments.all(|segment| segment != "..") && is_inside(&dir, Path::new(INDEX));
+    match NamedFile::open_async(dir.join(INDEX)).await {
+        Ok(page) if is_route => {
+            let response = page.into_response(req.request());
+            Ok(req.into_response(response))
+        }
+        _ => Ok(req.error_response(ApiError::from(Code::NotFound))),
     }
-    let page = NamedFile::open_async(dir.join(INDEX)).await?;
-    let response = page.into_response(req.request());
-    Ok(req.into_response(response))
 }
 
 /// How long a browser may keep a file, by the path it was asked for. A page is asked for again each time; a file that has a

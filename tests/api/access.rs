@@ -44,7 +44,7 @@ fn every_answer_has_one_line() {
         ("GET", "{base}/none", FETCH, "404 not_found", "", ""),
         ("GET", "/arcmanager/app/", "", "200", "/arcmanager/app", ""),
         ("GET", "/arcmanager/app", "", "307", "/arcmanager/app", ""),
-        ("GET", "/arcmanager/app/none", "", "404 not_found", "/arcmanager/app", ""),
+        ("GET", "/arcmanager/app/none.js", "", "404 not_found", "/arcmanager/app", ""),
         ("POST", "/arcmanager/app/", FETCH, "405 method_not_allowed", "/arcmanager/app", ""),
         // Who is not let in gets no further than the guard. Which route it would have been need not be said.
         ("GET", "{base}/auth/session", "", "403 cross_site_request", "/arcmanager/api/v1/auth/session", ""),

@@ -52,7 +52,7 @@ const KINDS: [(&str, &str, &str); 17] = [
     ("GET {base}/auth/callback", "\r\n", "303"),
     ("GET /arcmanager/app/", "\r\n", "200"),
     ("GET /arcmanager/app", "\r\n", "307"),
-    ("GET /arcmanager/app/nothing", "\r\n", "404 not_found"),
+    ("GET /arcmanager/app/nothing.js", "\r\n", "404 not_found"),
     ("POST /arcmanager/app/", "Content-Length: 0\r\n\r\n", "405 method_not_allowed"),
     ("POST {base}/datahubs", "\r\n", "405 method_not_allowed"),
     ("GET {base}/nothing", "\r\n", "404 not_found"),

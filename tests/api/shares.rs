@@ -48,7 +48,9 @@ impl World {
     fn begin_as(&self, fields: &str, request: &str) -> Wire {
         let mut wire = Wire::open(&self.gateway.address);
         let (method, name, rest) = match request.split(' ').collect::<Vec<_>>()[..] {
-            ["upload", name] => ("PUT", name, "Content-Length: 1000\r\n\r\nx"),
+            ["upload", name] => {
+                ("PUT", name, "Content-Type: application/octet-stream\r\nContent-Length: 1000\r\n\r\nx")
+            }
             [name] => ("GET", name, "\r\n"),
             _ => panic!("{request}"),
         };
