@@ -36,7 +36,7 @@ pub struct RequestHead {
     pub is_persistent: bool,
     fields: Vec<FieldSpan>,
     /// Where in `fields` each of them is.
-    known: [Option<Result<usize, Several>>; Known::COUNT],
+    known: [Option<Result<u8, Several>>; Known::COUNT],
 }
 
 /// A field that is looked at in every request, and so is found while its head is read.
@@ -118,8 +118,11 @@ impl RequestHead {
             let name = field.name.as_bytes();
             if let Some(known_name) = Known::of(name) {
                 let place = &mut known[known_name as usize];
-                *place = Some(if place.is_none() { Ok(fields.len()) } else { Err(Several) });
-            } else if is_misspelled(name) || framing.read(name, field.value).is_err() {
+                let at = u8::try_from(fields.len()).map_err(|_| HeadError::TooLarge)?;
+                *place = Some(if place.is_none() { Ok(at) } else { Err(Several) });
+            } else if matches!(name.len(), 10 | 14 | 17)
+                && (is_misspelled(name) || framing.read(name, field.value).is_err())
+            {
                 return Err(HeadError::Malformed);
             }
             fields.push(source.strict_field(field)?);
@@ -137,7 +140,7 @@ impl RequestHead {
         if is_ambiguous {
             return Err(HeadError::Malformed);
         }
-        let expectation = expectation.map(|at: usize| request.headers[at].value);
+        let expectation = expectation.map(|at| request.headers[usize::from(at)].value);
         let expects_continue = is_http_1_1 && expectation.is_some_and(|it| it.eq_ignore_ascii_case(b"100-continue"));
         let is_persistent = !framing.closes && (is_http_1_1 || framing.is_kept_alive);
         let [method, target] = [method, target].map(|part| source.span(part.as_bytes()));
@@ -160,7 +163,7 @@ impl RequestHead {
     /// # Errors
     /// [`Several`] fields of this name.
     pub fn only(&self, name: Known) -> Result<Option<&[u8]>, Several> {
-        Ok(self.known[name as usize].transpose()?.map(|at| self.fields[at].value.of(&self.bytes)))
+        Ok(self.known[name as usize].transpose()?.map(|at| self.fields[usize::from(at)].value.of(&self.bytes)))
     }
 
     /// Whether the target is a path on this server that begins with `prefix`.
@@ -240,7 +243,9 @@ impl<'a> Fields<'a> {
 
     /// The values of all fields of the name `lower`, which is written in lower case.
     pub fn values(self, lower: &str) -> impl Iterator<Item = &'a [u8]> + Clone {
-        self.iter().filter(move |field| field.is(lower)).map(|field| field.value)
+        let is_wanted =
+            move |span: &&FieldSpan| span.name.len() == lower.len() && is_name(span.name.of(self.bytes), lower);
+        self.spans.iter().filter(is_wanted).map(move |span| span.value.of(self.bytes))
     }
 
     /// Whether there is a field of this name.
@@ -333,6 +338,10 @@ impl Span {
     fn of(self, bytes: &[u8]) -> &[u8] {
         &bytes[self.begin..self.end]
     }
+
+    fn len(self) -> usize {
+        self.end - self.begin
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -422,7 +431,8 @@ impl Framing {
 
 /// Whether `name` says how a body is delimited to servers that take an underscore for a hyphen.
 fn is_misspelled(name: &[u8]) -> bool {
-    name.eq_ignore_ascii_case(b"content_length") || name.eq_ignore_ascii_case(b"transfer_encoding")
+    let is = |wrong: &[u8]| name.len() == wrong.len() && name.eq_ignore_ascii_case(wrong);
+    is(b"content_length") || is(b"transfer_encoding")
 }
 
 /// Digits and nothing else.

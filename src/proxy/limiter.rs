@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -88,7 +89,7 @@ struct PlacesState {
     waiting: usize,
     last_ticket: u64,
     /// Of every holder with a call under way or waiting.
-    shares: HashMap<Holder, Share>,
+    shares: HashMap<Holder, Share, RandomState>,
     /// Whose waiting call gets the next free place: each holder that has one and has not all of its share.
     turns: VecDeque<Holder>,
 }
@@ -117,7 +118,7 @@ struct Place<'a> {
 
 impl Places {
     fn new(count: usize, max_waiting: usize) -> Self {
-        let (shares, turns) = (HashMap::new(), VecDeque::new());
+        let (shares, turns) = (HashMap::default(), VecDeque::new());
         let state = Mutex::new(PlacesState { free: count, waiting: 0, last_ticket: 0, shares, turns });
         Self { state, max_held: share(count), max_waiting, max_waiting_each: share(max_waiting) }
     }
