@@ -12,9 +12,10 @@ mod status;
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::LOCATION;
+use actix_web::http::header::{HeaderValue, LOCATION};
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
+use cookie::{Cookie, SameSite};
 use url::form_urlencoded;
 
 use crate::access_log::Event;
@@ -132,6 +133,15 @@ impl Auth {
         rest.find('/').map_or("/", |at| &rest[at..])
     }
 
+    /// A cookie that says that a callback came without ours, for `/auth/session`. Safari keeps no Secure one of
+    /// `http://localhost`; this one is not Secure there, and it holds nothing.
+    fn blocked_note(&self) -> HeaderValue {
+        let note =
+            Cookie::build((BLOCKED_NOTE, "no-cookie-came-back")).http_only(true).same_site(SameSite::Strict).path("/");
+        let note = note.max_age(BLOCKED_NOTE_LIFETIME).secure(self.origins.own.starts_with("https:"));
+        HeaderValue::from_str(&note.to_string()).expect("all of it is visible ASCII")
+    }
+
     /// Back to the app for a client that comes too often. There is no Retry-After: with a redirect it would ask the browser to
     /// wait before it goes there (RFC 9110 section 10.2.3).
     fn redirect_limited(&self, context: &RequestContext) -> HttpResponse {
@@ -215,3 +225,8 @@ fn redirect(status: StatusCode, location: &str) -> HttpResponse {
 /// What operators are told of a client that is limited.
 const TOO_MANY_LOGINS: &str = "too many logins from this client: if many people share its address, raise rate_limit.login and \
     rate_limit.callback; if it is a proxy of yours, name it in server.trusted_proxies";
+
+/// The cookie that says that a callback came without ours.
+const BLOCKED_NOTE: &str = "gateway-login-note";
+/// For as long as somebody may look into why the login failed.
+const BLOCKED_NOTE_LIFETIME: cookie::time::Duration = cookie::time::Duration::minutes(5);

@@ -43,7 +43,11 @@ pub(super) async fn callback(
             if failure.error.is_none() {
                 metrics::login("late");
             }
-            auth.redirect_to_app(failure.error)
+            let mut response = auth.redirect_to_app(failure.error);
+            if failure.error == Some(LoginError::CookiesBlocked) {
+                response.headers_mut().append(SET_COOKIE, auth.blocked_note());
+            }
+            response
         }
     };
     remove_empty_cookie(&req, &session, &mut response);

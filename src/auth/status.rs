@@ -9,12 +9,12 @@ use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 
-use crate::auth::Auth;
+use crate::auth::{Auth, BLOCKED_NOTE, LoginError};
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::oidc::User;
 use crate::error::Code;
-use crate::seal::cookie;
+use crate::seal::cookie::{self, Found};
 use crate::session::Session;
 
 /// The sessions that open and have not ended, without asking any DataHUB.
@@ -26,7 +26,10 @@ pub(super) async fn status(req: HttpRequest, auth: Data<Auth>, context: ReqData<
         let has_ended = auth.refresher.has_ended(datahub, &session.tokens);
         (!has_ended).then(|| Entry::new(datahub, &session))
     });
-    answer(opened.collect(), now)
+    let sessions: Vec<_> = opened.collect();
+    let is_blocked = || cookie::find(cookie::fields(req.headers()), [BLOCKED_NOTE]) != [Found::None];
+    let login_error = (sessions.is_empty() && is_blocked()).then(|| LoginError::CookiesBlocked.as_str());
+    HttpResponse::Ok().json(Status { sessions, now: rfc3339(now), login_error })
 }
 
 /// The DataHUBs to choose from.
@@ -45,15 +48,18 @@ pub(super) async fn datahubs(auth: Data<Auth>) -> HttpResponse {
     HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-cache")).json(choices)
 }
 
-/// The answer of `/auth/session`, and of `/auth/refresh`.
+/// The answer of `/auth/refresh`.
 pub(super) fn answer(sessions: Vec<Entry>, now: SystemTime) -> HttpResponse {
-    HttpResponse::Ok().json(Status { sessions, now: rfc3339(now) })
+    HttpResponse::Ok().json(Status { sessions, now: rfc3339(now), login_error: None })
 }
 
 #[derive(Serialize)]
 struct Status {
     sessions: Vec<Entry>,
     now: String,
+    /// Why the last login failed, if that is for the browser to mend and nobody is logged in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    login_error: Option<&'static str>,
 }
 
 /// One session, as the app sees it: nothing in it is secret.

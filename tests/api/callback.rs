@@ -528,6 +528,33 @@ fn known_keys_outlive_a_datahub_that_cannot_send_them() {
 /// Refused: back to the app with a word, and no session.
 fn refused(answer: &Got, told: &str, case: &str) {
     assert_eq!((answer.status, answer.location()), (303, format!("/arcmanager/app/?login_error={told}")), "{case}");
-    let cookies = answer.headers("set-cookie");
+    let (notes, cookies): (Vec<_>, Vec<_>) =
+        answer.headers("set-cookie").into_iter().partition(|cookie| cookie.starts_with("gateway-login-note="));
+    assert_eq!(notes.len(), usize::from(told == "cookies_blocked"), "{case}");
     assert!(cookies.iter().all(|cookie| cookie.starts_with("__Host-Http-login=")), "{case}: {cookies:?}");
+}
+
+/// Where a browser keeps none of our cookies, an app that asks who is logged in learns why nobody is.
+#[test]
+fn a_callback_without_cookies_is_known_to_the_session_route_for_a_while() {
+    let hub = datahub();
+    for (url, attributes) in [
+        ("http://localhost:8000", "HttpOnly; SameSite=Strict; Path=/; Max-Age=300"),
+        ("https://localhost:8000", "HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=300"),
+    ] {
+        let gateway = Setup::new(&[("a", &hub)]).and(&format!("server.public_url = {url:?}")).start();
+        let browser = Browser::default();
+        let told = || browser.fetch(&gateway, "GET", "/auth/session").json()["login_error"].clone();
+        assert_eq!(told(), serde_json::Value::Null);
+        let answer = browser.open(&gateway, &format!("{BASE}/auth/callback?datahub=a&code=x&state=y"));
+        let note = answer.header("set-cookie").expect("one");
+        assert_eq!(note.split_once("; ").expect("attributes").1, attributes);
+        assert_eq!(told(), "cookies_blocked", "{url}");
+    }
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.open(&gateway, &format!("{BASE}/auth/callback?datahub=a&code=x&state=y"));
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let status = browser.fetch(&gateway, "GET", "/auth/session").json();
+    assert!(status["login_error"].is_null() && status["sessions"].as_array().is_some_and(|all| all.len() == 1));
 }
