@@ -71,13 +71,17 @@ impl<'a> Section<'a> {
                 Ok(texts) => texts,
                 Err(_) => return self.record_error(key, "must be a list of plain values"),
             },
+            Some(ValueKind::String(text)) if text.trim().is_empty() => Vec::new(),
             Some(ValueKind::String(text)) => text.split(',').map(|text| text.trim().to_owned()).collect(),
             Some(_) => return self.record_error(key, "must be a list"),
         };
-        let texts = texts.into_iter().filter(|text: &String| !text.is_empty());
+        // Mostly what a template left out; without it the list might mean something else.
+        if texts.iter().any(|text: &String| text.trim().is_empty()) {
+            return self.record_error(key, "must not hold an empty entry");
+        }
         // All of them, so that every error is noted.
         let parsed: Vec<_> =
-            texts.map(|text| text.parse().map_err(|error| self.record_error::<()>(key, error))).collect();
+            texts.iter().map(|text| text.parse().map_err(|error| self.record_error::<()>(key, error))).collect();
         parsed.into_iter().collect::<Result<_, _>>().ok()
     }
 

@@ -113,6 +113,26 @@ fn a_trusted_proxy_is_an_address_or_a_network() {
     }
 }
 
+/// What a template left empty must not open what the list would have closed.
+#[test]
+fn a_list_has_no_empty_entry() {
+    let hub = datahub();
+    let told = |only: &str| {
+        let (key, datahub) = (new_key(), section("a", &hub));
+        let config = format!("session.keys = [{key:?}]\nproxy.only = {only}\n{datahub}");
+        let output = started_with(&config, &[]);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for good in ["[]", "\"\"", "[\"GET a\"]", "\"GET a, GET b\""] {
+        let (code, told) = told(good);
+        assert_eq!(code, Some(0), "{good}: {told}");
+    }
+    for bad in ["[\"\"]", "[\" \"]", "[\"GET a\", \"\"]", "\",\"", "\"GET a,\""] {
+        let (code, told) = told(bad);
+        assert!(code == Some(EX_CONFIG) && told.contains("  proxy.only must not hold an empty entry"), "{bad}: {told}");
+    }
+}
+
 #[test]
 fn a_login_may_take_from_a_minute_to_an_hour() {
     let hub = datahub();
