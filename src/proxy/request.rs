@@ -66,6 +66,9 @@ impl Message {
         let (fields, id) = (request.fields(), context.id.as_bytes());
         bytes.make_room(request.len() + datahub.address.root().len() + MAX_OURS);
         let bearer = begin(&mut bytes, request.method(), target.as_str(), caller);
+        // From here on the bearer is wiped, whatever comes of the rest.
+        let mut message = Self { bytes, bearer };
+        let bytes = &mut message.bytes;
         let mut seen = 0_u16;
         for field in fields.iter() {
             let Some((at, is_list)) = forwarded(field.name) else { continue };
@@ -73,26 +76,26 @@ impl Message {
                 return Err(Code::BadRequest);
             }
             seen |= 1 << at;
-            field.write(&mut bytes);
+            field.write(bytes);
         }
         match length {
             BodyLength::None | BodyLength::UntilClose => {}
-            BodyLength::Known(length) => write_content_length(length, &mut bytes),
+            BodyLength::Known(length) => write_content_length(length, bytes),
             BodyLength::Chunked => bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         }
         if let Some(client) = context.client.address {
             bytes.extend_from_slice(b"X-Forwarded-For: ");
-            write_address(client, &mut bytes);
+            write_address(client, bytes);
             bytes.extend_from_slice(b"\r\n");
         }
-        append(&mut bytes, [b"X-Forwarded-Proto: ", scheme.as_bytes(), b"\r\nX-Request-Id: ", id]);
+        append(bytes, [b"X-Forwarded-Proto: ", scheme.as_bytes(), b"\r\nX-Request-Id: ", id]);
         bytes.extend_from_slice(b"\r\ntraceparent: ");
         match fields.values("traceparent").next().filter(|value| is_traceparent(value)) {
             Some(value) => bytes.extend_from_slice(value),
-            None => append(&mut bytes, [b"00-", id, b"-", &id[16..], b"-00"]),
+            None => append(bytes, [b"00-", id, b"-", &id[16..], b"-00"]),
         }
         bytes.extend_from_slice(b"\r\n\r\n");
-        Ok(Self { bytes, bearer })
+        Ok(message)
     }
 
     /// A request of our own: whose is the token? Answered to any token that the DataHUB accepts (GitLab `lib/api/users.rb`).
@@ -202,6 +205,7 @@ const MAX_CHUNK_FRAMING: usize = 32;
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
     use std::time::{Duration, SystemTime};
 
     use actix_web::http::Method;
@@ -222,6 +226,16 @@ mod tests {
 
     /// The message of a call with these fields, from this client; and the call's id.
     fn message(fields: &str, length: BodyLength, client: Option<&str>) -> Result<(Message, String), Code> {
+        message_in(&BufferPool::default(), fields, length, client)
+    }
+
+    /// The same in a buffer of this pool.
+    fn message_in(
+        pool: &BufferPool,
+        fields: &str,
+        length: BodyLength,
+        client: Option<&str>,
+    ) -> Result<(Message, String), Code> {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/gateway.toml");
         let config = Config::load(&[file.into()]).expect("a good configuration");
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
@@ -246,7 +260,7 @@ mod tests {
         let target = Target::parse("GET", "/api/v4/a%2Fb?c=d", &policy).expect("a good target");
         let datahub = config.datahubs.by_id("a").expect("it is configured");
         let caller = Caller { datahub, session: Some(&session), context: &context, scheme: "https" };
-        let message = Message::of_call(BufferPool::default().take(), &head, target, length, caller)?;
+        let message = Message::of_call(pool.take(), &head, target, length, caller)?;
         Ok((message, context.id.as_str().to_owned()))
     }
 
@@ -305,6 +319,26 @@ mod tests {
                 let refused = message(&twice, BodyLength::None, None);
                 assert_eq!(refused.err(), Some(Code::BadRequest), "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn a_bearer_is_wiped_whether_its_call_goes_up_or_is_refused() {
+        let good = lines("", BodyLength::None, None, &["authorization"]);
+        assert_eq!(good, [format!("Authorization: Bearer {TOKEN}")]);
+        for (case, fields, is_good) in
+            [("one that goes up", "", true), ("one that is refused", "User-Agent: a\r\nUser-Agent: b\r\n", false)]
+        {
+            let pool = BufferPool::default();
+            assert_eq!(message_in(&pool, fields, BodyLength::None, None).is_ok(), is_good, "{case}");
+            // The pool gives a buffer back as it was, but for its length.
+            let used = pool.take();
+            let mut bytes = vec![0; used.capacity()];
+            let memory = std::fs::File::open("/proc/self/mem").expect("our own memory");
+            memory.read_exact_at(&mut bytes, used.as_ptr().addr() as u64).expect("it is ours");
+            let holds = |text: &str| memchr::memmem::find(&bytes, text.as_bytes()).is_some();
+            assert!(holds("Authorization: Bearer "), "{case}: not the buffer of the message");
+            assert!(!holds(TOKEN), "{case}");
         }
     }
 
