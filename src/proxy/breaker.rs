@@ -45,11 +45,14 @@ impl CircuitBreaker {
 
     /// The DataHUB has been reached: by a connection, or by an answer on one that was kept.
     pub(super) fn record_success(&self) {
-        self.health.report(CallKind::Api, Outcome::Good);
-        // Nearly always the count is 0 already. Then it is not written, since all workers share it. Once the breaker is open,
-        // only `close_when_reached` closes it.
         let failures = self.failures.load(Ordering::Relaxed);
-        if (1..FAILURE_THRESHOLD).contains(&failures) {
+        // Once the breaker is open, only `close_when_reached` closes it and says so. What comes late is an old answer.
+        if failures >= FAILURE_THRESHOLD {
+            return;
+        }
+        self.health.report(CallKind::Api, Outcome::Good);
+        // Nearly always the count is 0 already. Then it is not written, since all workers share it.
+        if failures > 0 {
             let _ = self.failures.compare_exchange(failures, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
@@ -108,17 +111,24 @@ mod tests {
         ConnectError::Failed(io::ErrorKind::ConnectionRefused.into())
     }
 
+    /// A breaker, and where its DataHUB would be: `listener` has no TLS, so that it takes connections and cannot be reached.
+    fn breaker(id: &str, listener: &TcpListener) -> (Arc<CircuitBreaker>, Address) {
+        let url = format!("https://{}", listener.local_addr().expect("it is bound"));
+        listener.set_nonblocking(true).expect("sockets can be");
+        let tls = tls_config(None).expect("roots");
+        let address = Address::new(url::Url::parse(&url).expect("a URL"), None, tls).expect("an address");
+        let datahub: DataHubId = id.parse().expect("an id");
+        (Arc::new(CircuitBreaker::new(datahub.clone(), Arc::new(Health::new(datahub)))), address)
+    }
+
+    const LIMIT: Duration = Duration::from_millis(100);
+
     #[test]
     fn it_opens_after_a_few_failures_in_a_row_and_the_gateway_alone_tries_then() {
         actix_web::rt::System::new().block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-            let url = format!("https://{}", listener.local_addr().expect("it is bound"));
-            listener.set_nonblocking(true).expect("sockets can be");
-            let tls = tls_config(None).expect("roots");
-            let address = Address::new(url::Url::parse(&url).expect("a URL"), None, tls).expect("an address");
-            let datahub: DataHubId = "a".parse().expect("an id");
-            let breaker = Arc::new(CircuitBreaker::new(datahub.clone(), Arc::new(Health::new(datahub))));
-            let fail = |error: &ConnectError| breaker.record_failure(error, &address, Duration::from_millis(100));
+            let (breaker, address) = breaker("breaker", &listener);
+            let fail = |error: &ConnectError| breaker.record_failure(error, &address, LIMIT);
             for _ in 1..FAILURE_THRESHOLD {
                 fail(&failed());
             }
@@ -128,10 +138,11 @@ mod tests {
                 fail(&ConnectError::OutOfResources(io::ErrorKind::OutOfMemory.into()));
                 fail(&failed());
             }
-            // It listens and has no TLS: it takes connections and cannot be reached.
             sleep(RETRY_INTERVAL * 5 / 2).await;
             breaker.record_success();
             assert_eq!(breaker.check(), Err(CircuitOpen), "a late answer does not close it");
+            let metrics = crate::metrics::text();
+            assert!(metrics.contains("gateway_datahub_up{datahub=\"breaker\"} 0"), "nor does it look so: {metrics}");
             let tries = listener.incoming().take_while(Result::is_ok).count();
             assert!((1..=2).contains(&tries), "{tries} tries");
         });
