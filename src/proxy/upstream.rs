@@ -144,12 +144,18 @@ impl Upstream {
                 outcome => return outcome.map(|response| (connection, response)),
             }
         }
+        let mut connection = self.connect(downstream).await?;
+        let response = self.exchange_over(&mut connection, request, downstream, context).await?;
+        Ok((connection, response))
+    }
+
+    /// A new connection, unless others have found meanwhile that there is none to be had.
+    async fn connect(&self, downstream: &mut ServerConnection) -> Result<ClientConnection, SendError> {
+        self.breaker.check()?;
         let connecting = self.address.connect(self.timeouts.connect);
         let stream = downstream.unless_client_leaves(pin!(connecting)).await??;
         self.breaker.record_success();
-        let mut connection = ClientConnection::new(stream, &self.pool);
-        let response = self.exchange_over(&mut connection, request, downstream, context).await?;
-        Ok((connection, response))
+        Ok(ClientConnection::new(stream, &self.pool))
     }
 
     /// The same over one connection.

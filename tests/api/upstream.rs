@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use datahub::DataHub;
 use datahub::behaviour::Answer as Manner;
 
 use crate::browser::{Browser, FETCH};
@@ -487,4 +488,49 @@ fn who_answers_twice_is_found_out_and_then_nobody_gets_what_is_anothers() {
     for number in 1..=20 {
         assert!(people.iter().all(|person| call(person, number)), "somebody got what is not theirs");
     }
+}
+
+/// Nobody is accepted at `path` any more, and nobody refused: so many wait there already. Lasts as long as what it gives.
+fn silence(path: &Path) -> impl Sized + use<> {
+    std::fs::remove_file(path).expect("somebody was there");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (listener, mut waiting) = runtime.block_on(async {
+        let socket = tokio::net::UnixSocket::new_stream().expect("a socket");
+        socket.bind(path).expect("a path of our own");
+        (socket.listen(1).expect("a listener"), Vec::new())
+    });
+    while let Ok(stream) = runtime.block_on(tokio::net::UnixStream::connect(path)) {
+        waiting.push(stream);
+    }
+    (listener, waiting, runtime)
+}
+
+/// A gateway in front of a host that falls silent once somebody is logged in.
+fn before_a_silent_host(lines: &str) -> (DataHub, Gateway, Browser, impl Sized + use<>) {
+    let (hub, folder) = (datahub(), Folder::default());
+    let path = folder.path().join("gitlab.sock");
+    forgetful(&path, hub.address());
+    let lines = format!("datahubs.a.connect = \"unix:{}\"\nserver.workers = 1\n{lines}", path.display());
+    let gateway = Setup::new(&[("a", &hub)]).and(&lines).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let silence = silence(&path);
+    (hub, gateway, browser, (folder, silence))
+}
+
+/// DS-04: who waits for a place meanwhile does not find out anew that the host is silent.
+#[test]
+fn who_has_waited_for_a_place_at_a_host_that_is_found_silent_does_not_try_it() {
+    // Five places for each person.
+    let (_hub, gateway, browser, _silence) = before_a_silent_host("limits.in_flight = 40\ntimeouts.connect = \"2s\"");
+    let target = format!("{BASE}/datahubs/a/api/v4/own/a");
+    let begin = || browser.begin(&gateway, "GET", &target, FETCH);
+    let first: Vec<_> = (0..5).map(|_| begin()).collect();
+    thread::sleep(Duration::from_millis(500));
+    let waiting: Vec<_> = (0..5).map(|_| begin()).collect();
+    for mut call in first {
+        assert_eq!(call.answer(true).code(), "datahub_timeout");
+    }
+    let last = waiting.into_iter().map(|mut call| call.answer(true)).next_back().expect("five of them");
+    assert_eq!((last.code().as_str(), last.header("retry-after").as_deref()), ("datahub_unreachable", Some("1")));
 }
