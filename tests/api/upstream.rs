@@ -534,3 +534,19 @@ fn who_has_waited_for_a_place_at_a_host_that_is_found_silent_does_not_try_it() {
     let last = waiting.into_iter().map(|mut call| call.answer(true)).next_back().expect("five of them");
     assert_eq!((last.code().as_str(), last.header("retry-after").as_deref()), ("datahub_unreachable", Some("1")));
 }
+
+/// DS-04: apps that give up before `timeouts.connect` find out, too; not those that give up at once.
+#[test]
+fn a_silent_host_is_found_out_although_nobody_waits_for_it_to_the_end() {
+    let (_hub, gateway, browser, _silence) = before_a_silent_host("timeouts.connect = \"20s\"");
+    let target = format!("{BASE}/datahubs/a/api/v4/own/a");
+    let leave_after = |patience: u64| {
+        let calls: Vec<_> = (0..5).map(|_| browser.begin(&gateway, "GET", &target, FETCH)).collect();
+        thread::sleep(Duration::from_millis(patience));
+        drop(calls);
+        thread::sleep(Duration::from_millis(200));
+        gateway.metrics().contains("gateway_datahub_up{datahub=\"a\"} 1")
+    };
+    assert!(leave_after(300), "who leaves at once says nothing about the host");
+    assert!(!leave_after(2_500), "nobody has found out");
+}
