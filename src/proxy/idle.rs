@@ -62,19 +62,19 @@ impl IdlePool {
         if !self.health.may_reuse(now) {
             connections.clear();
         }
-        self.drop_expired(&mut connections, now);
         loop {
+            self.drop_expired(&mut connections, now);
             let fits = |idle: &IdleConnection| idle.fits(wanted.may_repeat, now);
             let of_session = |idle: &IdleConnection| idle.session == wanted.session && fits(idle);
-            let recent = connections.iter().rev().take(MAX_SEARCHED).position(of_session);
-            let chosen = recent.map_or_else(
-                // Those that have been idle for too long stand before the others.
-                || {
-                    Some(connections.partition_point(|idle| !fits(idle)))
-                        .filter(|at| connections.get(*at).is_some_and(fits))
-                },
-                |from_end| Some(connections.len() - 1 - from_end),
-            );
+            let is_good = |at: &usize| connections.get(*at).is_some_and(fits);
+            let from_end = connections.iter().rev().take(MAX_SEARCHED).position(of_session);
+            let chosen = from_end
+                .map(|from_end| connections.len() - 1 - from_end)
+                .or_else(|| Some(0).filter(is_good))
+                // Where all are kept equally long, those that do not fit stand before the others. Where they are not, it is
+                // worth looking at each of them: a new connection costs far more.
+                .or_else(|| Some(connections.partition_point(|idle| !fits(idle))).filter(is_good))
+                .or_else(|| connections.iter().position(fits));
             let mut idle = connections.remove(chosen?)?;
             if self.is_unchanged(&mut idle.connection, now) {
                 return Some(idle.connection);
@@ -97,6 +97,14 @@ impl IdlePool {
         let safe_lifetime = keep_alive.map_or(SAFE_LIFETIME, |announced| announced / 2).min(lifetime);
         let mut connections = self.connections.borrow_mut();
         self.drop_expired(&mut connections, now);
+        // Behind the front may stand some that were to be kept for a shorter time. Looking for one costs less than to close
+        // this one.
+        if connections.len() >= self.max
+            && let Some(mut expired) =
+                connections.iter().position(|idle| !idle.fits(true, now)).and_then(|at| connections.remove(at))
+        {
+            self.is_unchanged(&mut expired.connection, now);
+        }
         if connections.len() < self.max && !lifetime.is_zero() && self.health.may_reuse(now) {
             connections.push_back(IdleConnection { connection, session, since: now, lifetime, safe_lifetime });
         }
@@ -204,6 +212,34 @@ mod tests {
                 taken.push(theirs.iter_mut().position(has_request));
             }
             assert_eq!(taken, [Some(2), Some(0), Some(4), Some(3), Some(1), None]);
+        });
+    }
+
+    #[test]
+    fn each_connection_lives_as_long_as_its_own_last_answer_said() {
+        run(async {
+            let begin = Instant::now();
+            for (kept, may_repeat, after, expected) in [
+                (&[Some(60), Some(2), Some(2), Some(2)][..], true, 3, true),
+                (&[Some(60), Some(2), Some(2), Some(2)], false, 3, true),
+                (&[Some(2), Some(60), Some(2), Some(2), Some(2)], false, 3, true),
+                (&[Some(60), Some(60), Some(2), Some(2)], true, 55, false),
+            ] {
+                let (pool, wanted) = (pool(), Wanted { session: 9, may_repeat });
+                let _theirs: Vec<_> = kept.iter().map(|kept| put(&pool, 1, *kept, begin)).collect();
+                let taken = pool.take(wanted, begin + after * SECOND);
+                assert_eq!(taken.is_some(), expected, "{kept:?}, may be repeated: {may_repeat}");
+            }
+            let pool = pool();
+            let _first = put(&pool, 1, Some(60), begin);
+            let _theirs: Vec<_> = (0..199).map(|_| put(&pool, 1, Some(2), begin)).collect();
+            let _late: Vec<_> = (0..100).map(|_| put(&pool, 2, Some(60), begin + 3 * SECOND)).collect();
+            let sessions: Vec<_> = pool.connections.borrow().iter().map(|idle| idle.session).collect();
+            assert_eq!(
+                sessions.iter().filter(|session| **session == 2).count(),
+                100,
+                "what has expired holds no place"
+            );
         });
     }
 
