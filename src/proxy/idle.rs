@@ -5,7 +5,7 @@
 //! the next caller: that is the same session where it can be, else the answer has had the longest time to arrive and to be
 //! noticed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,8 @@ pub(super) struct IdlePool {
     /// The one that has been idle longest at the front.
     connections: RefCell<VecDeque<IdleConnection>>,
     max: usize,
+    /// The shortest time that an answer has taken.
+    round_trip: Cell<Duration>,
     health: Arc<Health>,
 }
 
@@ -52,7 +54,7 @@ impl IdleConnection {
 impl IdlePool {
     /// No connection yet, and never more than `max`.
     pub(super) fn new(max: usize, health: Arc<Health>) -> Self {
-        Self { connections: RefCell::default(), max, health }
+        Self { connections: RefCell::default(), max, round_trip: Cell::new(Duration::MAX), health }
     }
 
     /// A connection on which nothing has happened since its last call; of those that fit, the one that the same session used
@@ -83,7 +85,7 @@ impl IdlePool {
     }
 
     /// Keeps a connection for the next call. `keep_alive` is how long the DataHUB said that it keeps it, and `took` how long
-    /// its last answer did, which is no less than a round trip.
+    /// its last answer did. The shortest of all answers is what is known of a round trip.
     pub(super) fn put(
         &self,
         connection: ClientConnection,
@@ -92,7 +94,9 @@ impl IdlePool {
         took: Duration,
         now: Instant,
     ) {
-        let announced = keep_alive.map_or(MAX_LIFETIME, |announced| announced.saturating_sub(took + MARGIN));
+        let round_trip = self.round_trip.get().min(took);
+        self.round_trip.set(round_trip);
+        let announced = keep_alive.map_or(MAX_LIFETIME, |announced| announced.saturating_sub(round_trip + MARGIN));
         let lifetime = announced.min(MAX_LIFETIME);
         let safe_lifetime = keep_alive.map_or(SAFE_LIFETIME, |announced| announced / 2).min(lifetime);
         let mut connections = self.connections.borrow_mut();
@@ -240,6 +244,18 @@ mod tests {
                 100,
                 "what has expired holds no place"
             );
+        });
+    }
+
+    #[test]
+    fn what_takes_the_datahub_long_is_no_round_trip() {
+        run(async {
+            let (pool, begin) = (pool(), Instant::now());
+            let _first = put(&pool, 1, Some(5), begin);
+            let (ours, _theirs) = tokio::io::duplex(64);
+            let connection = ClientConnection::new(Box::new(ours), &BufferPool::default());
+            pool.put(connection, 2, Some(5 * SECOND), 5 * SECOND, begin);
+            assert_eq!(pool.connections.borrow().len(), 2, "a report of five seconds has cost a connection");
         });
     }
 
