@@ -2,7 +2,8 @@
 //!
 //! It goes by one thing: whether the host can be reached, which means a connection, TLS included. What becomes of a call on
 //! its connection is the business of that call: an endpoint that is silent, or closes its connections, must not keep anybody
-//! from the others. While the breaker is open the gateway itself tries to connect, once a second, and no caller has to.
+//! from the others. While the breaker is open the gateway itself tries to connect, a second after each try, and no caller has
+//! to.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -46,7 +47,7 @@ impl CircuitBreaker {
     /// The DataHUB has been reached: by a connection, or by an answer on one that was kept.
     pub(super) fn record_success(&self) {
         let failures = self.failures.load(Ordering::Relaxed);
-        // Once the breaker is open, only `close_when_reached` closes it and says so. What comes late is an old answer.
+        // Once the breaker is open, only `Attempts` closes it and says so. What comes late is an old answer.
         if failures >= FAILURE_THRESHOLD {
             return;
         }
@@ -65,21 +66,35 @@ impl CircuitBreaker {
         }
         if self.failures.fetch_add(1, Ordering::Relaxed) + 1 == FAILURE_THRESHOLD {
             self.health.report(CallKind::Api, Outcome::Unreachable);
-            log::warn!(datahub = self.datahub.as_str(); "a DataHUB cannot be reached; the gateway tries once a second");
-            actix_web::rt::spawn(Arc::clone(self).close_when_reached(address.clone(), limit));
+            log::warn!(datahub = self.datahub.as_str(); "a DataHUB cannot be reached; the gateway goes on trying");
+            let attempts = Attempts(Arc::clone(self));
+            actix_web::rt::spawn(attempts.close_when_reached(address.clone(), limit));
         }
     }
+}
 
-    async fn close_when_reached(self: Arc<Self>, address: Address, limit: Duration) {
+/// The gateway's own attempts to connect, on the thread of one worker.
+struct Attempts(Arc<CircuitBreaker>);
+
+impl Attempts {
+    async fn close_when_reached(self, address: Address, limit: Duration) {
         loop {
             sleep(RETRY_INTERVAL).await;
             if address.connect(limit).await.is_ok() {
                 break;
             }
         }
-        self.failures.store(0, Ordering::Relaxed);
-        self.health.report(CallKind::Api, Outcome::Good);
-        log::info!(datahub = self.datahub.as_str(); "a DataHUB can be reached again");
+        let CircuitBreaker { datahub, health, failures } = &*self.0;
+        failures.store(0, Ordering::Relaxed);
+        health.report(CallKind::Api, Outcome::Good);
+        log::info!(datahub = datahub.as_str(); "a DataHUB can be reached again");
+    }
+}
+
+/// If the worker ends before, the next call that fails begins anew.
+impl Drop for Attempts {
+    fn drop(&mut self) {
+        self.0.failures.fetch_min(FAILURE_THRESHOLD - 1, Ordering::Relaxed);
     }
 }
 
@@ -96,7 +111,7 @@ impl From<CircuitOpen> for ApiError {
 
 /// After how many failures in a row calls are refused.
 const FAILURE_THRESHOLD: u32 = 5;
-/// How long the gateway waits before it tries again.
+/// How long the gateway waits after a try before the next one.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -146,5 +161,20 @@ mod tests {
             let tries = listener.incoming().take_while(Result::is_ok).count();
             assert!((1..=2).contains(&tries), "{tries} tries");
         });
+    }
+
+    #[test]
+    fn where_the_worker_that_tries_ends_the_next_call_that_fails_begins_anew() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let (breaker, address) = breaker("a", &listener);
+        let fail = || breaker.record_failure(&failed(), &address, LIMIT);
+        actix_web::rt::System::new().block_on(async { (0..FAILURE_THRESHOLD).for_each(|_| fail()) });
+        assert_eq!(breaker.check(), Ok(()), "nobody tries any more, and it is open for ever");
+        actix_web::rt::System::new().block_on(async {
+            fail();
+            assert_eq!(breaker.check(), Err(CircuitOpen));
+            sleep(RETRY_INTERVAL * 3 / 2).await;
+        });
+        assert!(listener.accept().is_ok(), "it is tried again");
     }
 }
