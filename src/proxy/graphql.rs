@@ -28,7 +28,7 @@ pub(super) async fn inspect(
     context: &RequestContext,
 ) -> Result<RequestBody, Failure> {
     if request.method() != "POST" {
-        return Err(Code::MethodNotAllowed.into());
+        return Err(ApiError::method_not_allowed("POST").into());
     }
     let fields = request.fields();
     let kind =

@@ -196,6 +196,7 @@ fn what_is_opened_is_open_and_nothing_beside_it() {
             assert_eq!((request.target().as_str(), &request.body[..]), (raw, body.as_bytes()));
         } else {
             assert_eq!(answer.code(), code, "{method} {raw} {}", &body[..body.len().min(100)]);
+            assert_eq!(answer.header("allow").as_deref(), (code == "method_not_allowed").then_some("POST"), "{method}");
             assert!(hub.requests().is_empty());
         }
     }
