@@ -230,7 +230,7 @@ fn share(count: usize) -> usize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Rejected {
     /// Too many calls are waiting for this DataHUB, or too many of one holder's, or one has waited too long.
-    #[error("too many calls are under way at this DataHUB, or too many of this person's")]
+    #[error("too many calls are under way at this DataHUB, or too many of this person's or network's")]
     Full,
 }
 

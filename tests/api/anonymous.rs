@@ -165,7 +165,7 @@ fn a_client_without_a_login_comes_only_so_often() {
     let hub = datahub();
     let gateway =
         open(&hub, &format!("{PROXIED}rate_limit.anonymous = \"2/1h\"\ndatahubs.a.anonymous_rate = \"7/1h\""));
-    // What does not go up costs nothing.
+    // What is not forwarded costs nothing; what finds no place or no DataHUB has been counted.
     for _ in 0..5 {
         assert_eq!(from(&gateway, "192.0.2.1", "/datahubs/a/api/v4/user/keys").status, 403);
     }
