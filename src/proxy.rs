@@ -35,6 +35,7 @@ use crate::http::head::RequestHead;
 use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::metrics;
 use crate::proxy::breaker::CircuitBreaker;
+use crate::proxy::idle::SessionTag;
 use crate::proxy::inspect::RequestBody;
 use crate::proxy::limiter::ConcurrencyLimit;
 use crate::proxy::policy::Policy;
@@ -264,7 +265,7 @@ impl Proxy {
             RequestBody::Streaming => length,
         };
         let (is_head, is_idempotent) = (request.method() == "HEAD", is_idempotent(request.method()));
-        let tag = login.as_ref().map_or(0, |(sid, _)| sid.tag());
+        let tag = login.as_ref().map(|(sid, _)| SessionTag(sid.tag()));
         let upstream_request =
             UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent, session: tag };
         let upstream = &self.routes[datahub.index()].upstream;

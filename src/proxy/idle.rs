@@ -27,17 +27,21 @@ pub(super) struct IdlePool {
 /// What a call wants of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
-    /// Stands for the call's session, [`Sid::tag`](crate::session::Sid::tag).
-    pub(super) session: u64,
+    /// The call's session, if it has one.
+    pub(super) session: Option<SessionTag>,
     /// Whether the call may be sent once more, if this connection turns out to be closed.
     pub(super) may_repeat: bool,
 }
+
+/// Stands for a session, as [`Sid::tag`](crate::session::Sid::tag) gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SessionTag(pub(super) u64);
 
 #[derive(Debug)]
 struct IdleConnection {
     connection: ClientConnection,
     /// Of the last call.
-    session: u64,
+    session: Option<SessionTag>,
     since: Instant,
     /// How long it may be idle.
     lifetime: Duration,
@@ -67,10 +71,11 @@ impl IdlePool {
         loop {
             self.drop_expired(&mut connections, now);
             let fits = |idle: &IdleConnection| idle.fits(wanted.may_repeat, now);
-            let of_session = |idle: &IdleConnection| idle.session == wanted.session && fits(idle);
+            let is_own = |idle: &IdleConnection| idle.session == wanted.session && fits(idle);
             let is_good = |at: &usize| connections.get(*at).is_some_and(fits);
-            let from_end = connections.iter().rev().take(MAX_SEARCHED).position(of_session);
-            let chosen = from_end
+            // Calls without a login are many people's.
+            let recent = wanted.session.and_then(|_| connections.iter().rev().take(MAX_SEARCHED).position(is_own));
+            let chosen = recent
                 .map(|from_end| connections.len() - 1 - from_end)
                 .or_else(|| Some(0).filter(is_good))
                 // Where all are kept equally long, those that do not fit stand before the others. Where they are not, it is
@@ -89,7 +94,7 @@ impl IdlePool {
     pub(super) fn put(
         &self,
         connection: ClientConnection,
-        session: u64,
+        session: Option<SessionTag>,
         keep_alive: Option<Duration>,
         took: Duration,
         now: Instant,
@@ -160,8 +165,13 @@ mod tests {
     fn put(pool: &IdlePool, session: u64, keep_alive: Option<u64>, now: Instant) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(64);
         let connection = ClientConnection::new(Box::new(ours), &BufferPool::default());
-        pool.put(connection, session, keep_alive.map(Duration::from_secs), 100 * MS, now);
+        pool.put(connection, tag(session), keep_alive.map(Duration::from_secs), 100 * MS, now);
         theirs
+    }
+
+    /// That of a session; 0 is none.
+    fn tag(session: u64) -> Option<SessionTag> {
+        (session > 0).then_some(SessionTag(session))
     }
 
     fn run<T>(test: impl Future<Output = T>) -> T {
@@ -187,7 +197,7 @@ mod tests {
                     let is_there = |age: u32| {
                         let pool = pool();
                         let _theirs = put(&pool, 1, keep_alive, begin);
-                        pool.take(Wanted { session: 1, may_repeat }, begin + age * MS).is_some()
+                        pool.take(Wanted { session: tag(1), may_repeat }, begin + age * MS).is_some()
                     };
                     let case = format!("{keep_alive:?}, may be repeated: {may_repeat}");
                     assert!(!is_there(lifetime), "{case}");
@@ -207,7 +217,9 @@ mod tests {
             let mut taken = Vec::new();
             let wants = [(1, true, 5), (9, true, 5), (2, false, 5), (9, false, 17), (9, true, 17), (9, true, 17)];
             for (session, may_repeat, after) in wants {
-                let Some(mut connection) = pool.take(Wanted { session, may_repeat }, begin + after * SECOND) else {
+                let Some(mut connection) =
+                    pool.take(Wanted { session: tag(session), may_repeat }, begin + after * SECOND)
+                else {
                     taken.push(None);
                     continue;
                 };
@@ -216,6 +228,18 @@ mod tests {
                 taken.push(theirs.iter_mut().position(has_request));
             }
             assert_eq!(taken, [Some(2), Some(0), Some(4), Some(3), Some(1), None]);
+        });
+    }
+
+    #[test]
+    fn who_has_no_session_gets_the_one_that_has_been_idle_longest() {
+        run(async {
+            let (pool, begin) = (pool(), Instant::now());
+            let mut theirs: Vec<_> = (0..2).map(|at| put(&pool, 0, None, begin + at * SECOND)).collect();
+            let wanted = Wanted { session: None, may_repeat: true };
+            let mut taken = pool.take(wanted, begin + 2 * SECOND).expect("both fit");
+            taken.send(b"?", SECOND).await.expect("in time");
+            assert!(matches!(theirs[0].read(&mut [0]).now_or_never(), Some(Ok(1))), "it is some other's last one");
         });
     }
 
@@ -229,7 +253,7 @@ mod tests {
                 (&[Some(2), Some(60), Some(2), Some(2), Some(2)], false, 3, true),
                 (&[Some(60), Some(60), Some(2), Some(2)], true, 55, false),
             ] {
-                let (pool, wanted) = (pool(), Wanted { session: 9, may_repeat });
+                let (pool, wanted) = (pool(), Wanted { session: tag(9), may_repeat });
                 let _theirs: Vec<_> = kept.iter().map(|kept| put(&pool, 1, *kept, begin)).collect();
                 let taken = pool.take(wanted, begin + after * SECOND);
                 assert_eq!(taken.is_some(), expected, "{kept:?}, may be repeated: {may_repeat}");
@@ -240,7 +264,7 @@ mod tests {
             let _late: Vec<_> = (0..100).map(|_| put(&pool, 2, Some(60), begin + 3 * SECOND)).collect();
             let sessions: Vec<_> = pool.connections.borrow().iter().map(|idle| idle.session).collect();
             assert_eq!(
-                sessions.iter().filter(|session| **session == 2).count(),
+                sessions.iter().filter(|session| **session == tag(2)).count(),
                 100,
                 "what has expired holds no place"
             );
@@ -254,7 +278,7 @@ mod tests {
             let _first = put(&pool, 1, Some(5), begin);
             let (ours, _theirs) = tokio::io::duplex(64);
             let connection = ClientConnection::new(Box::new(ours), &BufferPool::default());
-            pool.put(connection, 2, Some(5 * SECOND), 5 * SECOND, begin);
+            pool.put(connection, tag(2), Some(5 * SECOND), 5 * SECOND, begin);
             assert_eq!(pool.connections.borrow().len(), 2, "a report of five seconds has cost a connection");
         });
     }
@@ -271,7 +295,7 @@ mod tests {
                 ("a second answer and the end", b"HTTP/1.1 200 OK\r\n\r\n", true, false, true),
                 ("a byte", b"\n", false, false, true),
             ] {
-                let (pool, wanted) = (pool(), Wanted { session: 1, may_repeat: true });
+                let (pool, wanted) = (pool(), Wanted { session: tag(1), may_repeat: true });
                 for turn in 1..=3_u32 {
                     let mut theirs = put(&pool, 1, None, begin);
                     theirs.write_all(bytes).await.expect("there is room");

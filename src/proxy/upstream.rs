@@ -13,7 +13,7 @@ use crate::http::client::{ClientConnection, ReceiveError, Response, ResponseBody
 use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::http::timer::Elapsed;
 use crate::proxy::breaker::{CircuitBreaker, CircuitOpen};
-use crate::proxy::idle::{IdlePool, Wanted};
+use crate::proxy::idle::{IdlePool, SessionTag, Wanted};
 use crate::proxy::limiter::{ConcurrencyLimit, Holder, Permit, Rejected};
 
 /// One worker's connections to one DataHUB.
@@ -49,8 +49,8 @@ pub(super) struct UpstreamRequest<'a> {
     pub(super) is_head: bool,
     /// Whether the same request twice does what it does once (RFC 9110 section 9.2.2).
     pub(super) is_idempotent: bool,
-    /// Stands for the session of the call, [`Sid::tag`](crate::session::Sid::tag).
-    pub(super) session: u64,
+    /// The session of the call, if it has one.
+    pub(super) session: Option<SessionTag>,
 }
 
 /// An answer whose head is there, with the connection and the permit that its call holds until the answer's end.
@@ -61,7 +61,7 @@ pub(super) struct Exchange<'a> {
     permit: Option<Permit<'a>>,
     holder: Holder,
     /// That of the request.
-    pub(super) session: u64,
+    pub(super) session: Option<SessionTag>,
     /// The answer.
     pub(super) response: Response,
     /// From sending the request to the head of the answer.
