@@ -61,6 +61,8 @@ pub struct Response {
     pub content_length: Option<u64>,
     /// Whether the connection may be used again once the body has ended.
     pub is_reusable: bool,
+    /// How long the connection is kept between two requests, if the other side says so.
+    pub keep_alive: Option<Duration>,
 }
 
 impl Response {
@@ -72,23 +74,6 @@ impl Response {
     /// The fields of its head.
     pub fn fields(&self) -> Fields<'_> {
         self.head.fields(&self.bytes)
-    }
-
-    /// How long the connection is kept between two requests, if the other side says so, by a field that every server knows
-    /// (RFC 2068 section 19.7.1.1). Zero if it takes no other request.
-    pub fn keep_alive(&self) -> Option<Duration> {
-        let fields = self.fields();
-        let parameters = fields.values("keep-alive").flat_map(|value| value.split(|byte| *byte == b','));
-        let numbers = parameters.filter_map(|parameter| {
-            let (name, number) = std::str::from_utf8(parameter).ok()?.split_once('=')?;
-            Some((name.trim(), number.trim().parse::<u64>().ok()?))
-        });
-        let limits = numbers.filter_map(|(name, number)| match number {
-            _ if name.eq_ignore_ascii_case("timeout") => Some(Duration::from_secs(number)),
-            0 if name.eq_ignore_ascii_case("max") => Some(Duration::ZERO),
-            _ => None,
-        });
-        limits.min()
     }
 
     /// Wipes the head and what came with it of the body.
@@ -136,7 +121,8 @@ impl Response {
         let extent = body.decode(rest).unwrap_or(Extent { data: 0, used: rest.len() });
         let is_reusable = is_persistent && length != BodyLength::UntilClose && head.length + extent.used == read.len();
         let bytes = read.split_off_front(head.length + extent.used);
-        Ok(Some(Self { head, bytes, start: extent.data, body, length, content_length, is_reusable }))
+        let (start, keep_alive) = (extent.data, framing.keep_alive);
+        Ok(Some(Self { head, bytes, start, body, length, content_length, is_reusable, keep_alive }))
     }
 }
 
@@ -635,7 +621,7 @@ mod tests {
             let mut read = BufferPool::default().take();
             read.extend_from_slice(format!("HTTP/1.1 204 No Content\r\n{fields}\r\n").as_bytes());
             let response = Response::parse(&mut read, false, &mut 0).expect("good").expect("whole");
-            assert_eq!(response.keep_alive(), expected.map(Duration::from_secs), "{fields}");
+            assert_eq!(response.keep_alive, expected.map(Duration::from_secs), "{fields}");
         }
     }
 

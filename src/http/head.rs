@@ -5,6 +5,7 @@
 //! target that no URI holds (RFC 9112 sections 2.2, 3.2, 5 and 6).
 
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use memchr::{memchr, memchr_iter};
 
@@ -383,6 +384,8 @@ pub(super) struct Framing {
     is_chunked: Option<bool>,
     pub(super) closes: bool,
     is_kept_alive: bool,
+    /// How long the connection is kept between two requests, in an answer's Keep-Alive.
+    pub(super) keep_alive: Option<Duration>,
 }
 
 impl Framing {
@@ -390,9 +393,29 @@ impl Framing {
     pub(super) fn of(fields: Fields<'_>) -> Result<Self, &'static str> {
         let mut framing = Self::default();
         for field in fields.iter().filter(|field| matches!(field.name.len(), 10 | 14 | 17)) {
-            framing.read(field.name, field.value)?;
+            if is_name(field.name, "keep-alive") {
+                framing.read_keep_alive(field.value);
+            } else {
+                framing.read(field.name, field.value)?;
+            }
         }
         Ok(framing)
+    }
+
+    /// Every server knows this field (RFC 2068 section 19.7.1.1). The shortest time counts: zero if no other request is taken.
+    fn read_keep_alive(&mut self, value: &[u8]) {
+        for parameter in value.split(|byte| *byte == b',') {
+            let parameter = std::str::from_utf8(parameter).ok().and_then(|parameter| parameter.split_once('='));
+            let Some((name, Ok(number))) = parameter.map(|(name, number)| (name.trim(), number.trim().parse())) else {
+                continue;
+            };
+            let limit = match number {
+                _ if name.eq_ignore_ascii_case("timeout") => Duration::from_secs(number),
+                0 if name.eq_ignore_ascii_case("max") => Duration::ZERO,
+                _ => continue,
+            };
+            self.keep_alive = Some(self.keep_alive.map_or(limit, |before| before.min(limit)));
+        }
     }
 
     /// Takes note of a field; a second one, even one that agrees, is one too many.

@@ -242,7 +242,7 @@ impl<'a> Exchange<'a> {
         if !connection.is_drained() {
             self.upstream.breaker.health().report_unasked(now);
         } else if self.response.is_reusable {
-            self.upstream.idle.put(connection, self.session, self.response.keep_alive(), self.took, now);
+            self.upstream.idle.put(connection, self.session, self.response.keep_alive, self.took, now);
         }
     }
 }
