@@ -54,8 +54,8 @@ impl ConcurrencyLimit {
     /// A permit for a person or a network, at once or after waiting for `limit` at most.
     ///
     /// # Errors
-    /// [`Rejected::Full`]; nothing is sent then.
-    pub(super) async fn acquire(&self, holder: Holder, limit: Duration) -> Result<Permit<'_>, Rejected> {
+    /// [`LimitReached`]; nothing is sent then.
+    pub(super) async fn acquire(&self, holder: Holder, limit: Duration) -> Result<Permit<'_>, LimitReached> {
         if let Holder::Person(_) = holder {
             return Ok(Permit { place: self.all.acquire(holder, limit).await?, anonymous: None });
         }
@@ -123,17 +123,17 @@ impl Places {
         Self { state, max_held: share(count), max_waiting, max_waiting_each: share(max_waiting) }
     }
 
-    async fn acquire(&self, holder: Holder, limit: Duration) -> Result<Place<'_>, Rejected> {
+    async fn acquire(&self, holder: Holder, limit: Duration) -> Result<Place<'_>, LimitReached> {
         let (place, turn) = self.enter(holder)?;
         match turn {
             // Whoever gives up is taken out of the queue by the drop of `place`.
-            Some(turn) => timeout(limit, turn).await.map(|_| place).map_err(|_| Rejected::Full),
+            Some(turn) => timeout(limit, turn).await.map(|_| place).map_err(|_| LimitReached),
             None => Ok(place),
         }
     }
 
     /// A place, or one in the queue and what tells that its turn has come.
-    fn enter(&self, holder: Holder) -> Result<(Place<'_>, Option<oneshot::Receiver<()>>), Rejected> {
+    fn enter(&self, holder: Holder) -> Result<(Place<'_>, Option<oneshot::Receiver<()>>), LimitReached> {
         let mut state = self.lock();
         let PlacesState { free, waiting, last_ticket, shares, turns } = &mut *state;
         let share = shares.entry(holder).or_default();
@@ -146,7 +146,7 @@ impl Places {
             if share.is_unused() {
                 shares.remove(&holder);
             }
-            return Err(Rejected::Full);
+            return Err(LimitReached);
         }
         if share.waiting.is_empty() && share.held < self.max_held {
             turns.push_back(holder);
@@ -226,22 +226,19 @@ fn share(count: usize) -> usize {
     (count / 8).max(count.min(1))
 }
 
-/// Why a call does not go up.
+/// Too many calls are waiting for this DataHUB, or too many of one holder's, or one has waited too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Rejected {
-    /// Too many calls are waiting for this DataHUB, or too many of one holder's, or one has waited too long.
-    #[error("too many calls are under way at this DataHUB, or too many of this person's or network's")]
-    Full,
-}
+#[error("too many calls are under way at this DataHUB, or too many of this person's or network's")]
+pub(super) struct LimitReached;
 
-impl From<Rejected> for ApiError {
-    fn from(error: Rejected) -> Self {
+impl From<LimitReached> for ApiError {
+    fn from(error: LimitReached) -> Self {
         Self::because(Code::Overloaded, error).retry_after(RETRY_AFTER)
     }
 }
 
 /// When a call that found no place may come again.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -254,7 +251,7 @@ mod tests {
     const OTHER: Holder = Holder::Person(2);
     const THIRD: Holder = Holder::Person(3);
 
-    type Waiting = Pin<Box<dyn Future<Output = Result<Permit<'static>, Rejected>>>>;
+    type Waiting = Pin<Box<dyn Future<Output = Result<Permit<'static>, LimitReached>>>>;
 
     fn limit(in_flight: usize, max_waiting: usize) -> &'static ConcurrencyLimit {
         Box::leak(Box::new(ConcurrencyLimit::new(in_flight, max_waiting)))
@@ -327,7 +324,7 @@ mod tests {
             drop(first);
             drop(waiter.await.expect("it did not panic").expect("the place is free again"));
             let second = limit.now(ONE);
-            assert_eq!(limit.acquire(ONE, Duration::from_millis(1)).await.unwrap_err(), Rejected::Full);
+            assert_eq!(limit.acquire(ONE, Duration::from_millis(1)).await.unwrap_err(), LimitReached);
             drop(second);
             limit.is_unused(1);
         });
@@ -488,5 +485,5 @@ mod tests {
     }
 
     const LONG: Duration = Duration::from_mins(1);
-    const FULL: Poll<Option<Rejected>> = Poll::Ready(Some(Rejected::Full));
+    const FULL: Poll<Option<LimitReached>> = Poll::Ready(Some(LimitReached));
 }

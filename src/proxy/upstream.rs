@@ -14,7 +14,7 @@ use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::http::timer::Elapsed;
 use crate::proxy::breaker::{CircuitBreaker, CircuitOpen};
 use crate::proxy::idle::{IdlePool, SessionTag, Wanted};
-use crate::proxy::limiter::{ConcurrencyLimit, Holder, Permit, Rejected};
+use crate::proxy::limiter::{ConcurrencyLimit, Holder, LimitReached, Permit, RETRY_AFTER};
 
 /// One worker's connections to one DataHUB.
 #[derive(Debug)]
@@ -252,7 +252,7 @@ impl<'a> Exchange<'a> {
 pub(super) enum SendError {
     /// The limit did not let it pass.
     #[error(transparent)]
-    Rejected(#[from] Rejected),
+    LimitReached(#[from] LimitReached),
     /// The circuit breaker did not let it pass.
     #[error(transparent)]
     CircuitOpen(#[from] CircuitOpen),
@@ -293,7 +293,7 @@ impl From<SendBodyError<BodyError>> for SendError {
 impl From<SendError> for ApiError {
     fn from(error: SendError) -> Self {
         let code = match error {
-            SendError::Rejected(rejected) => return rejected.into(),
+            SendError::LimitReached(reached) => return reached.into(),
             SendError::CircuitOpen(open) => return open.into(),
             SendError::Connect(ConnectError::OutOfResources(_)) => {
                 return Self::because(Code::Overloaded, error).retry_after(RETRY_AFTER);
@@ -314,5 +314,3 @@ impl From<SendError> for ApiError {
 /// After how long a connect that its client does not wait for is a failure. A packet that is lost once costs one second
 /// (RFC 6298 section 2), so that nobody opens the breaker of a host that is well by leaving early.
 const SLOW_CONNECT: Duration = Duration::from_secs(2);
-/// When to come again while we have no file descriptor for a connection.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
