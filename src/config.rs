@@ -152,7 +152,7 @@ impl Config {
         cut_offs.all = all;
         let (upstream_timeouts, client_timeouts, _) = timeouts?;
         let (limits, head, body_rate) = limits?;
-        let [login_rate, callback_rate, anonymous_rate] = rates?;
+        let [login_rate, callback_rate, anonymous_client_rate] = rates?;
         Some(Self {
             server: server?,
             admin: admin?,
@@ -161,7 +161,7 @@ impl Config {
             not_before: NotBefore::new(cut_offs),
             session,
             datahubs: datahubs?,
-            proxy: ProxySettings { policy: policy?, limits, timeouts: upstream_timeouts, anonymous_rate },
+            proxy: ProxySettings { policy: policy?, limits, timeouts: upstream_timeouts, anonymous_client_rate },
             client: ServerSettings { head, body: limits.body, body_rate, timeouts: client_timeouts },
             login_timeout: login_timeout?,
             login_rate,

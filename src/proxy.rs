@@ -80,13 +80,20 @@ pub struct SharedProxy {
     settings: ProxySettings,
     datahubs: DataHubs,
     /// In the order of the DataHUBs.
-    limits: Vec<(Arc<ConcurrencyLimit>, Arc<CircuitBreaker>)>,
+    limits: Vec<RouteLimits>,
     /// How often each client may call without a login.
     anonymous_clients: RateLimiter,
-    /// How often all clients together may, in the order of the DataHUBs.
-    anonymous_calls: Vec<Option<TotalRateLimiter>>,
     sessions: Arc<Sessions>,
     refresher: Refresher,
+}
+
+/// What bounds the calls of all workers to one DataHUB.
+#[derive(Debug)]
+struct RouteLimits {
+    concurrency: Arc<ConcurrencyLimit>,
+    breaker: Arc<CircuitBreaker>,
+    /// How often all clients together may call without a login, if they may.
+    anonymous: Option<TotalRateLimiter>,
 }
 
 impl SharedProxy {
@@ -101,28 +108,18 @@ impl SharedProxy {
     ) -> Self {
         let ProxyLimits { in_flight, waiting, .. } = settings.limits;
         let limits = datahubs.iter().map(|datahub| {
-            let limit = Arc::new(ConcurrencyLimit::new(in_flight, waiting));
             let health = datahub.provider.health();
             health.publish();
-            (limit, Arc::new(CircuitBreaker::new(datahub.id.clone(), Arc::clone(health))))
+            RouteLimits {
+                concurrency: Arc::new(ConcurrencyLimit::new(in_flight, waiting)),
+                breaker: Arc::new(CircuitBreaker::new(datahub.id.clone(), Arc::clone(health))),
+                anonymous: datahub.anonymous_rate.map(TotalRateLimiter::new),
+            }
         });
-        let anonymous_clients = RateLimiter::new(settings.anonymous_rate);
-        let anonymous_calls =
-            datahubs.iter().map(|datahub| datahub.anonymous_rate.map(TotalRateLimiter::new)).collect();
+        let anonymous_clients = RateLimiter::new(settings.anonymous_client_rate);
         let scheme = public.split(':').next().unwrap_or_default().to_owned();
         let (limits, public, prefix) = (limits.collect(), public.to_owned(), format!("{base_path}/datahubs/"));
-        Self {
-            prefix,
-            public,
-            scheme,
-            settings,
-            datahubs,
-            limits,
-            anonymous_clients,
-            anonymous_calls,
-            sessions,
-            refresher,
-        }
+        Self { prefix, public, scheme, settings, datahubs, limits, anonymous_clients, sessions, refresher }
     }
 }
 
@@ -136,7 +133,7 @@ pub struct ProxySettings {
     /// How long each step of a call may take.
     pub timeouts: UpstreamTimeouts,
     /// How often one client may call without a login.
-    pub anonymous_rate: Rate,
+    pub anonymous_client_rate: Rate,
 }
 
 /// How large one call may be, and how many there may be at one DataHUB.
@@ -203,8 +200,9 @@ impl Proxy {
         let ProxySettings { timeouts, limits, .. } = shared.settings;
         // All workers together keep as many connections as may be in use at once.
         let max_idle = limits.in_flight.div_ceil(workers.max(1));
-        let routes = shared.datahubs.iter().zip(shared.limits.iter().cloned()).map(|(datahub, (limit, breaker))| {
-            let address = datahub.address.clone();
+        let routes = shared.datahubs.iter().zip(&shared.limits).map(|(datahub, limits)| {
+            let RouteLimits { concurrency, breaker, .. } = limits;
+            let (address, limit, breaker) = (datahub.address.clone(), Arc::clone(concurrency), Arc::clone(breaker));
             let upstream = Upstream::new(address, timeouts, limit, breaker, pool.clone(), max_idle);
             Route { upstream, public: format!("{}{}{}", shared.public, shared.prefix, datahub.id) }
         });
@@ -234,7 +232,7 @@ impl Proxy {
         context.replay.set(replay.replays);
         let login = self.open_session(request, datahub, context, now)?;
         let target = Target::parse(request.method(), raw_target, &settings.policy);
-        let target = target.map_err(|error| record_refusal(error.into(), datahub, context))?;
+        let target = target.map_err(|error| Failure::from(ApiError::from(error)).record_refusal(datahub, context))?;
         let length = body_length(request);
         if length.known().is_some_and(|length| length > settings.limits.body) {
             return Err(Code::BodyTooLarge.into());
@@ -326,8 +324,8 @@ impl Proxy {
 
     /// Counts a call without a login. First by its client, so that one who comes too often takes nothing from the others.
     fn check_anonymous(&self, datahub: &DataHub, context: &RequestContext) -> Result<(), ApiError> {
-        let SharedProxy { anonymous_clients, anonymous_calls, .. } = &*self.shared;
-        let calls = anonymous_calls[datahub.index()].as_ref().ok_or(Code::NotLoggedIn)?;
+        let SharedProxy { anonymous_clients, limits, .. } = &*self.shared;
+        let calls = limits[datahub.index()].anonymous.as_ref().ok_or(Code::NotLoggedIn)?;
         let checked = match anonymous_clients.check(context.client) {
             Ok(()) => calls.check().map_err(|limited| (limited, "datahub_limited")),
             Err(limited) => Err((limited, "client_limited")),
@@ -429,24 +427,21 @@ impl Call<'_> {
 }
 
 impl Failure {
+    /// Logs a security event if this stands for one.
     fn record_refusal(self, datahub: &DataHub, context: &RequestContext) -> Self {
-        match self {
-            Self::Error(error) => Self::Error(record_refusal(error, datahub, context)),
-            Self::ClientLeft => Self::ClientLeft,
+        let event = match &self {
+            Self::Error(error) => match error.code() {
+                Code::CredentialParameter | Code::CredentialEndpoint => Some(Event::CredentialRefused),
+                Code::BadRequestTarget | Code::NotForwarded => Some(Event::TargetRefused),
+                _ => None,
+            },
+            Self::ClientLeft => None,
+        };
+        if let Some(event) = event {
+            context.event(event, datahub.id.as_str());
         }
+        self
     }
-}
-
-/// Logs a security event if this error stands for one, and returns the error.
-fn record_refusal(error: ApiError, datahub: &DataHub, context: &RequestContext) -> ApiError {
-    match error.code() {
-        Code::CredentialParameter | Code::CredentialEndpoint => {
-            context.event(Event::CredentialRefused, datahub.id.as_str());
-        }
-        Code::BadRequestTarget | Code::NotForwarded => context.event(Event::TargetRefused, datahub.id.as_str()),
-        _ => {}
-    }
-    error
 }
 
 /// How the body is delimited in the request to the DataHUB. The browser's own fields about that are not forwarded.
