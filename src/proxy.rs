@@ -5,6 +5,8 @@
 //! a login goes the same way without tokens, to DataHUBs that may be asked so.
 
 mod breaker;
+mod call;
+mod caller;
 mod graphql;
 mod idle;
 mod inspect;
@@ -17,7 +19,6 @@ mod response;
 pub mod target;
 pub mod upstream;
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -33,21 +34,20 @@ use crate::http::buffer::BufferPool;
 use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
 use crate::http::server::{BodyError, ClientLeft, ServerConnection};
-use crate::metrics;
 use crate::proxy::breaker::CircuitBreaker;
-use crate::proxy::idle::SessionTag;
+use crate::proxy::call::Call;
+use crate::proxy::caller::{Caller, Login};
 use crate::proxy::inspect::RequestBody;
 use crate::proxy::limiter::ConcurrencyLimit;
 use crate::proxy::policy::Policy;
-use crate::proxy::request::{Caller, Message};
+use crate::proxy::request::{Envelope, Message};
 use crate::proxy::target::Target;
 use crate::proxy::upstream::{SendError, Upstream, UpstreamRequest, UpstreamTimeouts};
 use crate::rate::{Rate, RateLimiter, TotalRateLimiter};
 use crate::session::decision::Reason;
-use crate::session::open_session::OpenSession;
-use crate::session::refresh::{Asking, Refresher, Resolution};
-use crate::session::replay::{self, ReplayTarget};
-use crate::session::{Session, SessionError, Sessions, Sid};
+use crate::session::refresh::Refresher;
+use crate::session::replay::ReplayTarget;
+use crate::session::{SessionError, Sessions};
 
 /// One worker's proxy to all DataHUBs.
 #[derive(Debug)]
@@ -230,7 +230,7 @@ impl Proxy {
         let replay = ReplayTarget::parse(request.target());
         let (datahub, raw_target) = self.find_datahub(&replay.target, context)?;
         context.replay.set(replay.replays);
-        let login = self.open_session(request, datahub, context, now)?;
+        let caller = self.identify(request, datahub, context, now)?;
         let target = Target::parse(request.method(), raw_target, &settings.policy);
         let target = target.map_err(|error| Failure::from(ApiError::from(error)).record_refusal(datahub, context))?;
         let length = body_length(request);
@@ -238,18 +238,14 @@ impl Proxy {
             return Err(Code::BodyTooLarge.into());
         }
 
-        let call = Call { proxy: self, request, target, access, replay: &replay, datahub, context };
+        let call = Call { proxy: self, request, target, access, caller: &caller, replay: &replay, datahub, context };
         let is_long = length.may_exceed(LONG_BODY_BYTES);
-        if let Some(login) = &login {
-            call.ensure_current_tokens(login, is_long, downstream, now).await?;
-        } else {
-            self.check_anonymous(datahub, context)?;
-        }
-        let session = login.as_ref().map(|(_, session)| session);
+        call.check_caller(is_long, downstream, now).await?;
+        let session = caller.session();
         let upload = session.filter(|_| is_long).map(|session| refresher.begin_upload(session.filter_hash()));
 
-        let caller = Caller { datahub, session, context, scheme };
-        let mut message = Message::of_call(self.pool.take(), request, target, length, caller)?;
+        let envelope = Envelope { datahub, session, context, scheme };
+        let mut message = Message::of_call(self.pool.take(), request, target, length, envelope)?;
         let inspected = if target.is_graphql() {
             graphql::inspect(request, downstream, context).await
         } else {
@@ -263,24 +259,23 @@ impl Proxy {
             RequestBody::Streaming => length,
         };
         let (is_head, is_idempotent) = (request.method() == "HEAD", is_idempotent(request.method()));
-        let tag = login.as_ref().map(|(sid, _)| SessionTag(sid.tag()));
         let upstream_request =
-            UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent, session: tag };
+            UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent, session: caller.tag() };
         let upstream = &self.routes[datahub.index()].upstream;
-        let mut exchange = upstream.exchange(caller.holder(), &upstream_request, downstream, context).await?;
+        let mut exchange = upstream.exchange(caller.holder(context), &upstream_request, downstream, context).await?;
         context.upstream.set(Some(exchange.took));
         drop((message, upload));
 
-        let mut peeked = Vec::new();
-        let probe = || Message::probe(self.pool.take(), caller);
-        if let Some(login) = &login
+        let mut peeked = None;
+        let probe = || Message::probe(self.pool.take(), envelope);
+        if let Some(login) = &caller.login
             && rejection::is_invalid_token(&mut exchange, &mut peeked, probe, downstream, context).await?
         {
             drop(exchange);
-            return Err(call.retry(login, &login.1.decode(), None, Reason::Rejected, downstream).await);
+            return Err(call.retry(&login.decode(), None, Reason::Rejected, downstream).await);
         }
         replay.record_outcome("passed");
-        call.relay(exchange, &peeked, downstream).await
+        call.relay(exchange, peeked.as_deref(), downstream).await
     }
 
     /// The DataHUB whose id is in `target`, and what follows the id. The log learns of both.
@@ -300,129 +295,25 @@ impl Proxy {
         Ok((datahub, raw_target))
     }
 
-    /// The caller's session beside its sid; `None` for a call without a login to a DataHUB that may be asked without one.
-    /// Whoever has a session cookie that does not open, or a session that has ended, is told so: they think that they are
+    /// Who calls: somebody without a login only where the DataHUB may be asked so. Whoever has a session cookie that does not open, or a session that has ended, is told so: they think that they are
     /// logged in.
-    fn open_session(
+    fn identify(
         &self,
         request: &RequestHead,
         datahub: &DataHub,
         context: &RequestContext,
         now: SystemTime,
-    ) -> Result<Option<Login>, ApiError> {
+    ) -> Result<Caller, ApiError> {
         match self.shared.sessions.open(request.fields().values("cookie"), datahub, context, now) {
-            Ok(session) => Ok(Some(session)),
+            Ok((sid, session)) => Ok(Caller { login: Some(Login { sid, session }) }),
             Err(SessionError::NoCookie)
                 if datahub.anonymous_rate.is_some() && matches!(request.method(), "GET" | "HEAD") =>
             {
                 context.is_anonymous.set(true);
-                Ok(None)
+                Ok(Caller { login: None })
             }
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Counts a call without a login. First by its client, so that one who comes too often takes nothing from the others.
-    fn check_anonymous(&self, datahub: &DataHub, context: &RequestContext) -> Result<(), ApiError> {
-        let SharedProxy { anonymous_clients, limits, .. } = &*self.shared;
-        let calls = limits[datahub.index()].anonymous.as_ref().ok_or(Code::NotLoggedIn)?;
-        let checked = match anonymous_clients.check(context.client) {
-            Ok(()) => calls.check().map_err(|limited| (limited, "datahub_limited")),
-            Err(limited) => Err((limited, "client_limited")),
-        };
-        metrics::anonymous_call(datahub.id.as_str(), checked.map_or_else(|(_, result)| result, |()| "passed"));
-        checked.map_err(|(limited, _)| limited.into())
-    }
-}
-
-/// A session that was opened, beside its sid.
-type Login = (Sid, OpenSession);
-
-/// One call whose caller is known, and what the rest of its way needs.
-struct Call<'a> {
-    proxy: &'a Proxy,
-    request: &'a RequestHead,
-    target: Target<'a>,
-    access: Access,
-    replay: &'a ReplayTarget<'a>,
-    datahub: &'a Arc<DataHub>,
-    context: &'a RequestContext,
-}
-
-impl Call<'_> {
-    /// Lets a call pass whose tokens are current, as far as this process knows.
-    ///
-    /// # Errors
-    /// The answer to a call that cannot go up with the tokens it has.
-    async fn ensure_current_tokens(
-        &self,
-        login: &Login,
-        is_long: bool,
-        downstream: &mut ServerConnection,
-        now: SystemTime,
-    ) -> Result<(), Failure> {
-        let SharedProxy { sessions, refresher, .. } = &*self.proxy.shared;
-        let (sid, session) = login;
-        let filter_hash = session.filter_hash();
-        // Sooner ahead of a long body: GitLab looks at the token again once the whole body is there; but not while another
-        // one is on its way up with that token.
-        let is_sooner = is_long && !refresher.has_upload(filter_hash);
-        let limits = sessions.limits();
-        let ahead = if is_sooner { limits.refresh_ahead_body } else { limits.refresh_ahead };
-        let is_expiring = session.is_stale_at(now, ahead);
-        if !is_expiring && !refresher.may_have_entry_for(filter_hash) {
-            return Ok(());
-        }
-        let reason = if is_expiring { Reason::Expiring } else { Reason::None };
-        let decoded = session.decode();
-        if !refresher.must_resolve(self.asking(sid, &decoded, reason), now) {
-            return Ok(());
-        }
-        Err(self.retry(login, &decoded, self.request.body.known(), reason, downstream).await)
-    }
-
-    /// The answer to a call that is not forwarded now: mostly a 307, by which the browser sends the call again. It brings
-    /// the cookie with newer tokens, if there are any. An app in development asks for those by itself. The body, of
-    /// `length` bytes if that is known, is read first: a call with a body too long to be sent again must not cost a
-    /// refresh. `decoded` is the session of `login`.
-    async fn retry(
-        &self,
-        login: &Login,
-        decoded: &Session,
-        length: Option<u64>,
-        reason: Reason,
-        downstream: &mut ServerConnection,
-    ) -> Failure {
-        if let Err(failure) = discard_request_body(downstream, length, self.context).await {
-            return failure;
-        }
-        if self.access == Access::Dev {
-            // Firefox calls what follows a redirect between two origins cross-site, so it would not come back.
-            return Code::RefreshFirst.into();
-        }
-        let SharedProxy { sessions, refresher, .. } = &*self.proxy.shared;
-        let asking = self.asking(&login.0, decoded, reason);
-        let resolving = pin!(refresher.resolve(asking, sessions, self.context, SystemTime::now()));
-        let resolution = match downstream.unless_client_leaves(resolving).await {
-            Ok(resolution) => resolution,
-            Err(left) => return left.into(),
-        };
-        let response = match resolution {
-            // It goes on with what it has. But the body has been read, so that the call must be sent again.
-            Ok(Resolution::UseCurrent) => self.replay.retry_response(None, false),
-            Ok(Resolution::Renewed(_, cookie)) => self.replay.retry_response(Some(cookie), false),
-            Ok(Resolution::Retry { closes }) => self.replay.retry_response(None, closes),
-            Err(error) => {
-                self.replay.record_outcome("lost");
-                error
-            }
-        };
-        response.into()
-    }
-
-    /// `session` is the call's own, decoded.
-    fn asking<'b>(&'b self, sid: &'b Sid, session: &'b Session, reason: Reason) -> Asking<'b> {
-        Asking { datahub: self.datahub, sid, session, reason, replays: self.replay.replays }
     }
 }
 
@@ -456,20 +347,6 @@ fn body_length(request: &RequestHead) -> BodyLength {
 /// Whether the same request twice does what it does once (RFC 9110 section 9.2.2).
 fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
-}
-
-/// Reads what is left of a request's body, of `length` bytes if that is known, and throws it away.
-async fn discard_request_body(
-    downstream: &mut ServerConnection,
-    length: Option<u64>,
-    context: &RequestContext,
-) -> Result<(), Failure> {
-    let next_piece = async || {
-        let length = downstream.next_piece().await?.map(|piece| piece.len());
-        context.count_in(length.unwrap_or(0));
-        Ok::<_, BodyError>(length)
-    };
-    replay::discard_body(length, next_piece).await
 }
 
 /// The route of every forwarded call in the log.

@@ -14,14 +14,14 @@ use crate::http::server::{ClientLeft, ServerConnection};
 use crate::proxy::request::Message;
 use crate::proxy::upstream::{Exchange, SendError, UpstreamRequest};
 
-/// Whether the DataHUB rejects the token itself. What is read of the answer's body to find out is added to `peeked`, so that
+/// Whether the DataHUB rejects the token itself. What is read of the answer's body to find out is left in `peeked`, so that
 /// the answer can still be passed on as it came.
 ///
 /// # Errors
 /// [`ClientLeft`].
 pub(super) async fn is_invalid_token(
     exchange: &mut Exchange<'_>,
-    peeked: &mut Vec<u8>,
+    peeked: &mut Option<Vec<u8>>,
     probe: impl FnOnce() -> Message,
     downstream: &mut ServerConnection,
     context: &RequestContext,
@@ -32,7 +32,7 @@ pub(super) async fn is_invalid_token(
     if exchange.response.fields().values("www-authenticate").any(names_invalid_token) {
         return Ok(true);
     }
-    peeked.extend_from_slice(exchange.response.start());
+    let peeked = peeked.insert(exchange.response.start().to_vec());
     while peeked.len() < MAX_REASON {
         match downstream.unless_client_leaves(pin!(exchange.next_piece())).await? {
             Ok(Some(piece)) => peeked.extend_from_slice(&piece),

@@ -13,20 +13,20 @@ use crate::guard::Access;
 use crate::http::buffer::Buffer;
 use crate::http::client::ResponseBodyError;
 use crate::http::server::{ClientLeft, ServerConnection, WriteError};
+use crate::proxy::Failure;
+use crate::proxy::call::Call;
 use crate::proxy::response::{self, UrlRewriter};
 use crate::proxy::upstream::Exchange;
-use crate::proxy::{Call, Failure};
 
 impl Call<'_> {
-    /// Passes an answer on. `peeked` is what has been read of its body already, from the beginning; if it is empty, that is
-    /// what came with the head.
+    /// Passes an answer on. `peeked` is what has been read of its body already, if that is more than what came with the head.
     ///
     /// # Errors
     /// `datahub_invalid_response` for an answer that cannot be passed on; nothing has been written then.
     pub(super) async fn relay(
         &self,
         mut exchange: Exchange<'_>,
-        peeked: &[u8],
+        peeked: Option<&[u8]>,
         downstream: &mut ServerConnection,
     ) -> Result<(), Failure> {
         downstream.decide_persistence(false, exchange.response.length.known().is_none());
@@ -76,10 +76,10 @@ impl Call<'_> {
         &self,
         exchange: &mut Exchange<'_>,
         mut out: Buffer,
-        peeked: &[u8],
+        peeked: Option<&[u8]>,
         downstream: &mut ServerConnection,
     ) -> Result<(), Broken> {
-        let start = if peeked.is_empty() { exchange.response.start() } else { peeked };
+        let start = peeked.unwrap_or_else(|| exchange.response.start());
         self.context.count_out(start.len());
         downstream.write_piece(&mut out, start).await?;
         while let Some(piece) = downstream.unless_client_leaves(pin!(exchange.next_piece())).await?? {

@@ -15,14 +15,12 @@ use crate::error::Code;
 use crate::http::body::{BodyLength, CHUNK_END, LAST_CHUNK, write_chunk_size, write_content_length};
 use crate::http::buffer::{Buffer, append};
 use crate::http::head::{RequestHead, is_name};
-use crate::proxy::limiter::Holder;
 use crate::proxy::target::Target;
-use crate::rate::network;
 use crate::session::open_session::OpenSession;
 
-/// Whose call goes up, and where to.
+/// What the messages of one call are made of besides its own fields.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Caller<'a> {
+pub(super) struct Envelope<'a> {
     /// Where to.
     pub(super) datahub: &'a DataHub,
     /// Whose token it bears; none if it goes up without one.
@@ -31,16 +29,6 @@ pub(super) struct Caller<'a> {
     pub(super) context: &'a RequestContext,
     /// That of the gateway's own address.
     pub(super) scheme: &'a str,
-}
-
-impl Caller<'_> {
-    /// Whose share of the places at the DataHUB its calls have.
-    pub(super) fn holder(self) -> Holder {
-        match self.session {
-            Some(session) => Holder::Person(session.user_key()),
-            None => Holder::Network(self.context.client.address.map(network)),
-        }
-    }
 }
 
 /// A message on its way up: a head, and the body if that is short. The bearer in it is wiped when it is dropped.
@@ -60,12 +48,12 @@ impl Message {
         request: &RequestHead,
         target: Target<'_>,
         length: BodyLength,
-        caller: Caller<'_>,
+        envelope: Envelope<'_>,
     ) -> Result<Self, Code> {
-        let Caller { datahub, context, scheme, .. } = caller;
+        let Envelope { datahub, context, scheme, .. } = envelope;
         let (fields, id) = (request.fields(), context.id.as_bytes());
         bytes.make_room(request.len() + datahub.address.root().len() + MAX_OURS);
-        let bearer = begin(&mut bytes, request.method(), target.as_str(), caller);
+        let bearer = begin(&mut bytes, request.method(), target.as_str(), envelope);
         // From here on the bearer is wiped, whatever comes of the rest.
         let mut message = Self { bytes, bearer };
         let bytes = &mut message.bytes;
@@ -99,10 +87,10 @@ impl Message {
     }
 
     /// A request of our own: whose is the token? Answered to any token that the DataHUB accepts (GitLab `lib/api/users.rb`).
-    pub(super) fn probe(mut bytes: Buffer, caller: Caller<'_>) -> Self {
-        bytes.make_room(caller.datahub.address.root().len() + MAX_OURS);
-        let bearer = begin(&mut bytes, "GET", "/api/v4/user", caller);
-        append(&mut bytes, [b"X-Request-Id: ", caller.context.id.as_bytes(), b"\r\n\r\n"]);
+    pub(super) fn probe(mut bytes: Buffer, envelope: Envelope<'_>) -> Self {
+        bytes.make_room(envelope.datahub.address.root().len() + MAX_OURS);
+        let bearer = begin(&mut bytes, "GET", "/api/v4/user", envelope);
+        append(&mut bytes, [b"X-Request-Id: ", envelope.context.id.as_bytes(), b"\r\n\r\n"]);
         Self { bytes, bearer }
     }
 
@@ -140,8 +128,8 @@ impl Drop for Message {
 }
 
 /// Writes the first lines of a message; where in it the bearer is. There is room for them, so that nothing moves.
-fn begin(bytes: &mut Buffer, method: &str, target: &str, caller: Caller<'_>) -> Range<usize> {
-    let Caller { datahub, session, .. } = caller;
+fn begin(bytes: &mut Buffer, method: &str, target: &str, envelope: Envelope<'_>) -> Range<usize> {
+    let Envelope { datahub, session, .. } = envelope;
     let parts = [method, " ", datahub.address.root(), target, " HTTP/1.1\r\nHost: ", datahub.address.host_header()];
     append(bytes, parts.map(str::as_bytes));
     bytes.extend_from_slice(b"\r\n");
@@ -259,8 +247,8 @@ mod tests {
         let (head, policy) = (head.expect("a whole one"), Policy::default());
         let target = Target::parse("GET", "/api/v4/a%2Fb?c=d", &policy).expect("a good target");
         let datahub = config.datahubs.by_id("a").expect("it is configured");
-        let caller = Caller { datahub, session: Some(&session), context: &context, scheme: "https" };
-        let message = Message::of_call(pool.take(), &head, target, length, caller)?;
+        let envelope = Envelope { datahub, session: Some(&session), context: &context, scheme: "https" };
+        let message = Message::of_call(pool.take(), &head, target, length, envelope)?;
         Ok((message, context.id.as_str().to_owned()))
     }
 
