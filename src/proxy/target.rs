@@ -53,13 +53,20 @@ impl<'a> Target<'a> {
             return Err(Refusal::Elsewhere.into());
         }
         let (below, names) = (&twice[API.len()..], Resemblance::of(method));
-        // Who takes an encoded `#` or `?` for what it is reads no further; who takes a backslash for a slash reads more.
-        if let Some(end) = memchr::memchr2(b'#', b'?', below) {
-            policy.judge(method, &below[..end], true)?;
-        }
-        if memchr::memchr(b'\\', below).is_some() {
-            let slashes: Vec<_> = below.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect();
-            policy.judge(method, &slashes, true)?;
+        // Who decodes once or twice may end the path at a `#` or a `?`, and take a backslash for a slash, as a browser's
+        // parser of URLs does both. Each of these readings must be forwarded, too.
+        if memchr::memchr3(b'#', b'?', b'\\', below).is_some() {
+            if let Some(mark) = memchr::memchr(b'?', below) {
+                refuse_credentials(&below[mark + 1..])?;
+            }
+            for path in [&once[API.len()..], below] {
+                let slashes: Vec<_> = path.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect();
+                for path in [path, &slashes] {
+                    for end in [memchr::memchr(b'#', path), memchr::memchr(b'?', path), None] {
+                        policy.judge(method, &path[..end.unwrap_or(path.len())], true)?;
+                    }
+                }
+            }
         }
         Ok(policy.judge(method, below, names.is_in_path(below))?)
     }
@@ -204,14 +211,14 @@ fn is_refused(name: &[u8]) -> bool {
         && (name == b"token" || CREDENTIAL_NAMES.iter().any(|credential| credential.as_bytes() == name))
 }
 
-/// Whether a piece between slashes or backslashes is `.` or `..`, parameters (`;…`) aside, once it is decoded; or whether
+/// Whether a piece between slashes or backslashes is `.` or `..`, up to a `;`, `#` or `?`, once it is decoded; or whether
 /// there was a control character before.
 fn has_dot_segment_or_control(path: &[u8], decoded: &[u8]) -> bool {
     let is_dot_segment = |at: usize| {
         let is_first = at == 0 || matches!(decoded[at - 1], b'/' | b'\\' | ENCODED_SLASH);
         let rest = &decoded[at + 1..];
         let rest = rest.strip_prefix(b".").unwrap_or(rest);
-        is_first && matches!(rest.first(), None | Some(b'/' | b'\\' | b';' | &ENCODED_SLASH))
+        is_first && matches!(rest.first(), None | Some(b'/' | b'\\' | b';' | b'#' | b'?' | &ENCODED_SLASH))
     };
     path.iter().fold(false, |has, byte| has | byte.is_ascii_control())
         || memchr::memchr_iter(b'.', decoded).any(is_dot_segment)
@@ -333,6 +340,9 @@ mod tests {
             "/api/v4/projects/%252e%252e%252fadmin",
             "/api/v4/projects/.%2e/x",
             "/api/v4/..;/x",
+            "/api/v4/user/..%23/x",
+            "/api/v4/user/x%5C..%253Fx",
+            "/api/v4/namespaces/7/.%23",
             "/api/v4/user%00",
             "/api/v4/user%0d%0aX:y",
             "/api/v4/user%250a",
@@ -386,8 +396,10 @@ mod tests {
             "sudo]=x",
             "a=1;%20sudo=x",
         ] {
-            let raw = format!("/api/v4/user?{query}");
-            assert_eq!(parse(&raw), Err(TargetError::Credential), "{query}");
+            for mark in ["?", "%3F", "%253f"] {
+                let raw = format!("/api/v4/user{mark}{query}");
+                assert_eq!(parse(&raw), Err(TargetError::Credential), "{raw}");
+            }
         }
     }
 
@@ -422,6 +434,13 @@ mod tests {
             "/api/v4/user%5Ckeys",
             "/api/v4/user%255ckeys%23/x",
             "/api/v4/projects/1/pipeline_schedules/7%23/x/y",
+            "/api/v4/projects%5C1%5Cpipeline_schedules%5C7%23/x/y",
+            "/api/v4/projects%255C1/pipeline_schedules%5C7%253F/x/y",
+            // A reader of one of the two signs, or of what is decoded once.
+            "/api/v4/projects/a%23b/pipeline_schedules/7%3F/x/y",
+            "/api/v4/projects/a%3Fb/pipeline_schedules/7%23/x/y",
+            "/api/v4/projects/a%2523b/pipeline_schedules/7%23/x/y",
+            "/api/v4/projects%5C1/pipeline_schedules/7%255Cx%255Cy",
         ] {
             assert_eq!(code(raw), Err(Code::CredentialEndpoint), "{raw}");
         }
@@ -452,7 +471,12 @@ mod tests {
     fn a_write_is_refused_up_to_a_sign_that_might_end_its_path() {
         let judge =
             |raw| Target::parse("DELETE", raw, &Policy::default()).map_err(|error| ApiError::from(error).code());
-        for raw in ["/api/v4/namespaces/7", "/api/v4/namespaces/7%23/x", "/api/v4/namespaces/7%253Fx/y"] {
+        for raw in [
+            "/api/v4/namespaces/7",
+            "/api/v4/namespaces/7%23/x",
+            "/api/v4/namespaces/7%253Fx/y",
+            "/api/v4/namespaces%5C7%23/x/y",
+        ] {
             assert_eq!(judge(raw), Err(Code::NotForwarded), "{raw}");
         }
         for raw in ["/api/v4/namespaces/7/x", "/api/v4/projects/7%23/x"] {
@@ -500,9 +524,10 @@ mod tests {
         for _ in 0..100_000 {
             let mut raw = ["/api/v4", "/api/v4", "/api/v4/", "/%61pi/v4", "/api", ""][dice.roll(6)].to_owned();
             for _ in 0..dice.roll(6) {
-                match dice.roll(4) {
+                match dice.roll(5) {
                     0 => raw.push_str(PIECES[dice.roll(PIECES.len())]),
-                    1 => raw = format!("{raw}/{}", words[dice.roll(words.len())].to_uppercase()),
+                    1 => raw.push_str(SIGNS[dice.roll(SIGNS.len())]),
+                    2 => raw = format!("{raw}/{}", words[dice.roll(words.len())].to_uppercase()),
                     _ => raw = format!("{raw}/{}", words[dice.roll(words.len())]),
                 }
             }
@@ -528,31 +553,43 @@ mod tests {
             path.iter().any(u8::is_ascii_control)
                 || path
                     .split(|byte| matches!(byte, b'/' | b'\\'))
-                    .any(|piece| matches!(piece.split(|byte| *byte == b';').next(), Some(b"." | b"..")))
+                    .any(|piece| matches!(piece.split(|byte| b";#?".contains(byte)).next(), Some(b"." | b"..")))
         };
         let is_good = path.starts_with('/') && !path.contains('\\');
         if !is_good || [path.as_bytes(), &once, &unescaped(&once)].into_iter().any(leads_elsewhere) {
             return Err(TargetError::Malformed);
         }
-        let mut names = query.split(['&', ';']).flat_map(|piece| form_urlencoded::parse(piece.as_bytes()));
-        if names.any(|(name, _)| CREDENTIAL_NAMES.contains(&base_name(&name)) || base_name(&name) == "token") {
+        let names_credential = |piece: &str| {
+            let mut names = form_urlencoded::parse(piece.as_bytes()).map(|(name, _)| name);
+            names.any(|name| CREDENTIAL_NAMES.contains(&base_name(&name)) || base_name(&name) == "token")
+        };
+        if query.split(['&', ';']).any(names_credential) {
             return Err(TargetError::Credential);
         }
         if policy.graphql && raw == "/api/graphql" {
             return Ok(raw);
         }
         let segments: Vec<_> = path.split('/').skip(1).map(|segment| unescaped(segment.as_bytes())).collect();
-        let names = segments.strip_prefix([&b"api"[..], b"v4"].map(<[u8]>::to_vec).as_slice());
-        let names: Vec<String> = names
-            .ok_or(Refusal::Elsewhere)?
-            .iter()
-            .map(|name| String::from_utf8_lossy(&unescaped(name)).replace('/', "\0"))
-            .collect();
-        let names = names.join("/");
-        let readings = [names.split(['#', '?']).next().expect("one at least"), &names.replace('\\', "/")];
-        for names in readings.into_iter().filter(|reading| *reading != names).chain([names.as_str()]) {
-            policy.judge(method, names.as_bytes(), true)?;
+        let once =
+            segments.strip_prefix([&b"api"[..], b"v4"].map(<[u8]>::to_vec).as_slice()).ok_or(Refusal::Elsewhere)?;
+        let twice: Vec<_> = once.iter().map(|name| unescaped(name)).collect();
+        let [once, twice] = [once, &twice].map(|names| {
+            let names = names.iter().map(|name| String::from_utf8_lossy(name).replace('/', "\0"));
+            names.collect::<Vec<_>>().join("/")
+        });
+        if twice.contains(['#', '?', '\\']) {
+            let after = twice.split_once('?').map_or("", |(_, after)| after);
+            if after.split(['&', ';']).any(names_credential) {
+                return Err(TargetError::Credential);
+            }
+            for names in [&once, &once.replace('\\', "/"), &twice, &twice.replace('\\', "/")] {
+                for end in ["#", "?", "no end"] {
+                    let reading = names.split(end).next().expect("one at least");
+                    policy.judge(method, reading.as_bytes(), true)?;
+                }
+            }
         }
+        policy.judge(method, twice.as_bytes(), true)?;
         Ok(raw)
     }
 
@@ -634,6 +671,8 @@ mod tests {
         });
         same && !is_denied && !names.is_empty() && !below.replace("%2F", "/").split('/').any(|piece| piece == "..")
     }
+
+    const SIGNS: [&str; 8] = ["%23", "%2523", "%3F", "%253f", "%5C", "%255c", "%3Bx", "%2F"];
 
     const PIECES: [&str; 48] = [
         "/",
