@@ -309,9 +309,11 @@ fn is_inert(content_type: &[u8]) -> bool {
 
 /// `application/problem+json` and its like, and nothing that only ends so.
 fn is_json(essence: &[u8]) -> bool {
-    let lower = essence.to_ascii_lowercase();
-    let name = lower.strip_prefix(b"application/").and_then(|rest| rest.strip_suffix(b"+json"));
-    name.is_some_and(|name| name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(byte)))
+    let Some((start, rest)) = essence.split_first_chunk::<12>() else { return false };
+    let Some((name, end)) = rest.split_last_chunk::<5>() else { return false };
+    start.eq_ignore_ascii_case(b"application/")
+        && end.eq_ignore_ascii_case(b"+json")
+        && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(byte))
 }
 
 /// Whether a link leads to another page, and not to something that a browser would load by itself.
@@ -331,7 +333,7 @@ fn is_to_a_page(parameters: &str) -> bool {
 /// How GitLab's links to other pages are related (`lib/gitlab/pagination/offset_header_builder.rb`).
 const PAGINATION_RELS: [&str; 4] = ["first", "prev", "next", "last"];
 
-/// Said of what does not come down. Nothing of the link itself is.
+/// What the log says of links that are dropped. It never says what the link was.
 const LINK_TO_NO_PAGE: &str = "a Link leads to no other page: only first, prev, next and last come down";
 const LINK_ELSEWHERE: &str = "a Link to another page has neither the call's path nor the DataHUB's host, or is not \
     forwarded: datahubs.ID.url must be what GitLab calls itself (external_url)";
