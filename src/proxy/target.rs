@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use url::form_urlencoded;
 
 use crate::error::{ApiError, Code};
+use crate::proxy::policy::rule::PLAIN;
 use crate::proxy::policy::{Ground, Policy, Refusal, Resemblance};
 
 /// A path and query of a DataHUB that we forward, as the app wrote it.
@@ -253,18 +254,6 @@ fn decoded(bytes: &[u8]) -> Result<Cow<'_, [u8]>, TargetError> {
     out.extend_from_slice(&bytes[copied..]);
     Ok(Cow::Owned(out))
 }
-
-/// Letters, digits, `-` and `_`.
-static PLAIN: [bool; 256] = {
-    let mut plain = [false; 256];
-    let bytes = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
-    let mut at = 0;
-    while at < bytes.len() {
-        plain[bytes[at] as usize] = true;
-        at += 1;
-    }
-    plain
-};
 
 /// What authenticates or overrides (GitLab `lib/gitlab/auth/auth_finders.rb`, `config/initializers/doorkeeper.rb`).
 const CREDENTIAL_NAMES: [&str; 12] = [

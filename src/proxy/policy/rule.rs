@@ -30,9 +30,7 @@ impl FromStr for Rule {
         let segment = |segment: &str| match segment {
             "*" => Ok(None),
             "" => Err(RuleError::Pattern),
-            _ if segment.bytes().all(|byte| byte != 0 && is_of_name(byte)) => {
-                Ok(Some(segment.to_ascii_lowercase().into()))
-            }
+            _ if segment.bytes().all(|byte| PLAIN[usize::from(byte)]) => Ok(Some(segment.to_ascii_lowercase().into())),
             _ => Err(RuleError::Pattern),
         };
         let segments = match shallow {
@@ -73,6 +71,7 @@ pub(super) struct Methods(u8);
 impl Methods {
     /// The set of one.
     pub(super) fn of(method: &str) -> Self {
+        const { assert!(METHODS.len() < 8, "a bit for each, and one for all others") }
         Self(1 << METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len()))
     }
 
@@ -80,17 +79,27 @@ impl Methods {
         self.0 & other.0 != 0
     }
 
-    /// Whether GET, HEAD or OPTIONS is in it, which change nothing (RFC 9110 section 9.2.1).
+    /// Whether a method that changes nothing is in it.
     pub(super) fn is_read(self) -> bool {
         self.meets(Self::READS)
     }
 
-    /// Whether another is.
+    /// Whether a method that may change something is in it.
     pub(super) fn is_write(self) -> bool {
         self.meets(Self(!Self::READS.0))
     }
 
-    const READS: Self = Self(0b100_0011);
+    /// What changes nothing (RFC 9110 section 9.2.1).
+    const READS: Self = {
+        let (mut reads, mut at) = (0, 0);
+        while at < METHODS.len() {
+            if matches!(METHODS[at].as_bytes(), b"GET" | b"HEAD" | b"OPTIONS") {
+                reads |= 1 << at;
+            }
+            at += 1;
+        }
+        Self(reads)
+    };
 }
 
 impl FromStr for Methods {
@@ -193,15 +202,22 @@ fn is_of_name(byte: u8) -> bool {
 }
 
 static OF_NAME: [bool; 256] = {
-    let mut of_name = [false; 256];
+    let mut of_name = PLAIN;
     // An encoded slash makes no segment, and no name of ours has one.
-    let bytes = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_\0";
+    of_name[0] = true;
+    of_name
+};
+
+/// Letters, digits, `-` and `_`.
+pub(in crate::proxy) static PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let bytes = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
     let mut at = 0;
     while at < bytes.len() {
-        of_name[bytes[at] as usize] = true;
+        plain[bytes[at] as usize] = true;
         at += 1;
     }
-    of_name
+    plain
 };
 
 #[cfg(test)]
