@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 
 use crate::proxy::policy::rule::{Methods, Node, Rule, split_name};
-use crate::proxy::policy::table::{Class, FAMILIES, NAMES, WORDS};
+use crate::proxy::policy::table::{Class, FAMILIES, Family, NAMES, WORDS};
 
 pub mod rule;
 mod table;
@@ -78,10 +78,11 @@ fn refused_word(method: Methods, path: &[u8]) -> Option<&'static str> {
         let end = rest.iter().rposition(|byte| *byte != b'/')? + 1;
         let start = memchr::memrchr(b'/', &rest[..end]).map_or(0, |slash| slash + 1);
         let (name, _) = split_name(&rest[start..end])?;
-        if let Some(word) = WORDS.into_iter().find(|word| name.eq_ignore_ascii_case(word.as_bytes())) {
-            let row = NAMED.tree.find(method, &rest[..end]).map(|at| &NAMED.rows[at]);
-            // Workhorse's own paths end in `authorize`, behind a name of any length.
-            if row.is_none_or(|row| row.is_deep && word == "authorize") {
+        if let Some((word, class)) = WORDS.into_iter().find(|(word, _)| name.eq_ignore_ascii_case(word.as_bytes())) {
+            let (rules, tree) = &*NAMED;
+            // Workhorse's own paths end in such a word, behind a name of any length.
+            let is_name = |at: usize| !rules[at].is_deep || class != Class::Machine;
+            if !tree.find(method, &rest[..end]).is_some_and(is_name) {
                 return Some(word);
             }
         }
@@ -95,12 +96,13 @@ fn refused_word(method: Methods, path: &[u8]) -> Option<&'static str> {
 pub(super) struct Resemblance([u32; 256]);
 
 impl Resemblance {
-    /// Of the rows that are about a method, and for a write of the words. A path that matches a row has the row's last name;
-    /// of `projects` the one before counts, since nearly all paths have that.
+    /// The names that a call of this method may have in common with a row: the last name of each row about such methods, which
+    /// every path that matches the row has, and for a write the words. Where a row's last name is `projects`, the name before
+    /// it is taken instead: nearly all paths have `projects`, so it would tell nothing.
     pub(super) fn of(method: &str) -> &'static Self {
         static READ: LazyLock<Resemblance> = LazyLock::new(|| Resemblance::new(Methods::is_read));
         static WRITE: LazyLock<Resemblance> = LazyLock::new(|| Resemblance::new(Methods::is_write));
-        if matches!(method, "GET" | "HEAD" | "OPTIONS") { &READ } else { &WRITE }
+        if Methods::of(method).is_read() { &READ } else { &WRITE }
     }
 
     fn new(is_meant: fn(Methods) -> bool) -> Self {
@@ -109,7 +111,7 @@ impl Resemblance {
             let mut names = rule.segments.into_iter().flatten();
             names.rfind(|name| **name != *"projects").expect("every row has a name of its own")
         });
-        let words = WORDS.into_iter().map(Box::from).filter(|_| is_meant(Methods::of("POST")));
+        let words = WORDS.into_iter().map(|(word, _)| word.into()).filter(|_| is_meant(Methods::of("POST")));
         let mut bits = [0; 256];
         for name in names.chain(words) {
             let (first, bit) = Self::place(name.as_bytes()).expect("no name is empty");
@@ -118,12 +120,12 @@ impl Resemblance {
         Self(bits)
     }
 
-    /// Whether a name is like one of them. Few others are.
+    /// Whether a name is like one of them. Few other names are.
     pub(super) fn is_in(&self, name: &[u8]) -> bool {
         Self::place(name).is_some_and(|(first, bit)| self.0[first] & bit != 0)
     }
 
-    /// Whether a name in a path is.
+    /// Whether any name in a path is like one of them.
     pub(super) fn is_in_path(&self, mut path: &[u8]) -> bool {
         while let Some((name, rest)) = split_name(path) {
             if self.is_in(name) {
@@ -134,7 +136,7 @@ impl Resemblance {
         false
     }
 
-    /// The same for capital letters.
+    /// The index and the bit that stand for a name. Upper and lower case have the same.
     fn place(name: &[u8]) -> Option<(usize, u32)> {
         let (first, last) = (name.first()?, name.last()?);
         Some((usize::from(first | 0x20), 1 << ((usize::from(last & 0x1f) + name.len() * 3) % 32)))
@@ -190,7 +192,7 @@ impl Refusal {
     pub fn is_credential(self) -> bool {
         match self {
             Self::Row(row) => row.class == Class::Credential,
-            Self::Word(word) => word != "authorize",
+            Self::Word(word) => WORDS.contains(&(word, Class::Credential)),
             Self::Elsewhere | Self::NotInOnly => false,
         }
     }
@@ -202,12 +204,11 @@ pub struct Row {
     text: &'static str,
     class: Class,
     reason: &'static str,
-    is_deep: bool,
 }
 
 impl Row {
     fn rule(&self) -> Rule {
-        self.text.parse().expect("it was parsed before")
+        self.text.parse().expect("a unit test parses them all")
     }
 
     /// Its pattern, without what says that all below counts too.
@@ -223,23 +224,21 @@ struct Table {
     tree: Node,
 }
 
-impl Table {
-    /// A unit test parses every row of both tables.
-    fn new(texts: impl Iterator<Item = (Class, &'static str, &'static str)>) -> Self {
-        let (rows, rules): (Vec<_>, Vec<Rule>) = texts
-            .map(|(class, reason, text)| {
-                let rule: Rule = text.parse().expect("the table's rows are well-formed");
-                (Row { text, class, reason, is_deep: rule.is_deep }, rule)
-            })
-            .unzip();
-        Self { rows, tree: Node::of(&rules) }
-    }
-}
-
 static TABLE: LazyLock<Table> = LazyLock::new(|| {
-    Table::new(FAMILIES.iter().flat_map(|family| family.rows.iter().map(|row| (family.class, family.reason, *row))))
+    let rows_of = |family: &'static Family| {
+        family.rows.iter().map(|text| Row { text, class: family.class, reason: family.reason })
+    };
+    let rows: Vec<_> = FAMILIES.iter().flat_map(rows_of).collect();
+    let tree = Node::of(&rows.iter().map(Row::rule).collect::<Vec<_>>());
+    Table { rows, tree }
 });
-static NAMED: LazyLock<Table> = LazyLock::new(|| Table::new(NAMES.iter().map(|row| (Class::Forward, "a name", *row))));
+
+/// The places of [`NAMES`], and the tree that finds them.
+static NAMED: LazyLock<(Vec<Rule>, Node)> = LazyLock::new(|| {
+    let rules: Vec<Rule> = NAMES.iter().map(|row| row.parse().expect("a unit test parses them all")).collect();
+    let tree = Node::of(&rules);
+    (rules, tree)
+});
 
 /// A pattern of the table's rows about credentials, such as `projects/*/triggers`: the only thing that can be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,7 +272,6 @@ pub struct UnknownEndpoint;
 mod tests {
     use super::*;
     use crate::guard::METHODS;
-    use crate::proxy::policy::table::Family;
 
     /// GitLab's own list of routes, with the class of each: method, path, class.
     const ROUTES: &str = include_str!("../../tests/gitlab-routes.tsv");
@@ -406,7 +404,7 @@ mod tests {
             let slug = if route.contains("/wikis/") { ":slug" } else { ":name" };
             let is_group = matches!(top, "groups" | "projects" | "namespaces");
             let is_chosen = |at, segment: &str| (is_group && at == 1) || segment == slug || CHOSEN.contains(&segment);
-            for word in WORDS {
+            for (word, _) in WORDS {
                 for at in 0..route.matches('/').count() {
                     for path in paths(route, word, |place, segment| place == at && is_chosen(place, segment)) {
                         // Behind a name of any length, and among packages, `authorize` is Workhorse's.
@@ -462,17 +460,14 @@ mod tests {
     /// No row is there in vain, hides another or leaves out HEAD.
     #[test]
     fn the_table_is_well_formed() {
-        for (at, row) in TABLE.rows.iter().enumerate().chain(NAMED.rows.iter().enumerate()) {
-            let rule: Rule = row.text.parse().expect(row.text);
-            assert!(
-                row.text.starts_with("* ") || row.text.contains("GET") == row.text.contains("HEAD"),
-                "{}",
-                row.text
-            );
-            let rows = if row.reason == "a name" { &NAMED.rows } else { &TABLE.rows };
-            let is_again = |other: &Row| other.text.split_once(' ') == row.text.split_once(' ');
-            assert!(!rows[..at].iter().any(is_again), "{} is there twice", row.text);
-            assert_eq!(rule.to_string(), row.text);
+        let rows: Vec<_> = TABLE.rows.iter().map(|row| row.text).collect();
+        for rows in [rows.as_slice(), NAMES] {
+            for (at, row) in rows.iter().enumerate() {
+                assert!(row.starts_with("* ") || row.contains("GET") == row.contains("HEAD"), "{row}");
+                let is_again = |other: &&str| other.split_once(' ') == row.split_once(' ');
+                assert!(!rows[..at].iter().any(is_again), "{row} is there twice");
+                assert_eq!(row.parse::<Rule>().expect(row).to_string(), *row);
+            }
         }
         for row in &TABLE.rows {
             let rule: Rule = row.text.parse().expect(row.text);
@@ -565,7 +560,7 @@ mod tests {
         let (told, _) = rest.split_once("<!-- end of table -->").expect("where it ends");
         assert!(told == table, "docs/policy.md must hold this table:\n{table}");
         let forward = FAMILIES.iter().filter(|family| family.class == Class::Forward);
-        for text in forward.flat_map(|family| family.rows).chain(&WORDS) {
+        for text in forward.flat_map(|family| family.rows).chain(WORDS.iter().map(|(word, _)| word)) {
             assert!(document.contains(&format!("`{text}`")), "{text} is not in docs/policy.md");
         }
     }

@@ -276,9 +276,18 @@ pub(super) const FAMILIES: &[Family] = &[
 ];
 
 /// The words that a write is refused for, whatever is in no row: siblings of the rows above come with every release.
-/// `authorize` is Workhorse's.
-pub(super) const WORDS: [&str; 9] =
-    ["token", "tokens", "access_token", "direct_access", "credentials", "secrets", "keys", "rotate", "authorize"];
+pub(super) const WORDS: [(&str, Class); 9] = [
+    ("token", Class::Credential),
+    ("tokens", Class::Credential),
+    ("access_token", Class::Credential),
+    ("direct_access", Class::Credential),
+    ("credentials", Class::Credential),
+    ("secrets", Class::Credential),
+    ("keys", Class::Credential),
+    ("rotate", Class::Credential),
+    // Workhorse's.
+    ("authorize", Class::Machine),
+];
 
 /// Where such a word is no more than a name that somebody chose: the last segment of a pattern (with `**` all below, but
 /// for `authorize`). A segment that is always a number or one of GitLab's own words is not here: a word there is a sibling.
