@@ -32,6 +32,7 @@ check: cargo-deny ## format, lints, documentation, dependencies
 
 long: build python-tools browser-tools deploy-tools image-tools node-tools fuzz-target cargo-mutants ## what takes too long for every commit
 	LONG=1 cargo test --locked --lib --test api
+	cargo test --locked --test api -- --ignored --skip storm::
 	$(call FUZZ,-max_total_time=1800)
 	PATH=$$PWD/.tools/bin:$$PATH cargo mutants --output target/mutants --file src/seal.rs --file src/seal/cookie.rs \
 		--file src/session/encoding.rs -- --lib

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::browser::{Browser, FETCH, NAVIGATION};
 use crate::far_end;
-use crate::gateway::{BASE, Folder, Gateway, Setup, binary, datahub, signal};
+use crate::gateway::{BASE, Folder, Gateway, Setup, binary, datahub, signal, wait_until};
 use crate::wire::{Wire, exchange, lines, summary};
 
 fn of(gateway: &Gateway, id: &str) -> Vec<Value> {
@@ -174,12 +174,8 @@ fn what_breaks_off_has_one_line() {
         let fields = format!("{FETCH}Content-Type: application/octet-stream\r\nContent-Length: 10\r\n");
         let mut connection = browser.begin(&gateway, "PUT", &path, &fields);
         connection.write(b"half");
-        let id = loop {
-            match hub.requests().first().and_then(|request| request.header("x-request-id")) {
-                Some(id) => break id,
-                None => std::thread::sleep(Duration::from_millis(2)),
-            }
-        };
+        wait_until(|| !hub.requests().is_empty());
+        let id = hub.requests()[0].header("x-request-id").expect("every call has one");
         if case == "leaves" {
             drop(connection);
         } else {

@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use crate::browser::{Answer, Browser, Connection, FETCH};
 use crate::far_end;
 use crate::gateway::{BASE, Folder, Setup, datahub, wait_until};
+use crate::token_endpoint::USER;
 
-const USER: &str = "/datahubs/a/api/v4/user";
 /// An answer that ends its connection.
 const WELL: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 const IDLE: Duration = Duration::from_millis(100);
@@ -99,12 +99,14 @@ fn a_dead_datahub_fails_fast_slows_nobody_and_is_back_before_anybody_asks() {
 }
 
 /// `localhost` is two addresses on most machines, and here the one of IPv6 swallows packets: so many wait there to be
-/// accepted that no more may. Where it is only one address this is a plain login.
+/// accepted that no more may. Where it is only one address, or that one is not free, this cannot be tried.
 #[test]
 fn one_dead_address_of_two_is_no_outage() {
     let hub = datahub();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let _dead = runtime.block_on(async {
+    let dead = runtime.block_on(async {
+        let mut addresses = tokio::net::lookup_host(("localhost", hub.address().port())).await.ok()?;
+        addresses.find(SocketAddr::is_ipv6)?;
         let dead = SocketAddr::from((Ipv6Addr::LOCALHOST, hub.address().port()));
         let socket = TcpSocket::new_v6().ok()?;
         socket.bind(dead).ok()?;
@@ -114,6 +116,12 @@ fn one_dead_address_of_two_is_no_outage() {
         }
         Some((listener, waiting))
     });
+    if dead.is_none() {
+        // Past what the test harness captures.
+        let _ =
+            writeln!(std::io::stderr(), "NOT RUN: one_dead_address_of_two_is_no_outage: localhost is no [::1] here");
+        return;
+    }
     let lines = format!("datahubs.a.connect = \"localhost:{}\"\nserver.workers = 1", hub.address().port());
     let gateway = Setup::new(&[("a", &hub)]).and(&lines).start();
     let (browser, begun) = (Browser::default(), Instant::now());
