@@ -78,7 +78,7 @@ fn what_is_public_is_read_before_anyone_logs_in() {
 #[test]
 fn a_session_that_does_not_open_or_has_ended_is_none_to_call_with() {
     let hub = datahub();
-    let gateway = open(&hub, "session.max_age = \"2s\"\nsession.idle_timeout = \"2s\"");
+    let gateway = open(&hub, "session.max_age = \"1s\"\nsession.idle_timeout = \"1s\"");
     let nobody = Browser::default();
     for method in ["POST", "PUT", "PATCH", "DELETE"] {
         let answer = nobody.fetch_with(&gateway, method, PROJECTS, "application/json", b"{}");
@@ -98,7 +98,7 @@ fn a_session_that_does_not_open_or_has_ended_is_none_to_call_with() {
         let answer = nobody.send(&gateway, "GET", &format!("{BASE}{PROJECTS}"), &fields, b"");
         assert_eq!((summary(&answer).as_str(), says(&answer)), ("401 not_logged_in", None), "{case}");
     }
-    std::thread::sleep(Duration::from_millis(2_100));
+    std::thread::sleep(Duration::from_millis(1_100));
     let answer = one.fetch(&gateway, "GET", PROJECTS);
     assert_eq!((summary(&answer).as_str(), says(&answer)), ("401 session_expired", None));
     assert!(hub.requests().is_empty(), "nothing of that went up");

@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
-use crate::browser::{Browser, FETCH, NAVIGATION, sign_in};
-use crate::gateway::{BASE, Folder, Setup, datahub, datahub_with};
+use datahub::record::Recorded;
 
-const GUARDED: [(&str, &str); 6] = [
-    ("GET", "/auth/session"),
-    ("POST", "/auth/refresh"),
-    ("POST", "/auth/logout"),
-    ("GET", "/datahubs/a/api/v4/user"),
-    ("POST", "/datahubs/a/api/v4/projects/230/issues"),
-    ("GET", "/nothing/here"),
+use crate::browser::{Browser, FETCH, NAVIGATION, sign_in};
+use crate::gateway::{BASE, Folder, Setup, datahub};
+use crate::token_endpoint::lifetime;
+
+/// With the status of a call that is let in.
+const GUARDED: [(&str, &str, u16); 6] = [
+    ("GET", "/auth/session", 200),
+    ("GET", "/datahubs/a/api/v4/user", 200),
+    // The DataHUB's own: an issue has a title.
+    ("POST", "/datahubs/a/api/v4/projects/230/issues", 400),
+    ("GET", "/nothing/here", 404),
+    ("POST", "/auth/refresh", 200),
+    ("POST", "/auth/logout", 204),
 ];
 
 /// CS-01, CS-02, CS-03, CS-05, PR-06, EL-06.
@@ -22,7 +27,7 @@ fn every_guarded_route_wants_proof_that_our_own_script_is_calling() {
     let browser = Browser::default();
     browser.log_in(&gateway, "a", &hub, "testuser");
     hub.clear();
-    for (method, path) in GUARDED {
+    for (method, path, _) in GUARDED {
         for (case, fields) in [
             ("nothing", ""),
             ("a person opens it", NAVIGATION),
@@ -50,7 +55,7 @@ fn every_guarded_route_wants_proof_that_our_own_script_is_calling() {
         assert_eq!(line["request_id"].as_str().map(str::len), Some(32), "{line}");
         assert_eq!(line["client"], "127.0.0.1", "{line}");
     }
-    for (method, path) in GUARDED {
+    for (method, path, expected) in GUARDED {
         for fields in [FETCH, "X-CSRF: 1\r\n", "X-CSRF: 1\r\nOrigin: http://localhost:8000\r\n"] {
             let answer = browser.copy().send(
                 &gateway,
@@ -59,9 +64,11 @@ fn every_guarded_route_wants_proof_that_our_own_script_is_calling() {
                 &format!("{fields}Content-Length: 0\r\n"),
                 b"",
             );
-            assert_ne!(answer.status, 403, "{method} {path}: {}", answer.text());
+            assert_eq!(answer.status, expected, "{method} {path}: {}", answer.text());
         }
     }
+    let is_issue = |request: &Recorded| request.path() == "/api/v4/projects/230/issues";
+    assert_eq!(hub.requests().into_iter().filter(is_issue).count(), 3, "each of them was forwarded");
 }
 
 /// CS-01, CS-02, PR-05: whichever way a path is written, and wherever the app's files are.
@@ -117,10 +124,12 @@ fn the_open_routes_want_no_proof() {
 fn no_other_origin_gets_cors_headers() {
     let hub = datahub();
     let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
     let asks = "Access-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: x-csrf\r\n";
     for origin in ["https://evil.test", "http://localhost:5173", "null", "http://localhost:8000"] {
         for path in ["/auth/session", "/datahubs", "/datahubs/a/api/v4/user"] {
-            let answer = Browser::default().send(
+            let answer = browser.send(
                 &gateway,
                 "OPTIONS",
                 &format!("{BASE}{path}"),
@@ -168,7 +177,7 @@ fn a_development_origin_may_call_and_read() {
 #[test]
 fn a_development_page_logs_in_and_comes_back() {
     const DEV: &str = "http://localhost:5173";
-    let hub = datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(4));
+    let hub = lifetime(2);
     let with_dev = Setup::new(&[("a", &hub)])
         .and("app.dev_origins = [\"http://localhost:4173\", \"http://localhost:5173\"]")
         .start();
@@ -200,7 +209,7 @@ fn a_development_page_logs_in_and_comes_back() {
         format!("Origin: {DEV}\r\nSec-Fetch-Site: same-site\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\n");
     let user = |fields: &str| begun.send(&with_dev, "GET", &format!("{BASE}/datahubs/a/api/v4/user"), fields, b"");
     assert_eq!(user(&call).status, 200);
-    std::thread::sleep(Duration::from_millis(3_200));
+    std::thread::sleep(Duration::from_millis(1_600));
     let stale = user(&call);
     assert_eq!((stale.status, stale.code().as_str()), (409, "refresh_first"));
     assert_eq!(stale.header("access-control-allow-origin").as_deref(), Some(DEV));
