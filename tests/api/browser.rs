@@ -219,11 +219,6 @@ impl Connection {
         self.0.get_ref().set_read_timeout(Some(limit)).expect("longer than nothing");
     }
 
-    /// Throws away so many bytes of what comes, if they come.
-    pub fn skip(&mut self, bytes: usize) {
-        let _ = std::io::copy(&mut self.0.by_ref().take(bytes as u64), &mut std::io::sink());
-    }
-
     /// What was refused may have closed the connection already; the answer tells.
     pub fn write(&mut self, bytes: &[u8]) {
         let _ = self.0.get_mut().write_all(bytes);
