@@ -10,10 +10,10 @@ use sha2::{Digest, Sha256};
 
 use crate::browser::Browser;
 use crate::gateway::{Folder, Gateway, Setup, datahub, datahub_with, new_key, run_with_input};
+use crate::token_endpoint::USER;
 
 const SESSION: &str = "__Host-Http-session-a";
 const SID: &str = "__Host-Http-sid-a";
-const USER: &str = "/datahubs/a/api/v4/user";
 
 /// CR-05: four processes, each with a file of its own, go through a rotation under load, one after the other. A jar that
 /// is used at all of them by turns is never logged out, and ends up sealed under the new key.

@@ -1,23 +1,12 @@
 //! Which calls are forwarded: through the real gateway, and as the command `policy` says it.
 
-use datahub::DataHub;
-
-use crate::browser::{Browser, FETCH};
-use crate::gateway::{BASE, Folder, Gateway, Setup, datahub, run};
-
-/// A gateway with these lines in its file, a DataHUB behind it that has forgotten the login, and who is logged in.
-fn logged_in(lines: &str) -> (DataHub, Gateway, Browser) {
-    let hub = datahub();
-    let gateway = Setup::new(&[("a", &hub)]).and(lines).start();
-    let browser = Browser::default();
-    browser.log_in(&gateway, "a", &hub, "testuser");
-    hub.clear();
-    (hub, gateway, browser)
-}
+use crate::browser::FETCH;
+use crate::gateway::{BASE, Folder, run};
+use crate::proxy::set_up;
 
 /// Whether each call reached the DataHUB; if not, with the code that the app was told.
 fn judge(lines: &str, rows: &[(&str, &str, &str)]) {
-    let (hub, gateway, browser) = logged_in(lines);
+    let (hub, gateway, browser) = set_up(lines);
     let mut wrong = Vec::new();
     for (method, raw, expected) in rows {
         hub.clear();

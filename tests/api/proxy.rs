@@ -8,8 +8,8 @@ use datahub::behaviour::Answer as Manner;
 use crate::browser::{Answer, Browser, FETCH, NAVIGATION};
 use crate::gateway::{BASE, Gateway, Setup, datahub};
 
-/// A gateway, a DataHUB behind it that has forgotten the login, and who is logged in.
-fn logged_in(lines: &str) -> (DataHub, Gateway, Browser) {
+/// A gateway with these lines in its file, a DataHUB behind it that has forgotten the login, and who is logged in.
+pub fn set_up(lines: &str) -> (DataHub, Gateway, Browser) {
     let hub = datahub();
     let gateway = Setup::new(&[("a", &hub)]).and(lines).start();
     let browser = Browser::default();
@@ -27,7 +27,7 @@ fn call(browser: &Browser, gateway: &Gateway, method: &str, raw: &str, fields: &
 /// PQ-04: the corpus of calls that proxies break.
 #[test]
 fn the_target_arrives_byte_for_byte() {
-    let (hub, gateway, browser) = logged_in("");
+    let (hub, gateway, browser) = set_up("");
     let json = "Content-Type: application/json\r\n";
     let form = "Content-Type: application/x-www-form-urlencoded\r\n";
     for (method, raw, fields, body) in [
@@ -117,7 +117,7 @@ fn the_target_arrives_byte_for_byte() {
 /// PQ-05, PQ-06, PQ-12: rows 20 and 21 of the corpus.
 #[test]
 fn a_target_that_leads_elsewhere_or_carries_a_credential_is_refused_here() {
-    let (hub, gateway, browser) = logged_in("");
+    let (hub, gateway, browser) = set_up("");
     for (raw, code) in [
         ("/api/v4/projects/1/../../../oauth/token", "bad_request_target"),
         ("/api/v4/%2e%2e/%2e%2e/users/sign_in", "bad_request_target"),
@@ -159,7 +159,7 @@ fn a_target_that_leads_elsewhere_or_carries_a_credential_is_refused_here() {
 #[test]
 fn what_is_opened_is_open_and_nothing_beside_it() {
     let (hub, gateway, browser) =
-        logged_in("proxy.graphql = true\nproxy.allow_credential_endpoints = [\"projects/*/triggers\"]");
+        set_up("proxy.graphql = true\nproxy.allow_credential_endpoints = [\"projects/*/triggers\"]");
     let long = format!("{{\"query\":\"{{a}}\",\"variables\":{{\"a\":\"{}\"}}}}", "x".repeat(64 * 1024));
     let json = "Content-Type: application/json; charset=utf-8\r\n";
     for (method, raw, fields, body, code) in [
@@ -217,7 +217,7 @@ fn what_is_opened_is_open_and_nothing_beside_it() {
 /// PQ-09, PQ-10, PQ-11, PQ-13, PQ-14.
 #[test]
 fn what_goes_up_is_what_is_named_and_one_bearer() {
-    let (hub, gateway, browser) = logged_in("");
+    let (hub, gateway, browser) = set_up("");
     let fields = "Accept: application/json\r\nAccept-Encoding: gzip, br\r\nAccept-Language: de\r\nUser-Agent: test\r\n\
         If-None-Match: W/\"x\"\r\nRange: bytes=0-1\r\nOrigin: http://localhost:8000\r\nReferer: http://localhost:8000/\r\n\
         PRIVATE-TOKEN: glpat-x\r\nPrivate_Token: glpat-x\r\nJOB-TOKEN: x\r\nDeploy-Token: x\r\nSudo: root\r\nAuthorization: Basic eDp5\r\n\
@@ -257,7 +257,7 @@ fn what_goes_up_is_what_is_named_and_one_bearer() {
 /// PR-01, PR-02, PR-05, PR-07.
 #[test]
 fn what_comes_down_cannot_act_on_our_origin() {
-    let (hub, gateway, browser) = logged_in("");
+    let (hub, gateway, browser) = set_up("");
     let hostile = [
         ("Clear-Site-Data", "\"*\""),
         ("Strict-Transport-Security", "max-age=1"),
@@ -303,7 +303,7 @@ fn what_comes_down_cannot_act_on_our_origin() {
 /// PR-05: whatever the status, and whoever gave it. HSTS, which needs HTTPS: `tests/deploy/test_nginx.py`.
 #[test]
 fn every_answer_is_hardened_once() {
-    let (hub, gateway, browser) = logged_in("");
+    let (hub, gateway, browser) = set_up("");
     let is_hardened = |case: &str, answer: &Answer| {
         for (name, value) in [
             ("content-security-policy", "default-src 'none'; sandbox; frame-ancestors 'none'; base-uri 'none'"),
@@ -369,7 +369,7 @@ fn every_answer_is_hardened_once() {
 /// PR-03, PQ-16: where a redirect leads is for the browser to see; the gateway follows none.
 #[test]
 fn links_into_the_api_lead_through_the_gateway_and_paging_goes_on() {
-    let (hub, gateway, browser) = logged_in("");
+    let (hub, gateway, browser) = set_up("");
     let mut next = "/api/v4/projects?pagination=keyset&per_page=20&order_by=id&sort=asc".to_owned();
     let mut seen = 0;
     loop {
@@ -420,7 +420,7 @@ fn links_into_the_api_lead_through_the_gateway_and_paging_goes_on() {
 /// PR-02, PR-03: pages are linked, and nothing that a browser would load by itself.
 #[test]
 fn of_links_only_those_to_other_pages_come_down() {
-    let (hub, gateway, browser) = logged_in("");
+    let (hub, gateway, browser) = set_up("");
     let page = format!("<{}/api/v4/projects?page=2>", hub.url());
     let here = format!("<http://localhost:8000{BASE}/datahubs/a/api/v4/projects?page=2>");
     for (link, expected) in [
@@ -453,7 +453,7 @@ fn of_links_only_those_to_other_pages_come_down() {
 
 #[test]
 fn heads_ranges_and_empty_answers_stay_what_they_are() {
-    let (_hub, gateway, browser) = logged_in("");
+    let (_hub, gateway, browser) = set_up("");
     let file = "/api/v4/projects/230/repository/files/README.md";
     let head = call(&browser, &gateway, "HEAD", &format!("{file}?ref=main"), "", b"");
     let got = call(&browser, &gateway, "GET", &format!("{file}?ref=main"), "", b"");
@@ -493,7 +493,7 @@ fn heads_ranges_and_empty_answers_stay_what_they_are() {
 /// PR-04.
 #[test]
 fn what_a_browser_might_run_is_an_attachment() {
-    let (hub, gateway, browser) = logged_in("");
+    let (hub, gateway, browser) = set_up("");
     let hostile = call(
         &browser,
         &gateway,
@@ -549,7 +549,7 @@ fn what_a_browser_might_run_is_an_attachment() {
 /// PQ-12.
 #[test]
 fn credentials_in_short_bodies_are_refused_and_everything_else_passes() {
-    let (hub, gateway, browser) = logged_in("");
+    let (hub, gateway, browser) = set_up("");
     let (json, form) =
         ("Content-Type: application/json\r\n", "Content-Type: application/x-www-form-urlencoded; charset=utf-8\r\n");
     let parts = "Content-Type: multipart/form-data; boundary=X\r\n";
@@ -645,7 +645,7 @@ fn credentials_in_short_bodies_are_refused_and_everything_else_passes() {
 #[test]
 fn nobody_gets_through_without_a_session_or_to_a_datahub_that_is_not_there() {
     let (hub, gateway, browser) =
-        logged_in("limits.body = \"1KiB\"\nlimits.target = \"1KiB\"\nlimits.head = \"4KiB\"\nlimits.fields = 30");
+        set_up("limits.body = \"1KiB\"\nlimits.target = \"1KiB\"\nlimits.head = \"4KiB\"\nlimits.fields = 30");
     let bearer = "Authorization: Bearer 0123456789abcdef\r\n";
     assert_eq!(call(&Browser::default(), &gateway, "GET", "/api/v4/user", bearer, b"").code(), "not_logged_in");
     assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/b/api/v4/user").code(), "unknown_datahub");
@@ -695,7 +695,7 @@ fn nobody_gets_through_without_a_session_or_to_a_datahub_that_is_not_there() {
 
 #[test]
 fn a_datahub_in_trouble_is_told_from_ours() {
-    let (hub, gateway, browser) = logged_in("timeouts.first_byte = \"1s\"");
+    let (hub, gateway, browser) = set_up("timeouts.first_byte = \"1s\"");
     for (case, trouble, status, code) in [
         ("closed", Manner::CloseWithoutAnswer, 502, "datahub_unreachable"),
         ("hangs", Manner::Hang, 504, "datahub_timeout"),
@@ -737,7 +737,7 @@ fn a_datahub_in_trouble_is_told_from_ours() {
 
 #[test]
 fn a_post_is_never_sent_twice() {
-    let (hub, gateway, browser) = logged_in("");
+    let (hub, gateway, browser) = set_up("");
     for trouble in [Manner::Status(503), Manner::CloseWithoutAnswer, Manner::LoseAnswer] {
         hub.set(|behaviour| behaviour.api.answer = trouble);
         hub.clear();
@@ -750,7 +750,7 @@ fn a_post_is_never_sent_twice() {
 /// PR-09, PR-10.
 #[test]
 fn the_next_caller_gets_the_next_answer_whatever_the_one_before_was() {
-    let (hub, gateway, browser) = logged_in("");
+    let (hub, gateway, browser) = set_up("");
     let secret = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nSECRET";
     for (case, raw) in [
         ("an interim answer", format!("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n{secret}")),
