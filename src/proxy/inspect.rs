@@ -115,6 +115,8 @@ fn form_names_credential(body: &[u8]) -> bool {
 
 /// What is not JSON to us may be JSON to GitLab: some parsers take comments or malformed numbers. So what is not JSON passes
 /// only if it names no credential anywhere and has nothing that could hide one: no escapes, and no zeros, which UTF-16 has.
+///
+/// An object is parsed twice, since [`Names`] takes raw control characters in a name, which are no JSON.
 fn json_names_credential(body: &[u8]) -> Result<bool, Unreadable> {
     let json = without_mark(body);
     let is_object = json.trim_ascii_start().starts_with(b"{");
@@ -330,6 +332,13 @@ mod tests {
                 let _ = kind.names_credential(body.as_bytes());
             }
         }
+    }
+
+    /// What is no JSON is searched as text.
+    #[test]
+    fn a_raw_control_character_in_a_name_is_no_json() {
+        assert_eq!(json_names_credential(b"{\"a\n\":\"sudo\"}"), Ok(true));
+        assert_eq!(json_names_credential(b"{\"a\":\"sudo\"}"), Ok(false));
     }
 
     /// What multipart bodies are made of, and what might lead a reader astray.
