@@ -204,7 +204,10 @@ fn head_names_credential(head: &[u8]) -> Option<bool> {
     // A line that begins with a blank goes on from the one before (RFC 5322 section 2.2.3).
     let head = lossy(head).replace("\r\n ", "  ").replace("\r\n\t", "  ");
     let lower = head.to_ascii_lowercase();
-    let is_plain = head.split("\r\n").all(|line| !line.contains(['\r', '\n']));
+    // Rack looks for a name up to the next colon, on the next line too.
+    let is_field_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let is_field = |line: &str| line.split_once(':').is_some_and(|(name, _)| is_field_name(name));
+    let is_plain = head.split("\r\n").all(|line| !line.contains(['\r', '\n']) && is_field(line));
     if !is_plain || lower.matches("content-disposition").count() != 1 || lower.contains("content-id") {
         return None;
     }
@@ -332,6 +335,19 @@ mod tests {
                 let _ = kind.names_credential(body.as_bytes());
             }
         }
+    }
+
+    /// Rack would take the name there for the part's own.
+    #[test]
+    fn a_line_of_a_part_that_is_no_field_is_refused() {
+        let names = |line: &str| {
+            let head = format!("--b\r\nContent-Disposition: form-data; name=\"a\"{line}\r\n\r\n\r\n--b--");
+            part_names_credential("multipart/form-data; boundary=b", head.as_bytes())
+        };
+        for line in ["; \r\nname=\"sudo\"", "\r\n--b--; name=\"sudo\"", "\r\nX; name=\"sudo\": y"] {
+            assert_eq!(names(line), None, "{line:?}");
+        }
+        assert_eq!(names("\r\nContent-Type: text/plain; name=\"x\""), Some(false));
     }
 
     /// What is no JSON is searched as text.
