@@ -2,6 +2,7 @@
 //!
 //! It gets requests that have been read whole and checked, and returns answers that are not written yet.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -134,13 +135,16 @@ async fn app_route(req: ServiceRequest, dir: PathBuf) -> Result<ServiceResponse,
     let path = Url::new(req.uri().clone());
     let mut segments = path.path().rsplit('/');
     let has_extension = segments.next().is_some_and(|name| name.contains('.'));
-    let is_route = !has_extension && segments.all(|segment| segment != "..") && is_inside(&dir, Path::new(INDEX));
+    if has_extension || segments.any(|segment| segment == "..") || !is_inside(&dir, Path::new(INDEX)) {
+        return Ok(req.error_response(ApiError::from(Code::NotFound)));
+    }
     match NamedFile::open_async(dir.join(INDEX)).await {
-        Ok(page) if is_route => {
+        Ok(page) => {
             let response = page.into_response(req.request());
             Ok(req.into_response(response))
         }
-        _ => Ok(req.error_response(ApiError::from(Code::NotFound))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(req.error_response(ApiError::from(Code::NotFound))),
+        Err(error) => Ok(req.error_response(ApiError::because(Code::Internal, error))),
     }
 }
 
@@ -151,7 +155,8 @@ pub(super) fn caching(target: &str) -> &'static [u8] {
     let name = path.rsplit('/').next().unwrap_or(path);
     match name.rsplit_once('.') {
         None | Some((_, "html" | "htm")) => b"cache-control: no-cache\r\n",
-        Some((stem, _)) if stem.split(['.', '-']).any(is_hash) => {
+        // What stands first is the file's own name.
+        Some((stem, _)) if stem.split(['.', '-']).skip(1).any(is_hash) => {
             b"cache-control: public, max-age=31536000, immutable\r\n"
         }
         Some(_) => b"",
@@ -159,14 +164,14 @@ pub(super) fn caching(target: &str) -> &'static [u8] {
 }
 
 /// Whether a part of a file's name is one of the hashes that bundlers write: hex digits, eight letters of Base64, or of
-/// Base32. A word is none, whatever its length.
+/// Base32. A word is none, nor a word and a number, whatever their length.
 fn is_hash(part: &str) -> bool {
-    let has = |is: fn(&u8) -> bool| part.as_bytes().iter().any(is);
-    let is_all = |is: fn(&u8) -> bool| part.as_bytes().iter().all(is);
-    let [digit, lower, upper] = [has(u8::is_ascii_digit), has(u8::is_ascii_lowercase), has(u8::is_ascii_uppercase)];
-    let is_hex = part.len() >= 8 && is_all(u8::is_ascii_hexdigit) && digit && (lower || upper);
-    let is_short = part.len() == 8 && is_all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_') && digit && upper;
-    is_hex || is_short
+    let is_all = |is: fn(&u8) -> bool| part.bytes().all(|byte| is(&byte));
+    let is_border = |pair: &&[u8]| pair[0].is_ascii_digit() != pair[1].is_ascii_digit();
+    let is_mixed = part.as_bytes().windows(2).filter(is_border).count() > 1;
+    let is_hex = part.len() >= 8 && is_all(u8::is_ascii_hexdigit);
+    let is_short = part.len() == 8 && is_all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+    is_mixed && (is_hex || is_short && part.bytes().any(|byte| byte.is_ascii_uppercase()))
 }
 
 async fn not_found() -> Result<HttpResponse, ApiError> {
@@ -211,6 +216,14 @@ mod tests {
             ("/app/report-20241126.pdf", b""),
             ("/app/deadbeef.js", b""),
             ("/app/Assay2Chart.js", b""),
+            ("/app/Figure01.png", b""),
+            ("/app/Chapter1.pdf", b""),
+            ("/app/paper-Figure01.png", b""),
+            ("/app/Figure01-large.png", b""),
+            ("/app/cafe2024.js", b""),
+            ("/app/menu-cafe2024.js", b""),
+            ("/app/protocol-20241126a.pdf", b""),
+            ("/app/7Q2PB6XT.pdf", b""),
         ] {
             assert_eq!(super::caching(target), caching, "{target}");
         }

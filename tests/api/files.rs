@@ -1,6 +1,7 @@
 //! The app's own files: which ones, how long they are kept, and what their pages may do.
 
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 
 use crate::browser::{Answer, Browser, NAVIGATION};
 use crate::gateway::{Folder, Gateway, Setup, datahub};
@@ -94,6 +95,19 @@ fn pages_are_asked_for_again_and_hashed_files_are_kept() {
     let known = format!("If-None-Match: {}\r\n", page.header("etag").expect("one"));
     let again = Browser::default().send(&gateway, "GET", "/arcmanager/app/", &known, b"");
     assert_eq!((again.status, again.header("cache-control").as_deref()), (304, no_cache));
+}
+
+/// Whoever looks after the gateway is told of a disk that fails; only what is not there is not found.
+#[test]
+fn a_page_that_cannot_be_read_is_no_page_that_is_not_there() {
+    let app = Folder::default();
+    let dir = app.path().to_str().expect("a plain path");
+    // A socket is no file that can be opened, whoever tries.
+    let _page = UnixListener::bind(app.path().join("index.html")).expect("a new name");
+    let gateway = Setup::new(&[("a", &datahub())]).and(&format!("app.dir = {dir:?}")).start();
+    for (path, status) in [("", 500), ("route", 500), ("gone.js", 404)] {
+        assert_eq!(open(&gateway, &format!("/arcmanager/app/{path}")).status, status, "{path}");
+    }
 }
 
 #[test]
