@@ -1,13 +1,17 @@
 //! How often one client may do something.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use governor::clock::Clock as _;
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota};
+use governor::clock::{Clock as _, DefaultClock};
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+use governor::state::keyed::{DashMapStateStore, ShrinkableKeyedStateStore};
+use governor::{DefaultDirectRateLimiter, NotUntil, Quota};
 
+use crate::access_log::LastSaid;
 use crate::context::Client;
 use crate::error::{ApiError, Code};
 
@@ -46,12 +50,17 @@ pub struct RateError;
 
 /// Counts per client, in memory and over all workers.
 #[derive(Debug)]
-pub struct RateLimiter(DefaultKeyedRateLimiter<IpAddr>);
+pub struct RateLimiter {
+    limiter: governor::RateLimiter<IpAddr, Clients, DefaultClock>,
+    /// When those that have not come lately were last forgotten.
+    swept: LastSaid,
+}
 
 impl RateLimiter {
     /// Each client may come at `rate`.
     pub fn new(rate: Rate) -> Self {
-        Self(governor::RateLimiter::keyed(rate.quota()))
+        let limiter = governor::RateLimiter::new(rate.quota(), Clients::default(), DefaultClock::default());
+        Self { limiter, swept: LastSaid::default() }
     }
 
     /// Counts one more of `client`; one on this machine, or of no known address, is never limited.
@@ -60,10 +69,41 @@ impl RateLimiter {
     /// [`RateLimited`] if it has come too often.
     pub fn check(&self, client: Client) -> Result<(), RateLimited> {
         let Some(address) = client.address.filter(|_| !client.is_local) else { return Ok(()) };
-        if self.0.len() > MAX_CLIENTS {
-            self.0.retain_recent();
+        let limiter = &self.limiter;
+        if limiter.len() >= MAX_CLIENTS && self.swept.is_due(SWEEP_INTERVAL, Instant::now()) {
+            limiter.retain_recent();
         }
-        self.0.check_key(&network(address)).map_err(|until| RateLimited::new(&until, self.0.clock().now()))
+        limiter.check_key(&network(address)).map_err(|until| RateLimited::new(&until, limiter.clock().now()))
+    }
+}
+
+/// What is known of each client. Where too many are, those that come anew are counted as one.
+#[derive(Debug, Default)]
+struct Clients(DashMapStateStore<IpAddr>);
+
+impl StateStore for Clients {
+    type Key = IpAddr;
+
+    fn measure_and_replace<T, F, E>(&self, client: &IpAddr, measure: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let has_room = self.0.len() < MAX_CLIENTS || self.0.contains_key(client);
+        self.0.measure_and_replace(if has_room { client } else { &NEWCOMERS }, measure)
+    }
+}
+
+impl ShrinkableKeyedStateStore<IpAddr> for Clients {
+    fn retain_recent(&self, drop_below: Nanos) {
+        self.0.retain_recent(drop_below);
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -116,8 +156,13 @@ pub fn network(address: IpAddr) -> IpAddr {
 
 /// The longest period: nobody comes so seldom.
 const MAX_PERIOD: Duration = Duration::from_hours(24 * 366);
-/// With more clients than this in memory, those that have not come lately are forgotten.
-const MAX_CLIENTS: usize = 10_000;
+/// With so many clients in memory, those that have not come lately are forgotten, and new ones are counted as one. One
+/// site's share of IPv6, a /48, does not fill it.
+const MAX_CLIENTS: usize = 100_000;
+/// How often they are forgotten at most, since all have to be looked at.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// All that come anew then. Nobody has this address.
+const NEWCOMERS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 #[cfg(test)]
 mod tests {
@@ -133,6 +178,19 @@ mod tests {
         assert!((1_790..=1_800).contains(&refused.retry_after.as_secs()), "{refused:?}");
         assert!(limiter.check(other).is_ok());
         assert!((0..100).all(|_| limiter.check(client([127, 0, 0, 1], true)).is_ok()));
+    }
+
+    #[test]
+    fn beyond_so_many_clients_new_ones_are_one_and_known_ones_are_not() {
+        let limiter = RateLimiter::new("2/1h".parse().expect("a rate"));
+        let client = |number: u32| Client { address: Some(Ipv4Addr::from_bits(number).into()), is_local: false };
+        let most = u32::try_from(MAX_CLIENTS).expect("a small one");
+        let begun = Instant::now();
+        assert!((1..=most).all(|number| limiter.check(client(number)).is_ok()));
+        let passed = (1..=1_000).filter(|more| limiter.check(client(most + more)).is_ok()).count();
+        assert_eq!((passed, limiter.limiter.len()), (2, MAX_CLIENTS + 1));
+        assert!(limiter.check(client(1)).is_ok() && limiter.check(client(1)).is_err());
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}: not all are looked at each time", begun.elapsed());
     }
 
     #[test]
