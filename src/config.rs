@@ -18,7 +18,7 @@ use crate::config::section::{ConfigErrors, Section};
 use crate::datahub::DataHubs;
 use crate::datahub::transport::Endpoint;
 use crate::guard::{AppFiles, ProxyNetwork, TrustedOrigins};
-use crate::http::head::HeadLimits;
+use crate::http::head::{HeadLimits, MAX_FIELDS};
 use crate::http::server::{ClientTimeouts, ServerSettings};
 use crate::proxy::policy::Policy;
 use crate::proxy::policy::rule::Rule;
@@ -196,7 +196,7 @@ impl Server {
             let is_good = is_plain && is_path;
             is_good || section.record_error::<()>("base_path", "must be a path such as /api/v1").is_some()
         });
-        let workers = section.number("workers").map(|count| if count == 0 { cores() } else { count });
+        let workers = section.number("workers", 0..=MAX_COUNT).map(|count| if count == 0 { cores() } else { count });
         let shutdown_timeout = section.duration("shutdown_timeout");
         let trusted_proxies = section.list("trusted_proxies");
         section.finish();
@@ -368,13 +368,11 @@ fn keys_of(text: &str, section: &Section<'_>) -> Option<Vec<Key>> {
 
 /// Of forwarded calls, of heads, and how fast a body must come.
 fn limits(mut section: Section<'_>) -> Option<(ProxyLimits, HeadLimits, NonZeroU64)> {
-    let [head, target, body] = ["head", "target", "body"].map(|key| section.size(key));
-    let body_rate = section.size("body_rate").and_then(|rate| {
-        NonZeroU64::new(rate).or_else(|| section.record_error("body_rate", "must be more than none in a second"))
-    });
-    let [fields, in_flight, waiting] = ["fields", "in_flight", "waiting"].map(|key| section.number(key));
+    let [head, target, body_rate] = ["head", "target", "body_rate"].map(|key| section.nonzero_size(key));
+    let (body, fields) = (section.size("body"), section.number("fields", 1..=MAX_FIELDS));
+    let (in_flight, waiting) = (section.number("in_flight", 1..=MAX_COUNT), section.number("waiting", 0..=MAX_COUNT));
     section.finish();
-    let small = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+    let small = |size: NonZeroU64| usize::try_from(size.get()).unwrap_or(usize::MAX);
     let head = HeadLimits { length: head.map(small)?, fields: fields? };
     let proxy = ProxyLimits { target: target.map(small)?, body: body?, in_flight: in_flight?, waiting: waiting? };
     Some((proxy, head, body_rate?))
@@ -449,5 +447,8 @@ fn cores() -> usize {
 const MIN_LOGIN_TIMEOUT: Duration = Duration::from_mins(1);
 /// In more, whoever leaves a machine leaves a login that somebody else may end.
 const MAX_LOGIN_TIMEOUT: Duration = Duration::from_hours(1);
+
+/// Nobody has more threads, or calls at once.
+const MAX_COUNT: usize = 1_000_000;
 
 const DEFAULTS: &str = include_str!("../config/default.toml");

@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
@@ -113,10 +115,17 @@ impl<'a> Section<'a> {
         size.map(|size| size.as_u64()).map_err(|_| self.record_error::<()>(key, "must be a size such as 32KiB")).ok()
     }
 
-    /// A whole number.
-    pub(super) fn number(&mut self, key: &str) -> Option<usize> {
+    /// A size that is not none.
+    pub(super) fn nonzero_size(&mut self, key: &str) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.size(key)?).or_else(|| self.record_error(key, "must be more than none"))
+    }
+
+    /// A whole number in `range`.
+    pub(super) fn number(&mut self, key: &str, range: RangeInclusive<usize>) -> Option<usize> {
         let text: String = self.required(key)?;
-        text.parse().map_err(|_| self.record_error::<()>(key, "must be a whole number")).ok()
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let (least, most) = range.into_inner();
+        number.or_else(|| self.record_error(key, format!("must be a whole number from {least} to {most}")))
     }
 
     /// Notes what is wrong with `key`.

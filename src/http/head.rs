@@ -17,7 +17,7 @@ use crate::http::buffer::{Buffer, append};
 pub struct HeadLimits {
     /// In bytes.
     pub length: usize,
-    /// How many fields it may have; never more than 128.
+    /// How many fields it may have: [`MAX_FIELDS`] at most.
     pub fields: usize,
 }
 
@@ -494,7 +494,7 @@ fn is_target(target: &[u8]) -> bool {
 /// What a framing is that is said twice, or that its version has not.
 const AMBIGUOUS: &str = "a framing that is ambiguous";
 /// Most fields that any head may have.
-const MAX_FIELDS: usize = 128;
+pub const MAX_FIELDS: usize = 128;
 
 #[cfg(test)]
 mod tests {

@@ -30,7 +30,7 @@ fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
         app = { arcmanager = true, url = "canary app", dir = "/canary/dir", dev_origins = ["https://canary.example"] }
         auth = { login_timeout = "canary", typo = 1 }
         session = { keys = ["canary-key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="], max_age = "canary", remember = "0s" }
-        limits = { head = "canary" }
+        limits = { head = "0B", target = "canary", fields = 129, in_flight = 0, waiting = "canary" }
         timeouts = { idle = "canary" }
         rate_limit = { login = "canary", anonymous = "canary" }
         log = { format = "canary", level = "canary" }
@@ -59,6 +59,10 @@ fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
         "session.max_age",
         "session.remember",
         "limits.head",
+        "limits.target",
+        "limits.fields",
+        "limits.in_flight",
+        "limits.waiting",
         "timeouts.idle",
         "rate_limit.login",
         "rate_limit.anonymous",
