@@ -7,7 +7,7 @@
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
-use memchr::{memchr, memchr_iter};
+use memchr::{memchr, memchr_iter, memchr3};
 
 use crate::http::body::BodyLength;
 use crate::http::buffer::{Buffer, append};
@@ -484,11 +484,9 @@ fn check_line_ends(bytes: &[u8]) -> Result<(), HeadError> {
 
 /// What a path and a query may hold, of what is visible: what a URI's may, and what browsers and scripts send besides
 /// (WHATWG URL, "path state" and "query state").
-#[expect(clippy::needless_bitwise_bool, reason = "without a branch for each byte many are compared at once")]
 fn is_target(target: &[u8]) -> bool {
     let (path, query) = target.split_at(memchr(b'?', target).unwrap_or(target.len()));
-    path.iter().fold(true, |is, byte| is & (*byte != b'<') & (*byte != b'>') & (*byte != b'`'))
-        && query.iter().fold(true, |is, byte| is & (*byte != b'<') & (*byte != b'>') & (*byte != b'"'))
+    memchr3(b'<', b'>', b'`', path).is_none() && memchr3(b'<', b'>', b'"', query).is_none()
 }
 
 /// What a framing is that is said twice, or that its version has not.
