@@ -24,7 +24,7 @@ use crate::context::RequestContext;
 use crate::datahub::tasks::Tasks;
 use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
-use crate::guard::TrustedOrigins;
+use crate::guard::origins::TrustedOrigins;
 use crate::metrics;
 use crate::rate::RateLimiter;
 use crate::session::Sessions;

@@ -5,19 +5,21 @@
 //! preflight. All routes need that proof but the few that people or other sites may open by a link. On its way out every
 //! answer gets the hardening fields: a DataHUB's answer stands on our origin, beside our cookies.
 
+pub mod origins;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use actix_web::http::header::{HeaderMap, HeaderValue};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::access_log::{self, Event, LastSaid};
 use crate::context::{Client, RequestContext};
 use crate::error::{ApiError, Code};
+use crate::guard::origins::TrustedOrigins;
 use crate::http::buffer::append;
-use crate::http::head::{Fields, HeadError, Known, RequestHead, Several};
+use crate::http::head::{Fields, HeadError, Known, RequestHead};
 use crate::http::server::{BodyError, RequestError};
 use crate::metrics;
 
@@ -54,15 +56,6 @@ fn forwarded_address(text: &str) -> Option<IpAddr> {
     bare().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// The origins whose script may call.
-#[derive(Debug, Clone)]
-pub struct TrustedOrigins {
-    /// That of `server.public_url`.
-    pub own: String,
-    /// Those of `app.dev_origins`: a development server on another port of the same host.
-    pub dev: Vec<String>,
-}
-
 /// How a request got in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -76,17 +69,6 @@ pub enum Access {
     Download,
     /// As a development origin's question what its script may send (Fetch, CORS protocol).
     Preflight,
-}
-
-/// Who leads a browser to a URL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opener<'a> {
-    /// A person, by a link of our app or by hand.
-    Own,
-    /// A page of this development origin: the one it names, or the first.
-    Dev(&'a str),
-    /// Another site, or a page without being asked.
-    Other,
 }
 
 impl Guard {
@@ -112,14 +94,12 @@ impl Guard {
             }
             return Client { address: Some(peer), is_local: is_loopback && !speaks_for_others };
         }
-        let forwarded: Vec<&str> =
-            fields.list("x-forwarded-for").filter_map(|text| std::str::from_utf8(text).ok()).collect();
-        if forwarded.is_empty() {
-            return Client { address: peer, is_local: is_loopback };
-        }
-        let parsed = forwarded.iter().rev().map_while(|text| forwarded_address(text)).map(|ip| ip.to_canonical());
-        let address = parsed.into_iter().find(|ip| !self.is_trusted(*ip));
-        Client { address: address.or(peer), is_local: false }
+        let forwarded = fields.list("x-forwarded-for").filter_map(|text| std::str::from_utf8(text).ok());
+        let address = forwarded.fold(None, |last, text| match forwarded_address(text).map(|ip| ip.to_canonical()) {
+            Some(ip) if self.is_trusted(ip) => last.or(Some(None)),
+            address => Some(address),
+        });
+        Client { address: address.flatten().or(peer), is_local: is_loopback && address.is_none() }
     }
 
     fn is_trusted(&self, address: IpAddr) -> bool {
@@ -195,7 +175,7 @@ impl Guard {
             Code::WrongHost
         } else if request.only(Known::Upgrade) != Ok(None) {
             Code::UpgradeRefused
-        } else if matches!(request.method(), "GET" | "HEAD" | "OPTIONS") && !request.body.is_empty() {
+        } else if is_safe(request.method()) && !request.body.is_empty() {
             // It means nothing there, and a proxy in front may not expect it (RFC 9110 section 9.3.1).
             Code::BadRequest
         } else {
@@ -298,110 +278,11 @@ pub fn is_hardening(name: &str) -> bool {
     )
 }
 
-impl TrustedOrigins {
-    /// Whether script of a trusted origin sent this request; `is_call` says that it is one to the proxy.
-    ///
-    /// # Errors
-    /// [`CrossSite`] without that proof.
-    fn check(&self, request: &RequestHead, is_call: bool) -> Result<Access, CrossSite> {
-        // W3C Fetch Metadata.
-        let (site, mode) = (request.only(Known::SecFetchSite)?, request.only(Known::SecFetchMode)?);
-        let dest = request.only(Known::SecFetchDest)?;
-        let from_here = site == Some(b"same-origin");
-        let origin = request.only(Known::Origin)?;
-        let is_dev = match origin {
-            None => false,
-            Some(origin) if origin == self.own.as_bytes() => false,
-            // A page whose policy is `no-referrer` says no more than this, also to its own origin.
-            Some(b"null") if from_here => false,
-            Some(origin) if self.dev.iter().any(|dev| origin == dev.as_bytes()) => true,
-            Some(_) => return Err(CrossSite),
-        };
-        let script = if is_dev { Access::Dev } else { Access::Script };
-        let may_be_download = is_call && origin.is_none() && matches!(request.method(), "GET" | "HEAD");
-        if site.is_none() && mode.is_none() && dest.is_none() {
-            return match request.only(Known::XCsrf)? {
-                Some(b"1") => Ok(script),
-                // `<a download>` of our own page in WebKit, which says nothing but where it comes from.
-                None if may_be_download && self.is_own_referer(request.fields())? => Ok(Access::Download),
-                _ => Err(CrossSite),
-            };
-        }
-        let from_dev = is_dev && site == Some(b"same-site");
-        if (from_here || from_dev) && matches!(mode, Some(b"cors" | b"same-origin")) && dest == Some(b"empty") {
-            return Ok(script);
-        }
-        // The same in Chromium, which calls its destination `empty`, and Firefox: `document`.
-        let is_link = mode == Some(b"navigate") && matches!(dest, Some(b"empty" | b"document"));
-        if may_be_download && from_here && is_link { Ok(Access::Download) } else { Err(CrossSite) }
-    }
-
-    /// Whether a page of our own origin names itself as where a request comes from. No other page can.
-    fn is_own_referer(&self, fields: Fields<'_>) -> Result<bool, Several> {
-        let referer = fields.only("referer")?;
-        Ok(referer
-            .and_then(|referer| referer.strip_prefix(self.own.as_bytes()))
-            .is_some_and(|rest| rest.starts_with(b"/")))
-    }
-
-    /// Who leads a browser to a URL that only a person may open, such as a login.
-    pub fn opener(&self, headers: &HeaderMap) -> Opener<'_> {
-        let value = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
-        let [site, mode, dest] = ["sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"].map(value);
-        if site.is_none() && mode.is_none() && dest.is_none() {
-            return Opener::Own;
-        }
-        let is_page = mode == Some(b"navigate") && dest == Some(b"document");
-        match site {
-            Some(b"same-origin" | b"none") if is_page => Opener::Own,
-            Some(b"same-site") if is_page => {
-                let referer = value("referer").unwrap_or_default();
-                let is_named =
-                    |dev: &&String| referer.strip_prefix(dev.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"));
-                let dev = self.dev.iter().find(is_named).or(self.dev.first());
-                dev.map_or(Opener::Other, |dev| Opener::Dev(dev))
-            }
-            _ => Opener::Other,
-        }
-    }
-
-    /// Whether a request is addressed to a trusted origin: one Host field, of exactly that host and port (RFC 9110 section
-    /// 7.2). Another name that leads here is another site's way to our cookies (DNS rebinding), or a mistake.
-    fn are_addressed(&self, request: &RequestHead) -> bool {
-        let Ok(Some(host)) = request.only(Known::Host) else { return false };
-        std::iter::once(&self.own).chain(&self.dev).filter_map(|origin| origin.split_once("://")).any(
-            |(scheme, own)| {
-                let default = if scheme == "https" { b":443".as_slice() } else { b":80" };
-                let is_own = |host: &[u8]| own.as_bytes().eq_ignore_ascii_case(host);
-                is_own(host) || host.strip_suffix(default).is_some_and(is_own)
-            },
-        )
-    }
-}
-
 /// Refuses what a browser asks for before anybody wants it, where that would begin, spend or change something: what is
 /// answered to such a request is used for the click itself (W3C Speculation Rules). Reads may be prefetched.
 fn check_purpose(request: &RequestHead, is_stateful: bool) -> Result<(), ApiError> {
-    let is_stateful = is_stateful || !matches!(request.method(), "GET" | "HEAD" | "OPTIONS");
+    let is_stateful = is_stateful || !is_safe(request.method());
     if is_stateful && request.fields().contains("sec-purpose") { Err(Code::PrefetchRefused.into()) } else { Ok(()) }
-}
-
-/// Nothing in the request proves that our own origin's script has sent it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not sent by this origin's own script")]
-struct CrossSite;
-
-/// A field that is there twice proves nothing.
-impl From<Several> for CrossSite {
-    fn from(_: Several) -> Self {
-        Self
-    }
-}
-
-impl From<CrossSite> for ApiError {
-    fn from(error: CrossSite) -> Self {
-        Self::because(Code::CrossSiteRequest, error)
-    }
 }
 
 /// An answer to bytes that are no request.
@@ -444,6 +325,11 @@ const MAPPED_PREFIX: u8 = 96;
 /// The methods that are taken at all, by our routes, the proxy and CORS.
 pub const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
+/// Whether a method changes nothing (RFC 9110 section 9.2.1).
+pub fn is_safe(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS")
+}
+
 const HARDENING: &[u8] =
     b"content-security-policy: default-src 'none'; sandbox; frame-ancestors 'none'; base-uri 'none'\r\n\
     x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\ncross-origin-resource-policy: same-origin\r\n\
@@ -463,128 +349,8 @@ pub const PREFLIGHT: &[u8] = b"access-control-allow-methods: GET, HEAD, POST, PU
 
 #[cfg(test)]
 mod tests {
-    use actix_web::test::TestRequest;
-
     use super::*;
-    use crate::http::buffer::BufferPool;
-    use crate::http::head::HeadLimits;
-
-    const OWN: &str = "https://app.example.test";
-
-    fn head(method: &str, fields: &[(&str, &str)]) -> RequestHead {
-        let mut read = BufferPool::default().take();
-        let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        read.extend_from_slice(format!("{method} / HTTP/1.0\r\nContent-Length: 0\r\n{lines}\r\n").as_bytes());
-        let head = RequestHead::parse(&mut read, HeadLimits { length: 4096, fields: 96 });
-        head.expect("a good head").expect("a whole one")
-    }
-
-    fn check(method: &str, fields: &[(&str, &str)], is_call: bool) -> Result<Access, CrossSite> {
-        let trusted = TrustedOrigins { own: OWN.into(), dev: vec!["https://app.example.test:5173".into()] };
-        trusted.check(&head(method, fields), is_call)
-    }
-
-    /// CS-02.
-    #[test]
-    fn of_all_combinations_of_fetch_metadata_only_our_own_script_passes() {
-        for site in ["cross-site", "same-origin", "same-site", "none"] {
-            for mode in ["cors", "navigate", "no-cors", "same-origin", "websocket"] {
-                for dest in [
-                    "empty",
-                    "document",
-                    "iframe",
-                    "image",
-                    "script",
-                    "style",
-                    "worker",
-                    "serviceworker",
-                    "object",
-                    "embed",
-                    "font",
-                    "manifest",
-                ] {
-                    let headers =
-                        [("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest), ("x-csrf", "1")];
-                    let ours = site == "same-origin" && (mode == "cors" || mode == "same-origin") && dest == "empty";
-                    assert_eq!(check("GET", &headers, false).is_ok(), ours, "{site} {mode} {dest}");
-                }
-            }
-        }
-    }
-
-    /// CS-01.
-    #[test]
-    fn without_fetch_metadata_the_header_is_the_proof() {
-        assert_eq!(check("POST", &[("x-csrf", "1")], false), Ok(Access::Script));
-        assert_eq!(check("POST", &[], false), Err(CrossSite));
-        assert_eq!(check("POST", &[("x-csrf", "0")], false), Err(CrossSite));
-        assert_eq!(check("POST", &[("x-csrf", "")], false), Err(CrossSite));
-        assert_eq!(check("POST", &[("x_csrf", "1")], false), Err(CrossSite));
-        assert_eq!(check("POST", &[("x-csrf", "1"), ("x-csrf", "1")], false), Err(CrossSite));
-        assert_eq!(check("POST", &[("x-csrf", "1"), ("sec-fetch-site", "cross-site")], false), Err(CrossSite));
-    }
-
-    /// CS-03.
-    #[test]
-    fn an_origin_must_be_ours() {
-        assert_eq!(check("POST", &[("x-csrf", "1"), ("origin", OWN)], false), Ok(Access::Script));
-        for origin in [
-            "null",
-            "https://evil.test",
-            "https://x.app.example.test",
-            "https://app.example.test.evil.test",
-            "http://app.example.test",
-            "https://app.example.test:444",
-            "https://app.example.test/",
-            "",
-        ] {
-            assert_eq!(check("POST", &[("x-csrf", "1"), ("origin", origin)], false), Err(CrossSite), "{origin}");
-        }
-        let twice = [("x-csrf", "1"), ("origin", OWN), ("origin", OWN)];
-        assert_eq!(check("POST", &twice, false), Err(CrossSite));
-    }
-
-    #[test]
-    fn a_development_origin_may_be_same_site_and_no_other_may() {
-        let call = |origin| {
-            let metadata = [("sec-fetch-site", "same-site"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")];
-            check("POST", &[&metadata[..], &[("origin", origin)]].concat(), false)
-        };
-        assert_eq!(call("https://app.example.test:5173"), Ok(Access::Dev));
-        assert_eq!(call(OWN), Err(CrossSite));
-        assert_eq!(call("https://app.example.test:4173"), Err(CrossSite));
-    }
-
-    #[test]
-    fn a_request_is_addressed_to_exactly_our_host() {
-        let trusted = |own: &str| TrustedOrigins { own: own.into(), dev: vec!["http://localhost:5173".into()] };
-        let addressed = |own: &str, hosts: &[&str]| {
-            let hosts: Vec<_> = hosts.iter().map(|host| ("Host", *host)).collect();
-            trusted(own).are_addressed(&head("GET", &hosts))
-        };
-        for host in ["app.example.test", "APP.example.test", "app.example.test:443", "localhost:5173"] {
-            assert!(addressed(OWN, &[host]), "{host}");
-        }
-        for host in [
-            "",
-            "evil.test",
-            "app.example.test.",
-            "app.example.test:80",
-            "app.example.test:444",
-            "app.example.test:443:443",
-            "app.example.test,evil.test",
-            "x.app.example.test",
-            "app.example.test@evil.test",
-            "localhost",
-        ] {
-            assert!(!addressed(OWN, &[host]), "{host}");
-        }
-        assert!(!addressed(OWN, &[]));
-        assert!(
-            addressed("http://localhost:8000", &["localhost:8000"])
-                && !addressed("http://localhost:8000", &["localhost"])
-        );
-    }
+    use crate::guard::origins::tests::{OWN, head};
 
     /// PQ-13: also where one socket serves both families of addresses.
     #[test]
@@ -606,33 +372,6 @@ mod tests {
             let client =
                 guard.client(Some(peer.to_canonical()), head("GET", &[("X-Forwarded-For", forwarded)]).fields());
             assert_eq!(client, Client { address: address.parse().ok(), is_local: false }, "{peer} {forwarded}");
-        }
-    }
-
-    #[test]
-    fn login_is_opened_by_people_only() {
-        let link = |site| [("sec-fetch-site", site), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
-        let script = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")];
-        let [first, second] = ["https://app.example.test:5173", "https://app.example.test:5174"];
-        let (same_site, from) = (link("same-site"), |page| vec![("referer", page)]);
-        for (headers, without_dev, with_dev) in [
-            (vec![], Opener::Own, Opener::Own),
-            (link("same-origin").to_vec(), Opener::Own, Opener::Own),
-            (link("none").to_vec(), Opener::Own, Opener::Own),
-            (link("cross-site").to_vec(), Opener::Other, Opener::Other),
-            (script.to_vec(), Opener::Other, Opener::Other),
-            (same_site.to_vec(), Opener::Other, Opener::Dev(first)),
-            ([&same_site[..], &from("https://app.example.test:5174/a")].concat(), Opener::Other, Opener::Dev(second)),
-            ([&same_site[..], &from("https://app.example.test:51741/a")].concat(), Opener::Other, Opener::Dev(first)),
-            ([&link("cross-site")[..], &from("https://app.example.test:5174/")].concat(), Opener::Other, Opener::Other),
-            ([("sec-fetch-site", "same-site"), script[1], script[2]].to_vec(), Opener::Other, Opener::Other),
-        ] {
-            let add = |request: TestRequest, header: &(&'static str, &'static str)| request.append_header(*header);
-            let request = headers.iter().fold(TestRequest::default(), add).to_srv_request();
-            for (dev, expected) in [(vec![], without_dev), (vec![first.to_owned(), second.to_owned()], with_dev)] {
-                let origins = TrustedOrigins { own: OWN.into(), dev };
-                assert_eq!(origins.opener(request.headers()), expected, "{headers:?} {:?}", origins.dev);
-            }
         }
     }
 }

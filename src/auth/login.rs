@@ -20,7 +20,7 @@ use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::token::SessionToken;
 use crate::error::{ApiError, Code};
-use crate::guard::Opener;
+use crate::guard::origins::Opener;
 use crate::seal::cookie;
 
 /// 302 to the DataHUB; the pending login goes into its cookie. 303 to the app if there is a reason not to go.
