@@ -58,22 +58,22 @@ impl AdditionalProviderMetadata for AdditionalMetadata {}
 
 /// The metadata of one issuer, cached.
 #[derive(Debug)]
-pub struct Discovery(Arc<Shared>);
+pub struct Discovery(Arc<SharedDiscovery>);
 
 /// What a renewal that runs behind the calls holds, too.
 #[derive(Debug)]
-struct Shared {
+struct SharedDiscovery {
     issuer: IssuerUrl,
     back_channel: BackChannel,
     health: Arc<Health>,
-    known: ArcSwapOption<Known>,
+    known: ArcSwapOption<CachedMetadata>,
     /// Held by whoever fetches. Nobody who reads waits for it.
     fetches: Arc<Mutex<Fetches>>,
 }
 
 /// What was fetched, and when.
 #[derive(Debug)]
-struct Known {
+struct CachedMetadata {
     metadata: Arc<Metadata>,
     since: Instant,
 }
@@ -89,7 +89,7 @@ impl Discovery {
     /// Metadata of exactly this `issuer`.
     pub fn new(issuer: IssuerUrl, back_channel: BackChannel, health: Arc<Health>) -> Self {
         let (known, fetches) = (ArcSwapOption::empty(), Arc::default());
-        Self(Arc::new(Shared { issuer, back_channel, health, known, fetches }))
+        Self(Arc::new(SharedDiscovery { issuer, back_channel, health, known, fetches }))
     }
 
     /// The metadata: those that are known, up to a day old, or else fetched now.
@@ -147,9 +147,9 @@ impl Discovery {
     }
 }
 
-impl Shared {
+impl SharedDiscovery {
     /// What is known, if it is not too old.
-    fn known_at(&self, now: Instant) -> Option<Arc<Known>> {
+    fn known_at(&self, now: Instant) -> Option<Arc<CachedMetadata>> {
         self.known.load_full().filter(|known| now.saturating_duration_since(known.since) < MAX_METADATA_AGE)
     }
 
@@ -171,7 +171,7 @@ impl Shared {
         match outcome {
             Ok(metadata) => {
                 let metadata = Arc::new(metadata);
-                self.known.store(Some(Arc::new(Known { metadata: Arc::clone(&metadata), since: now })));
+                self.known.store(Some(Arc::new(CachedMetadata { metadata: Arc::clone(&metadata), since: now })));
                 fetches.failed = None;
                 Ok(metadata)
             }

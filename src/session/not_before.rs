@@ -28,11 +28,11 @@ pub struct CutOffs {
 #[derive(Debug, Default)]
 struct InForce {
     all: Option<SystemTime>,
-    datahubs: HashMap<DataHubId, AtDataHub>,
+    datahubs: HashMap<DataHubId, DataHubCutOffs>,
 }
 
 #[derive(Debug, Default)]
-struct AtDataHub {
+struct DataHubCutOffs {
     all: Option<SystemTime>,
     users: HashMap<Box<[u8]>, SystemTime>,
 }
@@ -40,7 +40,7 @@ struct AtDataHub {
 impl NotBefore {
     /// Holds `cut_offs` until it is replaced.
     pub fn new(cut_offs: CutOffs) -> Self {
-        let mut datahubs = HashMap::<_, AtDataHub>::new();
+        let mut datahubs = HashMap::<_, DataHubCutOffs>::new();
         for (id, time) in cut_offs.datahubs {
             datahubs.entry(id).or_default().all = Some(time);
         }

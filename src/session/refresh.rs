@@ -79,13 +79,13 @@ pub struct Refresher {
 struct Shared {
     cache: RefreshCache,
     /// In the order of the DataHUBs.
-    endpoints: Vec<Mutex<Endpoint>>,
+    endpoints: Vec<Mutex<EndpointState>>,
     uploads: Uploads,
 }
 
 /// What is known of one DataHUB's token endpoint.
 #[derive(Debug, Default)]
-struct Endpoint {
+struct EndpointState {
     backoff: Backoff,
     pace: Pace,
 }
@@ -337,7 +337,7 @@ impl Refresher {
 }
 
 impl Shared {
-    fn endpoint(&self, datahub: &DataHub) -> MutexGuard<'_, Endpoint> {
+    fn endpoint(&self, datahub: &DataHub) -> MutexGuard<'_, EndpointState> {
         self.endpoints[datahub.index()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Backoff {
 
 /// How a token endpoint answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum RefreshOutcome {
     /// With tokens, or with a clear refusal: it works.
     Answered,
     /// With 429.
@@ -68,26 +68,28 @@ impl Backoff {
     }
 
     /// Takes note of how the refresh of a token ended, or that it did not (`Unanswered`).
-    pub(super) fn record(&mut self, key: CacheKey, outcome: Outcome, now: Instant) {
+    pub(super) fn record(&mut self, key: CacheKey, outcome: RefreshOutcome, now: Instant) {
         let was_trial = self.trial.take_if(|(trial, _)| *trial == key).is_some();
         let is_new = !self.failing.contains(&key);
         let is_all = match outcome {
-            Outcome::Answered => {
+            RefreshOutcome::Answered => {
                 *self = Self::default();
                 return;
             }
-            Outcome::Unanswered if !was_trial => return,
-            Outcome::Throttled(_) => true,
+            RefreshOutcome::Unanswered if !was_trial => return,
+            RefreshOutcome::Throttled(_) => true,
             // A trial of a token that it has failed at before says nothing about the others.
-            Outcome::Failing(_) | Outcome::Unanswered if was_trial => is_new,
-            Outcome::Failing(_) | Outcome::Unanswered => self.failing.len() + usize::from(is_new) >= MAX_FAILING,
+            RefreshOutcome::Failing(_) | RefreshOutcome::Unanswered if was_trial => is_new,
+            RefreshOutcome::Failing(_) | RefreshOutcome::Unanswered => {
+                self.failing.len() + usize::from(is_new) >= MAX_FAILING
+            }
         };
         if is_new {
             self.failing.truncate(MAX_KEPT - 1);
             self.failing.push_front(key);
         }
         if is_all {
-            let (Outcome::Throttled(wait) | Outcome::Failing(wait)) = outcome else {
+            let (RefreshOutcome::Throttled(wait) | RefreshOutcome::Failing(wait)) = outcome else {
                 return self.hold(true, None, now);
             };
             self.hold(was_trial, wait, now);
@@ -125,7 +127,7 @@ const TURN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
-    use super::Outcome::{Answered, Failing, Throttled, Unanswered};
+    use super::RefreshOutcome::{Answered, Failing, Throttled, Unanswered};
     use super::*;
     use crate::session::refresh::cache::tests::key;
 
@@ -142,7 +144,7 @@ mod tests {
         enum Step {
             Begins(u64),
             Waits(u64),
-            Ends(u64, Outcome),
+            Ends(u64, RefreshOutcome),
         }
         use Step::{Begins, Ends, Waits};
 

@@ -15,7 +15,7 @@ use crate::datahub::token_endpoint::TokenEndpointError;
 use crate::metrics;
 use crate::session::decision::CacheEntry;
 use crate::session::refresh::Shared;
-use crate::session::refresh::backoff::{self, Outcome};
+use crate::session::refresh::backoff::{self, RefreshOutcome};
 use crate::session::refresh::cache::CacheKey;
 
 /// A refresh that has been asked for. Nobody's leaving stops it.
@@ -116,7 +116,7 @@ impl Drop for Refresh {
     /// However it ended, also in the middle: it is not under way any more, and holds nobody back as a trial.
     fn drop(&mut self) {
         let (mut endpoint, now) = (self.shared.endpoint(&self.datahub), Instant::now());
-        endpoint.backoff.record(self.key, Outcome::Unanswered, now);
+        endpoint.backoff.record(self.key, RefreshOutcome::Unanswered, now);
         if let Some(begun) = self.begun.get() {
             endpoint.pace.end(begun, now);
         }
@@ -124,15 +124,19 @@ impl Drop for Refresh {
 }
 
 /// What the end of a refresh says about the token endpoint.
-fn outcome_of(refreshed: &Result<TokenSet, RefreshError>) -> Outcome {
+fn outcome_of(refreshed: &Result<TokenSet, RefreshError>) -> RefreshOutcome {
     match refreshed {
         Err(RefreshError::Endpoint(TokenEndpointError::NotNow { status: 429, retry_after })) => {
-            Outcome::Throttled(*retry_after)
+            RefreshOutcome::Throttled(*retry_after)
         }
-        Err(RefreshError::Endpoint(TokenEndpointError::NotNow { retry_after, .. })) => Outcome::Failing(*retry_after),
-        Err(RefreshError::Endpoint(TokenEndpointError::SignIn)) => Outcome::Answered,
-        Err(RefreshError::Endpoint(_) | RefreshError::Metadata(_) | RefreshError::Invalid) => Outcome::Unanswered,
-        _ => Outcome::Answered,
+        Err(RefreshError::Endpoint(TokenEndpointError::NotNow { retry_after, .. })) => {
+            RefreshOutcome::Failing(*retry_after)
+        }
+        Err(RefreshError::Endpoint(TokenEndpointError::SignIn)) => RefreshOutcome::Answered,
+        Err(RefreshError::Endpoint(_) | RefreshError::Metadata(_) | RefreshError::Invalid) => {
+            RefreshOutcome::Unanswered
+        }
+        _ => RefreshOutcome::Answered,
     }
 }
 
