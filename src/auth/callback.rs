@@ -194,7 +194,7 @@ impl LoginFailure {
     fn exchange(error: &ExchangeError, datahub: &DataHub) -> Self {
         let login_error = match error {
             ExchangeError::Endpoint(
-                TokenEndpointError::ForeignAddress
+                TokenEndpointError::ForeignAddress(_)
                 | TokenEndpointError::Redirect
                 | TokenEndpointError::SignIn
                 | TokenEndpointError::TooLarge,

@@ -1,8 +1,7 @@
 //! Our own calls to a DataHUB that may be made twice, through awc: discovery, keys, userinfo, revocation.
 //!
 //! Each call has a connection of its own: there are few of them, and a reused connection may have died unnoticed.
-//! Nothing is redirected, and no address is called but the DataHUB's own, whatever its
-//! metadata say.
+//! Nothing is redirected, and no address is called but the DataHUB's own, whatever its metadata say.
 
 use std::cell::Cell;
 use std::future::ready;
@@ -23,7 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use crate::datahub::health::Outcome;
-use crate::datahub::transport::{Address, ConnectError};
+use crate::datahub::transport::{Address, ConnectError, ForeignAddress};
 use crate::http::client::Stream;
 
 /// Calls to one DataHUB.
@@ -48,9 +47,7 @@ impl BackChannel {
     /// # Errors
     /// [`BackChannelError`]; a status that says "no" is an answer like any other, one that says "not now" is none.
     pub async fn call(&self, request: HttpRequest) -> Result<HttpResponse, BackChannelError> {
-        let url = Url::parse(&request.uri().to_string()).map_err(|_| BackChannelError::ForeignAddress)?;
-        let address = self.addresses.iter().find(|address| address.is_origin_of(&url));
-        let address = address.ok_or(BackChannelError::ForeignAddress)?;
+        let (address, url) = Address::of(&self.addresses, &request)?;
         let deadline = Instant::now() + self.timeout;
         let exchanges = async {
             match self.exchange(request.clone(), &url, address, deadline).await {
@@ -177,8 +174,8 @@ pub enum BackChannelError {
     #[error("the DataHUB's answer is longer than {} MiB, the limit", MAX_RESPONSE_BYTES >> 20)]
     TooLarge,
     /// Its metadata name an address that is not its own.
-    #[error("the DataHUB's metadata lead to another address: see that GitLab's external_url is the DataHUB's url")]
-    ForeignAddress,
+    #[error(transparent)]
+    ForeignAddress(#[from] ForeignAddress),
 }
 
 impl BackChannelError {
@@ -192,7 +189,7 @@ impl BackChannelError {
 
     /// Whether the same call may well be answered in a while, without anybody doing anything about it.
     pub fn may_pass(&self) -> bool {
-        !matches!(self, Self::Malformed | Self::Incomplete(_) | Self::TooLarge | Self::ForeignAddress)
+        !matches!(self, Self::Malformed | Self::Incomplete(_) | Self::TooLarge | Self::ForeignAddress(_))
     }
 }
 

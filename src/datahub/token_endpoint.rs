@@ -13,7 +13,7 @@ use url::Url;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::datahub::health::Outcome;
-use crate::datahub::transport::{Address, ConnectError};
+use crate::datahub::transport::{Address, ConnectError, ForeignAddress};
 use crate::http::body::write_content_length;
 use crate::http::buffer::{BufferPool, append};
 use crate::http::client::{ClientConnection, ReceiveError, Response, ResponseBodyError};
@@ -45,9 +45,7 @@ impl TokenEndpoint {
     /// # Errors
     /// [`TokenEndpointError`]; a refusal in the words of OAuth is an answer like any other.
     pub(super) async fn call(&self, request: HttpRequest) -> Result<HttpResponse, TokenEndpointError> {
-        let url = Url::parse(&request.uri().to_string()).map_err(|_| TokenEndpointError::ForeignAddress)?;
-        let address = self.addresses.iter().find(|address| address.is_origin_of(&url));
-        let address = address.ok_or(TokenEndpointError::ForeignAddress)?;
+        let (address, url) = Address::of(&self.addresses, &request)?;
         let stream = address.connect(self.connect_timeout).await?;
         let mut connection = ClientConnection::new(stream, &BufferPool::default());
         let deadline = Instant::now() + self.timeout;
@@ -164,8 +162,8 @@ pub enum TokenEndpointError {
     #[error("the answer of the DataHUB's token endpoint is longer than 256 KiB: see what answers at its /oauth/token")]
     TooLarge,
     /// The metadata name an address that is not the DataHUB's own.
-    #[error("the DataHUB's metadata lead to another address: see that GitLab's external_url is the DataHUB's url")]
-    ForeignAddress,
+    #[error(transparent)]
+    ForeignAddress(#[from] ForeignAddress),
 }
 
 impl TokenEndpointError {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use openidconnect::HttpRequest;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
@@ -33,14 +34,14 @@ pub struct Address {
     host_header: String,
     connect_to: Endpoint,
     tls: Option<(ServerName<'static>, Arc<ClientConfig>)>,
-    memory: Arc<Mutex<Memory>>,
+    memory: Arc<Memory>,
 }
 
 /// What all clones of an address remember.
 #[derive(Debug, Default)]
 struct Memory {
     /// The IP address that worked last, which is tried first.
-    last_good: Option<SocketAddr>,
+    last_good: Mutex<Option<SocketAddr>>,
     /// When it was last said that the TLS there is not right.
     tls_reported: LastSaid,
 }
@@ -94,6 +95,16 @@ impl Address {
         self.url.origin() == url.origin()
     }
 
+    /// Of `addresses` the one that a request is for, and its URL.
+    ///
+    /// # Errors
+    /// [`ForeignAddress`] if none of them is.
+    pub(super) fn of<'a>(addresses: &'a [Self], request: &HttpRequest) -> Result<(&'a Self, Url), ForeignAddress> {
+        let url = Url::parse(&request.uri().to_string()).map_err(|_| ForeignAddress)?;
+        let address = addresses.iter().find(|address| address.is_origin_of(&url)).ok_or(ForeignAddress)?;
+        Ok((address, url))
+    }
+
     /// Whether this is its host, in whatever case, with or without the root's dot.
     pub fn has_host(&self, host: &str) -> bool {
         let own = self.url.host_str().unwrap_or_default();
@@ -127,14 +138,14 @@ impl Address {
     /// A connection to the first of these IP addresses that answers. Each but the first has to wait until the one before has
     /// failed, or has had its head start.
     async fn connect_to_any(&self, addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Stream> {
-        let mut addresses = in_order(addresses, self.memory().last_good);
+        let mut addresses = in_order(addresses, *self.last_good());
         let (mut attempts, mut failure) = (FuturesUnordered::new(), None);
         loop {
             attempts.extend(addresses.pop_front().map(|address| self.connect_to_one(address)));
             let head_start = if addresses.is_empty() { Duration::MAX } else { HEAD_START };
             match timeout(head_start, attempts.next()).await {
                 Ok(Some(Ok((stream, address)))) => {
-                    self.memory().last_good = Some(address);
+                    *self.last_good() = Some(address);
                     return Ok(stream);
                 }
                 // What is said about a certificate, or about ourselves, is worth more than that nobody was there.
@@ -165,13 +176,13 @@ impl Address {
     /// Says what is wrong with the TLS there, if it is that; once a minute, since the proxy tries once a second.
     fn report_tls(&self, error: &io::Error) {
         let is_tls = error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>);
-        if is_tls && self.memory().tls_reported.is_due(REPORT_INTERVAL, Instant::now()) {
+        if is_tls && self.memory.tls_reported.is_due(REPORT_INTERVAL, Instant::now()) {
             access_log::process_event(Event::DatahubTlsFailed, &format!("{}: {error}", self.as_str()));
         }
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_good(&self) -> MutexGuard<'_, Option<SocketAddr>> {
+        self.memory.last_good.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -203,6 +214,11 @@ fn in_order(addresses: impl Iterator<Item = SocketAddr>, last_good: Option<Socke
     order.truncate(MAX_ADDRESSES);
     order
 }
+
+/// The DataHUB's metadata name an address that is not its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the DataHUB's metadata lead to another address: see that GitLab's external_url is the DataHUB's url")]
+pub struct ForeignAddress;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -311,7 +327,7 @@ pub enum AddressError {
 /// the system has none (an empty container), those of Mozilla. TLS 1.2 or newer, HTTP/1.1 only.
 ///
 /// # Errors
-/// [`CaFileError`] when `ca_file` cannot be read or holds no certificate.
+/// [`CaFileError`] when `ca_file` holds no certificate, or one that is none.
 pub fn tls_config(ca_file: Option<&[u8]>) -> Result<Arc<ClientConfig>, CaFileError> {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
