@@ -12,8 +12,7 @@ use memchr::{memchr, memchr2_iter};
 
 use crate::error::{ApiError, Code};
 use crate::metrics;
-use crate::session::decision::MAX_REPLAYS;
-use crate::session::decision::RETRY_AFTER;
+use crate::session::decision::{MAX_REPLAYS, RETRY_AFTER};
 
 /// A request's target without the counter, and how often the browser has sent the call again.
 #[derive(Debug, Clone, PartialEq, Eq)]
