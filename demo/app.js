@@ -6,7 +6,7 @@
 // #upload-folder, #upload-progress, #upload-cancel, #banner (login errors), #status (last outcome; data-kind=ok|info|error).
 // Routes: #/ · #/DATAHUB?page=N&search=TEXT · #/DATAHUB/PROJECT?path=PATH
 
-import { announce, el, load, skeleton } from "./dom.js";
+import { announce, el, forgetError, load, skeleton } from "./dom.js";
 import { EDITS } from "./editor.js";
 import { gateway } from "./gateway.js";
 import { projectView } from "./project.js";
@@ -50,6 +50,8 @@ async function begin() {
 
 /** Shows a route: the view in place is told if it can go there itself, otherwise another one takes its place. */
 function show(route) {
+  const isFirst = !shown;
+  if (!isFirst) forgetErrors();
   const user = gateway.session(route.datahub)?.user.id;
   const key = [route.datahub, route.project, user].join("/");
   if (shown?.key === key) {
@@ -57,7 +59,6 @@ function show(route) {
     shown.view?.update(route);
     return;
   }
-  const isFirst = !shown;
   shown?.controller.abort();
   const controller = new AbortController();
   shown = { key, user, route, controller, hash: location.hash };
@@ -126,6 +127,13 @@ function skipToContent(event) {
 function restoreRoute() {
   const route = takeRememberedRoute();
   if (route && !location.hash) history.replaceState(null, "", route);
+  return Boolean(route);
+}
+
+/** An error goes with the page that it was about. */
+function forgetErrors() {
+  document.querySelector("#banner").hidden = true;
+  forgetError();
 }
 
 function showLoginError() {
@@ -141,5 +149,4 @@ function showLoginError() {
   const close = el("button", { type: "button", class: "quiet", onclick: () => { banner.hidden = true; } }, "Close");
   banner.replaceChildren(el("p", {}, text), close);
   banner.hidden = false;
-  announce(text, "error");
 }

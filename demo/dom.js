@@ -30,6 +30,11 @@ export function announce(text, kind = "ok") {
   status.dataset.kind = kind;
 }
 
+/** An error is old once another page, or another try, has begun. */
+export function forgetError() {
+  if (document.querySelector("#status").dataset.kind === "error") announce("Ready.", "info");
+}
+
 /** A box that says what went wrong, with a way to try again. */
 export function errorNotice(error, retry) {
   return el("div", { class: "notice error", role: "alert" },
@@ -43,9 +48,14 @@ export async function load(place, fill) {
   try {
     await fill();
   } catch (error) {
-    if (error.name === "AbortError") return;
+    if (error.name === "AbortError" || !place.isConnected) return;
     announce(error.message, "error");
-    place.replaceChildren(errorNotice(error, () => load(place, fill)));
+    place.replaceChildren(errorNotice(error, tryAgain));
+  }
+
+  function tryAgain() {
+    forgetError();
+    load(place, fill);
   }
 }
 

@@ -23,22 +23,25 @@ export function projectsView(root, route, signal) {
     el("nav", { class: "pager", "aria-label": "Pages" }, previous, position, next));
 
   let latest;
+  let reading;
   let typing;
   update(route);
   return { update };
 
   async function update(wanted) {
     latest = wanted;
+    reading?.abort();
+    reading = new AbortController();
     if (search.value.trim() !== wanted.search) search.value = wanted.search;
     list.setAttribute("aria-busy", "true");
     const query = new URLSearchParams({ membership: "true", order_by: "last_activity_at", per_page: PER_PAGE, page: wanted.page });
     if (wanted.search) query.set("search", wanted.search);
     await load(list, async () => {
-      const response = await gateway.call(datahub, `projects?${query}`, { signal });
+      const response = await gateway.call(datahub, `projects?${query}`, { signal: AbortSignal.any([signal, reading.signal]) });
       const projects = await response.json();
-      if (latest === wanted) show(projects, wanted, response.headers);
+      show(projects, wanted, response.headers);
     });
-    list.removeAttribute("aria-busy");
+    if (latest === wanted) list.removeAttribute("aria-busy");
   }
 
   function show(projects, wanted, headers) {

@@ -1,0 +1,93 @@
+"""The demo app for everybody: by keyboard, by ear, on a phone, in light and dark."""
+
+import unittest
+
+from person import Person
+
+try:
+    from compatibility import in_every_engine
+except ImportError:  # As long as Chromium is the only one that is driven.
+    def in_every_engine(suite):
+        return suite
+
+FOCUS = "const { dataset, textContent } = document.activeElement; return dataset.path ?? textContent"
+
+
+@in_every_engine
+class Demo(Person):
+    """The demo app by keyboard, by ear and on a phone."""
+
+    def open(self, route):
+        self.browser.script("location.hash = arguments[0]", route)
+
+    def open_project(self):
+        self.open("#/tuebingen/230")
+        self.browser.find('#tree [data-path="README.md"]')
+
+    def has_focus(self, wanted):
+        """The path of an item of the tree, or an element's text."""
+        self.browser.wait(lambda: self.browser.script(FOCUS) == wanted, f"the focus at {wanted}, not at {self.browser.script(FOCUS)}")
+
+    def test_an_old_error_goes_with_its_page(self):
+        browser = self.browser
+        browser.open(f"{self.world.app}?login_error=denied")
+        browser.find("#banner", "You did not allow access")
+        self.open("#/tuebingen")
+        browser.find(".empty [data-login]")
+        self.assertTrue(browser.script("return document.querySelector('#banner').hidden"))
+        self.log_in()
+        for route, there, then, found in [
+            ("#/tuebingen/999999", ".notice.error", "#/tuebingen", "[data-project]"),
+            ("#/tuebingen/230?path=nothing", ".viewer .notice.error", "#/tuebingen/230?path=README.md", "#edit"),
+        ]:
+            self.open(route)
+            browser.find(there)
+            browser.find("#status[data-kind=error]")
+            self.open(then)
+            browser.find(found)
+            browser.find("#status[data-kind=info]", "Ready.")
+            self.assertEqual(browser.script("return document.querySelectorAll('.notice.error').length"), 0)
+        # What went well is told for longer.
+        browser.click("#logout-all")
+        browser.find("#status[data-kind=ok]", "Logged out everywhere.")
+        browser.find('[data-login="tuebingen"]')
+        browser.find("#status[data-kind=ok]", "Logged out everywhere.")
+
+    def test_an_error_that_is_mended_goes(self):
+        self.log_in()
+        self.browser.script("""
+            const real = fetch;
+            window.fetch = () => Promise.reject(new TypeError("no network"));
+            window.mend = () => { window.fetch = real };""")
+        self.open("#/tuebingen/230")
+        self.browser.find("#status[data-kind=error]", "did not answer")
+        self.browser.script("mend()")
+        self.browser.click(".notice.error button")
+        self.browser.find("#tree .item")
+        self.browser.find("#status[data-kind=info]", "Ready.")
+
+    def test_an_error_of_a_page_that_is_gone_is_not_told(self):
+        self.log_in()
+        self.open_project()
+        self.browser.script("""
+            const real = fetch;
+            window.late = [];
+            window.fetch = (url, init) => !url.includes("nothing") && !url.includes("search=") ? real(url, init) : new Promise((_, fail) => {
+                late.push(() => fail(new TypeError("no network")));
+                init.signal.addEventListener("abort", () => fail(init.signal.reason));
+            });""")
+        for gone, then, found in [
+            ("#/tuebingen/230?path=nothing", "#/tuebingen/230?path=README.md", "#edit"),
+            ("#/tuebingen?search=nothing", "#/tuebingen", "[data-project]"),
+        ]:
+            self.open(gone)
+            self.browser.wait(lambda: self.browser.script("return late.length > 0"), "a call")
+            self.open(then)
+            self.browser.find(found)
+            self.browser.script("late.splice(0).forEach((fail) => fail()); await new Promise((go) => setTimeout(go, 50))")
+            self.browser.find(found)
+            self.assertNotIn("did not answer", self.browser.text("body"))
+
+
+if __name__ == "__main__":
+    unittest.main()
