@@ -28,7 +28,7 @@ const root = document.querySelector("#view");
 /** What is on the page: the view with its key, route, hash and user, and the controller that ends its calls. */
 let shown;
 
-restoreRoute();
+const comesFromLogin = restoreRoute();
 document.querySelector("#skip").addEventListener("click", skipToContent);
 start();
 
@@ -65,10 +65,10 @@ function show(route) {
   document.title = "ARC gateway demo";
   shown.view = viewFor(route, user)(root, route, controller.signal);
   renderSessions();
-  if (!isFirst) {
-    root.focus({ preventScroll: true });
-    window.scrollTo(0, 0);
-  }
+  if (isFirst && !comesFromLogin) return;
+  // A project's heading is not there yet, and takes the focus from here.
+  (root.querySelector("h1") ?? root).focus({ preventScroll: true });
+  window.scrollTo(0, 0);
 }
 
 function viewFor(route, user) {
@@ -124,6 +124,7 @@ function skipToContent(event) {
   root.focus();
 }
 
+/** Whether a login began on this page, as it tells by the place it left. */
 function restoreRoute() {
   const route = takeRememberedRoute();
   if (route && !location.hash) history.replaceState(null, "", route);

@@ -23,6 +23,20 @@ export function icon(name) {
   return svg;
 }
 
+/** A view's heading, to which the focus goes when the view has come. */
+export function heading(text) {
+  return el("h1", { tabindex: "-1" }, text);
+}
+
+/** Fills a place anew. The focus stays on what is there again, and goes to the view's heading if nothing like it is. */
+export function refill(place, ...children) {
+  const focused = place.contains(document.activeElement) && document.activeElement.outerHTML;
+  place.replaceChildren(...children);
+  if (!focused) return;
+  const again = [...place.querySelectorAll("a, button")].find((one) => one.outerHTML === focused);
+  (again ?? document.querySelector("h1"))?.focus();
+}
+
 /** Writes the last outcome into the status line, which screen readers follow. Kind: `ok`, `error` or `info`. */
 export function announce(text, kind = "ok") {
   const status = document.querySelector("#status");

@@ -99,6 +99,7 @@ export function fileEditor(project, signal) {
     function dropEdits() {
       setUnsaved(EDITS);
       showText();
+      returnFocus();
     }
 
     async function commit(event) {
@@ -123,7 +124,14 @@ export function fileEditor(project, signal) {
       }
       setUnsaved(EDITS);
       announce(`Committed ${path} to ${project.branch}.`);
-      if (text.isConnected) await open(path);
+      if (!text.isConnected) return;
+      await open(path);
+      returnFocus();
+    }
+
+    /** What had the focus went with the form. */
+    function returnFocus() {
+      if (document.activeElement === document.body) element.querySelector("#edit")?.focus();
     }
 
     /** The text stays. If the session has ended, the bar above the view asks to log in. */

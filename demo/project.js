@@ -1,6 +1,6 @@
 // One project: its file tree, the file that is open, and the upload.
 
-import { el, icon, load, skeleton } from "./dom.js";
+import { el, heading, icon, load, skeleton } from "./dom.js";
 import { EDITS, fileEditor } from "./editor.js";
 import { gateway } from "./gateway.js";
 import { fileTree } from "./tree.js";
@@ -31,12 +31,14 @@ export function projectView(root, route, signal) {
     const editor = fileEditor(project, signal);
     const upload = uploadPanel(project, signal, afterUpload);
     const tree = fileTree({ loadFolder, fileHref, onFolder: upload.into });
+    const hasFocus = document.activeElement === root;
     root.replaceChildren(
       header(datahub, details, project.branch),
       el("div", { class: "columns" },
         el("section", { class: "files panel", "aria-label": "Files" }, el("h2", {}, "Files"), tree.element),
         editor.element,
         upload.element));
+    if (hasFocus) root.querySelector("h1").focus({ preventScroll: true });
     document.title = `${details.name} – ARC gateway demo`;
     await load(tree.element, tree.load);
     open = openFile;
@@ -76,7 +78,7 @@ function header(datahub, details, branch) {
   return el("header", { class: "project-header" },
     el("nav", { "aria-label": "Breadcrumb", class: "fine" }, el("a", { href: `#/${datahub}` }, "Your projects"), ` / ${namespace}`),
     el("div", { class: "project-title" },
-      el("h1", {}, details.name),
+      heading(details.name),
       el("span", { class: "badge" }, branch),
       el("a", { class: "fine", href: `${url.replace(/\/$/, "")}/${details.path_with_namespace}`, target: "_blank", rel: "noreferrer" },
         `Open at ${name}`, icon("external"))),

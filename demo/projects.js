@@ -1,6 +1,6 @@
 // Your projects at one DataHUB: page by page, with a search.
 
-import { ago, el, load, skeleton } from "./dom.js";
+import { ago, el, heading, load, skeleton } from "./dom.js";
 import { gateway } from "./gateway.js";
 
 const PER_PAGE = 20;
@@ -18,7 +18,7 @@ export function projectsView(root, route, signal) {
   const previous = el("button", { type: "button", id: "previous-page", disabled: true }, "Previous");
   const next = el("button", { type: "button", id: "next-page", disabled: true }, "Next");
   root.replaceChildren(
-    el("header", { class: "list-header" }, el("h1", {}, "Your projects"), el("form", { role: "search", onsubmit: searchNow }, search)),
+    el("header", { class: "list-header" }, heading("Your projects"), el("form", { role: "search", onsubmit: searchNow }, search)),
     list,
     el("nav", { class: "pager", "aria-label": "Pages" }, previous, position, next));
 

@@ -1,6 +1,6 @@
 // Who you are and where: the header's chips, the session bar of the DataHUB in view, and the chooser.
 
-import { announce, clock, dateAndTime, el, icon, initials } from "./dom.js";
+import { announce, clock, dateAndTime, el, heading, icon, initials, refill } from "./dom.js";
 import { gateway } from "./gateway.js";
 import { hasUnsaved, mayDiscard } from "./unsaved.js";
 
@@ -15,7 +15,7 @@ export function renderChips(current) {
       el("span", { class: "chip-name" }, displayName(user)),
       el("span", { class: "chip-hub" }, gateway.datahub(datahub)?.name ?? datahub)));
   const everywhere = el("button", { type: "button", id: "logout-all", class: "quiet", onclick: () => logOut() }, "Log out everywhere");
-  document.querySelector("#chips").replaceChildren(...chips, ...(chips.length ? [everywhere] : []));
+  refill(document.querySelector("#chips"), ...chips, ...(chips.length ? [everywhere] : []));
 }
 
 /** The bar above a DataHUB's views. Without a session it asks to log in and leaves the view below as it is. */
@@ -25,10 +25,7 @@ export function renderSessionBar(current, { viewHasContent }) {
   const session = gateway.session(current);
   bar.hidden = !datahub || (!session && !viewHasContent);
   bar.classList.toggle("ended", !session);
-  const focused = bar.contains(document.activeElement) && document.activeElement.id;
-  if (bar.hidden) bar.replaceChildren();
-  else bar.replaceChildren(...(session ? sessionFacts(datahub, session) : endedSession(datahub)));
-  if (focused) document.getElementById(focused)?.focus();
+  refill(bar, ...(bar.hidden ? [] : session ? sessionFacts(datahub, session) : endedSession(datahub)));
   tick();
 }
 
@@ -59,9 +56,9 @@ function endedSession(datahub) {
 
 /** The chooser: a card for each DataHUB. */
 export function chooserView(root) {
-  root.replaceChildren(
+  refill(root,
     el("header", { class: "intro" },
-      el("h1", {}, "Choose a DataHUB"),
+      heading("Choose a DataHUB"),
       el("p", {}, "Log in at one or several. This page never sees a token: the gateway keeps it sealed in a cookie that no script can read.")),
     gateway.datahubs.length
       ? el("ul", { class: "cards" }, gateway.datahubs.map((datahub) => el("li", {}, card(datahub))))
@@ -88,7 +85,7 @@ function card(datahub) {
 export function loginView(root, { datahub }) {
   const { name, description } = gateway.datahub(datahub);
   root.replaceChildren(el("div", { class: "empty" },
-    el("h1", {}, name),
+    heading(name),
     el("p", {}, description || "A GitLab instance for research data."),
     el("p", {}, "Log in to see your projects here."),
     loginLink(gateway.datahub(datahub))));

@@ -28,6 +28,51 @@ class Demo(Person):
         """The path of an item of the tree, or an element's text."""
         self.browser.wait(lambda: self.browser.script(FOCUS) == wanted, f"the focus at {wanted}, not at {self.browser.script(FOCUS)}")
 
+    def test_the_focus_goes_to_the_heading(self):
+        self.log_in()
+        self.has_focus("Your projects")
+        self.open("#/")
+        self.has_focus("Choose a DataHUB")
+        self.open("#/tuebingen/230")
+        self.browser.find("#tree .item")
+        self.has_focus(self.browser.text("h1"))
+        # A link to one project, opened by somebody who is not logged in.
+        self.browser.click("#logout-all")
+        self.browser.find('[data-login="tuebingen"]')
+        self.has_focus("Choose a DataHUB")
+        self.open("#/tuebingen/230")
+        self.browser.click('.empty [data-login="tuebingen"]')
+        self.browser.click("#sign-in-testuser")
+        self.browser.find("#tree .item")
+        self.has_focus(self.browser.text("h1"))
+        # A visit that is no login leaves the focus at the top.
+        self.browser.reload()
+        self.browser.find("#tree .item")
+        self.assertEqual(self.browser.script("return document.activeElement.localName"), "body")
+
+    def test_the_focus_goes_from_the_editor_to_its_button(self):
+        self.log_in()
+        self.open("#/tuebingen/230?path=README.md")
+        self.browser.click("#edit")
+        self.browser.click(".commit .quiet")
+        self.has_focus("Edit")
+        self.browser.click("#edit")
+        self.browser.type("#file-text", "Seen by ear.\n")
+        self.browser.click("#save")
+        self.browser.find("#status[data-kind=ok]")
+        self.browser.find("#edit")
+        self.has_focus("Edit")
+
+    def test_the_focus_stays_where_it_is_while_sessions_are_read_again(self):
+        self.log_in()
+        for route, selector in [("#/", '#view [data-logout="tuebingen"]'), ("#/tuebingen", "#refresh"), ("#/tuebingen", "#logout-all")]:
+            self.open(route)
+            self.browser.find(selector)
+            self.browser.script("window.before = document.querySelector(arguments[0]); before.focus();"
+                                " document.dispatchEvent(new Event('visibilitychange'))", selector)
+            self.browser.wait(lambda: self.browser.script("return !before.isConnected"), "the sessions")
+            self.assertTrue(self.browser.script("return document.activeElement.matches(arguments[0])", selector), selector)
+
     def test_an_old_error_goes_with_its_page(self):
         browser = self.browser
         browser.open(f"{self.world.app}?login_error=denied")
