@@ -10,6 +10,8 @@ except ImportError:  # As long as Chromium is the only one that is driven.
     def in_every_engine(suite):
         return suite
 
+KEYS = {"Home": "\ue011", "End": "\ue010", "Left": "\ue012", "Up": "\ue013", "Right": "\ue014", "Down": "\ue015", "Enter": "\ue007",
+        "Tab": "\ue004", "Space": " "}
 FOCUS = "const { dataset, textContent } = document.activeElement; return dataset.path ?? textContent"
 
 
@@ -24,9 +26,66 @@ class Demo(Person):
         self.open("#/tuebingen/230")
         self.browser.find('#tree [data-path="README.md"]')
 
+    def press(self, *keys):
+        """On the keyboard, wherever the focus is."""
+        strokes = [{"type": kind, "value": KEYS[key]} for key in keys for kind in ("keyDown", "keyUp")]
+        self.browser._send("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]})
+
     def has_focus(self, wanted):
         """The path of an item of the tree, or an element's text."""
         self.browser.wait(lambda: self.browser.script(FOCUS) == wanted, f"the focus at {wanted}, not at {self.browser.script(FOCUS)}")
+
+    def test_arrow_keys_move_in_the_tree(self):
+        self.log_in()
+        self.open_project()
+        # Folders come first, and other tests add files.
+        paths = self.browser.script("return [...document.querySelectorAll('#tree [data-path]')].map((one) => one.dataset.path)")
+        first, second, last = paths[0], paths[1], paths[-1]
+        self.browser.script("document.querySelector('#tree [tabindex=\"0\"]').focus()")
+        for keys, wanted in [
+            (["Home"], first),
+            (["Down"], second),
+            (["Up", "Up"], first),
+            (["End"], last),
+            (["Down"], last),
+            (["Home", "Left"], first),
+        ]:
+            self.press(*keys)
+            self.has_focus(wanted)
+        self.press("Right")
+        self.browser.find(f'#tree [data-path^="{first}/"]')
+        self.has_focus(first)
+        self.press("Right")
+        inside = self.browser.script(FOCUS)
+        self.assertTrue(inside.startswith(f"{first}/"), inside)
+        self.press("Left")
+        self.has_focus(first)
+        self.press("Left", "Down")
+        self.has_focus(second)
+        self.press("Up", "Right", "Right")
+        self.has_focus(inside)
+        # A folder that is closed takes the Tab key's one stop from what is in it.
+        stops = "return [...document.querySelectorAll('#tree [tabindex=\"0\"]')].map((one) => one.dataset.path)"
+        self.assertEqual(self.browser.script(stops), [inside])
+        self.browser.script("document.querySelector('#tree [aria-expanded=true]').click()")
+        self.assertEqual(self.browser.script(stops), [first])
+        for key in ("Enter", "Space"):
+            self.browser.script("document.querySelector('#tree [data-path=\"README.md\"]').focus()")
+            self.press(key)
+            self.browser.find("#edit")
+            self.has_focus("README.md")
+            self.open("#/tuebingen/230")
+            self.browser.find(".viewer .empty")
+
+    def test_a_key_that_belongs_to_the_browser_stays_the_browsers(self):
+        self.log_in()
+        self.open_project()
+        heard = self.browser.script("""
+            const item = document.querySelector('#tree [tabindex="0"]');
+            item.focus();
+            const press = (more) => item.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown", bubbles: true, cancelable: true, ...more }));
+            return [press({ altKey: true }), press({ ctrlKey: true }), press({ metaKey: true }), press({ shiftKey: true }), press({})]""")
+        self.assertEqual(heard, [True, True, True, True, False])
 
     def test_the_focus_goes_to_the_heading(self):
         self.log_in()
