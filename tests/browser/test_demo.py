@@ -13,6 +13,20 @@ except ImportError:  # As long as Chromium is the only one that is driven.
 KEYS = {"Home": "\ue011", "End": "\ue010", "Left": "\ue012", "Up": "\ue013", "Right": "\ue014", "Down": "\ue015", "Enter": "\ue007",
         "Tab": "\ue004", "Space": " "}
 FOCUS = "const { dataset, textContent } = document.activeElement; return dataset.path ?? textContent"
+# As narrow as a phone, or as the engine's window can be.
+PHONE = """
+    const header = document.querySelector(".top");
+    const centres = [...header.querySelectorAll("img, .chip, button")].map((one) => one.getBoundingClientRect())
+        .map(({ top, bottom }) => (top + bottom) / 2);
+    return {
+        width: innerWidth,
+        overflow: document.documentElement.scrollWidth - innerWidth,
+        height: header.getBoundingClientRect().height,
+        bend: Math.max(...centres) - Math.min(...centres),
+        names: [...header.querySelectorAll(".chip")].map((one) => one.innerText),
+        cut: header.querySelector("#logout-all")?.getBoundingClientRect().right > innerWidth,
+    };
+"""
 
 
 @in_every_engine
@@ -191,6 +205,25 @@ class Demo(Person):
             self.browser.script("late.splice(0).forEach((fail) => fail()); await new Promise((go) => setTimeout(go, 50))")
             self.browser.find(found)
             self.assertNotIn("did not answer", self.browser.text("body"))
+
+    def test_the_header_is_one_row_on_a_phone(self):
+        browser = self.browser
+        browser.open(self.world.app)
+        for sessions, log_in in [(0, lambda: None), (1, self.log_in), (2, lambda: self.log_in("freiburg", "joerg"))]:
+            browser._send("POST", "/window/rect", {"width": 1280, "height": 860})
+            log_in()
+            browser._send("POST", "/window/rect", {"width": 390, "height": 844})
+            browser.find("h1")
+            seen = browser.script(PHONE)
+            with self.subTest(sessions=sessions):
+                self.assertLess(seen["width"], 520)
+                self.assertLessEqual(seen["overflow"], 0, "nothing is wider than the screen")
+                self.assertLess(seen["bend"], 3)
+                self.assertLess(seen["height"], 64)
+                self.assertFalse(seen["cut"])
+                self.assertEqual(len(seen["names"]), sessions)
+                for name in seen["names"]:
+                    self.assertIn("DataHUB", name, "is read out all the same")
 
 
 if __name__ == "__main__":
