@@ -14,12 +14,17 @@ import { projectsView } from "./projects.js";
 import { chooserView, loginView, renderChips, renderSessionBar, takeRememberedRoute } from "./sessions.js";
 import { mayDiscard } from "./unsaved.js";
 
+/** Where no setting helps: only a gateway that is tried out on one machine is reached by http. */
+const WEBKIT = location.protocol === "http:"
+  ? " Safari and other browsers made of WebKit keep no secure cookie without https, not even of localhost: use Chromium or Firefox here."
+  : "";
+
 const LOGIN_ERRORS = {
   busy: "Too many people are logging in from your network right now. Please try again in a minute.",
   denied: "You did not allow access at the DataHUB, so you are not logged in.",
   expired: "This login took too long or was used before. Please start again.",
   unavailable: "The DataHUB cannot be reached right now. Please try again in a few minutes.",
-  cookies_blocked: "Your browser blocked the gateway's cookie. Please allow cookies for this site and log in again.",
+  cookies_blocked: `Your browser blocked the gateway's cookie. Please allow cookies for this site and log in again.${WEBKIT}`,
   failed: "The login did not work. Please try again.",
 };
 

@@ -225,6 +225,23 @@ class Demo(Person):
                 for name in seen["names"]:
                     self.assertIn("DataHUB", name, "is read out all the same")
 
+    def test_blocked_cookies_are_explained(self):
+        self.browser.open(f"{self.world.app}?login_error=cookies_blocked")
+        self.browser.find("#banner", "Your browser blocked")
+        is_told = "WebKit" in self.browser.text("#banner")
+        self.assertEqual(is_told, self.world.origin.startswith("http:"), "that WebKit takes https alone")
+
+
+@in_every_engine
+class DemoAtLocalhost(Person):
+    """The demo app at `http://localhost`, as `make demo` starts it."""
+
+    options = {"tls": False}
+
+    def test_that_webkit_keeps_no_cookie_is_explained(self):
+        self.browser.open(f"{self.world.app}?login_error=cookies_blocked")
+        self.browser.find("#banner", "WebKit")
+
 
 if __name__ == "__main__":
     unittest.main()
