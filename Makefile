@@ -106,7 +106,7 @@ deploy-tools:
 # Node comes from npm, too: Debian's is older than the provider wants.
 node-tools:
 	@command -v npm >/dev/null || { $(APT) npm; }
-	@for folder in tests/provider tests/clients; do \
+	@for folder in tests/provider tests/clients tests/browser; do \
 		(cd $$folder && { npm ls --silent >/dev/null 2>&1 || npm ci --silent; }) || exit 1; done
 
 image-tools:

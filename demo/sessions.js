@@ -38,7 +38,7 @@ function sessionFacts({ id, name }, session) {
         el("p", { class: "fine" }, `@${session.user.username} at ${name}`))),
     el("dl", { class: "facts" },
       el("div", {}, el("dt", {}, "Access token expires in"),
-        el("dd", { id: "countdown", role: "timer", "data-datahub": id })),
+        el("dd", { id: "countdown", "data-datahub": id })),
       el("div", {}, el("dt", {}, "Session ends"), el("dd", {}, dateAndTime(session.session_ends_at))),
       el("div", { class: "scopes" }, el("dt", {}, "Scopes"), el("dd", {}, session.scopes.join(" ")))),
     el("div", { class: "actions" },

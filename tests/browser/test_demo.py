@@ -3,6 +3,7 @@
 import unittest
 
 from person import Person
+from world import ROOT
 
 try:
     from compatibility import in_every_engine
@@ -10,6 +11,24 @@ except ImportError:  # As long as Chromium is the only one that is driven.
     def in_every_engine(suite):
         return suite
 
+AXE = ROOT / "tests/browser/node_modules/axe-core/axe.min.js"
+# In every engine; the emulation of a scheme is Chromium's alone.
+SCHEME = """
+    const [scheme] = arguments;
+    for (const { cssRules } of document.styleSheets)
+        for (const { media } of cssRules)
+            if (media?.mediaText.includes("prefers-color-scheme"))
+                media.mediaText = scheme === "dark" ? "(prefers-color-scheme: dark), all" : "(prefers-color-scheme: dark)";
+    document.documentElement.style.colorScheme = scheme;
+    await Promise.allSettled(document.getAnimations().filter((one) => one.effect.getTiming().iterations === 1).map((one) => one.finished));
+"""
+# "moderate" and above; a rule that axe-core cannot decide is a finding of nobody's.
+FINDINGS = """
+    const runOnly = arguments[0] === "dark" ? { runOnly: ["color-contrast"] } : {}; // All that a scheme changes.
+    const { violations } = await axe.run(document, { resultTypes: ["violations"], preload: false, ...runOnly });
+    return violations.filter(({ impact }) => impact !== "minor")
+        .flatMap(({ id, impact, nodes }) => nodes.map(({ target }) => `${id} (${impact}) at ${target}`));
+"""
 KEYS = {"Home": "\ue011", "End": "\ue010", "Left": "\ue012", "Up": "\ue013", "Right": "\ue014", "Down": "\ue015", "Enter": "\ue007",
         "Tab": "\ue004", "Space": " "}
 FOCUS = "const { dataset, textContent } = document.activeElement; return dataset.path ?? textContent"
@@ -26,6 +45,15 @@ PHONE = """
         names: [...header.querySelectorAll(".chip")].map((one) => one.innerText),
         cut: header.querySelector("#logout-all")?.getBoundingClientRect().right > innerWidth,
     };
+"""
+# A commit that does not end.
+STALLED_UPLOAD = """
+    XMLHttpRequest.prototype.send = () => {};
+    const chosen = new DataTransfer();
+    chosen.items.add(new File(["gene"], "stalled.csv"));
+    const input = document.querySelector("#upload-input");
+    input.files = chosen.files;
+    input.dispatchEvent(new Event("change"));
 """
 
 
@@ -48,6 +76,52 @@ class Demo(Person):
     def has_focus(self, wanted):
         """The path of an item of the tree, or an element's text."""
         self.browser.wait(lambda: self.browser.script(FOCUS) == wanted, f"the focus at {wanted}, not at {self.browser.script(FOCUS)}")
+
+    def test_a_checker_finds_nothing_of_weight_in_any_view(self):
+        browser, found = self.browser, []
+
+        def check(view):
+            if not browser.script("return Boolean(window.axe)"):
+                browser.script(AXE.read_text())
+            for scheme in ("light", "dark"):
+                browser.script(SCHEME, scheme)
+                found.extend(f"{view}, {scheme}: {finding}" for finding in browser.script(FINDINGS, scheme))
+
+        browser.open(f"{self.world.app}?login_error=denied")
+        browser.find("#banner")
+        check("logged out, with an error")
+        self.open("#/tuebingen")
+        browser.find(".empty [data-login]")
+        check("logged out, at a DataHUB")
+        self.log_in("freiburg", "joerg")
+        self.log_in()
+        self.open("#/")
+        browser.find('[data-another-account="tuebingen"]')
+        check("sessions")
+        self.open("#/tuebingen")
+        browser.find("#projects [data-project]")
+        check("projects")
+        self.open("#/tuebingen?search=nothing-is-called-so")
+        browser.find("#projects .empty")
+        check("no projects")
+        self.open_project()
+        browser.click('#tree [aria-expanded="false"]')
+        browser.find("#tree li li .item")
+        check("tree")
+        self.open("#/tuebingen/230?path=README.md")
+        browser.find("#edit")
+        check("file")
+        browser.click("#edit")
+        browser.find("#save")
+        check("editor")
+        browser.script(STALLED_UPLOAD)
+        browser.find(".meter:not(.idle)")
+        check("upload")
+        browser.script("return await (await fetch('/arcmanager/api/v1/auth/logout', { method: 'POST' })).text()")
+        browser.click("#refresh")
+        browser.find(".session-bar.ended")
+        check("a session that has ended")
+        self.assertEqual(found, [])
 
     def test_arrow_keys_move_in_the_tree(self):
         self.log_in()
