@@ -82,9 +82,9 @@ impl Upstream {
         Self { address, timeouts, limit, breaker, pool, idle }
     }
 
-    /// Sends one request of `downstream`'s, at a place of `holder`'s, and waits for the head of its answer. An idempotent request that is all in its
-    /// message is sent once more, on a new connection, if a kept connection turns out to be closed before a byte came back;
-    /// no other ever is.
+    /// Sends one request of `downstream`'s, at a place of `holder`'s, and waits for the head of its answer. An idempotent
+    /// request that is all in its message is sent once more, on a new connection, if a kept connection turns out to be closed
+    /// before a byte came back; no other ever is.
     ///
     /// # Errors
     /// [`SendError`]; the connection is closed then.
