@@ -239,8 +239,9 @@ fn serve(stream: &TcpStream, hub: SocketAddr, cases: &[Case]) -> Option<()> {
         let target = text.split(' ').nth(1)?;
         if let Some(number) = target.strip_prefix("/api/v4/evil/") {
             let case = cases.get(number.parse::<usize>().ok()?)?;
-            // The answer comes in two pieces, the second at any place of its first half.
-            let (first, rest) = case.answer.split_at(turn * 7919 % (case.answer.len() / 2 + 1));
+            // The answer comes in two pieces, the second from any place of its first half; never after a whole answer, which
+            // would be a second one that comes too late for anybody to notice.
+            let (first, rest) = case.answer.split_at(turn * 7919 % (case.answer.len() / 2).max(1));
             (&*stream).write_all(first).ok()?;
             thread::sleep(Duration::from_micros((turn * 37 % 500) as u64));
             (&*stream).write_all(rest).ok()?;
