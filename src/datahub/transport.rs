@@ -173,7 +173,7 @@ impl Address {
         Ok(Box::new(tls.inspect_err(|error| self.report_tls(error))?))
     }
 
-    /// Says what is wrong with the TLS there, if it is that; once a minute, since the proxy tries once a second.
+    /// Says what is wrong with the TLS there, if it is that; once a minute, since the proxy tries again and again.
     fn report_tls(&self, error: &io::Error) {
         let is_tls = error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>);
         if is_tls && self.memory.tls_reported.is_due(REPORT_INTERVAL, Instant::now()) {

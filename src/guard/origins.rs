@@ -78,8 +78,11 @@ impl TrustedOrigins {
             Err(Several) => return Opener::Other,
         };
         let is_page = mode == Some(b"navigate") && dest == Some(b"document");
+        // A service worker of the app passes a navigation on without its destination.
+        let is_passed_on = mode == Some(b"navigate") && dest == Some(b"empty");
         match site {
             Some(b"same-origin" | b"none") if is_page => Opener::Own,
+            Some(b"same-origin") if is_passed_on => Opener::Own,
             Some(b"same-site") if is_page => {
                 let referer = only("referer").unwrap_or_default();
                 let dev = self.dev.iter().find(|dev| is_page_of(dev, referer)).or(self.dev.first());
@@ -279,6 +282,12 @@ pub(super) mod tests {
             (link("none").to_vec(), Opener::Own, Opener::Own),
             (link("cross-site").to_vec(), Opener::Other, Opener::Other),
             (script.to_vec(), Opener::Other, Opener::Other),
+            ([script[0], ("sec-fetch-mode", "navigate"), script[2]].to_vec(), Opener::Own, Opener::Own),
+            (
+                [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), script[2]].to_vec(),
+                Opener::Other,
+                Opener::Other,
+            ),
             (same_site.to_vec(), Opener::Other, Opener::Dev(first)),
             ([&same_site[..], &from("https://app.example.test:5174/a")].concat(), Opener::Other, Opener::Dev(second)),
             ([&same_site[..], &from("https://app.example.test:51741/a")].concat(), Opener::Other, Opener::Dev(first)),
