@@ -4,6 +4,7 @@ SHELL := bash
 CARGO_DENY := 0.20.2
 CARGO_MUTANTS := 27.1.0
 ENVOY := 1.40.0
+GECKODRIVER := 0.37.1
 
 help: ## list these
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t14
@@ -96,8 +97,10 @@ python-tools:
 		python3 -m venv .tools/python && $(PYTHON) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt \
 		&& cp tests/requirements.txt .tools/python/; }
 
-browser-tools:
-	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { $(APT) chromium chromium-driver; }
+browser-tools: deploy-tools geckodriver
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v firefox-esr >/dev/null \
+		&& command -v WebKitWebDriver >/dev/null && command -v Xvfb >/dev/null && ls /usr/lib/*/webkit2gtk-4.1/MiniBrowser >/dev/null 2>&1 \
+		|| { $(APT) chromium chromium-driver firefox-esr webkit2gtk-driver libwebkit2gtk-4.1-0 xvfb; }
 
 deploy-tools:
 	@command -v nginx >/dev/null && command -v haproxy >/dev/null && command -v openssl >/dev/null \
@@ -129,9 +132,14 @@ cargo-deny:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_DENY) cargo-deny
 
+geckodriver:
+	@.tools/bin/geckodriver --version 2>/dev/null | grep -q '^geckodriver $(GECKODRIVER) ' \
+		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_TARGET_DIR=.tools/target \
+		   cargo install --locked --quiet --root .tools --version $(GECKODRIVER) geckodriver
+
 cargo-mutants:
 	@.tools/bin/cargo-mutants mutants --version 2>/dev/null | grep -q ' $(CARGO_MUTANTS)$$' \
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_MUTANTS) cargo-mutants
 
-.PHONY: help demo test quick check long storm bench bench-peers bench-check bench-record bench-build bench-counted release image advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools fuzz-target cargo-deny cargo-mutants
+.PHONY: help demo test quick check long storm bench bench-peers bench-check bench-record bench-build bench-counted release image advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools fuzz-target cargo-deny cargo-mutants geckodriver

@@ -1,39 +1,75 @@
-"""A person in Chromium: what every test of the browser does."""
+"""A person in a browser: what every test of the browsers does."""
 
+import atexit
+import functools
 import unittest
 
 from webdriver import Browser
 from world import World
 
+API = "/arcmanager/api/v1"
+OURS = "__Host-Http-"
+
+
+@functools.cache
+def shared_world(**options):
+    """One world for all tests that want it so, in whichever engine."""
+    world = World(tls=True, **options)
+    atexit.register(world.close)
+    return world
+
 
 class Person(unittest.TestCase):
-    """Each test begins with an empty browser; the world is one for all of a class."""
+    """Each test begins with an empty browser. `engine` comes by `in_every_engine`."""
 
-    apart = False  # See World.
+    engine = None
+    options = {}  # See World.
 
     @classmethod
     def setUpClass(cls):
-        cls.world = World(apart=cls.apart)
-        cls.addClassCleanup(cls.world.close)
+        cls.world = shared_world(**cls.options)
 
-    def setUp(self):
-        self.browser = self.start_browser()
+    @functools.cached_property
+    def browser(self):
+        return self.start_browser()
 
-    def start_browser(self, **preferences):
-        browser = Browser(**preferences)
+    def start_browser(self, **options):
+        browser = Browser(self.engine, **options)
         self.addCleanup(browser.close)
         return browser
 
-    def go_to_sign_in(self, datahub="tuebingen", world=None):
-        self.browser.open((world or self.world).app)
+    def go_to_sign_in(self, datahub="tuebingen"):
+        self.browser.open(self.world.app)
         self.browser.click(f'[data-login="{datahub}"]')
         self.browser.find("#sign-in-testuser")
 
-    def log_in(self, datahub="tuebingen", user="testuser", world=None):
-        self.go_to_sign_in(datahub, world)
+    def log_in(self, datahub="tuebingen", user="testuser"):
+        self.go_to_sign_in(datahub)
         self.browser.click(f"#sign-in-{user}")
         self.browser.find(f'[data-session="{datahub}"]')
 
+    def is_in(self, *datahubs):
+        """Whether this browser has exactly these sessions, in an app that complains of nothing."""
+        for datahub in datahubs:
+            self.browser.find(f'[data-session="{datahub}"]')
+        self.assertEqual(self.sessions(), sorted(datahubs))
+        self.assertTrue(self.browser.script("return document.querySelector('#banner').hidden"), "the app complains")
+        self.assertNotIn("login_error", self.browser.address())
+
     def sessions(self):
-        answer = self.browser.script("return await (await fetch('/arcmanager/api/v1/auth/session')).json()")
+        answer = self.browser.script(f"return await (await fetch('{API}/auth/session')).json()")
         return [session["datahub"] for session in answer["sessions"]]
+
+    def cookies(self):
+        """What this browser sends with a call of the page, by name: all that it holds for the gateway."""
+        self.sessions()
+        sent = self.world.front.asked("GET", "/auth/session")[-1].fields.get("cookie", "")
+        return dict(cookie.split("=", 1) for cookie in sent.split("; ") if cookie)
+
+    def page(self, path, text, kind="text/html", **fields):
+        """Another application's page, at every site and below the gateway's `/other/`."""
+        self.world.sites.pages[path] = (kind, text, fields)
+        self.addCleanup(self.world.sites.pages.pop, path)
+
+    def revocations(self):
+        return len(self.world.wires["tuebingen"].asked("POST", "/oauth/revoke"))

@@ -6,7 +6,7 @@ from world import ROOT, World
 
 
 def main():
-    world, browser = World(), Browser()
+    world, browser = World(), Browser("chromium")
     try:
         for datahub, user in [("freiburg", "joerg"), ("tuebingen", "testuser")]:
             browser.open(world.app)

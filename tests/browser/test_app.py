@@ -1,13 +1,13 @@
-"""A person, in Chromium, in front of the demo app, the gateway and two DataHUBs."""
+"""A person in front of the demo app, the gateway and two DataHUBs."""
 
-import json
+import re
 import tempfile
 import time
 import unittest
 from pathlib import Path
 
-from person import Person
-from world import World
+from compatibility import in_every_engine
+from person import OURS, Person
 
 # What a script of the page can get hold of, short of the answers it is given.
 WITHIN_REACH = """
@@ -16,9 +16,12 @@ WITHIN_REACH = """
         document.documentElement.outerHTML, performance.getEntries().map((entry) => entry.name)])"""
 
 
+@in_every_engine
 class App(Person):
-    def open_project(self, datahub="tuebingen", world=None):
-        self.browser.open(f"{(world or self.world).app}#/{datahub}/230")
+    """The demo app."""
+
+    def open_project(self, datahub="tuebingen"):
+        self.browser.open(f"{self.world.app}#/{datahub}/230")
         self.browser.find('#tree [data-path="README.md"]')
 
     def test_logs_in_by_clicking_and_sees_projects_page_by_page(self):
@@ -34,7 +37,7 @@ class App(Person):
         self.assertRegex(browser.text("#countdown"), r"\d+:\d\d")
 
     def test_edits_a_file_and_uploads_one(self):
-        browser, words = self.browser, f"Written in Chromium at {time.time()}\n"
+        browser, words = self.browser, f"Written in {self.engine} at {time.time()}\n"
         self.log_in()
         self.open_project()
         browser.click('#tree [data-path="README.md"]')
@@ -48,9 +51,7 @@ class App(Person):
             file.write(b"gene,fold\n" * 20_000)
             file.flush()
             name = Path(file.name).name
-            # The input is behind a styled label: chromedriver types a path into it all the same.
-            element = browser.script("return document.querySelector('#upload-input')")
-            browser._send("POST", f"/element/{list(element.values())[0]}/value", {"text": file.name})
+            browser.choose_file("#upload-input", file.name)
             browser.find(f'#tree [data-path="{name}"]')
         self.assertEqual(self.world.file("tuebingen", 230, name), b"gene,fold\n" * 20_000)
 
@@ -89,21 +90,24 @@ class App(Person):
         self.assertNotIn("login_error", browser.script("return location.href"))
 
     def test_no_script_can_see_a_token_or_a_session_cookie(self):
-        browser = self.browser
+        browser, before = self.browser, len(self.world.front.answered)
         self.log_in()
         self.open_project()
         browser.click('#tree [data-path="README.md"]')
         browser.find("#edit")
         browser.click("#refresh")
-        cookies = {name: cookie for name, cookie in browser.cookies().items() if name.startswith("__Host-Http-")}
-        self.assertEqual(set(cookies), {"__Host-Http-session-tuebingen", "__Host-Http-sid-tuebingen", "__Host-Http-login"})
-        # A login's own cookie comes back from the DataHUB; what is left of it says that the login has ended.
-        self.assertEqual(cookies.pop("__Host-Http-login")["sameSite"], "Lax")
-        for cookie in cookies.values():
-            self.assertEqual((cookie["httpOnly"], cookie["secure"], cookie["sameSite"], cookie["path"]), (True, True, "Strict", "/"))
-        secrets = self.world.secrets() + [cookie["value"] for cookie in cookies.values()]
+        cookies = {name: value for name, value in self.cookies().items() if name.startswith(OURS)}
+        self.assertEqual(set(cookies), {f"{OURS}session-tuebingen", f"{OURS}sid-tuebingen", f"{OURS}login"})
+        answered = bytes(self.world.front.answered[before:]).decode("utf-8", "replace")
+        for name, attributes in re.findall(rf"(?im)^set-cookie: ({OURS}[a-z-]+)=[^;]*; *(.*?)\r$", answered):
+            attributes = set(attributes.lower().split("; "))
+            # A login's own cookie comes back from the DataHUB; what is left of it says that the login has ended.
+            self.assertLessEqual({"httponly", "secure", "path=/", f"samesite={'lax' if name.endswith('login') else 'strict'}"}, attributes)
+        del cookies[f"{OURS}login"]
+        secrets = self.world.secrets() + list(cookies.values())
         self.assertGreater(len(secrets), 6)
-        within_reach = browser.script(WITHIN_REACH) + self.answers()
+        # Every answer as it came in; scripts do not see this field.
+        within_reach = browser.script(WITHIN_REACH) + re.sub(r"(?im)^set-cookie: .*$", "", answered)
         self.assertIn("README.md", within_reach)
         for secret in secrets:
             self.assertNotIn(secret, within_reach)
@@ -119,16 +123,22 @@ class App(Person):
         self.browser.click('#tree [data-path="README.md"]')
         self.browser.find("#edit")
         # The DataHUB's own page asks for an icon that is not there; that is its affair.
-        told = [entry for entry in self.browser.log("browser") if entry["level"] in ("SEVERE", "WARNING")]
-        self.assertEqual([entry["message"] for entry in told if self.world.origin in entry["message"]], [])
+        self.assertEqual([line for line in self.browser.complaints() if self.world.origin in line], [])
+
+
+@in_every_engine
+class Expiry(Person):
+    """The demo app, with access tokens of four seconds."""
+
+    options = {"token_lifetime_s": 4}
+
+    def session(self):
+        return self.cookies()[f"{OURS}session-tuebingen"]
 
     def test_works_on_while_the_token_is_renewed_again_and_again(self):
-        world = World(token_lifetime_s=4)
-        self.addCleanup(world.close)
         browser = self.browser
-        self.log_in(world=world)
-        cookie = lambda: browser.cookies()["__Host-Http-session-tuebingen"]["value"]
-        first = cookie()
+        self.log_in()
+        first = self.session()
         for _ in range(3):
             # Stale by now; the call goes round by a 307, its body with it.
             time.sleep(3.2)
@@ -139,15 +149,13 @@ class App(Person):
             self.assertEqual(status[0], [200, True])
             self.assertEqual(status[1], [200, True])
             self.assertLess(status[2][0], 500)
-        self.assertNotEqual(cookie(), first)
+        self.assertNotEqual(self.session(), first)
 
     def test_three_tabs_of_forty_calls_lose_none_while_tokens_expire_under_them(self):
-        world = World(token_lifetime_s=4)
-        self.addCleanup(world.close)
         browser = self.browser
-        self.log_in(world=world)
-        first = browser.cookies()["__Host-Http-session-tuebingen"]["value"]
-        tabs = browser.tabs(3, world.app)
+        self.log_in()
+        first = self.session()
+        tabs = browser.tabs(3, self.world.app)
         for tab in tabs:
             browser.switch(tab)
             browser.script("""
@@ -165,37 +173,19 @@ class App(Person):
             answers += browser.script("return await window.storm")
         self.assertEqual([status for status, _ in answers], [201] * 120)
         self.assertTrue(any(redirected for _, redirected in answers), "no token expired")
-        self.assertNotEqual(browser.cookies()["__Host-Http-session-tuebingen"]["value"], first)
+        self.assertNotEqual(self.session(), first)
 
     def test_forty_megabytes_over_a_slow_link_are_sent_again(self):
-        world = World(token_lifetime_s=4)
-        self.addCleanup(world.close)
         browser = self.browser
-        self.log_in(world=world)
-        browser.cdp("Network.enable")
-        browser.cdp("Network.emulateNetworkConditions", offline=False, latency=20, downloadThroughput=-1, uploadThroughput=16 << 20)
+        self.log_in()
+        self.world.front.bytes_per_second = 16 << 20
+        self.addCleanup(setattr, self.world.front, "bytes_per_second", None)
         time.sleep(3.2)
         answer = browser.script("""
             const target = "/arcmanager/api/v1/datahubs/tuebingen/api/v4/projects/230/packages/generic/p/1/forty.bin";
             const answer = await fetch(target, { method: "PUT", body: new Blob([new Uint8Array(40 << 20)]) });
             return [answer.status, answer.redirected, (await answer.json()).size]""")
         self.assertEqual(answer, [201, True, 40 << 20])
-
-    def answers(self):
-        """Head and body of every answer that the page has fetched, as DevTools has them."""
-        seen = ""
-        for entry in self.browser.log("performance"):
-            message = json.loads(entry["message"])["message"]
-            if message["method"] != "Network.responseReceived" or "/api/v1/" not in message["params"]["response"]["url"]:
-                continue
-            response = message["params"]["response"]
-            # The network's own view has Set-Cookie; a script's does not.
-            seen += json.dumps({name: value for name, value in response["headers"].items() if name.lower() != "set-cookie"})
-            try:
-                seen += self.browser.cdp("Network.getResponseBody", requestId=message["params"]["requestId"])["body"]
-            except Exception:  # Of a navigation, or gone with its page.
-                pass
-        return seen
 
 
 if __name__ == "__main__":

@@ -1,57 +1,77 @@
-"""A small W3C WebDriver client: one headless Chromium, driven through Debian's chromedriver."""
+"""A small W3C WebDriver client of Chromium, Firefox and WebKit.
 
+Debian has the three: Chromium and its chromedriver, Firefox (geckodriver is a crate), and WebKit as WebKitGTK's MiniBrowser
+with its WebKitWebDriver. What they differ in stands at the end, once for each.
+"""
+
+import atexit
 import base64
 import json
+import os
+import pathlib
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
 
-PATIENCE_S = 15
+PATIENCE_S = 20
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # WebDriver, section 12.3
-ARGUMENTS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-             "--disable-background-networking", "--disable-component-update", "--window-size=1280,860"]
+TOOLS = pathlib.Path(__file__).resolve().parents[2] / ".tools" / "bin"
 
 
 class Browser:
-    def __init__(self, **preferences):
-        chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-        if not chromium or not driver:
-            raise SystemExit("The browser tests need Chromium and its driver: apt-get install chromium chromium-driver")
-        self.folder = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
-        self.base = f"http://127.0.0.1:{self._start(driver)}/session"
-        options = {"binary": chromium, "args": [*ARGUMENTS, f"--user-data-dir={self.folder.name}"], "prefs": preferences}
-        logs = {"browser": "ALL", "performance": "ALL"}
-        wanted = {"alwaysMatch": {"goog:chromeOptions": options, "goog:loggingPrefs": logs}}
+    """A browser that knows nobody. `cookies` is what it takes: `all`, `first-party` or `none`. With a `folder` it lives on there.
+
+    One that `goes_back` may be sent back and forward: WebKit's driver loses a page that comes back into another process, so
+    WebKit then does not heed Cross-Origin-Opener-Policy, which asks for one.
+    """
+
+    def __init__(self, engine, cookies="all", private=False, folder=None, goes_back=False):
+        self.engine = engine
+        self.temporary = None if folder else tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
+        self.folder = pathlib.Path(folder or self.temporary.name)
+        self.downloads = self.folder / "downloads"
+        self.downloads.mkdir(exist_ok=True)
+        self.driver = None
         try:
-            self.base += "/" + self._send("POST", "", {"capabilities": wanted})["sessionId"]
+            command, capabilities, environment = STARTS[engine](self.folder, cookies, private, goes_back)
+            self.base = f"http://127.0.0.1:{self._start(command, environment)}/session"
+            capabilities = {"acceptInsecureCerts": True, "pageLoadStrategy": "normal", **capabilities}
+            self.base += "/" + self._send("POST", "", {"capabilities": {"alwaysMatch": capabilities}})["sessionId"]
+            self._send("POST", "/window/rect", {"width": 1280, "height": 960})
         except BaseException:
             self.close()
             raise
 
-    def _start(self, driver):
-        """The port of a driver that runs. It ends by itself where the port it found free for IPv4 is taken for IPv6."""
+    def _start(self, command, environment):
+        """The port of a driver that runs. One ends by itself where the port that was free is taken by now."""
         for _ in range(5):
-            self.driver = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            for line in self.driver.stdout:
-                if found := re.search(r"successfully on port (\d+)", line):
-                    return found[1]
-            self.driver.wait()
-            self.driver.stdout.close()
-        raise SystemExit("chromedriver does not start: run `chromedriver --port=0` to see why")
+            port = free_port()
+            command = [*command, f"--port={port}"]
+            self.driver = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            end = time.monotonic() + PATIENCE_S
+            while self.driver.poll() is None and time.monotonic() < end:
+                try:
+                    socket.create_connection(("127.0.0.1", port), 1).close()
+                    return port
+                except OSError:
+                    time.sleep(0.02)
+        raise SystemExit(f"this does not start: {' '.join(map(str, command))}")
 
     def close(self):
         try:
             self._send("DELETE", "")
-        except OSError:
-            pass  # Chromium is gone already.
-        self.driver.terminate()
-        self.driver.wait()
-        self.driver.stdout.close()
-        self.folder.cleanup()
+        except (OSError, AttributeError, DriverError):
+            pass  # It is gone already, or never was there.
+        if self.driver:
+            self.driver.terminate()
+            self.driver.wait()
+        if self.temporary:
+            self.temporary.cleanup()
 
     def open(self, url):
         self._send("POST", "/url", {"url": url})
@@ -70,29 +90,47 @@ class Browser:
 
     def tabs(self, count, url):
         """So many tabs with the same page, the present one among them."""
-        tabs = [self._send("GET", "/window")]
+        tabs = [self.tab()]
         while len(tabs) < count:
             tabs.append(self._send("POST", "/window/new", {"type": "tab"})["handle"])
             self.switch(tabs[-1])
             self.open(url)
         return tabs
 
+    def tab(self):
+        return self._send("GET", "/window")
+
+    def all_tabs(self):
+        return self._send("GET", "/window/handles")
+
     def switch(self, tab):
         self._send("POST", "/window", {"handle": tab})
 
+    def close_tab(self):
+        self._send("DELETE", "/window")
+
     def script(self, code, *arguments):
+        """What the code returns; it may `await`."""
+        code = f"return (async () => {{\n{code}\n}})()"
         return self._send("POST", "/execute/sync", {"script": code, "args": arguments})
 
     def cdp(self, command, **parameters):
+        """Chromium's own protocol."""
         return self._send("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def cookies(self):
         """All cookies of the page, those that no script can read as well."""
         return {cookie["name"]: cookie for cookie in self._send("GET", "/cookie")}
 
-    def log(self, kind):
-        """What came since the last call: `browser` is the console, `performance` the events of the network."""
-        return self._send("POST", "/se/log", {"type": kind})
+    def complaints(self):
+        """Warnings and errors of the console since the last call, each a line."""
+        return CONSOLES[self.engine](self)
+
+    def downloaded(self):
+        """What has been saved whole, by name."""
+        partial = (".crdownload", ".part", ".wkdownload", ".tmp")
+        files = [file for file in self.downloads.iterdir() if file.suffix not in partial and not file.name.startswith(".")]
+        return {file.name: file.read_bytes() for file in files}
 
     def screenshot(self):
         return base64.b64decode(self._send("GET", "/screenshot"))
@@ -112,6 +150,11 @@ class Browser:
     def type(self, selector, text):
         self._send("POST", f"/element/{self.find(selector)}/value", {"text": text})
 
+    def choose_file(self, selector, path):
+        """Types a path into an input that may be hidden behind a styled label."""
+        element = self.script("return document.querySelector(arguments[0])", selector)
+        self._send("POST", f"/element/{element[ELEMENT]}/value", {"text": str(path)})
+
     def text(self, selector):
         return self.script("const one = document.querySelector(arguments[0]); return one.value ?? one.textContent", selector)
 
@@ -122,7 +165,7 @@ class Browser:
                 if found := look():
                     return found
             except DriverError as error:
-                if "stale element" not in str(error) and "no such window" not in str(error):
+                if not re.search(PASSING, str(error)):
                     raise
             time.sleep(0.05)
         seen = self.script("return location.href + '\\n' + document.body.innerText")
@@ -140,4 +183,122 @@ class Browser:
 
 
 class DriverError(Exception):
-    """What chromedriver refused."""
+    """What a driver refused."""
+
+
+class Unable(Exception):
+    """What an engine, as it is driven here, has no way to do."""
+
+
+# What a driver says while one page gives way to the next.
+PASSING = "stale element|no such window|detached|javascript error|unloaded|aborted by navigation|no such frame"
+
+
+# How each starts: its driver, its capabilities, its environment.
+
+def start_chromium(folder, cookies, private, _):
+    chromium, driver = need("chromium"), need("chromedriver")
+    arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+                 "--disable-background-networking", "--disable-component-update", "--window-size=1280,860",
+                 # A certificate that was waved through keeps service workers and the cache out.
+                 "--ignore-certificate-errors", f"--user-data-dir={folder}/profile"]
+    preferences = {"download.default_directory": f"{folder}/downloads", "download.prompt_for_download": False,
+                   "plugins.always_open_pdf_externally": False}
+    if cookies == "first-party":
+        preferences |= {"profile.block_third_party_cookies": True, "profile.cookie_controls_mode": 1}
+    if cookies == "none":
+        preferences |= {"profile.default_content_setting_values.cookies": 2}
+    options = {"binary": chromium, "args": arguments + ["--incognito"] * private, "prefs": preferences}
+    return [driver], {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}, {}
+
+
+def start_firefox(folder, cookies, private, _):
+    firefox, driver = need("firefox-esr"), need("geckodriver")
+    preferences = {"browser.download.folderList": 2, "browser.download.dir": f"{folder}/downloads",
+                   "browser.download.manager.showWhenStarting": False, "browser.privatebrowsing.autostart": private,
+                   "network.cookie.cookieBehavior": {"all": 5, "first-party": 1, "none": 2}[cookies]}
+    arguments = ["-headless", "-profile", f"{folder}/profile"]
+    (folder / "profile").mkdir(exist_ok=True)
+    options = {"binary": firefox, "args": arguments, "prefs": preferences}
+    # Only so can the console be read.
+    return [driver, "--allow-system-access", "--websocket-port=0"], {"moz:firefoxOptions": options}, {"HOME": str(folder)}
+
+
+def start_webkit(folder, cookies, private, goes_back):
+    driver = need("WebKitWebDriver")
+    browser = next(iter(sorted(pathlib.Path("/usr/lib").glob("*/webkit2gtk-4.1/MiniBrowser"))), None)
+    if not browser:
+        raise SystemExit("The browser tests need WebKit's MiniBrowser: apt-get install libwebkit2gtk-4.1-0")
+    (folder / ".config").mkdir(exist_ok=True)
+    (folder / ".config/user-dirs.dirs").write_text(f'XDG_DOWNLOAD_DIR="{folder}/downloads"\n')
+    policy = {"all": "always", "first-party": "no-third-party", "none": "never"}[cookies]
+    arguments = ["--automation", f"--cookies-policy={policy}", "--javascript-can-open-windows-automatically=true",
+                 *["--private"] * private, *["--features=!CrossOriginOpenerPolicy"] * goes_back]
+    options = {"binary": str(browser), "args": arguments}
+    environment = {"DISPLAY": display(), "GDK_BACKEND": "x11", "HOME": str(folder), "XDG_CONFIG_HOME": f"{folder}/.config",
+                   "XDG_DATA_HOME": f"{folder}/data", "XDG_CACHE_HOME": f"{folder}/cache"}
+    return [driver], {"webkitgtk:browserOptions": options}, environment
+
+
+STARTS = {"chromium": start_chromium, "firefox": start_firefox, "webkit": start_webkit}
+ENGINES = list(STARTS)
+
+
+def need(program):
+    found = shutil.which(program, path=f"{TOOLS}:{os.environ['PATH']}")
+    if not found:
+        raise SystemExit(f"The browser tests need {program}: make browser-tools")
+    return found
+
+
+def display():
+    """A screen without a monitor, one for as long as the tests run: WebKitGTK draws nowhere else."""
+    global _xvfb
+    if not _xvfb:
+        read, write = os.pipe()
+        process = subprocess.Popen([need("Xvfb"), "-displayfd", str(write), "-screen", "0", "1400x1000x24", "-nolisten", "tcp"],
+                                   pass_fds=[write], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        os.close(write)
+        with os.fdopen(read) as told:
+            _xvfb = process, f":{told.readline().strip()}"
+        atexit.register(end, process)
+    return _xvfb[1]
+
+
+def end(process):
+    process.terminate()
+    process.wait()
+
+
+_xvfb = None
+
+
+# What each has in its console.
+
+def console_of_chromium(browser):
+    told = browser._send("POST", "/se/log", {"type": "browser"})
+    return [entry["message"] for entry in told if entry["level"] in ("SEVERE", "WARNING")]
+
+
+def console_of_firefox(browser):
+    """That of the whole browser; its own windows have theirs in it, too."""
+    browser._send("POST", "/moz/context", {"context": "chrome"})
+    try:
+        return browser.script("""
+            const told = Services.console.getMessageArray().filter((one) => one instanceof Ci.nsIScriptError);
+            Services.console.reset();
+            return told.map((one) => `${one.sourceName}: ${one.errorMessage}`)""")
+    finally:
+        browser._send("POST", "/moz/context", {"context": "content"})
+
+
+def console_of_webkit(_):
+    raise Unable("WebKit writes the console of a private session nowhere, and one that is driven always is private")
+
+
+CONSOLES = {"chromium": console_of_chromium, "firefox": console_of_firefox, "webkit": console_of_webkit}
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]

@@ -1,65 +1,80 @@
 """What stands behind the page: two test DataHUBs and the gateway, as `make demo` starts them, on free ports.
 
-The gateway reaches the DataHUBs through a wire that keeps what passes, so that the tests know the real tokens.
+The gateway reaches the DataHUBs through a wire that keeps what passes, so that the tests know the real tokens. With `tls`
+the nginx that we ship stands in front, and between the two is another wire: it has what the browsers send, and what they get.
 """
 
+import collections
 import os
 import re
 import secrets
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests/deploy"))
+
+from fronts import start_nginx  # noqa: E402
+from machine import Machine  # noqa: E402
+
 BIN = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug"
 NAMES = {"tuebingen": "DataHUB Tübingen", "freiburg": "DataHUB Freiburg"}
+HOST = "gateway.localhost"
 
 
 class World:
-    def __init__(self, token_lifetime_s=600, apart=False, **environment):
-        """`apart`: the gateway and the DataHUBs are three sites, as far as a browser can tell."""
+    def __init__(self, token_lifetime_s=600, tls=False, **environment):
+        """With `tls` the gateway, the DataHUBs and all `sites` are sites of their own, as far as a browser can tell."""
         missing = [name for name in ("arcmanager-gateway", "datahub") if not (BIN / name).exists()]
         if missing:
             raise SystemExit(f"{BIN} lacks {' and '.join(missing)}: cargo build -p arcmanager-gateway -p datahub")
-        self.processes, self.wires, self.client_secrets = [], {}, []
+        self.machine, self.processes, self.wires, self.client_secrets = Machine(), [], {}, []
         self.log = tempfile.TemporaryFile()
+        self.sites = self.front = None
         try:
-            self._start(token_lifetime_s, apart, environment)
+            self._start(token_lifetime_s, tls, environment)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, token_lifetime_s, apart, more):
+    def _start(self, token_lifetime_s, tls, more):
         self.session_key = make_key()
         port = free_port()
-        self.host = f"{'gateway.' if apart else ''}localhost:{port}"
-        self.origin = f"http://{self.host}"
+        self.host = f"{HOST if tls else 'localhost'}:{free_port() if tls else port}"
+        self.origin = f"{'https' if tls else 'http'}://{self.host}"
         self.app = f"{self.origin}/arcmanager/app/"
         environment = {
             "RUST_LOG": "trace",  # The log is searched for secrets.
             "GATEWAY__SERVER__LISTEN": f"127.0.0.1:{port}",
             "GATEWAY__SERVER__PUBLIC_URL": self.origin,
+            "GATEWAY__SERVER__TRUSTED_PROXIES": "127.0.0.1",
             "GATEWAY__SESSION__KEYS": self.session_key,
             "GATEWAY__SESSION__REMEMBER": "1s",
         }
         for datahub, name in NAMES.items():
             secret = secrets.token_hex(32)  # As GitLab makes them.
             address = f"127.0.0.1:{free_port()}"
-            url = f"http://{datahub}.localhost:{address.split(':')[1]}" if apart else f"http://{address}"
+            url = f"http://{datahub}.localhost:{address.split(':')[1]}" if tls else f"http://{address}"
             arguments = ["--name", name, "--listen", address, "--public-url", url, "--client-id", "demo",
                          "--token-lifetime", str(token_lifetime_s)]
             process = self._run("datahub", *arguments, stdout=subprocess.PIPE, env={"DATAHUB_CLIENT_SECRET": secret})
             process.stdout.readline()  # It is up.
-            self.wires[datahub] = Wire(f"http://{address}")
+            self.wires[datahub] = Wire(address)
             self.client_secrets.append(secret)
             section = f"GATEWAY__DATAHUBS__{datahub.upper()}__"
             environment |= {f"{section}URL": url, f"{section}CONNECT": self.wires[datahub].address,
                             f"{section}CLIENT_SECRET": secret}
         gateway = self._run("arcmanager-gateway", "--config", "config/demo.toml", stdout=self.log, env=environment | more)
+        if tls:
+            self.front, self.sites = Wire(f"127.0.0.1:{port}"), Sites()
+            start_nginx(self.machine, int(self.host.split(":")[1]), self.front.address, HOST, others=self.sites.address)
         for _ in range(100):
             if gateway.poll() is not None:
                 break
@@ -78,9 +93,15 @@ class World:
             process.wait()
             if process.stdout:
                 process.stdout.close()
-        for wire in self.wires.values():
-            wire.close()
+        self.machine.close()
+        for one in [*self.wires.values(), self.front, self.sites]:
+            if one:
+                one.close()
         self.log.close()
+
+    def site(self, name):
+        """The origin of another site, or with a name below `gateway` that of a sibling."""
+        return f"https://{name}.localhost:{self.host.split(':')[1]}"
 
     def secrets(self):
         """Every token and client secret so far, and the session key."""
@@ -106,17 +127,27 @@ class World:
         return process
 
 
-class Wire:
-    """Passes bytes between the gateway and one DataHUB, and keeps them."""
+Request = collections.namedtuple("Request", "method target fields")
 
-    def __init__(self, url):
-        self.url = url
+
+class Wire:
+    """Passes bytes to an address and back, and keeps them."""
+
+    def __init__(self, address):
+        self.url = f"http://{address}"
         self.passed = bytearray()
-        self.answers = {}  # Of a path: what is answered here, the DataHUB unasked.
-        self.replaced = {}  # In what the DataHUB writes: one text by another.
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.requests = []  # As they came.
+        self.answered = bytearray()
+        self.answers = {}  # Of a path: what is answered here, the far end unasked. Bytes, or who is given the connection.
+        self.replaced = {}  # In what the far end writes: one text by another.
+        self.bytes_per_second = None
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        threading.Thread(target=self._accept, args=address.split(":"), daemon=True).start()
+
+    def asked(self, method, part):
+        """The requests so far whose target has this part."""
+        return [request for request in self.requests if request.method == method and part in request.target]
 
     def tokens(self):
         """Access and refresh tokens, as the token endpoint gave them out."""
@@ -129,33 +160,86 @@ class Wire:
     def close(self):
         self.listener.close()
 
-    def _accept(self):
-        host, port = self.url.removeprefix("http://").split(":")
+    def _accept(self, host, port):
         while True:
             try:
                 near, _ = self.listener.accept()
                 far = socket.create_connection((host, int(port)))
             except OSError:
                 return  # Closed.
-            for source, target, replaced in ((near, far, {}), (far, near, self.replaced)):
-                threading.Thread(target=self._pump, args=(source, target, replaced), daemon=True).start()
+            threading.Thread(target=self._pump, args=(near, far, self._note, {}), daemon=True).start()
+            threading.Thread(target=self._pump, args=(far, near, self.answered.extend, self.replaced), daemon=True).start()
 
-    def _pump(self, source, target, replaced):
+    def _note(self, piece):
+        # Whoever asks writes a head in one go.
+        head = re.match(rb"([A-Z]+) (\S+) HTTP/1\.1\r\n((?:[^\r\n]+\r\n)*)\r\n", piece)
+        if head:
+            fields = dict(line.decode("latin-1").lower().split(": ", 1) for line in head[3].split(b"\r\n") if b": " in line)
+            cookie = re.search(rb"(?im)^cookie: (.*)\r$", head[3])
+            self.requests.append(Request(head[1].decode(), head[2].decode(), fields | ({"cookie": cookie[1].decode()} if cookie else {})))
+
+    def _pump(self, source, target, note, replaced):
         try:
             while piece := source.recv(65536):
                 self.passed += piece
+                note(piece)
                 for old, new in replaced.items():
                     piece = piece.replace(old, new)
-                # The gateway writes a head in one go.
-                asked = re.match(rb"(?:GET|HEAD) ([^ ?]+)", piece)
+                asked = re.match(rb"[A-Z]+ ([^ ?]+)", piece)
                 if asked and (answer := self.answers.get(asked[1].decode())):
-                    source.sendall(answer)
-                else:
-                    target.sendall(piece)
+                    answer(source) if callable(answer) else source.sendall(answer)
+                    continue
+                target.sendall(piece)
+                if self.bytes_per_second:
+                    time.sleep(len(piece) / self.bytes_per_second)
             target.shutdown(socket.SHUT_WR)
         except OSError:
             source.close()
             target.close()
+
+
+class Sites:
+    """What every host but the gateway's answers, and at the gateway's another application below `/other/`."""
+
+    def __init__(self):
+        self.pages = {}  # Of a path: its type, its text and further fields.
+        self.heard = []  # Of requests: host, path, Origin.
+        sites = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                length = int(self.headers.get("Content-Length", 0))
+                self.rfile.read(length)
+                path = self.path.split("?")[0]
+                sites.heard.append((self.headers["Host"].split(":")[0], path, self.headers.get("Origin")))
+                kind, text, fields = sites.pages.get(path, ("text/html", "<!doctype html><title>blank</title><body>", {}))
+                body = text.encode()
+                self.send_response(200)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                for name, value in fields.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.end_headers()
+                try:
+                    self.wfile.write(body)
+                except ConnectionError:
+                    pass  # Nobody wants it any more.
+
+            do_POST = do_GET
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.address = f"127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
 
 
 def make_key():

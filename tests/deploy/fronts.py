@@ -43,20 +43,29 @@ def start_haproxy(machine, port, upstream):
     return str(certificate)
 
 
-def start_nginx(machine, port, upstream):
-    """nginx with the configuration that we ship, on this port; gives the certificate to trust."""
+def start_nginx(machine, port, upstream, host="localhost", others=None):
+    """nginx with the configuration that we ship, on this port; gives the certificate to trust. `upstream` is a socket's path,
+    or host and port. What `others` answers stands at all other hosts, and below `/other/` at this one."""
     certificate, key = make_certificate(machine)
     machine.write("site.conf", shipped("nginx/arcmanager-gateway.conf", [
         ("    listen 80;\n", f"    listen 127.0.0.1:{free_port()};\n"),
         ("    listen [::]:80;\n", ""),
         ("    listen 443 ssl http2;\n", f"    listen 127.0.0.1:{port} ssl http2;\n"),
         ("    listen [::]:443 ssl http2;\n", ""),
-        ("server_name arcmanager.example.org", "server_name localhost"),
-        ("unix:/run/arcmanager-gateway.sock", f"unix:{upstream}"),
+        ("server_name arcmanager.example.org", f"server_name {host}"),
+        ("unix:/run/arcmanager-gateway.sock", f"unix:{upstream}" if str(upstream).startswith("/") else upstream),
         ("/etc/ssl/arcmanager/fullchain.pem", str(certificate)),
         ("/etc/ssl/arcmanager/privkey.pem", str(key)),
         ("/var/log/nginx/arcmanager-gateway.log", str(machine.path / "nginx-access.log")),
+        *([("    location = / {\n", f"    location /other/ {{ proxy_pass http://{others}; }}\n    location = / {{\n")] if others else []),
     ]))
+    elsewhere = f"""
+        server {{
+            listen 127.0.0.1:{port} ssl http2 default_server;
+            ssl_certificate {certificate};
+            ssl_certificate_key {key};
+            location / {{ proxy_pass http://{others}; proxy_set_header Host $http_host; }}
+        }}""" if others else ""
     # Workers as whoever runs the test: the socket and the folder are theirs.
     user = "user root;" if os.geteuid() == 0 else ""
     temporary = "\n".join(
@@ -68,7 +77,7 @@ def start_nginx(machine, port, upstream):
         pid {machine.path}/nginx.pid;
         error_log {machine.path}/nginx-error.log notice;
         events {{}}
-        http {{ {temporary} include site.conf; }}
+        http {{ {temporary} include site.conf; {elsewhere} }}
     """)
     subprocess.run(["nginx", "-t", "-q", "-p", machine.path, "-c", main], check=True)
     machine.start("nginx", "nginx", "-p", machine.path, "-c", main)
