@@ -4,7 +4,7 @@ import atexit
 import functools
 import unittest
 
-from webdriver import Browser
+from webdriver import Browser, DriverError
 from world import World
 
 API = "/arcmanager/api/v1"
@@ -14,13 +14,31 @@ OURS = "__Host-Http-"
 @functools.cache
 def shared_world(**options):
     """One world for all tests that want it so, in whichever engine."""
-    world = World(tls=True, **options)
+    world = World(**{"tls": True, **options})
     atexit.register(world.close)
     return world
 
 
+def empty_browser(engine):
+    """A browser that knows nobody: the last one, made empty, or one more."""
+    kept = _kept.get(engine)
+    try:
+        if kept and kept.empty():
+            return kept
+    except (OSError, DriverError):
+        pass  # The last test has broken it.
+    if kept:
+        kept.close()
+    _kept[engine] = Browser(engine)
+    return _kept[engine]
+
+
+_kept = {}
+atexit.register(lambda: [browser.close() for browser in _kept.values()])
+
+
 class Person(unittest.TestCase):
-    """Each test begins with an empty browser. `engine` comes by `in_every_engine`."""
+    """Each test has an empty browser. `engine` comes by `in_every_engine`."""
 
     engine = None
     options = {}  # See World.
@@ -31,7 +49,7 @@ class Person(unittest.TestCase):
 
     @functools.cached_property
     def browser(self):
-        return self.start_browser()
+        return empty_browser(self.engine)
 
     def start_browser(self, **options):
         browser = Browser(self.engine, **options)
@@ -40,12 +58,23 @@ class Person(unittest.TestCase):
 
     def go_to_sign_in(self, datahub="tuebingen"):
         self.browser.open(self.world.app)
-        self.browser.click(f'[data-login="{datahub}"]')
+        self.begins_login(lambda: self.browser.click(f'[data-login="{datahub}"]'))
+
+    def begins_login(self, act):
+        """Does what brings a person to a DataHUB's sign-in page."""
+        asked = lambda: [request.status for request in self.world.front.asked("GET", "/auth/login?") if request.status]
+        before = len(asked())
+        act()
+        self.browser.wait(lambda: len(asked()) > before, "the answer to the login")
+        self.assertEqual(asked()[before:], [302], "what the gateway answered to the login")
         self.browser.find("#sign-in-testuser")
 
     def log_in(self, datahub="tuebingen", user="testuser"):
         self.go_to_sign_in(datahub)
         self.browser.click(f"#sign-in-{user}")
+        self.browser.find(f'[data-session="{datahub}"], #banner')
+        complaint = self.browser.script("const banner = document.querySelector('#banner'); return banner.hidden ? '' : banner.innerText")
+        self.assertEqual(complaint, "", "the app complains of the login")
         self.browser.find(f'[data-session="{datahub}"]')
 
     def is_in(self, *datahubs):

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import types
 import urllib.error
 import urllib.request
 
@@ -24,21 +25,23 @@ TOOLS = pathlib.Path(__file__).resolve().parents[2] / ".tools" / "bin"
 
 
 class Browser:
-    """A browser that knows nobody. `cookies` is what it takes: `all`, `first-party` or `none`. With a `folder` it lives on there.
+    """A browser that knows nobody. `cookies` is what it takes: `all`, `first-party` or `none`. With a `folder` it lives on there,
+    and one that `restores` opens the tabs that were open.
 
     One that `goes_back` may be sent back and forward: WebKit's driver loses a page that comes back into another process, so
     WebKit then does not heed Cross-Origin-Opener-Policy, which asks for one.
     """
 
-    def __init__(self, engine, cookies="all", private=False, folder=None, goes_back=False):
+    def __init__(self, engine, cookies="all", private=False, folder=None, goes_back=False, restores=False):
         self.engine = engine
         self.temporary = None if folder else tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
         self.folder = pathlib.Path(folder or self.temporary.name)
         self.downloads = self.folder / "downloads"
         self.downloads.mkdir(exist_ok=True)
         self.driver = None
+        wishes = types.SimpleNamespace(cookies=cookies, private=private, is_kept=bool(folder), goes_back=goes_back, restores=restores)
         try:
-            command, capabilities, environment = STARTS[engine](self.folder, cookies, private, goes_back)
+            command, capabilities, environment = STARTS[engine](self.folder, wishes)
             self.base = f"http://127.0.0.1:{self._start(command, environment)}/session"
             capabilities = {"acceptInsecureCerts": True, "pageLoadStrategy": "normal", **capabilities}
             self.base += "/" + self._send("POST", "", {"capabilities": {"alwaysMatch": capabilities}})["sessionId"]
@@ -65,13 +68,28 @@ class Browser:
     def close(self):
         try:
             self._send("DELETE", "")
-        except (OSError, AttributeError, DriverError):
+        except (OSError, ValueError, AttributeError, DriverError):
             pass  # It is gone already, or never was there.
         if self.driver:
             self.driver.terminate()
             self.driver.wait()
         if self.temporary:
             self.temporary.cleanup()
+
+    def empty(self):
+        """Makes it as it was when it started, where that is possible and quicker than another start. Tells whether it did."""
+        if self.engine not in EMPTIES:
+            return False
+        for file in self.downloads.iterdir():
+            file.unlink()
+        first, *others = self.all_tabs()
+        for tab in others:
+            self.switch(tab)
+            self.close_tab()
+        self.switch(first)
+        self.open("about:blank")
+        EMPTIES[self.engine](self)
+        return True
 
     def open(self, url):
         self._send("POST", "/url", {"url": url})
@@ -109,10 +127,26 @@ class Browser:
     def close_tab(self):
         self._send("DELETE", "/window")
 
+    def switch_to(self, address):
+        """Goes to a tab with such an address, if there is one."""
+        for tab in self.all_tabs():
+            self.switch(tab)
+            if self.address().startswith(address):
+                return True
+        return False
+
     def script(self, code, *arguments):
         """What the code returns; it may `await`."""
         code = f"return (async () => {{\n{code}\n}})()"
         return self._send("POST", "/execute/sync", {"script": code, "args": arguments})
+
+    def privileged(self, code):
+        """A script of Firefox itself."""
+        self._send("POST", "/moz/context", {"context": "chrome"})
+        try:
+            return self.script(code)
+        finally:
+            self._send("POST", "/moz/context", {"context": "content"})
 
     def cdp(self, command, **parameters):
         """Chromium's own protocol."""
@@ -196,7 +230,7 @@ PASSING = "stale element|no such window|detached|javascript error|unloaded|abort
 
 # How each starts: its driver, its capabilities, its environment.
 
-def start_chromium(folder, cookies, private, _):
+def start_chromium(folder, wishes):
     chromium, driver = need("chromium"), need("chromedriver")
     arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
                  "--disable-background-networking", "--disable-component-update", "--window-size=1280,860",
@@ -204,19 +238,21 @@ def start_chromium(folder, cookies, private, _):
                  "--ignore-certificate-errors", f"--user-data-dir={folder}/profile"]
     preferences = {"download.default_directory": f"{folder}/downloads", "download.prompt_for_download": False,
                    "plugins.always_open_pdf_externally": False}
-    if cookies == "first-party":
+    if wishes.cookies == "first-party":
         preferences |= {"profile.block_third_party_cookies": True, "profile.cookie_controls_mode": 1}
-    if cookies == "none":
+    if wishes.cookies == "none":
         preferences |= {"profile.default_content_setting_values.cookies": 2}
-    options = {"binary": chromium, "args": arguments + ["--incognito"] * private, "prefs": preferences}
+    arguments += [*["--incognito"] * wishes.private, *["--restore-last-session"] * wishes.restores]
+    options = {"binary": chromium, "args": arguments, "prefs": preferences}
     return [driver], {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}, {}
 
 
-def start_firefox(folder, cookies, private, _):
+def start_firefox(folder, wishes):
     firefox, driver = need("firefox-esr"), need("geckodriver")
     preferences = {"browser.download.folderList": 2, "browser.download.dir": f"{folder}/downloads",
-                   "browser.download.manager.showWhenStarting": False, "browser.privatebrowsing.autostart": private,
-                   "network.cookie.cookieBehavior": {"all": 5, "first-party": 1, "none": 2}[cookies]}
+                   "browser.download.manager.showWhenStarting": False, "browser.privatebrowsing.autostart": wishes.private,
+                   "browser.startup.page": 3 if wishes.restores else 0,
+                   "network.cookie.cookieBehavior": {"all": 5, "first-party": 1, "none": 2}[wishes.cookies]}
     arguments = ["-headless", "-profile", f"{folder}/profile"]
     (folder / "profile").mkdir(exist_ok=True)
     options = {"binary": firefox, "args": arguments, "prefs": preferences}
@@ -224,17 +260,16 @@ def start_firefox(folder, cookies, private, _):
     return [driver, "--allow-system-access", "--websocket-port=0"], {"moz:firefoxOptions": options}, {"HOME": str(folder)}
 
 
-def start_webkit(folder, cookies, private, goes_back):
-    driver = need("WebKitWebDriver")
-    browser = next(iter(sorted(pathlib.Path("/usr/lib").glob("*/webkit2gtk-4.1/MiniBrowser"))), None)
-    if not browser:
-        raise SystemExit("The browser tests need WebKit's MiniBrowser: apt-get install libwebkit2gtk-4.1-0")
+def start_webkit(folder, wishes):
+    driver, browser = need("WebKitWebDriver"), need("MiniBrowser")
+    if wishes.is_kept:
+        raise Unable("a WebKit that is driven keeps nothing when it is closed")
     (folder / ".config").mkdir(exist_ok=True)
     (folder / ".config/user-dirs.dirs").write_text(f'XDG_DOWNLOAD_DIR="{folder}/downloads"\n')
-    policy = {"all": "always", "first-party": "no-third-party", "none": "never"}[cookies]
+    policy = {"all": "always", "first-party": "no-third-party", "none": "never"}[wishes.cookies]
     arguments = ["--automation", f"--cookies-policy={policy}", "--javascript-can-open-windows-automatically=true",
-                 *["--private"] * private, *["--features=!CrossOriginOpenerPolicy"] * goes_back]
-    options = {"binary": str(browser), "args": arguments}
+                 *["--private"] * wishes.private, *["--features=!CrossOriginOpenerPolicy"] * wishes.goes_back]
+    options = {"binary": browser, "args": arguments}
     environment = {"DISPLAY": display(), "GDK_BACKEND": "x11", "HOME": str(folder), "XDG_CONFIG_HOME": f"{folder}/.config",
                    "XDG_DATA_HOME": f"{folder}/data", "XDG_CACHE_HOME": f"{folder}/cache"}
     return [driver], {"webkitgtk:browserOptions": options}, environment
@@ -244,8 +279,18 @@ STARTS = {"chromium": start_chromium, "firefox": start_firefox, "webkit": start_
 ENGINES = list(STARTS)
 
 
+def version(engine):
+    """As the engine says it, without what Debian's own updates change."""
+    program = need({"chromium": "chromium", "firefox": "firefox-esr", "webkit": "MiniBrowser"}[engine])
+    environment = {**os.environ, **({"DISPLAY": display()} if engine == "webkit" else {})}
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, env=environment).stdout
+    return re.search(r"\d+(\.\d+)?", said)[0]
+
+
 def need(program):
-    found = shutil.which(program, path=f"{TOOLS}:{os.environ['PATH']}")
+    """The path of a program that `make browser-tools` installs."""
+    folders = [TOOLS, *os.environ["PATH"].split(":"), *pathlib.Path("/usr/lib").glob("*/webkit2gtk-4.1")]
+    found = shutil.which(program, path=":".join(map(str, folders)))
     if not found:
         raise SystemExit(f"The browser tests need {program}: make browser-tools")
     return found
@@ -273,6 +318,17 @@ def end(process):
 _xvfb = None
 
 
+# How one becomes empty again. Firefox takes seconds to start, the others do not.
+
+def empty_firefox(browser):
+    browser.privileged("""
+        await new Promise((onDataDeleted) => Services.clearData.deleteData(Ci.nsIClearDataService.CLEAR_ALL, { onDataDeleted }));
+        Services.console.reset()""")
+
+
+EMPTIES = {"firefox": empty_firefox}
+
+
 # What each has in its console.
 
 def console_of_chromium(browser):
@@ -282,14 +338,10 @@ def console_of_chromium(browser):
 
 def console_of_firefox(browser):
     """That of the whole browser; its own windows have theirs in it, too."""
-    browser._send("POST", "/moz/context", {"context": "chrome"})
-    try:
-        return browser.script("""
-            const told = Services.console.getMessageArray().filter((one) => one instanceof Ci.nsIScriptError);
-            Services.console.reset();
-            return told.map((one) => `${one.sourceName}: ${one.errorMessage}`)""")
-    finally:
-        browser._send("POST", "/moz/context", {"context": "content"})
+    return browser.privileged("""
+        const told = Services.console.getMessageArray().filter((one) => one instanceof Ci.nsIScriptError);
+        Services.console.reset();
+        return told.map((one) => `${one.sourceName}: ${one.errorMessage}`)""")
 
 
 def console_of_webkit(_):

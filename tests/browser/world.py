@@ -1,10 +1,11 @@
 """What stands behind the page: two test DataHUBs and the gateway, as `make demo` starts them, on free ports.
 
-The gateway reaches the DataHUBs through a wire that keeps what passes, so that the tests know the real tokens. With `tls`
-the nginx that we ship stands in front, and between the two is another wire: it has what the browsers send, and what they get.
+The gateway reaches the DataHUBs through a wire that keeps what passes, so that the tests know the real tokens; another one
+stands before it and has what browsers send, and what they get. With `tls` the nginx that we ship stands before that.
 """
 
 import collections
+import dataclasses
 import os
 import re
 import secrets
@@ -30,8 +31,9 @@ HOST = "gateway.localhost"
 
 
 class World:
-    def __init__(self, token_lifetime_s=600, tls=False, **environment):
-        """With `tls` the gateway, the DataHUBs and all `sites` are sites of their own, as far as a browser can tell."""
+    def __init__(self, token_lifetime_s=600, tls=False, dev=False, **environment):
+        """With `tls` the gateway, the DataHUBs and all `sites` are sites of their own, as far as a browser can tell; with `dev`
+        the app is at the `dev` origin, another port of the gateway's host."""
         missing = [name for name in ("arcmanager-gateway", "datahub") if not (BIN / name).exists()]
         if missing:
             raise SystemExit(f"{BIN} lacks {' and '.join(missing)}: cargo build -p arcmanager-gateway -p datahub")
@@ -39,17 +41,19 @@ class World:
         self.log = tempfile.TemporaryFile()
         self.sites = self.front = None
         try:
-            self._start(token_lifetime_s, tls, environment)
+            self._start(token_lifetime_s, tls, dev, environment)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, token_lifetime_s, tls, more):
+    def _start(self, token_lifetime_s, tls, dev, more):
         self.session_key = make_key()
         port = free_port()
-        self.host = f"{HOST if tls else 'localhost'}:{free_port() if tls else port}"
+        self.front = Wire(f"127.0.0.1:{port}")
+        self.host = f"{HOST}:{free_port()}" if tls else f"localhost:{self.front.address.split(':')[1]}"
         self.origin = f"{'https' if tls else 'http'}://{self.host}"
         self.app = f"{self.origin}/arcmanager/app/"
+        self.dev = f"https://{HOST}:{free_port()}" if dev else None
         environment = {
             "RUST_LOG": "trace",  # The log is searched for secrets.
             "GATEWAY__SERVER__LISTEN": f"127.0.0.1:{port}",
@@ -58,6 +62,8 @@ class World:
             "GATEWAY__SESSION__KEYS": self.session_key,
             "GATEWAY__SESSION__REMEMBER": "1s",
         }
+        if dev:
+            environment |= {"GATEWAY__APP__DEV_ORIGINS": self.dev, "GATEWAY__APP__URL": f"{self.dev}/page"}
         for datahub, name in NAMES.items():
             secret = secrets.token_hex(32)  # As GitLab makes them.
             address = f"127.0.0.1:{free_port()}"
@@ -73,8 +79,9 @@ class World:
                             f"{section}CLIENT_SECRET": secret}
         gateway = self._run("arcmanager-gateway", "--config", "config/demo.toml", stdout=self.log, env=environment | more)
         if tls:
-            self.front, self.sites = Wire(f"127.0.0.1:{port}"), Sites()
-            start_nginx(self.machine, int(self.host.split(":")[1]), self.front.address, HOST, others=self.sites.address)
+            self.sites = Sites()
+            start_nginx(self.machine, int(self.host.split(":")[1]), self.front.address, HOST,
+                        others=self.sites.address, others_port=self.dev and int(self.dev.split(":")[2]))
         for _ in range(100):
             if gateway.poll() is not None:
                 break
@@ -127,7 +134,12 @@ class World:
         return process
 
 
-Request = collections.namedtuple("Request", "method target fields")
+@dataclasses.dataclass
+class Request:
+    method: str
+    target: str
+    fields: dict
+    status: int = 0  # Of its answer, once there is one.
 
 
 class Wire:
@@ -167,22 +179,31 @@ class Wire:
                 far = socket.create_connection((host, int(port)))
             except OSError:
                 return  # Closed.
-            threading.Thread(target=self._pump, args=(near, far, self._note, {}), daemon=True).start()
-            threading.Thread(target=self._pump, args=(far, near, self.answered.extend, self.replaced), daemon=True).start()
+            open_requests = collections.deque()
+            for source, target, note, replaced in ((near, far, self._note_request, {}), (far, near, self._note_answer, self.replaced)):
+                threading.Thread(target=self._pump, args=(source, target, note, open_requests, replaced), daemon=True).start()
 
-    def _note(self, piece):
+    def _note_request(self, piece, open_requests):
         # Whoever asks writes a head in one go.
         head = re.match(rb"([A-Z]+) (\S+) HTTP/1\.1\r\n((?:[^\r\n]+\r\n)*)\r\n", piece)
         if head:
             fields = dict(line.decode("latin-1").lower().split(": ", 1) for line in head[3].split(b"\r\n") if b": " in line)
             cookie = re.search(rb"(?im)^cookie: (.*)\r$", head[3])
-            self.requests.append(Request(head[1].decode(), head[2].decode(), fields | ({"cookie": cookie[1].decode()} if cookie else {})))
+            request = Request(head[1].decode(), head[2].decode(), fields | ({"cookie": cookie[1].decode()} if cookie else {}))
+            self.requests.append(request)
+            open_requests.append(request)
 
-    def _pump(self, source, target, note, replaced):
+    def _note_answer(self, piece, open_requests):
+        self.answered += piece
+        head = re.match(rb"HTTP/1\.1 ([2-5]\d\d) ", piece)
+        if head and open_requests:
+            open_requests.popleft().status = int(head[1])
+
+    def _pump(self, source, target, note, open_requests, replaced):
         try:
             while piece := source.recv(65536):
                 self.passed += piece
-                note(piece)
+                note(piece, open_requests)
                 for old, new in replaced.items():
                     piece = piece.replace(old, new)
                 asked = re.match(rb"[A-Z]+ ([^ ?]+)", piece)

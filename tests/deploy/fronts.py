@@ -43,9 +43,9 @@ def start_haproxy(machine, port, upstream):
     return str(certificate)
 
 
-def start_nginx(machine, port, upstream, host="localhost", others=None):
+def start_nginx(machine, port, upstream, host="localhost", others=None, others_port=None):
     """nginx with the configuration that we ship, on this port; gives the certificate to trust. `upstream` is a socket's path,
-    or host and port. What `others` answers stands at all other hosts, and below `/other/` at this one."""
+    or host and port. What `others` answers stands at all other hosts, below `/other/` at this one, and at `others_port`."""
     certificate, key = make_certificate(machine)
     machine.write("site.conf", shipped("nginx/arcmanager-gateway.conf", [
         ("    listen 80;\n", f"    listen 127.0.0.1:{free_port()};\n"),
@@ -62,6 +62,7 @@ def start_nginx(machine, port, upstream, host="localhost", others=None):
     elsewhere = f"""
         server {{
             listen 127.0.0.1:{port} ssl http2 default_server;
+            {f"listen 127.0.0.1:{others_port} ssl http2;" if others_port else ""}
             ssl_certificate {certificate};
             ssl_certificate_key {key};
             location / {{ proxy_pass http://{others}; proxy_set_header Host $http_host; }}
