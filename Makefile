@@ -15,7 +15,7 @@ demo: ## the gateway, two test DataHUBs and a small app; prints one address
 test: build python-tools browser-tools deploy-tools node-tools fuzz-target bench-counted ## everything that must hold
 	cargo test --locked --workspace
 	$(call FUZZ,-max_total_time=5)
-	$(PYTHON) -W ignore -m unittest discover -s tests/browser -v
+	$(PYTHON) tests/browser/compatibility.py
 	$(PYTHON) -W ignore -m unittest discover -s tests/deploy -v
 	$(PYTHON) -W ignore -m unittest discover -s tests/clients -v
 	tests/bench/check.py
