@@ -133,7 +133,7 @@ cargo-deny:
 		   cargo install --locked --quiet --root .tools --version $(CARGO_DENY) cargo-deny
 
 geckodriver:
-	@.tools/bin/geckodriver --version 2>/dev/null | grep -q '^geckodriver $(GECKODRIVER) ' \
+	@.tools/bin/geckodriver --version 2>/dev/null | grep -q '^geckodriver $(GECKODRIVER)$$' \
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(GECKODRIVER) geckodriver
 
