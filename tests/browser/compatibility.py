@@ -33,24 +33,10 @@ CANNOT = {
            "before_the_body", "within_the_body", "before_the_first_chunk", "before_the_head", "the_head_of_a_slow_answer_comes_at_once")))},
 }
 
-# What the gateway does not do yet: the same, each with the number of its item in the issue about browsers.
+# What the gateway does not do: the same.
 UNTIL = {
-    **{(engine, f"Downloads.test_{test}"): (f"item 1, a download is refused: {reason}", "403 != 200")
-       for engine, reason in [("firefox", "it comes as `navigate` and `document`"),
-                              ("webkit", "it comes without Fetch Metadata, and from our pages without a Referer")]
-       for test in ("a_link_of_the_app_saves_the_file", "the_apps_own_button_saves_the_file", "another_application_of_the_origin_can_save_it_too")},
-    **{(engine, f"Calls.test_{test}_by_mode_same_origin"): ("item 2, a POST by `mode: \"same-origin\"` is refused: it comes with `Origin: null`", "403, 403, 403, 403")
-       for engine in ("firefox", "webkit") for test in ("the_app_calls", "an_app_without_referrers_calls")},
-    ("chromium", "Prefetch.test_a_login_asked_for_ahead_works_by_a_click"): (
-        "item 3, a login that was prefetched cannot begin: the answer to the prefetch is used for the click", "/oauth/authorize.*not found"),
-    ("chromium", "Prefetch.test_a_callback_asked_for_ahead_spends_nothing"): (
-        "item 3, a callback that is prefetched spends the code and logs in", re.escape("['tuebingen'] != []")),
-    **{(engine, "DevelopmentOrigin.test_a_link_of_the_page_logs_in"): ("item 5, a link of a development origin begins no login", "303.*302") for engine in ENGINES},
-    **{(engine, "DeepLinks.test_a_query_as_urlsearchparams_writes_it"): ("item 6, a `return_to` as `URLSearchParams` writes it is dropped", "'/arcmanager/app/' != ") for engine in ENGINES},
-    **{(engine, "DeepLinks.test_a_path_of_the_apps_own_router_opens_the_app"): ("item 6, a path of the app's own router is a 404", "'' != 'ARC") for engine in ENGINES},
-    **{(engine, "ServiceWorker.test_logs_in"): (
-        "item 9, no login begins through a service worker: it comes as `same-origin`, `navigate` (Firefox: `same-origin`) and `empty`", "303.*302")
-       for engine in ENGINES},
+    ("firefox", "ServiceWorker.test_logs_in"): (
+        "a login through a service worker comes as `same-origin` and `empty`, like any script's call, and is not begun", "303.*302"),
 }
 
 
@@ -107,7 +93,7 @@ def table():
             known = sum((engine, f"{suite.__name__}.{test}") in CANNOT | UNTIL for test in tests[engine])
             cells.append(f"{len(tests[engine]) - known} of {len(tests[engine])}" if known else str(len(tests[engine])))
         lines.append(f"| {suite.__doc__.splitlines()[0].rstrip('.')} | {' | '.join(cells)} |")
-    for title, known in (("What an engine cannot do, or no test can reach there", CANNOT), ("What the gateway does not do yet", UNTIL)):
+    for title, known in (("What an engine cannot do, or no test can reach there", CANNOT), ("What the gateway does not do", UNTIL)):
         reasons = {}
         for (engine, test), (reason, _) in known.items():
             reasons.setdefault(reason, {}).setdefault(test, []).append(NAMES[engine])

@@ -2,14 +2,9 @@
 
 import unittest
 
+from compatibility import in_every_engine
 from person import Person
 from world import ROOT
-
-try:
-    from compatibility import in_every_engine
-except ImportError:  # As long as Chromium is the only one that is driven.
-    def in_every_engine(suite):
-        return suite
 
 AXE = ROOT / "tests/browser/node_modules/axe-core/axe.min.js"
 # In every engine; the emulation of a scheme is Chromium's alone.
