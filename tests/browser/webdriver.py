@@ -164,7 +164,8 @@ class Browser:
         """What has been saved whole, by name."""
         partial = (".crdownload", ".part", ".wkdownload", ".tmp")
         files = [file for file in self.downloads.iterdir() if file.suffix not in partial and not file.name.startswith(".")]
-        return {file.name: file.read_bytes() for file in files}
+        # While Firefox saves a file, an empty one holds its name.
+        return {file.name: file.read_bytes() for file in files if file.stat().st_size}
 
     def screenshot(self):
         return base64.b64decode(self._send("GET", "/screenshot"))
