@@ -110,6 +110,45 @@ fn a_login_ends_at_the_datahub_where_it_began() {
     assert_eq!(one.counts().code_exchanges + one.counts().code_exchanges_refused, 0);
     assert_eq!(other.counts().code_exchanges + other.counts().code_exchanges_refused, 0);
     gateway.wait_for_event("state_mismatch");
+    for (id, hub) in [("one", &one), ("other", &other)] {
+        Browser::default().log_in(&gateway, id, hub, "testuser");
+    }
+}
+
+/// CB-01: of a DataHUB that is none of ours, or not one alone, nothing is looked for anywhere.
+#[test]
+fn a_callback_names_one_datahub_of_ours() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).and("datahubs.a.aliases = [\"tübingen\"]").start();
+    let callback = |named: &str| {
+        let browser = Browser::default();
+        let target = browser.begin_login(&gateway, "a", &hub, "testuser");
+        assert!(target.contains("?datahub=a&"), "{target}");
+        hub.clear();
+        browser.open(&gateway, &target.replace("datahub=a&", named))
+    };
+    for named in [
+        "",
+        "datahub=&",
+        "datahub&",
+        "datahub=b&",
+        "datahub=A&",
+        "datahub=../&",
+        "datahub=..%2Fa&",
+        "datahub=a%00&",
+        "datahub=%00&",
+        "datahub[]=a&",
+        "datahub=a&datahub=a&",
+        "datahub=b&datahub=a&",
+        &format!("datahub={}&", "a".repeat(10_000)),
+    ] {
+        let answer = callback(named);
+        refused(&answer, "failed", named);
+        assert!(answer.text().is_empty() && hub.requests().is_empty(), "{named}");
+    }
+    for named in ["datahub=a&", "datahub=t%C3%BCbingen&"] {
+        assert_eq!(callback(named).location(), "/arcmanager/app/", "{named}");
+    }
 }
 
 /// CB-04: an issuer that the answer names is this one to the letter.
@@ -306,6 +345,83 @@ fn a_callback_works_once() {
     gateway.wait_for_event("state_mismatch");
     refused(&saved.open(&gateway, &callback), "failed", "a copy of the pending login: the DataHUB refuses the code");
     assert_eq!(hub.counts().code_exchanges, 1);
+}
+
+/// CB-02: a callback spends the login that it belongs to, whatever comes of it; the same once more asks the DataHUB nothing.
+#[test]
+fn a_callback_spends_its_login_whatever_comes_of_it() {
+    let (hub, other) = (datahub(), datahub());
+    let gateway = Setup::new(&[("a", &hub), ("b", &other)]).start();
+    let nobody = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+    for (case, told) in [
+        ("denied", "denied"),
+        ("another DataHUB", "failed"),
+        ("another issuer", "failed"),
+        ("a code of another login", "failed"),
+        ("the token endpoint is out of order", "unavailable"),
+        ("userinfo speaks of nobody", "failed"),
+    ] {
+        let browser = Browser::default();
+        let choice = if case == "denied" { "deny=true" } else { "user=testuser" };
+        let mut callback = sign_in(&hub, &browser.authorize(&gateway, "a"), choice);
+        match case {
+            "another DataHUB" => callback = callback.replace("datahub=a", "datahub=b"),
+            "another issuer" => callback.push_str("&iss=http://127.0.0.1:9"),
+            "a code of another login" => {
+                let another = Browser::default().begin_login(&gateway, "a", &hub, "testuser");
+                let code = |target: &str| parameter(target, "code").expect("a code");
+                callback = callback.replace(&code(&callback), &code(&another));
+            }
+            "the token endpoint is out of order" => hub.set(|behaviour| behaviour.token.answer = Answer::Status(500)),
+            "userinfo speaks of nobody" => {
+                hub.set(|behaviour| behaviour.userinfo.answer = Answer::Raw(nobody.as_bytes().to_vec()));
+            }
+            _ => {}
+        }
+        refused(&browser.open(&gateway, &callback), told, case);
+        assert!(browser.cookie("__Host-Http-login").is_none(), "{case}");
+        hub.set(|behaviour| (behaviour.token.answer, behaviour.userinfo.answer) = (Answer::Normal, Answer::Normal));
+        // What was obtained is revoked behind the answer.
+        wait_until(|| hub.live_tokens().is_empty());
+        hub.clear();
+        other.clear();
+        refused(&browser.open(&gateway, &callback), "cookies_blocked", case);
+        assert!(hub.requests().is_empty() && other.requests().is_empty(), "{case}");
+    }
+    Browser::default().log_in(&gateway, "a", &hub, "testuser");
+}
+
+/// CB-06: what comes with a callback is shown to nobody, wherever in the checks it is refused.
+#[test]
+fn nothing_of_a_callback_is_shown() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let markup = "error=%3Cimg%20src=x%20onerror=canary%3E&error_description=%22'%3E%3Csvg/onload=canary%3E\
+        &error_uri=javascript:canary";
+    for (case, told, query) in [
+        ("of this login", "failed", format!("datahub=a&state={{state}}&{markup}")),
+        ("of no login", "expired", format!("datahub=a&state=canary&{markup}")),
+        ("without a state", "failed", format!("datahub=a&{markup}")),
+        ("without a DataHUB", "failed", format!("state={{state}}&{markup}")),
+        ("of another DataHUB", "failed", format!("datahub=%3Ccanary%3E&state={{state}}&{markup}")),
+        ("with a code", "failed", format!("datahub=a&code=canary&state={{state}}&{markup}")),
+        ("of another issuer", "failed", format!("datahub=a&iss=%3Ccanary%3E&state={{state}}&{markup}")),
+        ("in a browser that has begun nothing", "cookies_blocked", format!("datahub=a&state=canary&{markup}")),
+    ] {
+        let browser = Browser::default();
+        let state = parameter(&browser.authorize(&gateway, "a"), "state").expect("a state");
+        let browser = if told == "cookies_blocked" { Browser::default() } else { browser };
+        let answer = browser.open(&gateway, &format!("{BASE}/auth/callback?{}", query.replace("{state}", &state)));
+        refused(&answer, told, case);
+        assert!(answer.text().is_empty() && answer.headers("content-type").is_empty(), "{case}: {}", answer.head);
+        assert!(!answer.head.contains("canary") && !answer.head.contains("svg"), "{case}: {}", answer.head);
+    }
+    let raw =
+        Browser::default().open(&gateway, &format!("{BASE}/auth/callback?datahub=a&error=<script>canary</script>"));
+    assert_eq!((raw.status, raw.code().as_str()), (400, "bad_request"));
+    assert!(!raw.text().contains("canary"), "{}", raw.text());
+    assert!(!gateway.output().iter().any(|line| line.contains("canary")));
+    Browser::default().log_in(&gateway, "a", &hub, "testuser");
 }
 
 /// CB-06.
