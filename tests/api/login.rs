@@ -187,6 +187,48 @@ fn the_pending_login_is_a_sealed_cookie_that_comes_back_from_the_datahub_and_end
     }
 }
 
+/// AR-03: neither what proves the login nor a token can be read in it, whoever looks at its bytes.
+#[test]
+fn the_pending_login_can_be_read_by_nobody() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    let begin = || {
+        let target = format!("{BASE}/auth/login?datahub=a&return_to=/arcmanager/app/deep");
+        let location = browser.navigate(&gateway, &target).location();
+        let callback = browser::sign_in(&hub, &location, "user=testuser");
+        (browser.cookie("__Host-Http-login").expect("a pending login"), location, callback)
+    };
+    // Before anybody is logged in; while somebody is, whose session the login takes the place of; and when it has ended.
+    let (first, mut location, callback) = begin();
+    browser.open(&gateway, &callback);
+    let (second, another, callback) = begin();
+    location.push_str(&another);
+    browser.open(&gateway, &callback);
+    browser.keep_jar_secret(&gateway);
+    let third = browser.cookie("__Host-Http-login").expect("a note");
+    let secrets = hub.secrets();
+    assert!(secrets.iter().any(|secret| location.contains(secret.as_str())), "state and nonce are among them");
+    assert!(hub.live_tokens().iter().all(|token| secrets.contains(&token.access_token)), "and the tokens");
+    for (case, cookie) in [("before", first), ("between", second), ("behind", third)] {
+        // A signature that says nothing, and the seal.
+        let (_, sealed) = cookie.split_once("%3D").expect("two parts");
+        let bytes = URL_SAFE_NO_PAD.decode(sealed).unwrap_or_else(|error| panic!("{case}: {error}: {cookie}"));
+        let has = |wanted: &[u8]| bytes.windows(wanted.len()).any(|window| window == wanted);
+        for secret in &secrets {
+            let packed = (0..secret.len() / 2).map(|at| u8::from_str_radix(secret.get(2 * at..2 * at + 2)?, 16).ok());
+            let packed = packed.collect::<Option<Vec<u8>>>().filter(|packed| packed.len() >= 8);
+            let decoded = URL_SAFE_NO_PAD.decode(secret).ok().filter(|decoded| decoded.len() >= 8);
+            assert!(!cookie.contains(secret.as_str()) && !has(secret.as_bytes()), "{case}: as it is");
+            assert!(!packed.is_some_and(|packed| has(&packed)), "{case}: packed");
+            assert!(!decoded.is_some_and(|decoded| has(&decoded)), "{case}: decoded");
+        }
+        for word in ["arcmanager", "deep", "datahub", "{\""] {
+            assert!(!has(word.as_bytes()), "{case}: {word}");
+        }
+    }
+}
+
 /// AR-03: browsers keep 4,096 bytes; as many logins as fit into 3,800 of its value are there, be their paths short or long.
 #[test]
 fn as_many_pending_logins_are_kept_as_a_browser_keeps() {
@@ -442,4 +484,31 @@ fn a_datahub_that_is_not_there_stops_neither_the_start_nor_the_others() {
     let answer = Browser::default().navigate(&gateway, &format!("{BASE}/auth/login?datahub=gone"));
     assert_eq!(answer.location(), "/arcmanager/app/?login_error=unavailable");
     Browser::default().log_in(&gateway, "good", &good, "testuser");
+}
+
+/// Metadata are fetched once and by nobody's login; where they never come, whoever waits for them stands in nobody's way.
+#[test]
+fn metadata_that_never_come_hold_up_no_login_elsewhere() {
+    let (silent, good) = (datahub_with(|behaviour| behaviour.discovery.answer = Answer::Hang), datahub());
+    let lines = "server.workers = 1\ntimeouts.back_channel = \"4s\"";
+    let gateway = Setup::new(&[("silent", &silent), ("good", &good)]).and(lines).start();
+    let target = format!("{BASE}/auth/login?datahub=silent");
+    let mut waiting: Vec<_> = (0..50).map(|_| Browser::default().begin(&gateway, "GET", &target, NAVIGATION)).collect();
+    wait_until(|| !silent.requests().is_empty());
+    let browsers = [(); 3].map(|()| Browser::default());
+    for browser in &browsers {
+        browser.log_in(&gateway, "good", &good, "testuser");
+    }
+    let ended = gateway.log().iter().filter(|line| line["target"] == "access" && line["datahub"] == "silent").count();
+    assert_eq!(ended, 0, "all fifty were waiting all the while");
+    for connection in &mut waiting {
+        let answer = connection.answer(true);
+        assert_eq!((answer.status, answer.location().as_str()), (303, "/arcmanager/app/?login_error=unavailable"));
+    }
+    assert_eq!(silent.requests().len(), 1, "one fetch for all of them");
+    assert_eq!((good.counts().discoveries, good.counts().key_fetches), (1, 1), "and for all who log in");
+    let metrics = gateway.metrics();
+    for line in ["gateway_datahub_up{datahub=\"silent\"} 0", "gateway_datahub_up{datahub=\"good\"} 1"] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
 }
