@@ -44,9 +44,18 @@ fn every_guarded_route_wants_proof_that_our_own_script_is_calling() {
                 "Service-Worker: script\r\nSec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: same-origin\r\nSec-Fetch-Dest: serviceworker\r\n",
             ),
             ("part of the metadata", "Sec-Fetch-Site: same-origin\r\nX-CSRF: 1\r\n"),
+            (
+                "another site's form with a file",
+                "Origin: https://evil.test\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\nContent-Type: multipart/form-data; boundary=X\r\n",
+            ),
+            (
+                "a sibling's form with a file",
+                "Origin: http://x.localhost:8000\r\nSec-Fetch-Site: same-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\nContent-Type: multipart/form-data; boundary=X\r\n",
+            ),
         ] {
             let answer = browser.send(&gateway, method, &format!("{BASE}{path}"), fields, b"");
             assert_eq!((answer.status, answer.code().as_str()), (403, "cross_site_request"), "{method} {path}: {case}");
+            assert!(answer.headers("set-cookie").is_empty(), "{method} {path}: {case}");
         }
     }
     assert!(hub.requests().is_empty(), "nothing was forwarded, nothing revoked");
@@ -140,6 +149,64 @@ fn no_other_origin_gets_cors_headers() {
         }
     }
     assert!(hub.requests().iter().all(|request| request.method() != "OPTIONS"));
+}
+
+/// CS-04: an address as in production, and origins that look like it.
+#[test]
+fn in_production_no_origin_is_told_anything_and_ours_needs_not_be() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).and("server.public_url = \"https://nfdi4plants.de\"").start();
+    let send = |method: &str, path: &str, fields: &str| {
+        let fields = format!("Host: nfdi4plants.de\r\n{fields}");
+        Browser::default().send(&gateway, method, &format!("{BASE}{path}"), &fields, b"")
+    };
+    let own = format!("Origin: https://nfdi4plants.de\r\n{FETCH}");
+    for origin in [
+        "http://localhost:5173",
+        "http://localhost:4173",
+        "http://localhost",
+        "https://localhost",
+        "null",
+        "https://nfdi4plants.de.evil.test",
+        "https://evil.test",
+        "https://evilnfdi4plants.de",
+        "https://www.nfdi4plants.de",
+        "http://nfdi4plants.de",
+        "https://nfdi4plants.de:443",
+        "https://nfdi4plants.de:8443",
+        "https://nfdi4plants.de:80",
+        "https://nfdi4plants.de/",
+        "https://nfdi4plants.de/arcmanager/app/index.html",
+        "https://user@nfdi4plants.de",
+        "HTTPS://NFDI4PLANTS.DE",
+        "https://nfdi4plants.de https://evil.test",
+        "https://nfdi4plants.de, https://evil.test",
+        "*",
+    ] {
+        let field = format!("Origin: {origin}\r\n");
+        let asks = "Access-Control-Request-Method: PUT\r\nAccess-Control-Request-Headers: content-type, x-evil\r\n";
+        for (method, path, fields) in [
+            ("OPTIONS", "/auth/session", format!("{field}{asks}")),
+            ("OPTIONS", "/datahubs/a/api/v4/user", format!("{field}{asks}")),
+            ("GET", "/datahubs", field.clone()),
+            ("GET", "/auth/session", field.clone() + "X-CSRF: 1\r\n"),
+            ("GET", "/auth/session", field.clone() + &FETCH.replace("same-origin", "cross-site")),
+            ("POST", "/auth/logout", field.clone() + "X-CSRF: 1\r\nContent-Length: 0\r\n"),
+        ] {
+            let answer = send(method, path, &fields);
+            let head = answer.head.to_lowercase();
+            assert!(!head.contains("access-control") && !head.contains("x-evil"), "{origin} {method}: {head}");
+            assert!(answer.status == 403 || path == "/datahubs", "{origin} {method} {path}: {}", answer.status);
+        }
+    }
+    assert!(hub.requests().is_empty());
+    for (method, path, status) in
+        [("GET", "/auth/session", 200), ("POST", "/auth/logout", 204), ("GET", "/datahubs", 200)]
+    {
+        let answer = send(method, path, &format!("{own}Content-Length: 0\r\n"));
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
+        assert!(!answer.head.to_lowercase().contains("access-control"), "{}", answer.head);
+    }
 }
 
 #[test]
