@@ -218,6 +218,66 @@ fn weak_and_double_keys_are_refused_and_good_ones_taken() {
     );
 }
 
+/// CF-02: no secret has a default that would do.
+#[test]
+fn a_secret_that_is_missing_or_weak_stops_the_start() {
+    let hub = datahub();
+    let (good, folder, key) = (section("a", &hub), Folder::default(), new_key());
+    let keys = format!("session.keys = [{key:?}]\n");
+    let empty = folder.file("empty", "\n");
+    let client = |secret: &str| {
+        let (url, id) = (hub.url(), hub.client_id());
+        format!("{keys}datahubs.a = {{ url = {url:?}, client_id = {id:?}{secret} }}\n")
+    };
+    for (case, config, told) in [
+        ("no key", good.clone(), "session.keys_file or keys must hold a key"),
+        ("no key in the list", format!("session.keys = []\n{good}"), "session.keys"),
+        ("an empty key", format!("session.keys = [\"\"]\n{good}"), "session.keys"),
+        ("a short key", format!("session.keys = [{:?}]\n{good}", &key[..40]), "session.keys"),
+        ("a word", format!("session.keys = [\"canary\"]\n{good}"), "session.keys"),
+        ("a key twice", format!("session.keys = [{key:?}, {key:?}]\n{good}"), "session.keys holds the same key twice"),
+        ("no file of keys", format!("session.keys_file = \"/canary\"\n{good}"), "session.keys_file"),
+        ("an empty file of keys", format!("session.keys_file = {empty:?}\n{good}"), "session.keys"),
+        ("no client secret", client(""), "datahubs.a.client_secret or client_secret_file is missing"),
+        ("an empty one", client(", client_secret = \"\""), "datahubs.a.client_secret is too short"),
+        ("a short one", client(", client_secret = \"canary\""), "datahubs.a.client_secret is too short"),
+        ("no file of one", client(", client_secret_file = \"/canary\""), "datahubs.a.client_secret_file"),
+        ("an empty file of one", client(&format!(", client_secret_file = {empty:?}")), "datahubs.a.client_secret"),
+        (
+            "two of them",
+            client(&format!(", client_secret = \"canary-canary-canary\", client_secret_file = {empty:?}")),
+            "datahubs.a.client_secret and client_secret_file must not both be set",
+        ),
+    ] {
+        let output = started_with(&config, &[]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(EX_CONFIG), "{case}: {text}");
+        assert!(text.lines().any(|line| line.trim_start().starts_with(told)), "{case}: {text}");
+        assert!(!text.contains("canary") && !text.contains(&key[..40]), "{case}: {text}");
+    }
+    assert_eq!(started_with(&format!("{keys}{good}"), &[]).status.code(), Some(0));
+}
+
+/// CS-04: script of a development server is let in on the machine of whoever develops, and nowhere else.
+#[test]
+fn a_development_origin_is_refused_in_production() {
+    let hub = datahub();
+    let told = |public_url: &str, origin: &str| {
+        let (key, datahub) = (new_key(), section("a", &hub));
+        let lines = format!("server.public_url = {public_url:?}\napp.dev_origins = [{origin:?}]\n");
+        let output = started_with(&format!("session.keys = [{key:?}]\n{lines}{datahub}"), &[]);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for origin in
+        ["http://localhost:5173", "https://nfdi4plants.de:5173", "https://nfdi4plants.de/arcmanager/app/index.html"]
+    {
+        let (code, told) = told("https://nfdi4plants.de", origin);
+        assert!(code == Some(EX_CONFIG) && told.contains("  app.dev_origins must be "), "{origin}: {told}");
+    }
+    let (code, told) = told("http://localhost:8000", "http://localhost:5173");
+    assert_eq!(code, Some(0), "{told}");
+}
+
 #[test]
 fn the_environment_comes_last_and_its_lists_have_commas() {
     let hub = datahub();
