@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use datahub::behaviour::Answer as Manner;
 use serde_json::json;
 
-use crate::browser::{Answer, Browser, Connection, FETCH};
+use crate::browser::{Answer, Browser, Connection, FETCH, NAVIGATION};
 use crate::gateway::{BASE, Gateway, Setup, datahub, datahub_with, new_key};
 
 const SESSION: &str = "__Host-Http-session-a";
@@ -105,7 +105,7 @@ fn a_cookie_that_is_not_exactly_ours_is_no_session() {
     browser.log_in(&gateway, "a", &hub, "testuser");
     browser.log_in(&gateway, "b", &other_hub, "testuser");
     let value = |name: &str| browser.cookie(name).expect(name);
-    let (session, sid) = (value(SESSION), value(SID));
+    let (session, sid, logins) = (value(SESSION), value(SID), value("__Host-Http-login"));
     let good = format!("{SESSION}={session}; {SID}={sid}");
     assert_eq!(with_cookies(&gateway, &[&good]).status, 200);
 
@@ -120,6 +120,10 @@ fn a_cookie_that_is_not_exactly_ours_is_no_session() {
             "another DataHUB's session",
             format!("{SESSION}={}; {SID}={}", value("__Host-Http-session-b"), value("__Host-Http-sid-b")),
         ),
+        ("the logins of this browser", format!("{SESSION}={logins}; {SID}={sid}")),
+        ("their seal", format!("{SESSION}={}; {SID}={sid}", logins.split_once("%3D").expect("two parts").1)),
+        ("the sid in its place", format!("{SESSION}={sid}; {SID}={sid}")),
+        ("each in the other's place", format!("{SESSION}={sid}; {SID}={session}")),
         ("an escaped name", format!("{}={session}; {SID}={sid}", SESSION.replace("__", "%5F%5F"))),
         ("a name in lower case", format!("{}={session}; {SID}={sid}", SESSION.to_lowercase())),
         ("a name inside a value", format!("x={SESSION}={session}; {SID}={sid}")),
@@ -148,6 +152,10 @@ fn a_cookie_that_is_not_exactly_ours_is_no_session() {
         altered(format!("version {version}"), &[&[version], &bytes[1..]].concat());
     }
     altered("no key id".to_owned(), &[&bytes[..1], &bytes[5..]].concat());
+    let mut swapped = bytes.clone();
+    let tag = bytes.len() - 16;
+    (0..16).for_each(|at| swapped.swap(5 + at, tag + at));
+    altered("the tag where the nonce was".to_owned(), &swapped);
     altered("a key id of 10 KiB".to_owned(), &[&bytes[..1], &[7; 10_240], &bytes[5..]].concat());
     for length in 0..session.len() {
         cases.push((format!("cut at {length}"), vec![format!("{SESSION}={}; {SID}={sid}", &session[..length])]));
@@ -191,6 +199,111 @@ fn a_cookie_is_worth_nothing_under_another_key_or_at_another_address() {
     let target = format!("{BASE}/datahubs/a/api/v4/user");
     let fields = format!("Host: elsewhere.example\r\n{FETCH}");
     assert_eq!(browser.send(&elsewhere, "GET", &target, &fields, b"").code(), "not_logged_in");
+}
+
+/// PQ-15: no other DataHUB stands in for one that is gone.
+#[test]
+fn a_session_at_a_datahub_that_is_no_longer_served_reaches_nobody() {
+    let (kept, gone, key) = (datahub(), datahub(), new_key());
+    let before = Setup::with_keys(&[("a", &kept), ("b", &gone)], &[&key]).start();
+    let browser = Browser::default();
+    browser.log_in(&before, "b", &gone, "testuser");
+    assert_eq!(browser.fetch(&before, "GET", "/datahubs/b/api/v4/user").status, 200);
+
+    let after = Setup::with_keys(&[("a", &kept)], &[&key]).start();
+    kept.clear();
+    gone.clear();
+    let cookie = |name: &str| browser.cookie(name).expect(name);
+    let moved = browser.copy();
+    moved.set_cookie(SESSION, &cookie("__Host-Http-session-b"));
+    moved.set_cookie(SID, &cookie("__Host-Http-sid-b"));
+    for (method, path, code) in [
+        ("GET", "/datahubs/b/api/v4/user", "unknown_datahub"),
+        ("POST", "/datahubs/b/api/v4/projects", "unknown_datahub"),
+        ("POST", "/auth/refresh?datahub=b", "unknown_datahub"),
+        ("POST", "/auth/logout?datahub=b", "unknown_datahub"),
+        ("GET", "/datahubs/a/api/v4/user", "not_logged_in"),
+        ("POST", "/auth/refresh", "not_logged_in"),
+    ] {
+        for browser in [&browser, &moved] {
+            let answer =
+                browser.send(&after, method, &format!("{BASE}{path}"), &format!("{FETCH}Content-Length: 0\r\n"), b"");
+            assert_eq!(answer.code(), code, "{method} {path}");
+        }
+    }
+    assert_eq!(browser.fetch(&after, "GET", "/auth/session").json()["sessions"], json!([]));
+    assert!(kept.requests().is_empty() && gone.requests().is_empty());
+    assert_eq!(browser.fetch(&before, "GET", "/datahubs/b/api/v4/user").status, 200, "where it is served, it goes on");
+}
+
+/// SC-01, SC-09: every cookie that any route sets, with all its attributes; what is not in the table sets none.
+#[test]
+fn these_are_the_cookies_of_every_answer() {
+    const STRICT: &str = "HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=";
+    const LAX: &str = "HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=";
+
+    let hub = datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(4));
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let [first, second, other] = [(); 3].map(|()| Browser::default());
+    let login = format!("{BASE}/auth/login?datahub=a");
+    // Each cookie by its name and attributes, and how many seconds it has to live: none if it is removed.
+    let audit = |case: &str, answer: &Answer, status: u16, expected: &[(&str, &str, u64)]| {
+        assert_eq!(answer.status, status, "{case}: {} {}", answer.head, answer.text());
+        let mut cookies = answer.headers("set-cookie");
+        assert_eq!(cookies.len(), expected.len(), "{case}: {cookies:?}");
+        cookies.sort();
+        for (cookie, (name, attributes, lifetime)) in cookies.iter().zip(expected) {
+            let (value, rest) = cookie
+                .strip_prefix(&format!("{name}="))
+                .and_then(|rest| rest.split_once("; "))
+                .unwrap_or_else(|| panic!("{case}: {cookie}"));
+            // A removal may say it in the older way besides.
+            let rest = rest.split("; Expires=").next().expect("a first part");
+            let seconds = rest.strip_prefix(attributes).and_then(|seconds| seconds.parse::<u64>().ok());
+            let is_right = seconds.is_some_and(|it| it <= *lifetime && it + 100 >= *lifetime);
+            assert!(is_right && value.is_empty() == (*lifetime == 0), "{case}: {cookie}");
+        }
+    };
+    let [pending, no_pending] = [4_500, 0].map(|lifetime| ("__Host-Http-login", LAX, lifetime));
+    let [session, no_session] = [86_400, 0].map(|lifetime| ("__Host-Http-session-a", STRICT, lifetime));
+    let [sid, no_sid] = [604_800, 0].map(|lifetime| ("__Host-Http-sid-a", STRICT, lifetime));
+
+    for browser in [&first, &second] {
+        let answer = browser.navigate(&gateway, &login);
+        audit("a login begins", &answer, 302, &[pending]);
+        let callback = crate::browser::sign_in(&hub, &answer.location(), "user=testuser");
+        let answer = browser.open(&gateway, &callback);
+        audit("a login ends", &answer, 303, &[pending, session, sid]);
+    }
+    let denied = crate::browser::sign_in(&hub, &other.authorize(&gateway, "a"), "deny=true");
+    audit("a login is denied", &other.open(&gateway, &denied), 303, &[no_pending]);
+    let note = ("gateway-login-note", "HttpOnly; SameSite=Strict; Path=/; Max-Age=", 300);
+    audit("no cookie comes back", &other.open(&gateway, &denied), 303, &[note]);
+    for (case, method, path, fields, status) in [
+        ("the list", "GET", "/datahubs", "", 200),
+        ("who is there", "GET", "/auth/session", FETCH, 200),
+        ("a call", "GET", "/datahubs/a/api/v4/user", FETCH, 200),
+        ("a call that fails", "GET", "/datahubs/a/api/v4/nothing", FETCH, 404),
+        ("a call that is refused", "GET", "/datahubs/a/api/v4/user/keys", FETCH, 403),
+        ("another site", "POST", "/auth/logout", "Sec-Fetch-Site: cross-site\r\n", 403),
+        ("another DataHUB", "GET", "/auth/login?datahub=b", NAVIGATION, 404),
+        ("a page's script", "GET", "/auth/login?datahub=a", FETCH, 303),
+        ("another method", "GET", "/auth/logout", FETCH, 405),
+        ("a refresh of what is new", "POST", "/auth/refresh", FETCH, 200),
+        ("nothing", "GET", "/nothing", FETCH, 404),
+    ] {
+        let fields = if method == "POST" { format!("{fields}Content-Length: 0\r\n") } else { fields.to_owned() };
+        audit(case, &first.send(&gateway, method, &format!("{BASE}{path}"), &fields, b""), status, &[]);
+    }
+    std::thread::sleep(Duration::from_millis(3_200));
+    let again = first.fetch(&gateway, "GET", "/datahubs/a/api/v4/user");
+    audit("a call is sent again", &again, 307, &[session]);
+    let path = format!("/datahubs/a/api/v4/user{}", again.location());
+    audit("and passes", &first.fetch(&gateway, "GET", &path), 200, &[]);
+    audit("a refresh", &second.fetch(&gateway, "POST", "/auth/refresh"), 200, &[session]);
+    audit("a logout", &first.fetch(&gateway, "POST", "/auth/logout"), 204, &[no_pending, no_session, no_sid]);
+    audit("a second one", &first.fetch(&gateway, "POST", "/auth/logout"), 204, &[]);
+    audit("nobody", &first.fetch(&gateway, "GET", "/datahubs/a/api/v4/user"), 401, &[]);
 }
 
 /// SC-05, SC-06.
