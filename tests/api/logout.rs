@@ -36,6 +36,32 @@ fn a_logout_revokes_the_refresh_token_and_removes_all_cookies() {
     assert_eq!(thief.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 401);
 }
 
+/// LO-02: at each process that holds the keys, whatever the copy is used for.
+#[test]
+fn a_copy_of_the_cookie_is_worth_nothing_after_a_logout() {
+    let hub = datahub();
+    let setup = Setup::new(&[("a", &hub)]);
+    let (one, other) = (setup.start(), setup.start());
+    let browser = Browser::default();
+    browser.log_in(&one, "a", &hub, "testuser");
+    let thief = browser.copy();
+    for gateway in [&one, &other] {
+        assert_eq!(thief.fetch(gateway, "GET", "/datahubs/a/api/v4/user").status, 200, "before");
+    }
+    assert_eq!(browser.fetch(&one, "POST", "/auth/logout").status, 204);
+    assert!(hub.live_tokens().is_empty());
+    let stolen = thief.cookie_field();
+    for (case, gateway) in [("the same process", &one), ("another one", &other)] {
+        for (method, path) in [("GET", "/datahubs/a/api/v4/user"), ("POST", "/auth/refresh")] {
+            let answer = thief.fetch_following(gateway, method, path, b"");
+            assert_eq!((answer.status, answer.code().as_str()), (401, "session_expired"), "{case}: {method}");
+        }
+        assert_eq!(thief.fetch(gateway, "GET", "/auth/session").json()["sessions"], serde_json::json!([]), "{case}");
+    }
+    assert_eq!(thief.cookie_field(), stolen, "nothing newer was given out");
+    assert!(hub.live_tokens().is_empty());
+}
+
 #[test]
 fn a_logout_at_one_datahub_leaves_the_other_alone() {
     let (one, other) = (datahub(), datahub());
