@@ -2,12 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use datahub::DataHub;
 use datahub::behaviour::{Answer, RefreshMode};
+use datahub::record::Recorded;
 use serde_json::json;
 
 use crate::browser::{Browser, FETCH};
 use crate::gateway::{BASE, Gateway, Setup, datahub_with, wait_until};
+use crate::token_endpoint::lifetime;
 
 const SESSION: &str = "__Host-Http-session-a";
 
@@ -98,6 +102,122 @@ fn many_calls_at_once_cause_one_refresh() {
         assert_eq!(statuses, vec![200; 30], "{mode:?}");
         assert_eq!((hub.counts().refreshes, hub.counts().refreshes_refused), (1, 0), "{mode:?}");
     }
+}
+
+/// LO-03: whether we knew that the token had expired or the DataHUB said so, and although one of the tabs is closed meanwhile.
+#[test]
+fn fifty_calls_with_an_expired_token_cost_one_refresh() {
+    for (case, seconds) in [("by the clock", 4), ("by the DataHUB's word", 7_200)] {
+        let hub = lifetime(seconds);
+        let gateway = Setup::new(&[("a", &hub)]).start();
+        let browser = Browser::default();
+        browser.log_in(&gateway, "a", &hub, "testuser");
+        match seconds {
+            4 => std::thread::sleep(Duration::from_millis(4_100)),
+            _ => hub.expire_access_tokens(),
+        }
+        hub.set(|behaviour| behaviour.token.delay = Duration::from_millis(500));
+        let (late, tabs) = (browser.copy(), [(); 50].map(|()| browser.copy()));
+        let closed = browser.begin(&gateway, "GET", &format!("{BASE}/datahubs/a/api/v4/user"), FETCH);
+        std::thread::scope(|scope| {
+            let gateway = &gateway;
+            let calls = tabs.each_ref().map(|tab| {
+                scope.spawn(move || tab.fetch_following(gateway, "GET", "/datahubs/a/api/v4/user", b"").status)
+            });
+            wait_until(|| hub.requests().iter().filter(|request| request.path() == "/oauth/token").count() == 2);
+            drop(closed);
+            assert_eq!(calls.map(|call| call.join().expect("no panic")), [200; 50], "{case}");
+        });
+        assert_eq!(late.fetch_following(&gateway, "GET", "/datahubs/a/api/v4/user", b"").status, 200, "{case}: late");
+        assert_ne!(late.cookie(SESSION), browser.cookie(SESSION), "{case}: with the newer cookie");
+        assert_eq!((hub.counts().refreshes, hub.counts().refreshes_refused), (1, 0), "{case}");
+    }
+}
+
+/// The token endpoint hears of our client and of one refresh token, and where it leads elsewhere, nobody follows.
+#[test]
+fn a_refresh_says_who_we_are_and_what_for_and_nothing_else() {
+    let (hub, elsewhere) = (lifetime(2), crate::gateway::datahub());
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let [browser, led_here, led_away] = [(); 3].map(|()| Browser::default());
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let tokens = hub.live_tokens().pop().expect("one pair");
+    let refresh_token = tokens.refresh_token.expect("it can be refreshed");
+    for browser in [&led_here, &led_away] {
+        browser.log_in(&gateway, "a", &hub, "joerg");
+    }
+    std::thread::sleep(Duration::from_millis(2_100));
+    hub.clear();
+    let fields = format!("{FETCH}Authorization: Bearer {}\r\n", "c".repeat(64));
+    let answer = browser.send(&gateway, "GET", &format!("{BASE}/datahubs/a/api/v4/user"), &fields, b"");
+    assert_eq!(answer.status, 307);
+    let requests = hub.requests();
+    let [request] = requests.as_slice() else { panic!("{} requests", requests.len()) };
+    assert_eq!((request.method().as_str(), request.target().as_str()), ("POST", "/oauth/token"));
+    let mut parameters: Vec<_> = url::form_urlencoded::parse(&request.body).into_owned().collect();
+    parameters.sort();
+    let expected = [("grant_type", "refresh_token"), ("refresh_token", refresh_token.as_str())];
+    assert_eq!(parameters, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let client = STANDARD.encode(format!("{}:{}", hub.client_id(), hub.client_secret()));
+    assert_eq!(request.header_values("authorization"), [format!("Basic {client}")]);
+    assert!(request.header_values("cookie").is_empty(), "{:?}", request.headers());
+    assert!(!String::from_utf8_lossy(&request.head).contains(&tokens.access_token));
+
+    for (browser, location) in
+        [(&led_here, "/api/v4/version".to_owned()), (&led_away, format!("{}/oauth/token", elsewhere.url()))]
+    {
+        hub.set(|behaviour| behaviour.token.answer = Answer::Redirect(location.clone()));
+        hub.clear();
+        assert_eq!(
+            browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").code(),
+            "refresh_unavailable",
+            "{location}"
+        );
+        assert_eq!(hub.requests().iter().map(Recorded::path).collect::<Vec<_>>(), ["/oauth/token"], "{location}");
+        assert!(elsewhere.requests().is_empty(), "{location}");
+    }
+    hub.set(|behaviour| behaviour.token.answer = Answer::Normal);
+    assert_eq!(browser.fetch_following(&gateway, "GET", "/datahubs/a/api/v4/user", b"").status, 200);
+}
+
+/// SC-02: no cookie is our own fault, whichever route it comes to; what is in it does not come back.
+#[test]
+fn a_cookie_that_opens_nothing_is_told_in_words() {
+    let hub = crate::gateway::datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let pair = |name: &str| format!("{name}={}", browser.cookie(name).expect(name));
+    let (session, sid) = (pair(SESSION), pair("__Host-Http-sid-a"));
+    hub.clear();
+    let send = |cookies: &str, method: &str, path: &str| {
+        let fields = format!("{FETCH}Cookie: {cookies}\r\nContent-Length: 0\r\n");
+        Browser::default().send(&gateway, method, &format!("{BASE}{path}"), &fields, b"")
+    };
+    for (case, cookies) in [
+        ("none", String::new()),
+        ("nothing in it", format!("{SESSION}=; {sid}")),
+        ("garbage", format!("{SESSION}=canary; {sid}")),
+        ("garbage that is no text", format!("{SESSION}=canary\u{e4}\u{df}; {sid}")),
+        ("a token of the old backend", format!("{SESSION}=eyJhbGciOiJSUzI1NiJ9.canary.canary; {sid}")),
+        ("too much", format!("{SESSION}={}; {sid}", "canary".repeat(5_000))),
+        ("twice", format!("{session}; {session}; {sid}")),
+        ("without its sid", session.clone()),
+    ] {
+        for (method, path) in
+            [("POST", "/auth/refresh"), ("POST", "/auth/refresh?datahub=a"), ("GET", "/datahubs/a/api/v4/user")]
+        {
+            let answer = send(&cookies, method, path);
+            assert_eq!((answer.status, answer.code().as_str()), (401, "not_logged_in"), "{case}: {method} {path}");
+            assert!(!answer.text().contains("canary") && !answer.head.contains("canary"), "{case}: {method} {path}");
+        }
+        assert_eq!(send(&cookies, "GET", "/auth/session").json()["sessions"], json!([]), "{case}");
+        assert_eq!(send(&cookies, "POST", "/auth/logout").status, 204, "{case}");
+    }
+    assert!(hub.requests().is_empty(), "nothing was asked for, forwarded or revoked");
+    let good = format!("{session}; {sid}");
+    assert_eq!(send(&good, "POST", "/auth/refresh").status, 200);
+    assert_eq!(send(&good, "GET", "/datahubs/a/api/v4/user").status, 200);
 }
 
 /// Rule 1: a long body wants a token that lives longer.
