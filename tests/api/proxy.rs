@@ -1,6 +1,7 @@
 //! What goes through, and what does not.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use datahub::DataHub;
 use datahub::behaviour::Answer as Manner;
@@ -733,6 +734,113 @@ fn a_datahub_in_trouble_is_told_from_ours() {
     assert_eq!(call(&browser, &gateway, "GET", "/api/v4/user", "", b"").status, 200);
     drop(hub);
     assert_eq!(call(&browser, &gateway, "GET", "/api/v4/user", "", b"").code(), "datahub_unreachable");
+}
+
+/// PR-08: what is said to be wrong is one of our own sentences. What the DataHUB itself says comes down as it is.
+#[test]
+fn an_error_of_ours_says_nothing_of_the_datahub() {
+    let (hub, gateway, browser) = set_up("timeouts.first_byte = \"500ms\"");
+    let (address, url) = (hub.address().to_string(), hub.url().to_owned());
+    let told = RefCell::new(BTreeMap::new());
+    let judge = |case: &str, answer: &Answer, status: u16, code: &'static str| {
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{case}");
+        for word in ["canary", "127.0.0.1", "localhost", &address, &url] {
+            assert!(!answer.text().contains(word) && !answer.head.contains(word), "{case}: {}", answer.text());
+        }
+        // Whatever was wrong, a code has one answer.
+        let answer = answer.without_ids();
+        assert_eq!(told.borrow_mut().entry(code).or_insert_with(|| answer.clone()), &answer, "{case}");
+    };
+    let raw = |text: &str| Manner::Raw(text.as_bytes().to_vec());
+    let json =
+        "HTTP/1.1 500 canary\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{\"message\":\"canary\"}";
+    for (case, trouble, status, code) in [
+        ("closed", Manner::CloseWithoutAnswer, 502, "datahub_unreachable"),
+        ("silent", Manner::Hang, 504, "datahub_timeout"),
+        ("no HTTP", raw("canary\r\n\r\n"), 502, "datahub_invalid_response"),
+        ("no field", raw("HTTP/1.1 200 OK\r\ncanary canary\r\n\r\n"), 502, "datahub_invalid_response"),
+        ("leads away", Manner::Redirect("http://canary.test/".to_owned()), 502, "datahub_invalid_response"),
+    ] {
+        hub.set(|behaviour| behaviour.api.answer = trouble);
+        judge(case, &call(&browser, &gateway, "GET", "/api/v4/user", "", b""), status, code);
+    }
+    hub.set(|behaviour| behaviour.api.answer = raw(json));
+    let own = call(&browser, &gateway, "GET", "/api/v4/user", "", b"");
+    assert_eq!((own.status, own.text().as_str()), (500, "{\"message\":\"canary\"}"), "the DataHUB's own");
+    drop(hub);
+    judge("gone", &call(&browser, &gateway, "GET", "/api/v4/user", "", b""), 502, "datahub_unreachable");
+
+    let (hub, gateway, browser) = set_up("");
+    hub.expire_access_tokens();
+    hub.set(|behaviour| behaviour.token.answer = raw(json));
+    judge("a refresh", &call(&browser, &gateway, "GET", "/api/v4/user", "", b""), 503, "refresh_unavailable");
+}
+
+/// An app tells a refusal of the DataHUB's from one of ours: the one is as GitLab made it, the other a problem with a code.
+#[test]
+fn a_refusal_of_the_datahubs_comes_down_as_it_is() {
+    let (hub, gateway, browser) = set_up("");
+    for status in [400, 401, 403, 404, 405, 406, 409, 412, 413, 415, 422, 429, 451, 500, 501, 502, 503, 504] {
+        let body = format!("{{\"message\":\"{status} of GitLab's own\"}}");
+        let length = body.len();
+        let head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n");
+        let answer = Manner::Raw(format!("{head}\r\n{body}").into_bytes());
+        let manner = datahub::behaviour::Manner { answer, ..Default::default() };
+        hub.set(|behaviour| behaviour.by_path = vec![("/api/v4/projects", manner)]);
+        for method in ["GET", "POST"] {
+            let answer =
+                call(&browser, &gateway, method, "/api/v4/projects", "", if method == "POST" { b"x" } else { b"" });
+            assert_eq!((answer.status, answer.text()), (status, body.clone()), "{method}");
+            assert_eq!(answer.header("content-type").as_deref(), Some("application/json"), "{method} {status}");
+        }
+    }
+    let nobody = Browser::default();
+    for (browser, raw, status, code) in [
+        (&nobody, "/api/v4/projects", 401, "not_logged_in"),
+        (&browser, "/api/v4/projects/1/access_tokens", 403, "credential_endpoint"),
+        (&browser, "/api/v4/projects?sudo=1", 400, "credential_parameter"),
+        (&browser, "/projects", 404, "not_forwarded"),
+    ] {
+        let answer = call(browser, &gateway, "GET", raw, "", b"");
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{raw}");
+    }
+}
+
+/// PR-07: a DataHUB's cookies are kept by nobody; neither its caller nor the next one on the same connection meets them.
+#[test]
+fn a_cookie_of_the_datahubs_reaches_nobody() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).and("server.workers = 1").start();
+    let [one, other] = ["testuser", "joerg"].map(|user| {
+        let browser = Browser::default();
+        browser.log_in(&gateway, "a", &hub, user);
+        // A cookie of another app on our host.
+        browser.set_cookie("_gitlab_session", "mine");
+        browser
+    });
+    hub.set(|behaviour| {
+        let cookies = ["_gitlab_session=of-one; path=/; HttpOnly", "known_sign_in=x; path=/"];
+        behaviour.extra_headers = cookies.map(|cookie| ("Set-Cookie".to_owned(), cookie.to_owned())).to_vec();
+    });
+    hub.clear();
+    for (browser, user) in [(&one, "testuser"), (&other, "joerg"), (&one, "testuser")] {
+        let answer = call(browser, &gateway, "GET", "/api/v4/user", "", b"");
+        assert_eq!((answer.status, &answer.json()["username"]), (200, &user.into()));
+        assert!(answer.headers("set-cookie").is_empty() && !answer.head.contains("of-one"), "{}", answer.head);
+        assert!(answer.header("x-upstream-request-id").is_some(), "what else it says comes down");
+    }
+    let calls = hub.requests();
+    assert_eq!((calls.len(), calls[0].connection), (3, calls[1].connection), "one after the other on one connection");
+    // The back channel, too: a refresh, a login, a logout.
+    hub.expire_access_tokens();
+    assert_eq!(one.fetch_following(&gateway, "GET", "/datahubs/a/api/v4/user", b"").status, 200);
+    Browser::default().log_in(&gateway, "a", &hub, "testuser");
+    assert_eq!(other.fetch(&gateway, "POST", "/auth/logout").status, 204);
+    let requests = hub.requests();
+    for path in ["/oauth/token", "/oauth/userinfo", "/oauth/revoke"] {
+        assert!(requests.iter().any(|request| request.path() == path), "{path}");
+    }
+    assert!(requests.iter().all(|request| request.header_values("cookie").is_empty()));
 }
 
 #[test]
