@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::browser::{Browser, FETCH};
 use crate::gateway::{BASE, Gateway, Setup, datahub};
+use crate::wire::exchange;
 
 #[test]
 fn every_request_is_counted_once_by_datahub_method_and_status() {
@@ -76,6 +77,43 @@ fn the_process_says_what_it_is_and_what_it_uses() {
     assert!((now - 60.0..=now).contains(&process("process_start_time_seconds")), "{metrics}");
     let build = format!("gateway_build_info{{version=\"{}\",revision=\"", env!("CARGO_PKG_VERSION"));
     assert!(metrics.contains(&build), "{metrics}");
+}
+
+/// What is counted is for operators, by a listener that has nothing else, and it names nobody and nothing of theirs.
+#[test]
+fn what_is_counted_is_on_a_listener_of_its_own_and_names_nobody() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).quiet().start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "joerg");
+    for path in ["projects/230/issues?search=canary", "users/canary", "projects/lu98be%2Fcanary"] {
+        assert!(browser.fetch(&gateway, "GET", &format!("/datahubs/a/api/v4/{path}")).status < 500, "{path}");
+    }
+    let metrics = gateway.metrics();
+    for word in ["canary", "joerg", "rg 100", "ller", "issues", "lu98be", "search", hub.client_id(), "Mozilla"] {
+        assert!(!metrics.contains(word), "{word}: {metrics}");
+    }
+    for path in ["/metrics", "/healthz", "/readyz", "/metrics?pwd=canary"] {
+        for target in [path.to_owned(), format!("{BASE}{path}")] {
+            let answer = browser.send(&gateway, "GET", &target, FETCH, b"");
+            assert_eq!((answer.status, answer.code().as_str()), (404, "not_found"), "{target}");
+        }
+    }
+    let line = gateway.wait_for_line(|line| line["message"] == "operators may ask");
+    for (target, status) in [
+        ("/metrics", 200),
+        ("/healthz", 200),
+        ("/readyz", 200),
+        ("/arcmanager/api/v1/datahubs", 404),
+        ("/arcmanager/api/v1/auth/session", 404),
+        ("/arcmanager/api/v1/datahubs/a/api/v4/user", 404),
+    ] {
+        let request = format!(
+            "GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{FETCH}{}\r\n",
+            browser.cookie_field()
+        );
+        assert_eq!(exchange(line["listen"].as_str().expect("a text"), request)[0].status, status, "{target}");
+    }
 }
 
 fn wait_for(gateway: &Gateway, line: &str, count: f64) {
