@@ -31,6 +31,14 @@ fn a_call_is_judged_by_its_method_and_its_path() {
     judge(
         "",
         &[
+            ("POST", "user/personal_access_tokens", "credential_endpoint"),
+            ("GET", "personal_access_tokens/self", "credential_endpoint"),
+            ("POST", "projects/1/access_tokens", "credential_endpoint"),
+            ("POST", "groups/1/access_tokens", "credential_endpoint"),
+            ("POST", "projects/1/deploy_tokens", "credential_endpoint"),
+            ("POST", "groups/1/deploy_tokens", "credential_endpoint"),
+            ("POST", "user/keys", "credential_endpoint"),
+            ("POST", "applications", "credential_endpoint"),
             ("POST", "projects/1/secrets_manager/access_token", "credential_endpoint"),
             ("POST", "ai/third_party_agents/direct_access", "credential_endpoint"),
             ("PATCH", "groups/1/saml/7", "credential_endpoint"),
