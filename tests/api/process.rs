@@ -4,8 +4,12 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::browser::{Browser, Connection, FETCH};
-use crate::gateway::{BASE, Folder, Setup, datahub};
+use datahub::behaviour::Answer;
+
+use crate::browser::{Browser, Connection, FETCH, NAVIGATION, parameter};
+use crate::gateway::{BASE, Folder, Setup, datahub, new_key};
+use crate::token_endpoint::{USER, lifetime, logged_in};
+use crate::wire::{exchange, summary};
 
 #[test]
 fn a_call_under_way_is_finished_before_the_end() {
@@ -138,12 +142,185 @@ fn every_request_has_a_line_in_the_log_that_names_its_route_and_nothing_secret()
     assert!(!gateway.log().iter().any(|line| line.to_string().contains("canary")), "neither query nor body");
 }
 
-/// The list in `docs/connections.md`: `file::name`, or `file::*` for all of a file.
+/// A whole life: everything that is secret passes, goes wrong and ends. What an operator, a log's reader or another person
+/// of the machine can read of the process is searched when it ends.
 #[test]
-fn every_row_about_connections_names_tests_that_are_there() {
+fn no_secret_can_be_read_anywhere() {
+    let (hub, key) = (lifetime(2), new_key());
+    let gateway = Setup::with_keys(&[("a", &hub)], &[&key]).start();
+    let newcomer = Browser::default();
+    let callback = newcomer.begin_login(&gateway, "a", &hub, "joerg");
+    newcomer.keep_jar_secret(&gateway);
+    newcomer.open(&gateway, &callback.replace("code=", "code=0"));
+    let (browser, other) = (logged_in(&gateway, &hub, "testuser"), logged_in(&gateway, &hub, "joerg"));
+    let file = "/datahubs/a/api/v4/projects/230/packages/generic/p/1/f.bin";
+    assert_eq!(browser.fetch_following(&gateway, "PUT", file, &[b'x'; 10_000]).status, 201);
+    std::thread::sleep(Duration::from_millis(2_100));
+    assert_eq!(browser.fetch_following(&gateway, "GET", USER, b"").status, 200);
+    browser.keep_jar_secret(&gateway);
+    hub.expire_access_tokens();
+    assert_eq!(browser.fetch_following(&gateway, "GET", USER, b"").status, 200);
+    browser.keep_jar_secret(&gateway);
+    for answer in [Answer::Status(500), Answer::CloseWithoutAnswer, Answer::Raw(b"nonsense".to_vec())] {
+        hub.set(|behaviour| (behaviour.api.answer, behaviour.token.answer) = (answer.clone(), answer));
+        browser.fetch(&gateway, "GET", USER);
+        other.fetch(&gateway, "GET", USER);
+    }
+    hub.set(|behaviour| (behaviour.api.answer, behaviour.token.answer) = (Answer::Normal, Answer::Normal));
+    // Nothing that is sealed opens here, and whoever is told so is told of none of it.
+    let altered = browser.copy();
+    altered.set_cookie("__Host-Http-sid-a", &other.cookie("__Host-Http-sid-a").expect("logged in"));
+    assert_eq!(altered.fetch(&gateway, "GET", USER).code(), "not_logged_in");
+    assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout").status, 204);
+
+    let requests = hub.requests();
+    let exchanged = requests.iter().filter(|request| request.path() == "/oauth/token");
+    let bodies: Vec<_> = exchanged.map(|request| format!("?{}", String::from_utf8_lossy(&request.body))).collect();
+    let secrets = hub.secrets();
+    for name in ["code", "code_verifier", "refresh_token"] {
+        let sent: Vec<_> = bodies.iter().filter_map(|body| parameter(body, name)).collect();
+        assert!(!sent.is_empty() && sent.iter().all(|it| secrets.contains(it) || it.starts_with('0')), "{name}");
+    }
+    let bearer = requests.iter().filter_map(|request| request.header("authorization"));
+    let mut bearer = bearer.filter_map(|value| value.strip_prefix("Bearer ").map(str::to_owned));
+    assert!(bearer.all(|token| secrets.contains(&token)), "access tokens");
+    gateway.keep_secret(secrets.into_iter().chain([key, hub.client_secret().to_owned()]));
+    let process = |name: &str| std::fs::read(format!("/proc/{}/{name}", gateway.pid())).expect("it runs");
+    for text in [gateway.metrics().into_bytes(), process("cmdline"), process("comm")] {
+        assert!(!text.is_empty());
+        gateway.keep_answer("", &text);
+    }
+}
+
+/// EL-01: what people write into a request is neither in the log, at any level, nor in what the gateway itself answers.
+#[test]
+fn nothing_of_a_request_is_written_down_or_said_again() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let (browser, nobody) = (logged_in(&gateway, &hub, "testuser"), Browser::default());
+    let json = "Content-Type: application/json\r\n";
+    for (case, browser, method, target, fields, body, expected) in [
+        ("a query", &nobody, "GET", "/auth/session?pwd=canary", FETCH, "", "200"),
+        ("an app's cookie", &nobody, "GET", "/auth/session", &format!("{FETCH}Cookie: a=canary\r\n"), "", "200"),
+        (
+            "a cookie like ours",
+            &nobody,
+            "GET",
+            USER,
+            &format!("{FETCH}Cookie: __Host-Http-session-a=canary; __Host-Http-sid-a=canary\r\n"),
+            "",
+            "401 not_logged_in",
+        ),
+        (
+            "a token",
+            &nobody,
+            "GET",
+            USER,
+            &format!("{FETCH}Authorization: Bearer canary\r\nPrivate-Token: canary\r\n"),
+            "",
+            "401 not_logged_in",
+        ),
+        (
+            "what browsers say",
+            &nobody,
+            "GET",
+            "/datahubs",
+            "User-Agent: canary\r\nReferer: http://localhost:8000/canary\r\nX-Request-Id: canary\r\ntraceparent: canary\r\nX-Forwarded-For: canary\r\n",
+            "",
+            "200",
+        ),
+        (
+            "another origin",
+            &nobody,
+            "POST",
+            "/auth/logout",
+            "X-CSRF: 1\r\nOrigin: https://canary.test\r\n",
+            "",
+            "403 cross_site_request",
+        ),
+        ("another host", &nobody, "GET", "/datahubs", "Host: canary.test\r\n", "", "421 wrong_host"),
+        ("a path", &nobody, "GET", "/canary", FETCH, "", "404 not_found"),
+        ("a DataHUB", &nobody, "GET", "/datahubs/canary/api/v4/user", FETCH, "", "404 unknown_datahub"),
+        ("a login's DataHUB", &nobody, "GET", "/auth/login?datahub=canary", NAVIGATION, "", "404 unknown_datahub"),
+        ("a login's prompt", &nobody, "GET", "/auth/login?datahub=a&prompt=canary", NAVIGATION, "", "400 bad_request"),
+        ("a login's aim", &nobody, "GET", "/auth/login?datahub=a&return_to=//canary.test", NAVIGATION, "", "302"),
+        ("a callback", &nobody, "GET", "/auth/callback?datahub=a&code=canary&state=canary", NAVIGATION, "", "303"),
+        ("a body for us", &browser, "POST", "/auth/refresh", &format!("{FETCH}{json}"), "{\"pat\":\"canary\"", "200"),
+        (
+            "a parameter",
+            &browser,
+            "GET",
+            &format!("{USER}?private_token=canary"),
+            FETCH,
+            "",
+            "400 credential_parameter",
+        ),
+        ("a way elsewhere", &browser, "GET", "/datahubs/a/api/v4/../canary", FETCH, "", "400 bad_request_target"),
+        ("a key", &browser, "GET", "/datahubs/a/api/v4/user/keys/canary", FETCH, "", "403 credential_endpoint"),
+        ("no API", &browser, "GET", "/datahubs/a/canary", FETCH, "", "404 not_forwarded"),
+        (
+            "a body",
+            &browser,
+            "POST",
+            "/datahubs/a/api/v4/projects/230/issues",
+            &format!("{FETCH}{json}"),
+            "{\"sudo\":\"canary\"}",
+            "400 credential_parameter",
+        ),
+        (
+            "a body that is broken",
+            &browser,
+            "POST",
+            "/datahubs/a/api/v4/projects/230/issues",
+            &format!("{FETCH}Content-Type: multipart/form-data; boundary=canary\r\n"),
+            "canary",
+            "400 bad_request",
+        ),
+        (
+            "a long field",
+            &browser,
+            "GET",
+            USER,
+            &format!("{FETCH}X-Long: {}\r\n", "canary".repeat(6_000)),
+            "",
+            "431 head_too_large",
+        ),
+    ] {
+        let length = if method == "POST" { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
+        let fields = format!("{fields}{length}");
+        let answer = browser.copy().send(&gateway, method, &format!("{BASE}{target}"), &fields, body.as_bytes());
+        assert_eq!(summary(&answer), expected, "{case}: {}", answer.text());
+        assert!(!answer.head.contains("canary") && !answer.text().contains("canary"), "{case}: {}", answer.head);
+    }
+    for bytes in ["canary\r\n\r\n", "GET /canary HTTP/1.1\r\nHost: localhost:8000\r\ncanary canary\r\n\r\n"] {
+        let answers = exchange(&gateway.address, bytes);
+        assert!(answers.len() == 1 && !answers[0].text().contains("canary"), "{bytes}");
+    }
+    hub.clear();
+    let answer = browser.fetch_with(
+        &gateway,
+        "POST",
+        "/datahubs/a/api/v4/projects/230/issues?title=canary",
+        "application/json",
+        b"{\"description\":\"canary\"}",
+    );
+    assert_eq!(answer.status, 201, "what is the DataHUB's business goes there: {}", answer.text());
+    let request = hub.requests().pop().expect("it was forwarded");
+    assert!(request.target().contains("canary") && String::from_utf8_lossy(&request.body).contains("canary"));
+    let id = answer.header("x-request-id").expect("an id");
+    gateway.wait_for_line(|line| line["target"] == "access" && line["request_id"] == id.as_str());
+    let told: Vec<_> = gateway.output().into_iter().filter(|line| line.contains("canary")).collect();
+    assert!(told.is_empty() && !gateway.metrics().contains("canary"), "{told:?}");
+}
+
+/// A table of a document, whose last column names tests: `file::name` in `tests/api/`, or `file::*` for all of a file; `unit`,
+/// `fuzz`, `deploy` and `browser` with the name of a file.
+fn every_row_names_tests_that_are_there(document: &str, header: &str) -> Vec<String> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let list = std::fs::read_to_string(root.join("docs/connections.md")).expect("the list");
-    for row in list.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| what |")) {
+    let list = std::fs::read_to_string(root.join(document)).expect("the list");
+    let rows = list.lines().filter(|line| line.starts_with("| ") && !line.starts_with(header));
+    let rows: Vec<_> = rows.map(str::to_owned).collect();
+    for row in &rows {
         let holds = row.trim_end_matches(" |").rsplit(" | ").next().expect("a cell");
         assert!(holds.contains("::"), "no test: {row}");
         for (file, name) in holds.split('`').filter_map(|word| word.split_once("::")) {
@@ -151,8 +328,12 @@ fn every_row_about_connections_names_tests_that_are_there() {
             let is_there = if name == "*" { text.contains("#[test]") } else { text.contains(&format!("fn {name}()")) };
             assert!(is_there, "{file}::{name}: {row}");
         }
-        let others = [("unit", "src", "rs"), ("fuzz", "tests/fuzz", "rs"), ("deploy", "tests/deploy", "py")];
-        for (kind, folder, extension) in others {
+        for (kind, folder, extension) in [
+            ("unit", "src", "rs"),
+            ("fuzz", "tests/fuzz", "rs"),
+            ("deploy", "tests/deploy", "py"),
+            ("browser", "tests/browser", "py"),
+        ] {
             for name in holds.split(&format!("{kind} `")).skip(1).filter_map(|rest| rest.split('`').next()) {
                 let text =
                     std::fs::read_to_string(root.join(format!("{folder}/{name}.{extension}"))).unwrap_or_default();
@@ -161,6 +342,22 @@ fn every_row_about_connections_names_tests_that_are_there() {
             }
         }
     }
+    rows
+}
+
+#[test]
+fn every_row_about_connections_names_tests_that_are_there() {
+    assert!(!every_row_names_tests_that_are_there("docs/connections.md", "| what |").is_empty());
+}
+
+/// Every defect of the backend that this gateway takes the place of, once and in order.
+#[test]
+fn every_defect_of_the_old_backend_has_its_tests() {
+    let rows = every_row_names_tests_that_are_there("docs/security.md", "| id |");
+    let told = rows.iter().map(|row| row.split(" | ").next().expect("a cell").trim_start_matches("| ").to_owned());
+    let list = [("A", 1..=11), ("B", 1..=12), ("C", 1..=7), ("D", 4..=4), ("D", 8..=8), ("E", 1..=3)];
+    let all = list.into_iter().flat_map(|(group, numbers)| numbers.map(move |number| format!("{group}{number}")));
+    assert_eq!(told.collect::<Vec<_>>(), all.collect::<Vec<_>>());
 }
 
 /// EL-01: the search at the end of every test is able to find something.

@@ -2,6 +2,7 @@
 
 use crate::browser::FETCH;
 use crate::gateway::{BASE, Setup, datahub};
+use crate::proxy::set_up;
 use crate::wire::{Wire, exchange, summary};
 
 /// A fault: its name, what it changes in the good request, into what, how the request with it alone is answered, and
@@ -102,4 +103,20 @@ fn a_head_that_is_too_large_is_nothing_else() {
         let answers: Vec<_> = exchange(&gateway.address, long(&[fault])).iter().map(summary).collect();
         assert_eq!(answers, [fault.3], "{}", fault.0);
     }
+}
+
+/// A text that anybody may write into a request is no session.
+#[test]
+fn no_personal_access_token_is_taken() {
+    let (hub, gateway, browser) = set_up("");
+    let json = "application/json";
+    for path in ["/auth/addPAT", "/auth/addPAT?datahub=a"] {
+        for method in ["PUT", "POST"] {
+            let answer = browser.fetch_with(&gateway, method, path, json, b"{\"pat\":\"glpat-00000000000000000000\"}");
+            assert_eq!((answer.status, answer.code().as_str()), (404, "not_found"), "{method} {path}");
+            assert!(answer.headers("set-cookie").is_empty());
+        }
+    }
+    assert!(hub.requests().is_empty());
+    assert_eq!(browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user").status, 200, "the session is as it was");
 }
