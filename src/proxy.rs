@@ -5,20 +5,21 @@
 //! a login goes the same way without tokens, to DataHUBs that may be asked so.
 
 mod breaker;
-mod call;
-mod caller;
+pub mod call;
+pub mod caller;
 mod graphql;
 mod idle;
 mod inspect;
-mod limiter;
+pub mod limiter;
 pub mod policy;
 mod rejection;
 mod relay;
-mod request;
-mod response;
+pub mod request;
+pub mod response;
 pub mod target;
 pub mod upstream;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -34,16 +35,16 @@ use crate::http::buffer::BufferPool;
 use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
 use crate::http::server::{BodyError, ClientLeft, ServerConnection};
-use crate::proxy::breaker::CircuitBreaker;
+use crate::metrics;
 use crate::proxy::call::Call;
 use crate::proxy::caller::{Caller, Login};
 use crate::proxy::inspect::RequestBody;
-use crate::proxy::limiter::ConcurrencyLimit;
 use crate::proxy::policy::Policy;
-use crate::proxy::request::{Envelope, Message};
+use crate::proxy::request::{Credential, Message};
+use crate::proxy::response::UrlRewriter;
 use crate::proxy::target::Target;
-use crate::proxy::upstream::{SendError, Upstream, UpstreamRequest, UpstreamTimeouts};
-use crate::rate::{Rate, RateLimiter, TotalRateLimiter};
+use crate::proxy::upstream::{SendError, SharedUpstream, Upstream, UpstreamRequest, UpstreamTimeouts};
+use crate::rate::{Rate, RateLimited, RateLimiter, TotalRateLimiter};
 use crate::session::decision::Reason;
 use crate::session::refresh::Refresher;
 use crate::session::replay::ReplayTarget;
@@ -90,8 +91,7 @@ pub struct SharedProxy {
 /// What bounds the calls of all workers to one DataHUB.
 #[derive(Debug)]
 struct RouteLimits {
-    concurrency: Arc<ConcurrencyLimit>,
-    breaker: Arc<CircuitBreaker>,
+    upstream: SharedUpstream,
     /// How often all clients together may call without a login, if they may.
     anonymous: Option<TotalRateLimiter>,
 }
@@ -106,13 +106,11 @@ impl SharedProxy {
         sessions: Arc<Sessions>,
         refresher: Refresher,
     ) -> Self {
-        let ProxyLimits { in_flight, waiting, .. } = settings.limits;
+        let ProxySettings { timeouts, limits, .. } = settings;
         let limits = datahubs.iter().map(|datahub| {
-            let health = datahub.provider.health();
-            health.publish();
+            let (name, health, address) = (datahub.id.clone(), datahub.provider.health(), datahub.address.clone());
             RouteLimits {
-                concurrency: Arc::new(ConcurrencyLimit::new(in_flight, waiting)),
-                breaker: Arc::new(CircuitBreaker::new(datahub.id.clone(), Arc::clone(health))),
+                upstream: SharedUpstream::new(name, health, address, timeouts, limits),
                 anonymous: datahub.anonymous_rate.map(TotalRateLimiter::new),
             }
         });
@@ -197,13 +195,8 @@ impl From<BodyError> for Failure {
 impl Proxy {
     /// The proxy of one of `workers`: its connections are its own, all else is shared.
     pub fn new(shared: Arc<SharedProxy>, guard: Arc<Guard>, pool: BufferPool, workers: usize) -> Self {
-        let ProxySettings { timeouts, limits, .. } = shared.settings;
-        // All workers together keep as many connections as may be in use at once.
-        let max_idle = limits.in_flight.div_ceil(workers.max(1));
         let routes = shared.datahubs.iter().zip(&shared.limits).map(|(datahub, limits)| {
-            let RouteLimits { concurrency, breaker, .. } = limits;
-            let (address, limit, breaker) = (datahub.address.clone(), Arc::clone(concurrency), Arc::clone(breaker));
-            let upstream = Upstream::new(address, timeouts, limit, breaker, pool.clone(), max_idle);
+            let upstream = Upstream::new(&limits.upstream, pool.clone(), workers);
             Route { upstream, public: format!("{}{}{}", shared.public, shared.prefix, datahub.id) }
         });
         Self { routes: routes.collect(), shared, guard, pool, clock: DateClock::default() }
@@ -225,43 +218,44 @@ impl Proxy {
         access: Access,
         context: &RequestContext,
     ) -> Result<(), Failure> {
-        let SharedProxy { settings, refresher, scheme, .. } = &*self.shared;
+        let settings = &self.shared.settings;
         let now = SystemTime::now();
         let replay = ReplayTarget::parse(request.target());
         let (datahub, raw_target) = self.find_datahub(&replay.target, context)?;
         context.replay.set(replay.replays);
         let caller = self.identify(request, datahub, context, now)?;
         let target = Target::parse(request.method(), raw_target, &settings.policy);
-        let target = target.map_err(|error| Failure::from(ApiError::from(error)).record_refusal(datahub, context))?;
+        let target = target
+            .map_err(|error| Failure::from(ApiError::from(error)).record_refusal(datahub.id.as_str(), context))?;
         let length = body_length(request);
         if length.known().is_some_and(|length| length > settings.limits.body) {
             return Err(Code::BodyTooLarge.into());
         }
 
-        let call = Call { proxy: self, request, target, access, caller: &caller, replay: &replay, datahub, context };
+        let call = Call { proxy: self, request, access, replay: &replay, context };
         let is_long = length.may_exceed(LONG_BODY_BYTES);
-        call.check_caller(is_long, downstream, now).await?;
-        let session = caller.session();
-        let upload = session.filter(|_| is_long).map(|session| refresher.begin_upload(session.filter_hash()));
+        match &caller.login {
+            Some(login) => call.check_login(login, is_long, downstream, now).await?,
+            None => self.check_anonymous(datahub, context)?,
+        }
+        let upload = caller.login.as_ref().filter(|_| is_long).map(|login| call.begin_upload(login));
 
-        let envelope = Envelope { datahub, session, context, scheme };
-        let mut message = Message::of_call(self.pool.take(), request, target, length, envelope)?;
+        let envelope = call.envelope(&datahub.address, Credential::Bearer(caller.session()));
+        let mut message = Message::of_call(self.pool.take(), request, target.as_str(), length, envelope)?;
         let inspected = if target.is_graphql() {
             graphql::inspect(request, downstream, context).await
         } else {
             inspect::inspect(request, downstream, context).await
         };
-        let rest = match inspected.map_err(|failure| failure.record_refusal(datahub, context))? {
+        let rest = match inspected.map_err(|failure| failure.record_refusal(datahub.id.as_str(), context))? {
             RequestBody::Buffered(body) => {
                 message.append(&body, length);
                 BodyLength::None
             }
             RequestBody::Streaming => length,
         };
-        let (is_head, is_idempotent) = (request.method() == "HEAD", is_idempotent(request.method()));
-        let upstream_request =
-            UpstreamRequest { message: message.as_bytes(), rest, is_head, is_idempotent, session: caller.tag() };
-        let upstream = &self.routes[datahub.index()].upstream;
+        let upstream_request = UpstreamRequest::new(request.method(), message.as_bytes(), rest, caller.tag());
+        let Route { upstream, public } = &self.routes[datahub.index()];
         let mut exchange = upstream.exchange(caller.holder(context), &upstream_request, downstream, context).await?;
         context.upstream.set(Some(exchange.took));
         drop((message, upload));
@@ -275,7 +269,46 @@ impl Proxy {
             return Err(call.retry(&login.decode(), None, Reason::Rejected, downstream).await);
         }
         replay.record_outcome("passed");
-        call.relay(exchange, peeked.as_deref(), downstream).await
+        let rewriter = UrlRewriter {
+            upstream: &datahub.address,
+            public,
+            forwards: |target: &str| Target::parse("GET", target, &settings.policy).is_ok(),
+            own: target.as_str(),
+            more_fields: &[],
+            dropped: Cell::default(),
+        };
+        let head = call.response_head(&exchange, &rewriter, downstream);
+        if let Some(reason) = rewriter.dropped.get() {
+            datahub.report_dropped_link(reason);
+        }
+        call.relay(exchange, head?, peeked.as_deref(), datahub.id.as_str(), downstream).await;
+        Ok(())
+    }
+
+    /// Counts a call without a login. First by its client, so that one who comes too often takes nothing from the others.
+    fn check_anonymous(&self, datahub: &DataHub, context: &RequestContext) -> Result<(), ApiError> {
+        let calls = self.shared.limits[datahub.index()].anonymous.as_ref().ok_or(Code::NotLoggedIn)?;
+        self.check_anonymous_client(datahub.id.as_str(), context, || {
+            calls.check().map_err(|limited| (limited, "datahub_limited"))
+        })
+    }
+
+    /// Counts a call without a login to `datahub` by its client, and then as `and_then` does, which says what its result is.
+    ///
+    /// # Errors
+    /// `rate_limited`.
+    pub fn check_anonymous_client(
+        &self,
+        datahub: &str,
+        context: &RequestContext,
+        and_then: impl FnOnce() -> Result<(), (RateLimited, &'static str)>,
+    ) -> Result<(), ApiError> {
+        let checked = match self.shared.anonymous_clients.check(context.client) {
+            Ok(()) => and_then(),
+            Err(limited) => Err((limited, "client_limited")),
+        };
+        metrics::anonymous_call(datahub, checked.map_or_else(|(_, result)| result, |()| "passed"));
+        checked.map_err(|(limited, _)| limited.into())
     }
 
     /// The DataHUB whose id is in `target`, and what follows the id. The log learns of both.
@@ -297,15 +330,15 @@ impl Proxy {
 
     /// Who calls: somebody without a login only where the DataHUB may be asked so. Whoever has a session cookie that does not open, or a session that has ended, is told so: they think that they are
     /// logged in.
-    fn identify(
+    fn identify<'a>(
         &self,
         request: &RequestHead,
-        datahub: &DataHub,
+        datahub: &'a Arc<DataHub>,
         context: &RequestContext,
         now: SystemTime,
-    ) -> Result<Caller, ApiError> {
+    ) -> Result<Caller<'a>, ApiError> {
         match self.shared.sessions.open(request.fields().values("cookie"), datahub, context, now) {
-            Ok((sid, session)) => Ok(Caller { login: Some(Login { sid, session }) }),
+            Ok((sid, session)) => Ok(Caller { login: Some(Login { datahub, sid, session }) }),
             Err(SessionError::NoCookie)
                 if datahub.anonymous_rate.is_some() && matches!(request.method(), "GET" | "HEAD") =>
             {
@@ -319,7 +352,8 @@ impl Proxy {
 
 impl Failure {
     /// Logs a security event if this stands for one.
-    fn record_refusal(self, datahub: &DataHub, context: &RequestContext) -> Self {
+    #[must_use]
+    pub fn record_refusal(self, datahub: &str, context: &RequestContext) -> Self {
         let event = match &self {
             Self::Error(error) => match error.code() {
                 Code::CredentialParameter | Code::CredentialEndpoint => Some(Event::CredentialRefused),
@@ -329,14 +363,14 @@ impl Failure {
             Self::ClientLeft => None,
         };
         if let Some(event) = event {
-            context.event(event, datahub.id.as_str());
+            context.event(event, datahub);
         }
         self
     }
 }
 
 /// How the body is delimited in the request to the DataHUB. The browser's own fields about that are not forwarded.
-fn body_length(request: &RequestHead) -> BodyLength {
+pub fn body_length(request: &RequestHead) -> BodyLength {
     match request.body {
         // These have a body by definition, if an empty one (RFC 9110 section 8.6).
         BodyLength::None if matches!(request.method(), "POST" | "PUT" | "PATCH") => BodyLength::Known(0),
@@ -344,12 +378,7 @@ fn body_length(request: &RequestHead) -> BodyLength {
     }
 }
 
-/// Whether the same request twice does what it does once (RFC 9110 section 9.2.2).
-fn is_idempotent(method: &str) -> bool {
-    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
-}
-
 /// The route of every forwarded call in the log.
 const ROUTE: &str = "/datahubs/{datahub}/{path}";
 /// A body longer than this, in bytes, counts as one that takes long to upload.
-const LONG_BODY_BYTES: u64 = 1024 * 1024;
+pub const LONG_BODY_BYTES: u64 = 1024 * 1024;

@@ -217,6 +217,16 @@ impl ServerConnection {
         Ok(None)
     }
 
+    /// Takes no more than `max_bytes` of the request's body, if that is less than of every body.
+    pub fn limit_body(&mut self, max_bytes: u64) {
+        self.body_allowance = self.body_allowance.min(max_bytes);
+    }
+
+    /// Whether some of the request's body is still to come, or never will.
+    pub fn has_unread_body(&self) -> bool {
+        !self.body.is_done()
+    }
+
     /// Gives back what was read of the request's body, behind what was before: it is the next piece again.
     pub fn give_back(&mut self, piece: Vec<u8>) {
         match &mut self.returned {

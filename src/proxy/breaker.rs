@@ -101,7 +101,7 @@ impl Drop for Attempts {
 /// The DataHUB could not be reached for a while; the call does not go up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the DataHUB could not be reached by the last calls")]
-pub(super) struct CircuitOpen;
+pub struct CircuitOpen;
 
 impl From<CircuitOpen> for ApiError {
     fn from(error: CircuitOpen) -> Self {

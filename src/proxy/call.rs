@@ -1,48 +1,50 @@
 //! One call whose caller is known: whether it may go up now, and what it is told if not.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::context::RequestContext;
-use crate::datahub::DataHub;
-use crate::error::{ApiError, Code};
+use crate::datahub::transport::Address;
+use crate::error::Code;
 use crate::guard::Access;
 use crate::http::head::RequestHead;
 use crate::http::server::{BodyError, ServerConnection};
-use crate::metrics;
-use crate::proxy::caller::{Caller, DecodedLogin};
-use crate::proxy::target::Target;
+use crate::proxy::caller::{DecodedLogin, Login};
+use crate::proxy::request::{Credential, Envelope};
 use crate::proxy::{Failure, Proxy, SharedProxy};
 use crate::session::decision::Reason;
+use crate::session::refresh::uploads::Upload;
 use crate::session::refresh::{Asking, Resolution};
 use crate::session::replay::{self, ReplayTarget};
 
 /// One call whose caller is known, and what the rest of its way needs.
-pub(super) struct Call<'a> {
-    pub(super) proxy: &'a Proxy,
-    pub(super) request: &'a RequestHead,
-    pub(super) target: Target<'a>,
-    pub(super) access: Access,
-    pub(super) caller: &'a Caller,
-    pub(super) replay: &'a ReplayTarget<'a>,
-    pub(super) datahub: &'a Arc<DataHub>,
-    pub(super) context: &'a RequestContext,
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// The proxy of the worker that has it.
+    pub proxy: &'a Proxy,
+    /// The browser's request.
+    pub request: &'a RequestHead,
+    /// How it got in.
+    pub access: Access,
+    /// Its target, and how often the browser has sent it again.
+    pub replay: &'a ReplayTarget<'a>,
+    /// What is known of it besides.
+    pub context: &'a RequestContext,
 }
 
-impl Call<'_> {
-    /// Lets a call pass whose tokens are current, as far as this process knows, or that bears none and comes not too often.
+impl<'a> Call<'a> {
+    /// Lets a call pass whose tokens are current, as far as this process knows. `is_long` is that of its body.
     ///
     /// # Errors
     /// The answer to a call that cannot go up now.
-    pub(super) async fn check_caller(
+    pub async fn check_login(
         &self,
+        login: &Login<'_>,
         is_long: bool,
         downstream: &mut ServerConnection,
         now: SystemTime,
     ) -> Result<(), Failure> {
         let SharedProxy { sessions, refresher, .. } = &*self.proxy.shared;
-        let Some(login) = &self.caller.login else { return Ok(self.check_anonymous()?) };
         let filter_hash = login.session.filter_hash();
         // Sooner ahead of a long body: GitLab looks at the token again once the whole body is there; but not while another
         // one is on its way up with that token.
@@ -59,6 +61,16 @@ impl Call<'_> {
             return Ok(());
         }
         Err(self.retry(&login, self.request.body.known(), reason, downstream).await)
+    }
+
+    /// Notes that a long body is on its way up with this login's token, until what is returned is dropped.
+    pub fn begin_upload(&self, login: &Login<'_>) -> Upload {
+        self.proxy.shared.refresher.begin_upload(login.session.filter_hash())
+    }
+
+    /// What its message is made of besides its own fields, on its way to `address`.
+    pub fn envelope(&self, address: &'a Address, credential: Credential<'a>) -> Envelope<'a> {
+        Envelope { address, credential, context: self.context, scheme: &self.proxy.shared.scheme }
     }
 
     /// The answer to a call that is not forwarded now: mostly a 307, by which the browser sends the call again. It brings
@@ -99,21 +111,9 @@ impl Call<'_> {
         response.into()
     }
 
-    fn asking<'b>(&'b self, login: &'b DecodedLogin<'_>, reason: Reason) -> Asking<'b> {
-        let DecodedLogin { sid, session } = login;
-        Asking { datahub: self.datahub, sid, session, reason, replays: self.replay.replays }
-    }
-
-    /// Counts a call without a login. First by its client, so that one who comes too often takes nothing from the others.
-    fn check_anonymous(&self) -> Result<(), ApiError> {
-        let SharedProxy { anonymous_clients, limits, .. } = &*self.proxy.shared;
-        let calls = limits[self.datahub.index()].anonymous.as_ref().ok_or(Code::NotLoggedIn)?;
-        let checked = match anonymous_clients.check(self.context.client) {
-            Ok(()) => calls.check().map_err(|limited| (limited, "datahub_limited")),
-            Err(limited) => Err((limited, "client_limited")),
-        };
-        metrics::anonymous_call(self.datahub.id.as_str(), checked.map_or_else(|(_, result)| result, |()| "passed"));
-        checked.map_err(|(limited, _)| limited.into())
+    fn asking<'b>(&self, login: &'b DecodedLogin<'_>, reason: Reason) -> Asking<'b> {
+        let DecodedLogin { datahub, sid, session } = login;
+        Asking { datahub, sid, session, reason, replays: self.replay.replays }
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) struct Wanted {
 
 /// Stands for a session, as [`Sid::tag`](crate::session::Sid::tag) gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SessionTag(pub(super) u64);
+pub struct SessionTag(pub(super) u64);
 
 #[derive(Debug)]
 struct IdleConnection {

@@ -25,7 +25,7 @@ pub(super) struct ConcurrencyLimit {
 
 /// Whose calls have a share of the places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Holder {
+pub enum Holder {
     /// A person, however often they are logged in: their [`user_key`](crate::session::open_session::OpenSession::user_key).
     Person(u64),
     /// A network that calls without a login.
@@ -229,7 +229,7 @@ fn share(count: usize) -> usize {
 /// Too many calls are waiting for this DataHUB, or too many of one holder's, or one has waited too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many calls are under way at this DataHUB, or too many of this person's or network's")]
-pub(super) struct LimitReached;
+pub struct LimitReached;
 
 impl From<LimitReached> for ApiError {
     fn from(error: LimitReached) -> Self {

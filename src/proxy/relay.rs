@@ -2,71 +2,68 @@
 //!
 //! If it breaks off, the browser's connection ends, so that nobody takes the part for the whole.
 
-use std::cell::Cell;
 use std::pin::pin;
 
 use actix_web::http::StatusCode;
 
 use crate::access_log::chain;
 use crate::context::Incomplete;
+use crate::error::ApiError;
 use crate::guard::Access;
-use crate::http::buffer::Buffer;
+use crate::http::buffer::{Buffer, append};
 use crate::http::client::ResponseBodyError;
 use crate::http::server::{ClientLeft, ServerConnection, WriteError};
-use crate::proxy::Failure;
 use crate::proxy::call::Call;
 use crate::proxy::response::{self, UrlRewriter};
 use crate::proxy::upstream::Exchange;
 
 impl Call<'_> {
-    /// Passes an answer on. `peeked` is what has been read of its body already, if that is more than what came with the head.
-    ///
-    /// # Errors
-    /// `datahub_invalid_response` for an answer that cannot be passed on; nothing has been written then.
-    pub(super) async fn relay(
+    /// Passes an answer of `datahub`'s on, whose head is written in `head`. `peeked` is what has been read of its body already,
+    /// if that is more than what came with the head.
+    pub async fn relay(
         &self,
         mut exchange: Exchange<'_>,
+        head: Buffer,
         peeked: Option<&[u8]>,
+        datahub: &str,
         downstream: &mut ServerConnection,
-    ) -> Result<(), Failure> {
-        downstream.decide_persistence(false, exchange.response.length.known().is_none());
-        let head = self.head(&exchange, downstream)?;
+    ) {
         self.context.record_answer(exchange.response.status(), None);
         if let Err(broken) = self.stream(&mut exchange, head, peeked, downstream).await {
             downstream.abort();
             self.context.record_incomplete(Incomplete::from(&broken));
             if let Broken::Upstream(error) = broken {
-                let (datahub, reason) = (self.datahub.id.as_str(), chain(&error));
+                let reason = chain(&error);
                 log::warn!(datahub, reason; "an answer broke off");
             }
         }
-        Ok(())
     }
 
     /// The head of the answer, as the browser gets it.
-    fn head(&self, exchange: &Exchange<'_>, downstream: &ServerConnection) -> Result<Buffer, Failure> {
+    ///
+    /// # Errors
+    /// `datahub_invalid_response` for an answer that cannot be passed on.
+    pub fn response_head(
+        &self,
+        exchange: &Exchange<'_>,
+        rewriter: &UrlRewriter<'_, impl Fn(&str) -> bool>,
+        downstream: &mut ServerConnection,
+    ) -> Result<Buffer, ApiError> {
         let (proxy, response, is_head) = (self.proxy, &exchange.response, self.request.method() == "HEAD");
-        let public = &proxy.routes[self.datahub.index()].public;
-        let rewriter = UrlRewriter {
-            upstream: &self.datahub.address,
-            public,
-            policy: &proxy.shared.settings.policy,
-            own: self.target.as_str(),
-            dropped: Cell::default(),
-        };
+        downstream.decide_persistence(false, response.length.known().is_none());
         let mut out = proxy.pool.take();
         let status = StatusCode::from_u16(response.status()).expect("it was read as three digits");
         downstream.write_status_line(status, &mut out);
-        let written = response::write_fields(response, &rewriter, is_head, self.access == Access::Download, &mut out);
-        if let Some(reason) = rewriter.dropped.get() {
-            self.datahub.report_dropped_link(reason);
-        }
-        written?;
+        response::write_fields(response, rewriter, is_head, self.access == Access::Download, &mut out)?;
         downstream.write_framing(response.content_length, &mut out);
         proxy.guard.harden(false, &mut out);
         out.extend_from_slice(b"cache-control: private, no-store\r\nvary: Cookie, Accept-Encoding\r\n");
         self.context.write_session_field(&mut out);
         proxy.guard.write_cors(self.access, self.request.fields(), &mut out);
+        if self.access == Access::Dev && !rewriter.more_fields.is_empty() {
+            let names = rewriter.more_fields.join(", ");
+            append(&mut out, [b"access-control-expose-headers: ", names.as_bytes(), b"\r\n"]);
+        }
         downstream.end_head(self.context.id.as_bytes(), &proxy.clock, &mut out);
         Ok(out)
     }

@@ -1,8 +1,9 @@
-//! What goes up: an allow-list of fields, and the bearer, if the caller is logged in.
+//! What goes up: an allow-list of fields, and the bearer or the old backend's cookie, if the caller is logged in.
 //!
 //! Only what is named here reaches a DataHUB; so no cookie, no other way to authenticate and no forwarding field of the
 //! browser's does, and `Connection` can name nothing away.
 
+use std::fmt;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -10,32 +11,46 @@ use std::ops::Range;
 use zeroize::Zeroize as _;
 
 use crate::context::RequestContext;
-use crate::datahub::DataHub;
+use crate::datahub::transport::Address;
 use crate::error::Code;
 use crate::http::body::{BodyLength, CHUNK_END, LAST_CHUNK, write_chunk_size, write_content_length};
 use crate::http::buffer::{Buffer, append};
 use crate::http::head::{RequestHead, is_name};
-use crate::proxy::target::Target;
 use crate::session::open_session::OpenSession;
 
 /// What the messages of one call are made of besides its own fields.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Envelope<'a> {
+pub struct Envelope<'a> {
     /// Where to.
-    pub(super) datahub: &'a DataHub,
-    /// Whose token it bears; none if it goes up without one.
-    pub(super) session: Option<&'a OpenSession>,
+    pub(super) address: &'a Address,
+    /// What tells whose it is.
+    pub(super) credential: Credential<'a>,
     /// Its id, and the client it comes from.
     pub(super) context: &'a RequestContext,
     /// That of the gateway's own address.
     pub(super) scheme: &'a str,
 }
 
-/// A message on its way up: a head, and the body if that is short. The bearer in it is wiped when it is dropped.
+/// What a message bears, and with it what a browser may tell whoever reads that.
+#[derive(Clone, Copy)]
+pub enum Credential<'a> {
+    /// For a DataHUB: the session's token; none for a call without a login.
+    Bearer(Option<&'a OpenSession>),
+    /// For the old backend: a value for its one cookie; none for a call that needs no login there.
+    DataCookie(Option<&'a str>),
+}
+
+impl fmt::Debug for Credential<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential([redacted])")
+    }
+}
+
+/// A message on its way up: a head, and the body if that is short. The credential in it is wiped when it is dropped.
 #[derive(Debug)]
-pub(super) struct Message {
+pub struct Message {
     bytes: Buffer,
-    bearer: Range<usize>,
+    credential: Range<usize>,
 }
 
 impl Message {
@@ -43,23 +58,27 @@ impl Message {
     ///
     /// # Errors
     /// `bad_request` if something is said twice that may be said once: we and GitLab might go by another one each.
-    pub(super) fn of_call(
+    pub fn of_call(
         mut bytes: Buffer,
         request: &RequestHead,
-        target: Target<'_>,
+        target: &str,
         length: BodyLength,
         envelope: Envelope<'_>,
     ) -> Result<Self, Code> {
-        let Envelope { datahub, context, scheme, .. } = envelope;
+        let Envelope { context, scheme, .. } = envelope;
         let (fields, id) = (request.fields(), context.id.as_bytes());
-        bytes.make_room(request.len() + datahub.address.root().len() + MAX_OURS);
-        let bearer = begin(&mut bytes, request.method(), target.as_str(), envelope);
-        // From here on the bearer is wiped, whatever comes of the rest.
-        let mut message = Self { bytes, bearer };
+        bytes.make_room(request.len() + envelope.length());
+        let credential = begin(&mut bytes, request.method(), target, envelope);
+        // From here on the credential is wiped, whatever comes of the rest.
+        let mut message = Self { bytes, credential };
+        let passing = envelope.credential.passing_fields();
         let bytes = &mut message.bytes;
         let mut seen = 0_u16;
         for field in fields.iter() {
             let Some((at, is_list)) = forwarded(field.name) else { continue };
+            if passing & (1 << at) == 0 {
+                continue;
+            }
             if seen & (1 << at) != 0 && !is_list {
                 return Err(Code::BadRequest);
             }
@@ -88,10 +107,10 @@ impl Message {
 
     /// A request of our own: whose is the token? Answered to any token that the DataHUB accepts (GitLab `lib/api/users.rb`).
     pub(super) fn probe(mut bytes: Buffer, envelope: Envelope<'_>) -> Self {
-        bytes.make_room(envelope.datahub.address.root().len() + MAX_OURS);
-        let bearer = begin(&mut bytes, "GET", "/api/v4/user", envelope);
+        bytes.make_room(envelope.length());
+        let credential = begin(&mut bytes, "GET", "/api/v4/user", envelope);
         append(&mut bytes, [b"X-Request-Id: ", envelope.context.id.as_bytes(), b"\r\n\r\n"]);
-        Self { bytes, bearer }
+        Self { bytes, credential }
     }
 
     /// Adds the whole body, delimited as the head says: by its `length`, or as one chunk.
@@ -101,7 +120,7 @@ impl Message {
         if self.bytes.capacity() - self.bytes.len() < needed {
             let mut roomier = Vec::with_capacity(self.bytes.len() + needed);
             roomier.extend_from_slice(&self.bytes);
-            self.bytes[self.bearer.clone()].zeroize();
+            self.bytes[self.credential.clone()].zeroize();
             *self.bytes = roomier;
         }
         let is_chunked = length == BodyLength::Chunked;
@@ -116,30 +135,62 @@ impl Message {
     }
 
     /// The bytes, as they go over the wire.
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
 
 impl Drop for Message {
     fn drop(&mut self) {
-        self.bytes[self.bearer.clone()].zeroize();
+        self.bytes[self.credential.clone()].zeroize();
     }
 }
 
-/// Writes the first lines of a message; where in it the bearer is. There is room for them, so that nothing moves.
+impl Envelope<'_> {
+    /// Room for what it adds to the browser's own fields, in bytes.
+    fn length(&self) -> usize {
+        let cookie = match self.credential {
+            Credential::DataCookie(Some(value)) => value.len(),
+            Credential::Bearer(_) | Credential::DataCookie(None) => 0,
+        };
+        self.address.root().len() + cookie + MAX_OURS
+    }
+}
+
+impl Credential<'_> {
+    /// Which of the fields that [`forwarded`] numbers go up beside it, a bit each.
+    fn passing_fields(self) -> u16 {
+        match self {
+            Self::Bearer(_) => u16::MAX,
+            // Accept, Content-Type, Accept-Encoding, Accept-Language: the original reads no other.
+            Self::DataCookie(_) => 1 << 1 | 1 << 5 | 1 << 7 | 1 << 8,
+        }
+    }
+}
+
+/// Writes the first lines of a message; where in it the credential is. There is room for them, so that nothing moves.
 fn begin(bytes: &mut Buffer, method: &str, target: &str, envelope: Envelope<'_>) -> Range<usize> {
-    let Envelope { datahub, session, .. } = envelope;
-    let parts = [method, " ", datahub.address.root(), target, " HTTP/1.1\r\nHost: ", datahub.address.host_header()];
+    let Envelope { address, credential, .. } = envelope;
+    let parts = [method, " ", address.root(), target, " HTTP/1.1\r\nHost: ", address.host_header()];
     append(bytes, parts.map(str::as_bytes));
     bytes.extend_from_slice(b"\r\n");
-    let Some(session) = session else { return 0..0 };
-    bytes.extend_from_slice(b"Authorization: Bearer ");
-    let start = bytes.len();
-    session.write_bearer(bytes);
-    let bearer = start..bytes.len();
+    let start;
+    match credential {
+        Credential::Bearer(Some(session)) => {
+            bytes.extend_from_slice(b"Authorization: Bearer ");
+            start = bytes.len();
+            session.write_bearer(bytes);
+        }
+        Credential::DataCookie(Some(value)) => {
+            bytes.extend_from_slice(b"Cookie: data=");
+            start = bytes.len();
+            bytes.extend_from_slice(value.as_bytes());
+        }
+        Credential::Bearer(None) | Credential::DataCookie(None) => return 0..0,
+    }
+    let written = start..bytes.len();
     bytes.extend_from_slice(b"\r\n");
-    bearer
+    written
 }
 
 /// An IPv4 address is written without the detour of a formatter: every call has one.
@@ -206,7 +257,6 @@ mod tests {
     use crate::http::buffer::BufferPool;
     use crate::http::head::HeadLimits;
     use crate::metrics::worker::WorkerMetrics;
-    use crate::proxy::policy::Policy;
     use crate::seal::cookie::Plaintext as _;
     use crate::session::Session;
 
@@ -244,11 +294,11 @@ mod tests {
         let mut head = BufferPool::default().take();
         head.extend_from_slice(format!("PUT / HTTP/1.1\r\nHost: app\r\n{fields}\r\n").as_bytes());
         let head = RequestHead::parse(&mut head, HeadLimits { length: 4096, fields: 96 }).expect("a good head");
-        let (head, policy) = (head.expect("a whole one"), Policy::default());
-        let target = Target::parse("GET", "/api/v4/a%2Fb?c=d", &policy).expect("a good target");
+        let head = head.expect("a whole one");
         let datahub = config.datahubs.by_id("a").expect("it is configured");
-        let envelope = Envelope { datahub, session: Some(&session), context: &context, scheme: "https" };
-        let message = Message::of_call(pool.take(), &head, target, length, envelope)?;
+        let credential = Credential::Bearer(Some(&session));
+        let envelope = Envelope { address: &datahub.address, credential, context: &context, scheme: "https" };
+        let message = Message::of_call(pool.take(), &head, "/api/v4/a%2Fb?c=d", length, envelope)?;
         Ok((message, context.id.as_str().to_owned()))
     }
 
@@ -270,7 +320,7 @@ mod tests {
             let before = message.as_bytes().to_vec();
             message.append(body.as_bytes(), BodyLength::Known(4));
             assert_eq!(message.as_bytes(), [&before, body.as_bytes()].concat());
-            assert_eq!(message.bytes[message.bearer.clone()], *TOKEN.as_bytes(), "what is wiped in the end");
+            assert_eq!(message.bytes[message.credential.clone()], *TOKEN.as_bytes(), "what is wiped in the end");
         }
         let text = String::from_utf8(message.as_bytes().to_vec()).expect("ASCII");
         let expected = format!(

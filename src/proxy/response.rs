@@ -15,22 +15,23 @@ use crate::http::body::BodyLength;
 use crate::http::buffer::append;
 use crate::http::client::Response;
 use crate::http::head::{Field, is_name};
-use crate::proxy::policy::Policy;
-use crate::proxy::target::{Target, is_same_path};
+use crate::proxy::target::is_same_path;
 
-/// How a DataHUB's addresses read in a browser.
+/// How a DataHUB's addresses read in a browser, and what else of it comes down.
 #[derive(Debug)]
-pub(super) struct UrlRewriter<'a> {
+pub struct UrlRewriter<'a, F> {
     /// The DataHUB's own.
-    pub(super) upstream: &'a Address,
+    pub upstream: &'a Address,
     /// The gateway's URL for it.
-    pub(super) public: &'a str,
-    /// What the gateway would forward.
-    pub(super) policy: &'a Policy,
+    pub public: &'a str,
+    /// Whether the gateway would forward a read of this target.
+    pub forwards: F,
     /// The target of the call that is answered.
-    pub(super) own: &'a str,
+    pub own: &'a str,
+    /// Names of fields that come down beside those of every answer, in lower case.
+    pub more_fields: &'static [&'static str],
     /// Why a link or a redirect was left out, if one was; for the log.
-    pub(super) dropped: Cell<Option<&'static str>>,
+    pub dropped: Cell<Option<&'static str>>,
 }
 
 /// Appends the fields of the DataHUB's answer as the browser gets them, its framing not included.
@@ -39,7 +40,7 @@ pub(super) struct UrlRewriter<'a> {
 /// `datahub_invalid_response` for an answer that cannot be passed on without lying or leaking.
 pub(super) fn write_fields(
     response: &Response,
-    rewriter: &UrlRewriter<'_>,
+    rewriter: &UrlRewriter<'_, impl Fn(&str) -> bool>,
     is_head: bool,
     is_download: bool,
     out: &mut Vec<u8>,
@@ -55,6 +56,11 @@ pub(super) fn write_fields(
             continue;
         }
         match Passage::of(field.name) {
+            Passage::Dropped
+                if rewriter.more_fields.iter().any(|name| field.name.eq_ignore_ascii_case(name.as_bytes())) =>
+            {
+                field.write(out);
+            }
             Passage::Dropped => {}
             Passage::AsItIs => field.write(out),
             Passage::UpstreamRequestId => {
@@ -156,7 +162,7 @@ fn begins(name: &[u8], lower: &str) -> bool {
     name.len() >= lower.len() && is_name(&name[..lower.len()], lower)
 }
 
-impl UrlRewriter<'_> {
+impl<F: Fn(&str) -> bool> UrlRewriter<'_, F> {
     /// Writes where a browser may go: into the API, or to storage elsewhere, without our cookies and without the token.
     /// Whether there was such a place.
     fn write_location(&self, location: &str, out: &mut Vec<u8>) -> bool {
@@ -241,7 +247,7 @@ impl UrlRewriter<'_> {
 
     /// Whether we would forward a read of this target.
     fn passes(&self, target: &str) -> bool {
-        is_visible(target) && Target::parse("GET", target, self.policy).is_ok()
+        is_visible(target) && (self.forwards)(target)
     }
 
     /// What follows the DataHUB's address in `url`, whichever of the two schemes it has: GitLab writes `http` at times.
@@ -364,6 +370,8 @@ mod tests {
     use super::*;
     use crate::datahub::transport::tls_config;
     use crate::http::buffer::BufferPool;
+    use crate::proxy::policy::Policy;
+    use crate::proxy::target::Target;
 
     const HERE: &str = "https://gateway.example/datahubs/a";
 
@@ -378,12 +386,18 @@ mod tests {
         Response::parse(&mut read, is_head, &mut 0).expect("a good answer").expect("a whole head")
     }
 
+    /// Of the call `own` to the DataHUB `upstream`, whose policy is the default one.
+    fn rewriter<'a>(upstream: &'a Address, own: &'a str) -> UrlRewriter<'a, impl Fn(&str) -> bool> {
+        let policy = Policy::default();
+        let forwards = move |target: &str| Target::parse("GET", target, &policy).is_ok();
+        UrlRewriter { upstream, public: HERE, forwards, own, more_fields: &[], dropped: Cell::default() }
+    }
+
     /// The lines that go down of an answer that has these fields.
     fn written(fields: &str, is_head: bool, is_download: bool) -> Result<Vec<String>, Code> {
         let response = parsed(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"), is_head);
-        let (there, policy, mut out) = (there(), Policy::default(), Vec::new());
-        let rewriter =
-            UrlRewriter { upstream: &there, public: HERE, policy: &policy, own: "/", dropped: Cell::default() };
+        let (there, mut out) = (there(), Vec::new());
+        let rewriter = rewriter(&there, "/");
         write_fields(&response, &rewriter, is_head, is_download, &mut out).map_err(|error| error.code())?;
         Ok(String::from_utf8(out).expect("ASCII").split_terminator("\r\n").map(str::to_owned).collect())
     }
@@ -499,9 +513,9 @@ mod tests {
     /// PR-02: below a relative root, too.
     #[test]
     fn a_page_is_known_by_the_path_of_the_call() {
-        let (there, policy) = (there(), Policy::default());
+        let there = there();
         let own = "/api/v4/projects/a%2Fb/issues?page=1";
-        let rewriter = UrlRewriter { upstream: &there, public: HERE, policy: &policy, own, dropped: Cell::default() };
+        let rewriter = rewriter(&there, own);
         for (url, expected) in [
             ("http://hub.example:443/gitlab/api/v4/projects/a%2Fb/issues?page=2", Some("?page=2")),
             ("http://inner/gitlab/api/v4/projects/a%2Fb/issues?page=2", Some("?page=2")),
@@ -524,9 +538,7 @@ mod tests {
     #[test]
     fn a_redirect_leads_into_the_api_or_elsewhere_and_never_to_ourselves() {
         let there = there();
-        let policy = Policy::default();
-        let rewriter =
-            UrlRewriter { upstream: &there, public: HERE, policy: &policy, own: "/", dropped: Cell::default() };
+        let rewriter = rewriter(&there, "/");
         let located = |location: &str| {
             let mut out = Vec::new();
             let is_written = rewriter.write_location(location, &mut out);

@@ -39,12 +39,8 @@ impl<'a> Target<'a> {
         if !path.starts_with('/') || path.contains('\\') {
             return Err(TargetError::Malformed);
         }
-        // A front proxy or GitLab may decode once more than we do. What is wrong before a decoding is wrong after it, too.
         let once = decoded(path.as_bytes())?;
-        let twice = decoded(&once)?;
-        if has_dot_segment_or_control(path.as_bytes(), &twice) {
-            return Err(TargetError::Malformed);
-        }
+        let twice = decoded_again(path, &once)?;
         refuse_credentials(query.as_bytes())?;
         if policy.graphql && raw == GRAPHQL {
             return Ok(Ground::Graphql);
@@ -232,6 +228,23 @@ pub(super) fn is_same_path(one: &str, other: &str) -> bool {
         [Ok(one), Ok(other)] => one.iter().map(slash).eq(other.iter().map(slash)),
         _ => false,
     }
+}
+
+/// What stands between the separators of a path that was decoded twice, whichever of them whoever reads it goes by.
+///
+/// # Errors
+/// [`TargetError::Malformed`] for a path that leads elsewhere or holds a control character.
+pub fn words(path: &str) -> Result<Vec<Vec<u8>>, TargetError> {
+    let once = decoded(path.as_bytes())?;
+    let is_separator = |byte: &u8| b"/\\;?#".contains(byte) || *byte == ENCODED_SLASH;
+    Ok(decoded_again(path, &once)?.split(is_separator).map(<[u8]>::to_vec).collect())
+}
+
+/// `path` decoded once more than `once`, as a front proxy or GitLab may do. What is wrong before a decoding is wrong after
+/// it, too.
+fn decoded_again<'a>(path: &str, once: &'a [u8]) -> Result<Cow<'a, [u8]>, TargetError> {
+    let twice = decoded(once)?;
+    if has_dot_segment_or_control(path.as_bytes(), &twice) { Err(TargetError::Malformed) } else { Ok(twice) }
 }
 
 /// Percent-decoded once (RFC 3986 section 2.1); what is no escape stays. An encoded slash makes no segment, so it becomes

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::context::RequestContext;
+use crate::datahub::DataHubId;
+use crate::datahub::health::Health;
 use crate::datahub::transport::{Address, ConnectError};
 use crate::error::{ApiError, Code};
 use crate::http::body::BodyLength;
@@ -12,19 +14,47 @@ use crate::http::buffer::{Buffer, BufferPool};
 use crate::http::client::{ClientConnection, ReceiveError, Response, ResponseBodyError, SendBodyError, Sent};
 use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::http::timer::Elapsed;
+use crate::proxy::ProxyLimits;
 use crate::proxy::breaker::{CircuitBreaker, CircuitOpen};
 use crate::proxy::idle::{IdlePool, SessionTag, Wanted};
 use crate::proxy::limiter::{ConcurrencyLimit, Holder, LimitReached, Permit, RETRY_AFTER};
 
 /// One worker's connections to one DataHUB.
 #[derive(Debug)]
-pub(super) struct Upstream {
+pub struct Upstream {
     address: Address,
     timeouts: UpstreamTimeouts,
     limit: Arc<ConcurrencyLimit>,
     breaker: Arc<CircuitBreaker>,
     pool: BufferPool,
     idle: IdlePool,
+}
+
+/// What the connections of all workers to one host share.
+#[derive(Debug)]
+pub struct SharedUpstream {
+    address: Address,
+    timeouts: UpstreamTimeouts,
+    limit: Arc<ConcurrencyLimit>,
+    breaker: Arc<CircuitBreaker>,
+    max_in_flight: usize,
+}
+
+impl SharedUpstream {
+    /// The host at `address`, which log and metrics know by `name`, and which nobody has called yet.
+    pub fn new(
+        name: DataHubId,
+        health: &Arc<Health>,
+        address: Address,
+        timeouts: UpstreamTimeouts,
+        limits: ProxyLimits,
+    ) -> Self {
+        health.publish();
+        let ProxyLimits { in_flight, waiting, .. } = limits;
+        let limit = Arc::new(ConcurrencyLimit::new(in_flight, waiting));
+        let breaker = Arc::new(CircuitBreaker::new(name, Arc::clone(health)));
+        Self { address, timeouts, limit, breaker, max_in_flight: in_flight }
+    }
 }
 
 /// How long each step may take. A whole call has no limit: a gigabyte takes as long as it takes.
@@ -40,7 +70,7 @@ pub struct UpstreamTimeouts {
 
 /// A request to the DataHUB.
 #[derive(Debug)]
-pub(super) struct UpstreamRequest<'a> {
+pub struct UpstreamRequest<'a> {
     /// The head, and the whole body if it is short.
     pub(super) message: &'a [u8],
     /// How the rest of the body is delimited, which is still to be read from the client; none if the message is the whole.
@@ -53,9 +83,17 @@ pub(super) struct UpstreamRequest<'a> {
     pub(super) session: Option<SessionTag>,
 }
 
+impl<'a> UpstreamRequest<'a> {
+    /// A request of this method whose first part is `message`.
+    pub fn new(method: &str, message: &'a [u8], rest: BodyLength, session: Option<SessionTag>) -> Self {
+        let is_idempotent = matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE");
+        Self { message, rest, is_head: method == "HEAD", is_idempotent, session }
+    }
+}
+
 /// An answer whose head is there, with the connection and the permit that its call holds until the answer's end.
 #[derive(Debug)]
-pub(super) struct Exchange<'a> {
+pub struct Exchange<'a> {
     upstream: &'a Upstream,
     connection: Option<ClientConnection>,
     permit: Option<Permit<'a>>,
@@ -63,23 +101,18 @@ pub(super) struct Exchange<'a> {
     /// That of the request.
     pub(super) session: Option<SessionTag>,
     /// The answer.
-    pub(super) response: Response,
+    pub response: Response,
     /// From sending the request to the head of the answer.
-    pub(super) took: Duration,
+    pub took: Duration,
 }
 
 impl Upstream {
-    /// No connection yet; `limit` and `breaker` are shared with the other workers. At most `max_idle` connections are kept.
-    pub(super) fn new(
-        address: Address,
-        timeouts: UpstreamTimeouts,
-        limit: Arc<ConcurrencyLimit>,
-        breaker: Arc<CircuitBreaker>,
-        pool: BufferPool,
-        max_idle: usize,
-    ) -> Self {
-        let idle = IdlePool::new(max_idle, Arc::clone(breaker.health()));
-        Self { address, timeouts, limit, breaker, pool, idle }
+    /// That of one of `workers`: no connection yet. All of them together keep as many as may be in use at once.
+    pub fn new(shared: &SharedUpstream, pool: BufferPool, workers: usize) -> Self {
+        let SharedUpstream { address, timeouts, limit, breaker, max_in_flight } = shared;
+        let (address, limit, breaker) = (address.clone(), Arc::clone(limit), Arc::clone(breaker));
+        let idle = IdlePool::new(max_in_flight.div_ceil(workers.max(1)), Arc::clone(breaker.health()));
+        Self { address, timeouts: *timeouts, limit, breaker, pool, idle }
     }
 
     /// Sends one request of `downstream`'s, at a place of `holder`'s, and waits for the head of its answer. An idempotent
@@ -88,7 +121,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`SendError`]; the connection is closed then.
-    pub(super) async fn exchange(
+    pub async fn exchange(
         &self,
         holder: Holder,
         request: &UpstreamRequest<'_>,
@@ -186,8 +219,12 @@ impl Upstream {
         let (mut response, is_whole) = match sent {
             Sent::Early(response) => (*response, false),
             sent => {
-                let receiving = connection.receive(request.is_head, self.timeouts.first_byte);
-                (downstream.unless_client_leaves(pin!(receiving)).await??, matches!(sent, Sent::Whole))
+                let (receiving, is_whole) =
+                    (connection.receive(request.is_head, self.timeouts.first_byte), matches!(sent, Sent::Whole));
+                match downstream.unless_client_leaves(pin!(receiving)).await? {
+                    Err(ReceiveError::Stalled) if !is_whole => return Err(SendError::Stalled),
+                    response => (response?, is_whole),
+                }
             }
         };
         response.is_reusable &= is_whole;
@@ -249,7 +286,7 @@ impl<'a> Exchange<'a> {
 
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SendError {
+pub enum SendError {
     /// The limit did not let it pass.
     #[error(transparent)]
     LimitReached(#[from] LimitReached),
@@ -271,6 +308,13 @@ pub(super) enum SendError {
     /// The client's body broke off.
     #[error("the body of the request broke off")]
     Body(#[source] BodyError),
+}
+
+impl SendError {
+    /// Whether too long a wait ended before the whole request was sent.
+    pub fn is_early_timeout(&self) -> bool {
+        matches!(self, Self::Connect(ConnectError::Timeout) | Self::Stalled)
+    }
 }
 
 impl From<Elapsed> for SendError {
