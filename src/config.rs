@@ -3,6 +3,7 @@
 //! Each value is parsed once, into the type of the room that uses it. An error names its key and never its value: the
 //! value may be a secret.
 
+mod bridge;
 mod datahubs;
 mod section;
 
@@ -14,6 +15,7 @@ use config::{Environment, File, FileFormat, Map, Source, Value};
 use url::{Host, Url};
 
 use crate::access_log::Format;
+use crate::bridge::BridgeSettings;
 use crate::config::section::{ConfigErrors, Section};
 use crate::datahub::DataHubs;
 use crate::datahub::transport::Endpoint;
@@ -49,6 +51,8 @@ pub struct Config {
     pub datahubs: DataHubs,
     /// What the proxy is told.
     pub proxy: ProxySettings,
+    /// The ARCmanager's old backend, if it is still there.
+    pub bridge: Option<BridgeSettings>,
     /// What a browser's connection is held to.
     pub client: ServerSettings,
     /// How long a person may take at a DataHUB.
@@ -148,12 +152,14 @@ impl Config {
         let back_channel = timeouts.as_ref().map(|(_, _, back_channel)| *back_channel);
         let mut cut_offs = CutOffs::default();
         let datahubs = datahubs::read(root.section("datahubs"), server.as_ref(), back_channel, &mut cut_offs);
+        let bridge = bridge::read(root.section("bridge"), server.as_ref(), datahubs.as_ref());
 
         let (keyring, keys_file, all, session) = session?;
         cut_offs.all = all;
         let (upstream_timeouts, client_timeouts, _) = timeouts?;
         let (limits, head, body_rate) = limits?;
         let [login_rate, callback_rate, anonymous_client_rate] = rates?;
+        let (bridge, bridge_files) = bridge?;
         Some(Self {
             server: server?,
             admin: admin?,
@@ -163,13 +169,14 @@ impl Config {
             session,
             datahubs: datahubs?,
             proxy: ProxySettings { policy: policy?, limits, timeouts: upstream_timeouts, anonymous_client_rate },
+            bridge,
             client: ServerSettings { head, body: limits.body, body_rate, timeouts: client_timeouts },
             login_timeout: login_timeout?,
             login_rate,
             callback_rate,
             log: log?,
             warnings: Vec::new(),
-            files: keys_file.into_iter().collect(),
+            files: keys_file.into_iter().chain(bridge_files).collect(),
         })
     }
 }

@@ -178,7 +178,7 @@ impl fmt::Display for DataHubId {
 pub struct DataHubIdError;
 
 /// How long nothing more is said about one fault of a DataHUB's, or of its configuration.
-const REPORT_INTERVAL: Duration = Duration::from_mins(1);
+pub const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests {

@@ -117,7 +117,7 @@ impl Guard {
         }
     }
 
-    /// Checks a call to a DataHUB.
+    /// Checks a call to a DataHUB, or to the old backend.
     ///
     /// # Errors
     /// What [`Guard::check_request`] refuses, and `cross_site_request`.

@@ -50,7 +50,7 @@ struct Arguments {
 enum Command {
     /// Serve until SIGTERM (the default)
     Serve,
-    /// Check the configuration, and ask every DataHUB for its metadata and whether it knows our client
+    /// Check the configuration, and ask every DataHUB for its metadata and whether it knows our client; connect to the bridge
     Check,
     /// Print a new key for the session cookies
     Key,
@@ -185,7 +185,7 @@ fn named(error: &io::Error, key: &str) -> io::Error {
     io::Error::new(error.kind(), format!("{key}: {error}"))
 }
 
-/// A line for each DataHUB.
+/// A line for each DataHUB, and one for the old backend if there is one.
 async fn check(config: &Config) -> io::Result<()> {
     let mut out = io::stdout();
     writeln!(out, "configuration: good")?;
@@ -202,11 +202,16 @@ async fn check(config: &Config) -> io::Result<()> {
             }
         }
     }
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("{failed} of the DataHUBs did not answer as they should")))
+    if let Some(bridge) = &config.bridge {
+        match bridge.address.connect(config.proxy.timeouts.connect).await {
+            Ok(_) => writeln!(out, "bridge: good")?,
+            Err(error) => {
+                failed += 1;
+                writeln!(out, "bridge: the old backend cannot be reached at bridge.url: {}", chain(&error))?;
+            }
+        }
     }
+    if failed == 0 { Ok(()) } else { Err(io::Error::other(format!("{failed} of them did not answer as they should"))) }
 }
 
 /// A line for each DataHUB whose cookies are in the Cookie header on standard input. Never shows a token.

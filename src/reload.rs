@@ -65,6 +65,9 @@ pub fn watch(config: Arc<Config>, arguments: Vec<PathBuf>) -> io::Result<impl Fu
 fn apply(config: &Config, new: &Config) {
     config.keyring.replace_by(&new.keyring);
     config.not_before.replace_by(&new.not_before);
+    if let (Some(bridge), Some(new)) = (&config.bridge, &new.bridge) {
+        bridge.keys.replace_by(&new.keys);
+    }
     for warning in &new.warnings {
         log::warn!("{warning}");
     }

@@ -21,6 +21,7 @@ use tokio_util::either::Either;
 use crate::admin::{self, Draining};
 use crate::auth::Auth;
 use crate::auth::pending::PendingLogins;
+use crate::bridge::{self, Bridge, SharedBridge};
 use crate::config::Config;
 use crate::datahub::tasks::{TaskRunner, Tasks};
 use crate::datahub::transport::Endpoint;
@@ -129,6 +130,10 @@ fn worker_factory(
         app_url: config.app.url.clone(),
         origins: origins.clone(),
     });
+    let bridge = config.bridge.clone().map(|settings| {
+        let (datahubs, sessions) = (config.datahubs.clone(), Arc::clone(&sessions));
+        Arc::new(SharedBridge::new(&server.public_url, settings, &config.proxy, datahubs, sessions))
+    });
     let proxy = Arc::new(SharedProxy::new(
         &server.public_url,
         &server.base_path,
@@ -142,16 +147,20 @@ fn worker_factory(
     let (config, guard, draining) = (Arc::clone(config), Arc::new(guard), draining.clone());
     async move || {
         let pool = BufferPool::default();
+        let bridge = bridge.clone().map(|shared| Bridge::new(shared, pool.clone(), config.server.workers));
+        let names = config.datahubs.iter().map(|datahub| datahub.id.as_str());
+        let metrics = WorkerMetrics::new(names.chain(bridge.iter().map(|_| bridge::NAME)));
         Worker {
             settings: Rc::new(config.client),
             guard: Arc::clone(&guard),
             proxy: Proxy::new(Arc::clone(&proxy), Arc::clone(&guard), pool.clone(), config.server.workers),
+            bridge,
             web: Web::new(&config, &auth, more).await,
             draining: draining.clone(),
             shutdown: draining.shutdown(),
             pool,
             clock: DateClock::default(),
-            metrics: WorkerMetrics::new(config.datahubs.iter().map(|datahub| datahub.id.as_str())),
+            metrics,
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access_log::chain;
 use crate::admin::Draining;
+use crate::bridge::Bridge;
 use crate::context::{Client, Incomplete, RequestContext};
 use crate::datahub::revocation::Obtained;
 use crate::error::{ApiError, Code};
@@ -33,6 +34,8 @@ pub(super) struct Worker {
     pub(super) settings: Rc<ServerSettings>,
     pub(super) guard: Arc<Guard>,
     pub(super) proxy: Proxy,
+    /// To the ARCmanager's old backend, if there is one.
+    pub(super) bridge: Option<Bridge>,
     pub(super) web: Web,
     pub(super) draining: Draining,
     /// Ready once idle connections are to end.
@@ -125,16 +128,23 @@ impl Dispatch<'_> {
         }
     }
 
-    /// A call is answered by the proxy, anything else by our own routes and the app's files.
+    /// A call is answered by the proxy or the bridge, anything else by our own routes and the app's files.
     async fn answer(&mut self, request: &RequestHead, peer: Option<SocketAddr>) -> Result<(), Failure> {
         let (guard, proxy) = (&self.worker.guard, &self.worker.proxy);
-        if proxy.serves(request) {
+        let is_proxied = proxy.serves(request);
+        let bridge = self.worker.bridge.as_ref().filter(|bridge| !is_proxied && bridge.serves(request));
+        if is_proxied || bridge.is_some() {
             self.access = guard.check_call(request, &self.context)?;
             if self.access == Access::Preflight {
                 self.write_preflight().await;
                 return Ok(());
             }
-            return proxy.forward(request, self.connection, self.access, &self.context).await;
+            let (downstream, context) = (&mut *self.connection, &self.context);
+            return match bridge {
+                // In a box, so that no other call holds memory for one of these.
+                Some(bridge) => Box::pin(bridge.forward(proxy, request, downstream, self.access, context)).await,
+                None => proxy.forward(request, downstream, self.access, context).await,
+            };
         }
         let web_request = WebRequest::new(request, peer)?;
         self.access = guard.check_route(request, web_request.path(), &self.context)?;

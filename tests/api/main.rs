@@ -10,6 +10,7 @@ mod access_log;
 mod anonymous;
 mod bodies;
 mod books;
+mod bridge;
 mod browser;
 mod callback;
 mod config;
