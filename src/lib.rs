@@ -6,12 +6,12 @@
 //!
 //! The modules below are its rooms. Four of them do the work: [`auth`] logs people in and out, [`session`] keeps them logged
 //! in, [`proxy`] forwards their calls ([`bridge`] those to the ARCmanager's old backend), and [`datahub`] speaks to GitLab for all three. A request comes in through
-//! [`server`], is read by [`http`] and checked by [`guard`]; [`context`] holds what is known of it. [`rate`], [`seal`],
+//! [`server`], is read by [`http`] and checked by [`guard`]; [`context`] holds what is known of it. [`rate`], [`places`], [`seal`],
 //! [`access_log`], [`metrics`] and [`error`] are what the others build on. Imports run down only, and rooms on one step do
 //! not import each other:
 //!
 //! ```text
-//! main → { server | reload } → config → bridge → { proxy | auth | admin } → session → { datahub | guard } → rate → { context | seal } → access_log → { metrics | error | http }
+//! main → { server | reload } → config → bridge → { proxy | auth | admin } → session → { datahub | guard } → { rate | places } → { context | seal } → access_log → { metrics | error | http }
 //! ```
 //!
 //! `config` stands above the rooms because it parses into their types.
@@ -27,6 +27,7 @@ pub mod error;
 pub mod guard;
 pub mod http;
 pub mod metrics;
+pub mod places;
 pub mod proxy;
 pub mod rate;
 pub mod reload;

@@ -3,6 +3,7 @@
 pub mod error;
 
 use std::cell::Cell;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -161,7 +162,7 @@ impl Provider {
             .expect("metadata without a token endpoint are refused")
             .set_pkce_verifier(verifier)
             .request_async(&http);
-        let response = self.exchanges.run(|| true, request).await.expect("it is wanted");
+        let response = self.exchanges.run(None, || true, request).await.expect("it is wanted");
         let exchanged = response.map_err(ExchangeError::from_token_endpoint).and_then(|response| {
             // Before anything else: openidconnect would panic at a token that cannot be a header's value.
             let tokens = tokens(&response, None, now).map_err(|error| {
@@ -219,8 +220,8 @@ impl Provider {
         })
     }
 
-    /// Exchanges a refresh token for a new set, once there is a permit for that; `None` if it `is_wanted` no more then. A
-    /// second try, on another connection, follows one that broke: at GitLab it does no harm, since a token that was spent is
+    /// Exchanges a refresh token of a person for a new set, once there is a permit for that; `None` if it `is_wanted` no more
+    /// then. A second try, on another connection, follows one that broke: at GitLab it does no harm, since a token that was spent is
     /// refused and nothing else happens.
     ///
     /// # Errors
@@ -228,6 +229,7 @@ impl Provider {
     pub async fn refresh(
         &self,
         token: &RefreshToken,
+        person: u64,
         is_wanted: impl FnOnce() -> bool,
     ) -> Option<Result<TokenSet, RefreshError>> {
         let refresh = async {
@@ -241,7 +243,7 @@ impl Provider {
             );
             refreshed
         };
-        self.refreshes.run(is_wanted, refresh).await
+        self.refreshes.run(Some(person), is_wanted, refresh).await
     }
 
     #[expect(clippy::disallowed_methods, reason = "the token goes to the DataHUB that gave it out")]
@@ -283,7 +285,7 @@ impl Provider {
             .body(body.into_bytes())
             .map_err(|_| RevokeError::NoEndpoint)?;
         let call = self.back_channel.call(request);
-        let response = self.revocations.run(|| true, call).await.expect("it is wanted")?;
+        let response = self.revocations.run(None, || true, call).await.expect("it is wanted")?;
         let is_page = response.headers().get(http::header::CONTENT_TYPE);
         let is_page = is_page.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
         match response.status() {
@@ -390,6 +392,15 @@ pub struct User {
     pub username: String,
     /// For people to read.
     pub name: String,
+}
+
+impl User {
+    /// A number that tells the people of one DataHUB apart.
+    pub fn key(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.id.hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// The Date of an answer (RFC 9110 section 6.6.1): what the DataHUB's clock says.

@@ -3,24 +3,18 @@
 //! Only so many calls may be under way, and only so many may wait, for a short time. One person has an eighth of both at
 //! most, so that nobody keeps the others out.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use foldhash::fast::RandomState;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
-
 use crate::error::{ApiError, Code};
+use crate::places::{LimitReached, Place, Places, share};
 
 /// How many calls may be under way at one DataHUB, over all workers, and how many of them may be one person's.
 #[derive(Debug)]
 pub(super) struct ConcurrencyLimit {
-    all: Places,
+    all: Places<Holder>,
     /// The share that all calls without a login have together, shared out among their networks in the same way.
-    anonymous: Places,
+    anonymous: Places<Holder>,
 }
 
 /// Whose calls have a share of the places.
@@ -38,10 +32,10 @@ pub enum Holder {
 #[derive(Debug)]
 pub(super) struct Permit<'a> {
     #[expect(dead_code, reason = "held for its drop")]
-    place: Place<'a>,
+    place: Place<'a, Holder>,
     /// That among the anonymous calls.
     #[expect(dead_code, reason = "held for its drop")]
-    anonymous: Option<Place<'a>>,
+    anonymous: Option<Place<'a, Holder>>,
 }
 
 impl ConcurrencyLimit {
@@ -65,171 +59,6 @@ impl ConcurrencyLimit {
         Ok(Permit { place: self.all.acquire(Holder::Anonymous, left).await?, anonymous })
     }
 }
-
-/// Places for calls, of which each holder may have a share.
-///
-/// A call that finds none waits in its holder's queue. The holders that have calls waiting and may have another place take
-/// turns, a place each. Who has a whole share gets into that line once one of its own places is free again: behind everybody
-/// else.
-#[derive(Debug)]
-struct Places {
-    state: Mutex<PlacesState>,
-    /// Most calls under way of one holder.
-    max_held: usize,
-    /// Most waiting calls.
-    max_waiting: usize,
-    /// Most waiting calls of one holder.
-    max_waiting_each: usize,
-}
-
-#[derive(Debug)]
-struct PlacesState {
-    /// None of them is left while somebody is in `turns`.
-    free: usize,
-    waiting: usize,
-    last_ticket: u64,
-    /// Of every holder with a call under way or waiting.
-    shares: HashMap<Holder, Share, RandomState>,
-    /// Whose waiting call gets the next free place: each holder that has one and has not all of its share.
-    turns: VecDeque<Holder>,
-}
-
-#[derive(Debug, Default)]
-struct Share {
-    held: usize,
-    waiting: VecDeque<Waiter>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    ticket: u64,
-    /// Wakes the call once it has a place.
-    turn: oneshot::Sender<()>,
-}
-
-/// What one call has: a place, or a place in a queue until its turn comes. Either is given back when this is dropped.
-#[derive(Debug)]
-struct Place<'a> {
-    places: &'a Places,
-    holder: Holder,
-    /// That of a call that has waited.
-    ticket: Option<u64>,
-}
-
-impl Places {
-    fn new(count: usize, max_waiting: usize) -> Self {
-        let (shares, turns) = (HashMap::default(), VecDeque::new());
-        let state = Mutex::new(PlacesState { free: count, waiting: 0, last_ticket: 0, shares, turns });
-        Self { state, max_held: share(count), max_waiting, max_waiting_each: share(max_waiting) }
-    }
-
-    async fn acquire(&self, holder: Holder, limit: Duration) -> Result<Place<'_>, LimitReached> {
-        let (place, turn) = self.enter(holder)?;
-        match turn {
-            // Whoever gives up is taken out of the queue by the drop of `place`.
-            Some(turn) => timeout(limit, turn).await.map(|_| place).map_err(|_| LimitReached),
-            None => Ok(place),
-        }
-    }
-
-    /// A place, or one in the queue and what tells that its turn has come.
-    fn enter(&self, holder: Holder) -> Result<(Place<'_>, Option<oneshot::Receiver<()>>), LimitReached> {
-        let mut state = self.lock();
-        let PlacesState { free, waiting, last_ticket, shares, turns } = &mut *state;
-        let share = shares.entry(holder).or_default();
-        if *free > 0 && share.held < self.max_held {
-            *free -= 1;
-            share.held += 1;
-            return Ok((Place { places: self, holder, ticket: None }, None));
-        }
-        if *waiting >= self.max_waiting || share.waiting.len() >= self.max_waiting_each {
-            if share.is_unused() {
-                shares.remove(&holder);
-            }
-            return Err(LimitReached);
-        }
-        if share.waiting.is_empty() && share.held < self.max_held {
-            turns.push_back(holder);
-        }
-        let (turn, woken) = oneshot::channel();
-        *waiting += 1;
-        *last_ticket += 1;
-        share.waiting.push_back(Waiter { ticket: *last_ticket, turn });
-        Ok((Place { places: self, holder, ticket: Some(*last_ticket) }, Some(woken)))
-    }
-
-    /// Gives back a place, or the one in the queue of a call whose turn has not come.
-    fn leave(&self, holder: Holder, ticket: Option<u64>) {
-        let mut state = self.lock();
-        let PlacesState { free, waiting, shares, turns, .. } = &mut *state;
-        let Entry::Occupied(mut entry) = shares.entry(holder) else { return };
-        let share = entry.get_mut();
-        let queued = ticket.and_then(|ticket| share.waiting.iter().position(|waiter| waiter.ticket == ticket));
-        if let Some(at) = queued {
-            share.waiting.remove(at);
-            *waiting -= 1;
-            if share.waiting.is_empty() {
-                turns.retain(|other| *other != holder);
-            }
-        } else {
-            if share.held == self.max_held && !share.waiting.is_empty() {
-                turns.push_back(holder);
-            }
-            share.held -= 1;
-            *free += 1;
-        }
-        if share.is_unused() {
-            entry.remove();
-        }
-        state.fill(self.max_held);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, PlacesState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl PlacesState {
-    /// Gives free places to those whose turn it is.
-    fn fill(&mut self, max_held: usize) {
-        while self.free > 0
-            && let Some(holder) = self.turns.pop_front()
-            && let Some(share) = self.shares.get_mut(&holder)
-            && let Some(waiter) = share.waiting.pop_front()
-        {
-            self.free -= 1;
-            self.waiting -= 1;
-            share.held += 1;
-            if share.held < max_held && !share.waiting.is_empty() {
-                self.turns.push_back(holder);
-            }
-            // A call that is being dropped does not hear it, and gives the place back.
-            let _ = waiter.turn.send(());
-        }
-    }
-}
-
-impl Share {
-    fn is_unused(&self) -> bool {
-        self.held == 0 && self.waiting.is_empty()
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.places.leave(self.holder, self.ticket);
-    }
-}
-
-/// What one holder may have of `count`: an eighth, and at least one if there is one.
-fn share(count: usize) -> usize {
-    (count / 8).max(count.min(1))
-}
-
-/// Too many calls are waiting for this DataHUB, or too many of one holder's, or one has waited too long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("too many calls are under way at this DataHUB, or too many of this person's or network's")]
-pub struct LimitReached;
 
 impl From<LimitReached> for ApiError {
     fn from(error: LimitReached) -> Self {
@@ -279,21 +108,11 @@ mod tests {
             assert_eq!(poll(Box::pin(self.acquire(holder, LONG)).as_mut()).map(Result::err), FULL);
         }
 
-        /// Nothing is remembered of anybody else.
-        #[track_caller]
-        fn is_used_by(&self, holders: &[Holder]) {
-            assert_eq!(self.all.lock().shares.keys().copied().collect::<Vec<_>>(), holders);
-            assert!(self.anonymous.lock().shares.is_empty());
-        }
-
         /// Nobody has or wants anything, and nothing is remembered of those who had.
         #[track_caller]
         fn is_unused(&self, in_flight: usize) {
-            for (places, count) in [(&self.all, in_flight), (&self.anonymous, share(in_flight))] {
-                let state = places.lock();
-                assert_eq!((state.free, state.waiting), (count, 0));
-                assert!(state.shares.is_empty() && state.turns.is_empty(), "{state:?}");
-            }
+            self.all.is_unused(in_flight);
+            self.anonymous.is_unused(share(in_flight));
         }
     }
 
@@ -351,7 +170,11 @@ mod tests {
             let _held = limit.now(ONE);
             limit.refuses(OTHER);
             limit.refuses(Holder::Network(None));
-            limit.is_used_by(&[ONE]);
+            assert_eq!(
+                (limit.all.holders(), limit.anonymous.holders()),
+                (vec![ONE], vec![]),
+                "nobody else is remembered"
+            );
         });
     }
 
@@ -466,17 +289,7 @@ mod tests {
                     });
                 }
                 for places in [&limit.all, &limit.anonymous] {
-                    let state = places.lock();
-                    assert!(state.waiting <= places.max_waiting && (state.free == 0 || state.turns.is_empty()));
-                    let mut turns: Vec<_> = state.turns.iter().collect();
-                    for (holder, share) in &state.shares {
-                        assert!(share.held <= places.max_held && share.waiting.len() <= places.max_waiting_each);
-                        let is_due = share.held < places.max_held && !share.waiting.is_empty();
-                        let before = turns.len();
-                        turns.retain(|other| *other != holder);
-                        assert_eq!(before - turns.len(), usize::from(is_due), "once in the line if it is due");
-                    }
-                    assert!(turns.is_empty(), "nobody else is in it");
+                    places.is_consistent();
                 }
             }
             drop((held, waiting));

@@ -14,10 +14,11 @@ use crate::http::buffer::{Buffer, BufferPool};
 use crate::http::client::{ClientConnection, ReceiveError, Response, ResponseBodyError, SendBodyError, Sent};
 use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::http::timer::Elapsed;
+use crate::places::LimitReached;
 use crate::proxy::ProxyLimits;
 use crate::proxy::breaker::{CircuitBreaker, CircuitOpen};
 use crate::proxy::idle::{IdlePool, SessionTag, Wanted};
-use crate::proxy::limiter::{ConcurrencyLimit, Holder, LimitReached, Permit, RETRY_AFTER};
+use crate::proxy::limiter::{ConcurrencyLimit, Holder, Permit, RETRY_AFTER};
 
 /// One worker's connections to one DataHUB.
 #[derive(Debug)]

@@ -189,7 +189,7 @@ impl Refresher {
                     let Some(refresh_token) = &session.tokens.refresh else {
                         return Err(RefreshFailure::Expired.into());
                     };
-                    entry = self.refresh(datahub, refresh_token, &session.tokens).await;
+                    entry = self.refresh(datahub, refresh_token, session).await;
                     attempt.has_waited = true;
                     attempt.is_valid = SystemTime::now() < session.tokens.expires_at();
                     attempt.patience = self.patience(datahub, Instant::now());
@@ -299,9 +299,10 @@ impl Refresher {
         if is_slow { datahub.provider.patience() } else { Duration::ZERO }
     }
 
-    /// Waits for a refresh of `tokens`, and begins one if none is under way: what is known afterwards. If it takes too long,
+    /// Waits for a refresh of a session's tokens, and begins one if none is under way: what is known afterwards. If it takes too long,
     /// it still is in flight.
-    async fn refresh(&self, datahub: &Arc<DataHub>, token: &RefreshToken, tokens: &TokenSet) -> Option<CacheEntry> {
+    async fn refresh(&self, datahub: &Arc<DataHub>, token: &RefreshToken, session: &Session) -> Option<CacheEntry> {
+        let tokens = &session.tokens;
         let key = CacheKey::new(datahub, &tokens.session_token());
         let since = Instant::now();
         let (mut receiver, since, failures) = match self.shared.cache.begin(key, tokens, since) {
@@ -313,7 +314,8 @@ impl Refresher {
             Begun::New { sender, outcome, failures } => {
                 let (datahub, token, shared) = (Arc::clone(datahub), token.clone(), Arc::clone(&self.shared));
                 let (revoker, begun) = (self.revoker.clone(), Cell::default());
-                let refresh = Refresh { datahub, token, key, failures, sender, shared, revoker, begun };
+                let person = session.user.key();
+                let refresh = Refresh { datahub, token, person, key, failures, sender, shared, revoker, begun };
                 drop(self.tasks.run(move || refresh.run()));
                 (outcome, since, failures)
             }

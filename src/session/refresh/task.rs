@@ -22,6 +22,8 @@ use crate::session::refresh::cache::CacheKey;
 pub(super) struct Refresh {
     pub(super) datahub: Arc<DataHub>,
     pub(super) token: RefreshToken,
+    /// Whose it is: [`User::key`](crate::datahub::oidc::User::key).
+    pub(super) person: u64,
     pub(super) key: CacheKey,
     /// How many have failed before it.
     pub(super) failures: u32,
@@ -47,7 +49,7 @@ impl Refresh {
             }
             held.is_none()
         };
-        let refreshed = self.datahub.provider.refresh(&self.token, is_wanted).await;
+        let refreshed = self.datahub.provider.refresh(&self.token, self.person, is_wanted).await;
         let now = Instant::now();
         let (outcome, obtained) = match (refreshed, held) {
             (Some(refreshed), _) => {
