@@ -217,7 +217,9 @@ fn storm(weather: Weather) -> Figures {
         marks: AtomicUsize::new(0),
         figures: Mutex::default(),
     };
-    let ships: Vec<_> = (0..20).map(|_| Ship { browser: Browser::default(), logins: Mutex::new(0) }).collect();
+    hub.add_people(20);
+    let ship = |number| Ship { user: format!("person{number}"), browser: Browser::default(), logins: Mutex::new(0) };
+    let ships: Vec<_> = (1..=20).map(ship).collect();
     for ship in &ships {
         gateways[0].lock().expect("no panic while held").meet(&ship.browser);
         sea.log_in(ship);
@@ -333,6 +335,8 @@ const DIED: &str = "(a) the process that knew what followed was killed";
 
 /// One browser: a jar, and six connections that its tabs share.
 struct Ship {
+    /// Who signs in.
+    user: String,
     browser: Browser,
     /// A person logs in once, however many tabs ask for it. How often that was.
     logins: Mutex<usize>,
@@ -466,7 +470,7 @@ impl Sea<'_> {
                 told = login.head + &String::from_utf8_lossy(&login.body);
                 continue;
             }
-            let callback = sign_in(self.hub, &login.location(), "user=testuser");
+            let callback = sign_in(self.hub, &login.location(), &format!("user={}", ship.user));
             let answer = ask(&callback, NAVIGATION);
             if answer.header("location").as_deref() == Some("/arcmanager/app/") {
                 return;

@@ -22,6 +22,12 @@ pub fn logged_in(gateway: &Gateway, hub: &DataHub, user: &str) -> Browser {
     browser
 }
 
+/// So many people, each logged in once.
+pub fn crowd(gateway: &Gateway, hub: &DataHub, count: u64) -> Vec<Browser> {
+    hub.add_people(count);
+    (1..=count).map(|number| logged_in(gateway, hub, &format!("person{number}"))).collect()
+}
+
 /// How often the token endpoint was asked for a refresh.
 pub fn refreshes(hub: &DataHub) -> usize {
     let is_refresh = |body: &[u8]| String::from_utf8_lossy(body).contains("grant_type=refresh_token");
@@ -249,7 +255,7 @@ fn tokens_that_always_fail_do_not_stop_the_others() {
 fn sixteen_refreshes_begin_at_once_and_logins_have_places_of_their_own() {
     let hub = crate::gateway::datahub();
     let gateway = Setup::new(&[("a", &hub)]).quiet().start();
-    let people: Vec<_> = (0..60).map(|_| logged_in(&gateway, &hub, "testuser")).collect();
+    let people = crowd(&gateway, &hub, 60);
     hub.expire_access_tokens();
     hub.set(|behaviour| behaviour.token.delay = Duration::from_millis(700));
     std::thread::scope(|scope| {
@@ -264,12 +270,41 @@ fn sixteen_refreshes_begin_at_once_and_logins_have_places_of_their_own() {
     assert_eq!((hub.counts().refreshes, hub.counts().refreshes_at_once), (60, 16));
 }
 
+/// One person who is logged in very often has two refreshes at a time, and whoever else comes has theirs at once.
+#[test]
+fn one_persons_many_logins_make_nobody_else_wait() {
+    let hub = crate::gateway::datahub();
+    let gateway = Setup::new(&[("a", &hub)]).quiet().start();
+    let own: Vec<_> = (0..24).map(|_| logged_in(&gateway, &hub, "testuser")).collect();
+    let others = crowd(&gateway, &hub, 3);
+    hub.expire_access_tokens();
+    hub.set(|behaviour| behaviour.token.delay = Duration::from_millis(700));
+    let at_once = std::thread::scope(|scope| {
+        for browser in &own {
+            scope.spawn(|| assert_eq!(browser.fetch_following(&gateway, "GET", USER, b"").status, 200));
+        }
+        wait_until(|| refreshes(&hub) >= 2);
+        std::thread::sleep(Duration::from_millis(300));
+        let at_once = hub.counts().refreshes_at_once;
+        let started = Instant::now();
+        for other in &others {
+            let gateway = &gateway;
+            scope.spawn(move || {
+                assert_eq!(other.fetch_following(gateway, "GET", USER, b"").status, 200);
+                assert!(started.elapsed() < Duration::from_millis(2_300), "it waited for {:?}", started.elapsed());
+            });
+        }
+        at_once
+    });
+    assert_eq!((at_once, hub.counts().refreshes), (2, 27), "of that person alone, and of all in the end");
+}
+
 /// A refresh that nobody waits for any more when its turn comes costs nobody a token.
 #[test]
 fn a_refresh_that_has_not_begun_is_taken_back_when_everybody_has_left() {
     let hub = lifetime(8);
     let gateway = Setup::new(&[("a", &hub)]).start();
-    let people: Vec<_> = (0..17).map(|_| logged_in(&gateway, &hub, "testuser")).collect();
+    let people = crowd(&gateway, &hub, 17);
     std::thread::sleep(Duration::from_millis(6_100));
     hub.set(|behaviour| behaviour.token.delay = Duration::from_secs(1));
     let begin = |person: &Browser| person.begin(&gateway, "GET", &format!("{BASE}{USER}"), FETCH);

@@ -12,7 +12,7 @@ use datahub::behaviour::Answer;
 
 use crate::browser::{Browser, FETCH, NAVIGATION, parameter, sign_in};
 use crate::gateway::{BASE, Setup, datahub, datahub_with, wait_until};
-use crate::token_endpoint::{USER, lifetime, logged_in, refreshes};
+use crate::token_endpoint::{USER, crowd, lifetime, logged_in, refreshes};
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -304,7 +304,7 @@ fn a_retry_after_beyond_all_bounds_is_five_minutes() {
 fn a_call_of_a_session_that_is_logged_out_meanwhile_says_so() {
     let hub = lifetime(8);
     let gateway = Setup::new(&[("a", &hub)]).start();
-    let people: Vec<_> = (0..17).map(|_| logged_in(&gateway, &hub, "testuser")).collect();
+    let people = crowd(&gateway, &hub, 17);
     sleep(ms(8_100));
     hub.set(|behaviour| behaviour.token.delay = Duration::from_secs(4));
     let code = std::thread::scope(|scope| {
