@@ -162,10 +162,7 @@ impl Bridge {
             UpstreamRequest::new(request.method(), message.as_bytes(), length, bearer.map(Login::tag));
         let holder = holder(login.as_ref(), context);
         let exchanged = self.upstream.exchange(holder, &upstream_request, downstream, context).await;
-        let exchange = exchanged.map_err(|error| match error {
-            error if error.is_early_timeout() => ApiError::because(Code::DatahubUnreachable, error).into(),
-            error => Failure::from(error),
-        })?;
+        let exchange = exchanged.map_err(Failure::of_upload)?;
         context.upstream.set(Some(exchange.took));
         drop((message, cookie, upload));
         if exchange.response.status() == 504 && downstream.has_unread_body() {

@@ -183,6 +183,17 @@ impl From<SendError> for Failure {
     }
 }
 
+impl Failure {
+    /// The same for a call with a body. The ARCmanager's app takes a 504 for "the upload goes on in the background", so there is none
+    /// before the whole body went up.
+    pub fn of_upload(error: SendError) -> Self {
+        match error {
+            error if error.is_early_timeout() => ApiError::because(Code::DatahubUnreachable, error).into(),
+            error => error.into(),
+        }
+    }
+}
+
 impl From<BodyError> for Failure {
     fn from(error: BodyError) -> Self {
         match error {
@@ -256,9 +267,14 @@ impl Proxy {
         };
         let upstream_request = UpstreamRequest::new(request.method(), message.as_bytes(), rest, caller.tag());
         let Route { upstream, public } = &self.routes[datahub.index()];
-        let mut exchange = upstream.exchange(caller.holder(context), &upstream_request, downstream, context).await?;
+        let exchanged = upstream.exchange(caller.holder(context), &upstream_request, downstream, context).await;
+        let mut exchange = exchanged
+            .map_err(|error| if request.body.is_empty() { error.into() } else { Failure::of_upload(error) })?;
         context.upstream.set(Some(exchange.took));
         drop((message, upload));
+        if exchange.response.status() == 504 && downstream.has_unread_body() {
+            return Err(Code::DatahubInvalidResponse.into());
+        }
 
         let mut peeked = None;
         let probe = || Message::probe(self.pool.take(), envelope);
