@@ -11,10 +11,10 @@ mod status;
 
 use std::sync::Arc;
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderValue, LOCATION};
+use actix_web::http::header::{HeaderValue, LOCATION, SET_COOKIE};
+use actix_web::http::{Method, StatusCode};
 use actix_web::web::{self, ServiceConfig};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpRequest, HttpResponse, Route, guard};
 use cookie::{Cookie, SameSite};
 use url::form_urlencoded;
 
@@ -27,8 +27,8 @@ use crate::error::{ApiError, Code};
 use crate::guard::origins::TrustedOrigins;
 use crate::metrics;
 use crate::rate::RateLimiter;
-use crate::session::Sessions;
 use crate::session::refresh::Refresher;
+use crate::session::{Sessions, readable};
 
 /// What the handlers work with.
 #[derive(Debug)]
@@ -55,6 +55,7 @@ pub struct Auth {
 
 /// The routes below the gateway's base path.
 pub fn routes(config: &mut ServiceConfig, auth: &Auth) {
+    let form = if auth.sessions.are_for_arcmanager() { Form::GetToo } else { Form::Post };
     config
         .service(
             web::resource("/auth/login")
@@ -78,14 +79,18 @@ pub fn routes(config: &mut ServiceConfig, auth: &Auth) {
                 .head(status::status)
                 .default_service(method_not_allowed("GET, HEAD")),
         )
-        .service(web::resource("/auth/refresh").post(refresh::refresh).default_service(method_not_allowed("POST")))
+        .service(
+            web::resource("/auth/refresh")
+                .route(form.route().to(refresh::refresh))
+                .default_service(method_not_allowed(form.allow())),
+        )
         .service(
             web::resource("/auth/logout")
                 .wrap_fn(pending::restore_cookies)
                 .wrap(auth.pending.middleware())
                 .wrap_fn(pending::keep_only_login_cookie)
-                .post(logout::logout)
-                .default_service(method_not_allowed("POST")),
+                .route(form.route().to(logout::logout))
+                .default_service(method_not_allowed(form.allow())),
         )
         .service(
             web::resource("/datahubs")
@@ -95,8 +100,32 @@ pub fn routes(config: &mut ServiceConfig, auth: &Auth) {
         );
 }
 
+/// By which methods the app refreshes and logs out.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Post,
+    /// The ARCmanager's app of today knows no other way than GET.
+    GetToo,
+}
+
+impl Form {
+    fn route(self) -> Route {
+        match self {
+            Self::Post => web::post(),
+            Self::GetToo => web::route().guard(guard::Any(guard::Post()).or(guard::Get())),
+        }
+    }
+
+    fn allow(self) -> &'static str {
+        match self {
+            Self::Post => "POST",
+            Self::GetToo => "GET, POST",
+        }
+    }
+}
+
 /// The answer to every other method.
-fn method_not_allowed(allow: &'static str) -> actix_web::Route {
+fn method_not_allowed(allow: &'static str) -> Route {
     web::to(move || async move { Err::<HttpResponse, _>(ApiError::method_not_allowed(allow)) })
 }
 
@@ -149,14 +178,19 @@ impl Auth {
         self.redirect_to_app(Some(LoginError::Busy))
     }
 
-    /// Back to the app, with a word about why the login failed, which is counted.
+    /// Back to the app, with a word about why the login failed, which is counted. The ARCmanager's app of today does not see the
+    /// word: it alerts a text.
     fn redirect_to_app(&self, error: Option<LoginError>) -> HttpResponse {
         match error {
             None => see_other(&self.app_url),
             Some(error) => {
                 metrics::login(error.as_str());
                 let separator = if self.app_url.contains('?') { '&' } else { '?' };
-                see_other(&format!("{}{separator}login_error={}", self.app_url, error.as_str()))
+                let mut response = see_other(&format!("{}{separator}login_error={}", self.app_url, error.as_str()));
+                if self.sessions.are_for_arcmanager() {
+                    response.headers_mut().append(SET_COOKIE, readable::error(error.text()));
+                }
+                response
             }
         }
     }
@@ -190,6 +224,18 @@ impl LoginError {
             Self::Failed => "failed",
         }
     }
+
+    /// What the ARCmanager's app of today alerts.
+    fn text(self) -> &'static str {
+        match self {
+            Self::Busy => "Too many logins come from your network. Please try again in a minute.",
+            Self::Denied => "You did not allow access at the DataHUB.",
+            Self::Expired => "The login took too long or was finished before. Please start again.",
+            Self::Unavailable => "DataHUB not available. Please try again in a few minutes.",
+            Self::CookiesBlocked => "Your browser did not send the cookie of the login back. Please allow cookies.",
+            Self::Failed => "The login at the DataHUB failed. Please try again.",
+        }
+    }
 }
 
 /// A request's query, decoded.
@@ -212,6 +258,20 @@ impl Parameters {
             _ => Err(Code::BadRequest.into()),
         }
     }
+}
+
+/// Whether a request is a GET form, whose answer is a text; any page may link to one, so nothing but Fetch Metadata lets it
+/// in.
+///
+/// # Errors
+/// `cross_site_request` for one without them.
+fn is_get_form(req: &HttpRequest, context: &RequestContext) -> Result<bool, ApiError> {
+    let is_get = req.method() == Method::GET;
+    if is_get && !req.headers().contains_key("sec-fetch-site") {
+        context.event(Event::CrossSiteRefused, "");
+        return Err(Code::CrossSiteRequest.into());
+    }
+    Ok(is_get)
 }
 
 fn see_other(location: &str) -> HttpResponse {

@@ -195,17 +195,8 @@ impl Bridge {
         now: SystemTime,
     ) -> Result<Login<'a>, SessionError> {
         let SharedBridge { datahubs, sessions, .. } = &*self.shared;
-        let mut latest: Result<Login<'_>, SessionError> = Err(SessionError::NoCookie);
-        for datahub in datahubs.iter() {
-            match (sessions.open(request.fields().values("cookie"), datahub, context, now), &latest) {
-                (Ok((_, session)), Ok(login)) if session.created_at() <= login.session.created_at() => {}
-                (Ok((sid, session)), _) => latest = Ok(Login { datahub, sid, session }),
-                // A session that has ended tells people more than a cookie that does not open.
-                (Err(SessionError::Ended), Err(_)) => latest = Err(SessionError::Ended),
-                (Err(_), _) => {}
-            }
-        }
-        latest
+        let latest = sessions.latest(datahubs.iter(), || request.fields().values("cookie"), context, now);
+        latest.map(|(datahub, sid, session)| Login { datahub, sid, session })
     }
 }
 

@@ -95,6 +95,8 @@ pub struct App {
     pub files: Option<AppFiles>,
     /// Whose script may call.
     pub origins: TrustedOrigins,
+    /// Whether it is the ARCmanager's app of today, with ways of its own.
+    pub arcmanager: bool,
 }
 
 impl Config {
@@ -133,7 +135,14 @@ impl Config {
     /// The sessions of this deployment.
     pub fn sessions(&self) -> Sessions {
         let (keyring, not_before) = (self.keyring.clone(), self.not_before.clone());
-        Sessions::new(keyring, not_before, self.session.clone(), &self.datahubs, &self.app.origins.own)
+        Sessions::new(
+            keyring,
+            not_before,
+            self.session.clone(),
+            &self.datahubs,
+            &self.app.origins.own,
+            self.app.arcmanager,
+        )
     }
 
     /// Reads all sections before any `?`, so that every error is noted.
@@ -253,7 +262,7 @@ impl App {
             section.record_error::<()>("csp", "must be one line of visible ASCII, such as default-src 'self'");
         }
         let dev: Option<Vec<Url>> = section.list("dev_origins");
-        not_yet(&mut section, "arcmanager");
+        let arcmanager = section.required("arcmanager");
         if dir.as_deref().is_some_and(|dir| !dir.is_dir()) {
             section.record_error::<()>("dir", "is not a folder");
         }
@@ -276,7 +285,8 @@ impl App {
         let path = place.as_ref().map(|url| url.path().trim_end_matches('/').to_owned());
         let files = dir.zip(path).zip(csp).map(|((dir, path), csp)| AppFiles { path, dir, csp });
         let own = public_url?.origin().ascii_serialization();
-        Some(Self { url: place.and(url)?, files, origins: TrustedOrigins { own, dev: dev? } })
+        let origins = TrustedOrigins { own, dev: dev? };
+        Some(Self { url: place.and(url)?, files, origins, arcmanager: arcmanager? })
     }
 }
 
@@ -300,13 +310,6 @@ fn only(section: &mut Section<'_>, key: &str) -> Option<Vec<Rule>> {
     // All of them, so that every error is noted.
     let rules: Vec<_> = texts.iter().enumerate().map(parse).collect();
     rules.into_iter().collect::<Result<_, _>>().ok()
-}
-
-/// A switch that this version has in one position only.
-fn not_yet(section: &mut Section<'_>, key: &str) {
-    if section.optional::<bool>(key) == Some(true) {
-        section.record_error::<()>(key, "is not supported by this version; it must be false");
-    }
 }
 
 fn is_path(text: &str) -> bool {

@@ -8,10 +8,12 @@ pub mod decision;
 pub mod encoding;
 pub mod not_before;
 pub mod open_session;
+pub mod readable;
 pub mod refresh;
 pub mod replay;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use actix_web::http::header::HeaderValue;
@@ -104,8 +106,11 @@ pub struct Sessions {
     keyring: Keyring,
     not_before: NotBefore,
     limits: SessionLimits,
+    datahubs: DataHubs,
     /// By the index of their DataHUB.
     cookies: Vec<Cookies>,
+    /// Whether the app is the ARCmanager's of today, which reads cookies by script.
+    for_arcmanager: bool,
 }
 
 #[derive(Debug)]
@@ -115,19 +120,22 @@ struct Cookies {
 }
 
 impl Sessions {
-    /// Sessions at `datahubs`, sealed for `origin`, that of `server.public_url`.
+    /// Sessions at `datahubs`, sealed for `origin`, that of `server.public_url`. `for_arcmanager` says that its app of today reads
+    /// cookies by script.
     pub fn new(
         keyring: Keyring,
         not_before: NotBefore,
         limits: SessionLimits,
         datahubs: &DataHubs,
         origin: &str,
+        for_arcmanager: bool,
     ) -> Self {
         let cookies = datahubs.iter().map(|datahub| {
             let session = SealedCookie::new(format!("__Host-Http-session-{}", datahub.id), origin);
             Cookies { session, sid: format!("__Host-Http-sid-{}", datahub.id) }
         });
-        Self { keyring, not_before, limits, cookies: cookies.collect() }
+        let (datahubs, cookies) = (datahubs.clone(), cookies.collect());
+        Self { keyring, not_before, limits, datahubs, cookies, for_arcmanager }
     }
 
     /// How long they last.
@@ -184,6 +192,56 @@ impl Sessions {
         }
         let session = names.unseal(&self.keyring, &sid, value);
         session.map(|session| (key, session)).map_err(|_| CookieError::Altered(key))
+    }
+
+    /// Of the request's sessions at `datahubs` the one that began last: the ARCmanager's app and its old backend know one only.
+    /// `cookies` gives the raw values of its Cookie fields.
+    ///
+    /// # Errors
+    /// [`SessionError::Ended`] if none opens and one of them has ended: that tells people more than a cookie that does not
+    /// open. [`SessionError::NoCookie`] otherwise.
+    pub fn latest<'a, 'd, C: Iterator<Item = &'a [u8]>>(
+        &self,
+        datahubs: impl Iterator<Item = &'d Arc<DataHub>>,
+        cookies: impl Fn() -> C,
+        context: &RequestContext,
+        now: SystemTime,
+    ) -> Result<(&'d Arc<DataHub>, Sid, OpenSession), SessionError> {
+        let mut latest: Result<(_, _, OpenSession), _> = Err(SessionError::NoCookie);
+        for datahub in datahubs {
+            match (self.open(cookies(), datahub, context, now), &latest) {
+                (Ok((_, session)), Ok((_, _, other))) if session.created_at() < other.created_at() => {}
+                (Ok((sid, session)), _) => latest = Ok((datahub, sid, session)),
+                (Err(SessionError::Ended), Err(_)) => latest = Err(SessionError::Ended),
+                (Err(_), _) => {}
+            }
+        }
+        latest
+    }
+
+    /// The Set-Cookie fields for what the ARCmanager's app reads, on every answer that writes or removes a session: they describe
+    /// the one that began last, once those at some DataHUBs are as in `changed` (`None`: there is none any more). Nothing for any
+    /// other app. `cookies` gives the raw values of the request's Cookie fields.
+    pub fn readable_cookies<'a, C: Iterator<Item = &'a [u8]>>(
+        &self,
+        cookies: impl Fn() -> C,
+        changed: &[(&DataHub, Option<&Session>)],
+        context: &RequestContext,
+        now: SystemTime,
+    ) -> Vec<HeaderValue> {
+        if !self.for_arcmanager {
+            return Vec::new();
+        }
+        let is_unchanged = |datahub: &&Arc<DataHub>| changed.iter().all(|(other, _)| other.index() != datahub.index());
+        let unchanged = self.latest(self.datahubs.iter().filter(is_unchanged), cookies, context, now);
+        let unchanged = unchanged.ok().map(|(_, _, session)| session.decode());
+        let sessions = unchanged.iter().chain(changed.iter().filter_map(|(_, session)| *session));
+        readable::cookies(sessions.max_by_key(|session| session.created_at))
+    }
+
+    /// Whether the app is the ARCmanager's of today.
+    pub fn are_for_arcmanager(&self) -> bool {
+        self.for_arcmanager
     }
 
     /// Whether `session` has ended, by its own times or by a cut-off.
@@ -380,8 +438,6 @@ const MAX_VALUE_BYTES: usize = 3_800;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proptest::prelude::*;
     use url::Url;
 
@@ -673,7 +729,8 @@ mod tests {
             remember: Duration::from_mins(10),
         };
         let datahubs = DataHubs::new(ids.into_iter().map(datahub).collect());
-        let sessions = Sessions::new(keyring, NotBefore::default(), limits, &datahubs, "https://app.example.org");
+        let sessions =
+            Sessions::new(keyring, NotBefore::default(), limits, &datahubs, "https://app.example.org", false);
         (sessions, datahubs)
     }
 }

@@ -25,6 +25,7 @@ use crate::datahub::oidc::error::ExchangeError;
 use crate::datahub::token_endpoint::TokenEndpointError;
 use crate::error::Code;
 use crate::metrics;
+use crate::session::readable;
 
 /// 303 to where the person wanted to go, with a session; or to the app, with a word about what went wrong.
 pub(super) async fn callback(
@@ -81,6 +82,9 @@ async fn finish(
         .sessions
         .login_cookies(datahub, &sid, &session, context, now)
         .map_err(|error| LoginFailure::new(LoginError::Failed, datahub, &error.to_string()))?;
+    // Whatever else there is began earlier.
+    let readable = auth.sessions.readable_cookies(std::iter::empty, &[(datahub, Some(&session))], context, now);
+    let no_error = (!readable.is_empty()).then(readable::no_error);
     auth.refresher.begin_session(datahub, &obtained.tokens);
     let token = session.tokens.session_token();
     auth.pending.record_success(pending, &login.confirmed, &token, now);
@@ -93,7 +97,7 @@ async fn finish(
     metrics::login("ok");
     let to = login.return_to.map_or_else(|| auth.app_url.clone(), ReturnTo::into_string);
     let mut response = see_other(&to);
-    for cookie in cookies {
+    for cookie in cookies.into_iter().chain(readable).chain(no_error) {
         response.headers_mut().append(SET_COOKIE, cookie);
     }
     // Whoever writes the answer keeps them.

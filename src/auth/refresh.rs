@@ -1,18 +1,20 @@
 //! `POST /auth/refresh`: newer tokens now, for an app that plans ahead, such as before a long upload.
 //!
-//! Where a forwarded call would be sent again without a cookie, so is this one; else it answers at once.
+//! Where a forwarded call would be sent again without a cookie, so is this one; else it answers at once. The ARCmanager's app of
+//! today asks by GET.
 
 use std::rc::Rc;
 use std::time::SystemTime;
 
-use actix_web::http::header::SET_COOKIE;
+use actix_web::http::header::{ContentType, SET_COOKIE};
 use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::future::join_all;
 
 use crate::auth::status::{Entry, answer};
-use crate::auth::{Auth, Parameters};
+use crate::auth::{Auth, Parameters, is_get_form};
 use crate::context::RequestContext;
+use crate::datahub::DataHub;
 use crate::error::ApiError;
 use crate::seal::cookie;
 use crate::session::SessionError;
@@ -20,23 +22,26 @@ use crate::session::decision::Reason;
 use crate::session::refresh::{Asking, Resolution};
 use crate::session::replay::ReplayTarget;
 
-/// The sessions with their new times; each is treated by itself.
+/// The sessions with their new times; each is treated by itself. A text for the GET form.
 ///
 /// # Errors
 /// That of the session, if none works: `not_logged_in` without any. `session_superseded` if one of them may have newer
-/// tokens elsewhere.
+/// tokens elsewhere. `cross_site_request` for a GET without Fetch Metadata.
 pub(super) async fn refresh(
     req: HttpRequest,
     auth: Data<Auth>,
     context: ReqData<Rc<RequestContext>>,
 ) -> Result<HttpResponse, ApiError> {
+    let is_get_form = is_get_form(&req, &context)?;
     let now = SystemTime::now();
     let target = ReplayTarget::parse(req.uri().path_and_query().map_or("", |raw| raw.as_str()));
     let mut closed = SessionError::NoCookie;
     let mut opened = Vec::new();
-    for datahub in auth.selected_datahubs(&Parameters::read(target.query().unwrap_or_default()), &context)? {
-        match auth.sessions.open(cookie::fields(req.headers()), datahub, &context, now) {
-            Ok((sid, session)) => opened.push((datahub, sid, session.decode())),
+    let held = || cookie::fields(req.headers());
+    let selected = auth.selected_datahubs(&Parameters::read(target.query().unwrap_or_default()), &context)?;
+    for datahub in &selected {
+        match auth.sessions.open(held(), datahub, &context, now) {
+            Ok((sid, session)) => opened.push((*datahub, sid, session.decode())),
             Err(SessionError::Ended) => closed = SessionError::Ended,
             Err(SessionError::NoCookie | SessionError::Unopened) => {}
         }
@@ -48,12 +53,13 @@ pub(super) async fn refresh(
     let resolutions = join_all(resolutions).await;
 
     let (mut entries, mut cookies, mut retry, mut failures) = (Vec::new(), Vec::new(), None, Vec::new());
-    for ((datahub, _, session), resolution) in opened.iter().zip(resolutions) {
+    for ((datahub, _, session), resolution) in opened.iter_mut().zip(resolutions) {
         match resolution {
             Ok(Resolution::UseCurrent) => entries.push(Entry::new(datahub, session)),
             Ok(Resolution::Renewed(renewed, cookie)) => {
                 entries.push(Entry::new(datahub, &renewed));
                 cookies.push(cookie);
+                *session = *renewed;
             }
             Ok(Resolution::Retry { closes }) => retry = Some(closes || retry == Some(true)),
             Err(error) => {
@@ -61,6 +67,12 @@ pub(super) async fn refresh(
                 failures.push(error);
             }
         }
+    }
+    if retry.is_none() || !cookies.is_empty() {
+        let session_at = |datahub: &DataHub| opened.iter().find(|(other, ..)| other.index() == datahub.index());
+        let changed: Vec<_> =
+            selected.iter().map(|datahub| (&***datahub, session_at(datahub).map(|(_, _, session)| session))).collect();
+        cookies.extend(auth.sessions.readable_cookies(held, &changed, &context, now));
     }
     if let Some(closes) = retry {
         // Sessions that have new cookies get them with this answer, and are young when the call comes again.
@@ -71,7 +83,11 @@ pub(super) async fn refresh(
         let keeps = failures.iter().position(|failure| failure.status().is_server_error()).unwrap_or_default();
         return Err(failures.into_iter().nth(keeps).unwrap_or_else(|| closed.into()));
     }
-    let mut response = answer(entries, now);
+    let mut response = if is_get_form {
+        HttpResponse::Ok().content_type(ContentType::plaintext()).body("Session refresh was successful!")
+    } else {
+        answer(entries, now)
+    };
     for cookie in cookies {
         response.headers_mut().append(SET_COOKIE, cookie);
     }

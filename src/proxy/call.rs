@@ -101,7 +101,12 @@ impl<'a> Call<'a> {
         let response = match resolution {
             // It goes on with what it has. But the body has been read, so that the call must be sent again.
             Ok(Resolution::UseCurrent) => self.replay.retry_response(None, false),
-            Ok(Resolution::Renewed(_, cookie)) => self.replay.retry_response(Some(cookie), false),
+            Ok(Resolution::Renewed(session, cookie)) => {
+                let cookies = || self.request.fields().values("cookie");
+                let changed = [(&**login.datahub, Some(&*session))];
+                let readable = sessions.readable_cookies(cookies, &changed, self.context, SystemTime::now());
+                self.replay.retry_response(std::iter::once(cookie).chain(readable), false)
+            }
             Ok(Resolution::Retry { closes }) => self.replay.retry_response(None, closes),
             Err(error) => {
                 self.replay.record_outcome("lost");

@@ -231,7 +231,7 @@ fn are_scopes(text: &[u8]) -> bool {
 }
 
 /// The name, cut at 64 bytes and between characters; nothing if the username tells it anyway, before the cut or after it.
-fn shown_name(user: &User) -> &str {
+pub(super) fn shown_name(user: &User) -> &str {
     let name = &user.name[..user.name.floor_char_boundary(MAX_NAME_BYTES)];
     if [name, &user.name].contains(&user.username.as_str()) { "" } else { name }
 }

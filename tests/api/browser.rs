@@ -166,9 +166,11 @@ impl Browser {
         if header.is_empty() { header } else { format!("Cookie: {header}\r\n") }
     }
 
-    /// The output of `gateway` must not hold what the jar holds.
+    /// The output of `gateway` must not hold what the jar holds, but for cookies that scripts may read.
     pub fn keep_jar_secret(&self, gateway: &Gateway) {
-        gateway.keep_secret(self.jar.lock().expect("no panic while held").cookies.values().cloned());
+        let jar = self.jar.lock().expect("no panic while held");
+        let secrets = jar.cookies.iter().filter(|(name, _)| name.starts_with("__Host-Http-"));
+        gateway.keep_secret(secrets.map(|(_, value)| value.clone()));
     }
 
     /// The jars of this browser and of all its copies.

@@ -27,7 +27,7 @@ fn all_faults_are_told_at_once_each_by_its_key_and_never_by_its_value() {
         surprise = 1
         server = { public_url = "http://canary-host.example", base_path = "no-slash", listen = ["canary-listen"], workers = "canary", trusted_proxies = ["canary"], typo = 1 }
         proxy = { graphql = "canary", allow_credential_endpoints = ["/**", "canary"] }
-        app = { arcmanager = true, url = "canary app", dir = "/canary/dir", dev_origins = ["https://canary.example"] }
+        app = { arcmanager = "canary", url = "canary app", dir = "/canary/dir", dev_origins = ["https://canary.example"] }
         auth = { login_timeout = "canary", typo = 1 }
         session = { keys = ["canary-key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="], max_age = "canary", remember = "0s" }
         limits = { head = "0B", target = "canary", fields = 129, in_flight = 0, waiting = "canary" }

@@ -8,6 +8,7 @@
 mod access;
 mod access_log;
 mod anonymous;
+mod arcmanager;
 mod bodies;
 mod books;
 mod bridge;
