@@ -193,6 +193,18 @@ class Browser:
     def text(self, selector):
         return self.script("const one = document.querySelector(arguments[0]); return one.value ?? one.textContent", selector)
 
+    def alert(self):
+        """Waits for an alert, closes it and gives its text."""
+        def look():
+            try:
+                return self._send("GET", "/alert/text")
+            except DriverError as error:
+                if "no such alert" not in str(error):
+                    raise
+        text = self.wait(look, "an alert")
+        self._send("POST", "/alert/accept", {})
+        return text
+
     def wait(self, look, what):
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:

@@ -4,6 +4,7 @@ The gateway reaches the DataHUBs through a wire that keeps what passes, so that 
 stands before it and has what browsers send, and what they get. With `tls` the nginx that we ship stands before that.
 """
 
+import base64
 import collections
 import dataclasses
 import os
@@ -31,9 +32,10 @@ HOST = "gateway.localhost"
 
 
 class World:
-    def __init__(self, token_lifetime_s=600, tls=False, dev=False, **environment):
+    def __init__(self, token_lifetime_s=600, tls=False, dev=False, arcmanager=False, **environment):
         """With `tls` the gateway, the DataHUBs and all `sites` are sites of their own, as far as a browser can tell; with `dev`
-        the app is at the `dev` origin, another port of the gateway's host."""
+        the app is at the `dev` origin, another port of the gateway's host. With `arcmanager` it is the ARCmanager's, by
+        config/arcmanager.toml; its old backend is the last of `sites`, and `plantmicrobe` a DataHUB that is away."""
         missing = [name for name in ("arcmanager-gateway", "datahub") if not (BIN / name).exists()]
         if missing:
             raise SystemExit(f"{BIN} lacks {' and '.join(missing)}: cargo build -p arcmanager-gateway -p datahub")
@@ -41,12 +43,12 @@ class World:
         self.log = tempfile.TemporaryFile()
         self.sites = self.front = None
         try:
-            self._start(token_lifetime_s, tls, dev, environment)
+            self._start(token_lifetime_s, tls, dev, arcmanager, environment)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, token_lifetime_s, tls, dev, more):
+    def _start(self, token_lifetime_s, tls, dev, arcmanager, more):
         self.session_key = make_key()
         port = free_port()
         self.front = Wire(f"127.0.0.1:{port}")
@@ -77,9 +79,15 @@ class World:
             section = f"GATEWAY__DATAHUBS__{datahub.upper()}__"
             environment |= {f"{section}URL": url, f"{section}CONNECT": self.wires[datahub].address,
                             f"{section}CLIENT_SECRET": secret}
-        gateway = self._run("arcmanager-gateway", "--config", "config/demo.toml", stdout=self.log, env=environment | more)
+        configs = ["config/demo.toml"]
         if tls:
             self.sites = Sites()
+        if arcmanager:
+            configs.append("config/arcmanager.toml")
+            environment |= self._arcmanager()
+        arguments = [word for config in configs for word in ("--config", config)]
+        gateway = self._run("arcmanager-gateway", *arguments, stdout=self.log, env=environment | more)
+        if tls:
             start_nginx(self.machine, int(self.host.split(":")[1]), self.front.address, HOST,
                         others=self.sites.address, others_port=self.dev and int(self.dev.split(":")[2]))
         for _ in range(100):
@@ -92,6 +100,19 @@ class World:
             except OSError:
                 time.sleep(0.05)
         raise SystemExit(f"the gateway did not come up:\n{self.output()}")
+
+    def _arcmanager(self):
+        """What an operator adds to config/arcmanager.toml."""
+        rsa = self.machine.path / "rsa.pem"
+        subprocess.run(["openssl", "genrsa", "-out", rsa, "2048"], check=True, capture_output=True)
+        away = "GATEWAY__DATAHUBS__PLANTMICROBE__"
+        return {
+            "GATEWAY__APP__DIR": "tests/browser/arcmanager",
+            "GATEWAY__BRIDGE__URL": f"http://{self.sites.address}",
+            "GATEWAY__BRIDGE__JWT_KEY_FILE": str(rsa),
+            "GATEWAY__BRIDGE__FERNET_KEY_FILE": str(self.machine.write("fernet", base64.urlsafe_b64encode(os.urandom(32)).decode())),
+            f"{away}URL": f"http://127.0.0.1:{free_port()}", f"{away}CLIENT_ID": "demo", f"{away}CLIENT_SECRET": secrets.token_hex(32),
+        }
 
     def close(self):
         for process in self.processes:
@@ -223,7 +244,7 @@ class Sites:
     """What every host but the gateway's answers, and at the gateway's another application below `/other/`."""
 
     def __init__(self):
-        self.pages = {}  # Of a path: its type, its text and further fields.
+        self.pages = {}  # Of a path: its type, its text and further fields; among these its `Status`, if that is not 200.
         self.heard = []  # Of requests: host, path, Origin.
         sites = self
 
@@ -237,7 +258,7 @@ class Sites:
                 sites.heard.append((self.headers["Host"].split(":")[0], path, self.headers.get("Origin")))
                 kind, text, fields = sites.pages.get(path, ("text/html", "<!doctype html><title>blank</title><body>", {}))
                 body = text.encode()
-                self.send_response(200)
+                self.send_response(int(fields.get("Status", 200)))
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
                 for name, value in fields.items():
