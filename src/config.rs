@@ -282,11 +282,19 @@ impl App {
             dev.iter().map(|origin| origin.origin().ascii_serialization()).collect()
         });
         section.finish();
-        let path = place.as_ref().map(|url| url.path().trim_end_matches('/').to_owned());
+        let path = place.as_ref().map(|url| folder(url.path()).to_owned());
         let files = dir.zip(path).zip(csp).map(|((dir, path), csp)| AppFiles { path, dir, csp });
         let own = public_url?.origin().ascii_serialization();
         let origins = TrustedOrigins { own, dev: dev? };
         Some(Self { url: place.and(url)?, files, origins, arcmanager: arcmanager? })
+    }
+}
+
+/// The folder that the app's page is in, without a slash at its end: `/app` of `/app`, `/app/` and `/app/index.html`.
+fn folder(path: &str) -> &str {
+    match path.rsplit_once('/') {
+        Some((folder, page)) if Path::new(page).extension().is_some_and(|kind| kind == "html") => folder,
+        _ => path.trim_end_matches('/'),
     }
 }
 

@@ -97,6 +97,28 @@ fn pages_are_asked_for_again_and_hashed_files_are_kept() {
     assert_eq!((again.status, again.header("cache-control").as_deref()), (304, no_cache));
 }
 
+/// The ARCmanager has always sent people to `index.html`.
+#[test]
+fn the_apps_url_may_name_its_page() {
+    let app = Folder::default();
+    app.file("index.html", "the app");
+    app.file("app.js", "its script");
+    let dir = app.path().to_str().expect("a plain path");
+    for (url, folder) in [
+        ("/arcmanager/app/index.html", "/arcmanager/app/"),
+        ("/index.html", "/"),
+        ("/v1.2", "/v1.2/"),
+        ("/app/", "/app/"),
+    ] {
+        let gateway = Setup::new(&[("a", &datahub())]).and(&format!("app.dir = {dir:?}\napp.url = {url:?}")).start();
+        for (name, text) in [("", "the app"), ("index.html", "the app"), ("app.js", "its script"), ("route", "the app")]
+        {
+            let answer = open(&gateway, &format!("{folder}{name}"));
+            assert_eq!((answer.status, answer.text().as_str()), (200, text), "{url} {name}");
+        }
+    }
+}
+
 /// Whoever looks after the gateway is told of a disk that fails; only what is not there is not found.
 #[test]
 fn a_page_that_cannot_be_read_is_no_page_that_is_not_there() {
