@@ -62,6 +62,10 @@ fn authenticate(hub: &Hub, request: &Request) -> Result<Option<User>, Response> 
         let why = "Both Authorization header and payload includes access token.";
         return Err(Response::json(400, &json!({ "error": "invalid_request", "error_description": why })));
     }
+    let personal = hub.behaviour().personal_tokens.iter().find(|known| known.token == token).map(|known| known.user);
+    if let Some(user) = personal {
+        return Ok(hub.world().user(user).cloned());
+    }
     let why = match hub.grants().authenticate(token, SystemTime::now()) {
         Ok(pair) if pair.has_scope("api") || pair.has_scope("read_api") && is_safe(request) => {
             if hub.is_blocked(pair.user) {
@@ -136,6 +140,26 @@ impl Call<'_> {
                 let mut body = user_json(user, url);
                 body["email"] = user.email().into();
                 body["two_factor_enabled"] = false.into();
+                Ok(Response::json(200, &body))
+            }
+            ("GET", ["personal_access_tokens", "self"]) => {
+                let user = self.needs_user()?;
+                let behaviour = self.hub.behaviour();
+                let bearer = self.request.bearer();
+                let token = behaviour.personal_tokens.iter().find(|known| Some(known.token.as_str()) == bearer);
+                let token = token.ok_or_else(|| message(404, "404 Not Found"))?;
+                let body = json!({
+                    "id": 3,
+                    "name": "for the ARCmanager",
+                    "revoked": token.is_revoked,
+                    "created_at": "2026-01-01T00:00:00.000Z",
+                    "description": null,
+                    "scopes": token.scopes,
+                    "user_id": user.id,
+                    "last_used_at": null,
+                    "active": token.is_active,
+                    "expires_at": token.expires_at,
+                });
                 Ok(Response::json(200, &body))
             }
             ("GET", ["users"]) => {

@@ -42,6 +42,8 @@ pub struct Behaviour {
     pub leave_out_refresh_token: bool,
     /// The `scope` of token answers, verbatim, such as `openid  profile api `. By default, what was asked for.
     pub token_scope: Option<String>,
+    /// The personal access tokens that it knows. None by default.
+    pub personal_tokens: Vec<PersonalToken>,
     /// How many groups `/oauth/userinfo` names, at about 80 bytes each.
     pub userinfo_groups: usize,
     /// The key that signs ID tokens, and the only one published.
@@ -52,6 +54,23 @@ pub struct Behaviour {
     pub jitter: Jitter,
     /// Added to every answer of the API, such as `("Clear-Site-Data", "\"*\"")`.
     pub extra_headers: Vec<(String, String)>,
+}
+
+/// A personal access token, as `/api/v4/personal_access_tokens/self` shows it. It opens the API as long as it is in the list.
+#[derive(Clone, Debug)]
+pub struct PersonalToken {
+    /// The token itself.
+    pub token: String,
+    /// The number of whose it is.
+    pub user: u64,
+    /// Such as `api`.
+    pub scopes: Vec<&'static str>,
+    /// What it says of itself.
+    pub is_active: bool,
+    /// What it says of itself.
+    pub is_revoked: bool,
+    /// The day it ends, such as `2099-01-01`.
+    pub expires_at: Option<&'static str>,
 }
 
 impl Default for Behaviour {
@@ -74,6 +93,7 @@ impl Default for Behaviour {
             leave_out_expires_in: false,
             leave_out_refresh_token: false,
             token_scope: None,
+            personal_tokens: Vec::new(),
             userinfo_groups: 1,
             signing_key: SigningKey::First,
             announces_iss: false,
