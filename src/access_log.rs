@@ -158,6 +158,8 @@ pub enum Event {
     LoginFailed,
     LoginOk,
     NonceMismatch,
+    PatAccepted,
+    PatRefused,
     RefreshReuse,
     ReloadFailed,
     ReturnToDropped,
@@ -173,7 +175,7 @@ pub enum Event {
 impl Event {
     fn level(self) -> Level {
         match self {
-            Self::KeysReloaded | Self::LoginOk | Self::ReturnToDropped => Level::Info,
+            Self::KeysReloaded | Self::LoginOk | Self::PatAccepted | Self::ReturnToDropped => Level::Info,
             Self::ClientRefused => Level::Error,
             _ => Level::Warn,
         }
@@ -192,6 +194,8 @@ impl Event {
             Self::LoginFailed => "login_failed",
             Self::LoginOk => "login_ok",
             Self::NonceMismatch => "nonce_mismatch",
+            Self::PatAccepted => "pat_accepted",
+            Self::PatRefused => "pat_refused",
             Self::RefreshReuse => "refresh_reuse",
             Self::ReloadFailed => "reload_failed",
             Self::ReturnToDropped => "return_to_dropped",

@@ -5,6 +5,7 @@ mod exchange;
 mod login;
 mod logout;
 pub mod pending;
+mod personal_token;
 mod refresh;
 mod return_to;
 mod status;
@@ -98,6 +99,10 @@ pub fn routes(config: &mut ServiceConfig, auth: &Auth) {
                 .head(status::datahubs)
                 .default_service(method_not_allowed("GET, HEAD")),
         );
+    if auth.sessions.are_for_arcmanager() {
+        config
+            .service(web::resource("/auth/addPAT").put(personal_token::add).default_service(method_not_allowed("PUT")));
+    }
 }
 
 /// By which methods the app refreshes and logs out.

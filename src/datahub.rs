@@ -5,6 +5,7 @@ pub mod discovery;
 pub mod health;
 pub mod id_token;
 pub mod oidc;
+pub mod personal_token;
 mod request_limit;
 pub mod revocation;
 pub mod tasks;

@@ -114,6 +114,7 @@ pub enum Code {
     NotFound,
     NotLoggedIn,
     Overloaded,
+    PatRefused,
     PrefetchRefused,
     RateLimited,
     RefreshFirst,
@@ -208,6 +209,12 @@ impl Code {
             Self::Overloaded => {
                 (503, "overloaded", "Overloaded", "Too many calls are under way. Try again in a moment.")
             }
+            Self::PatRefused => (
+                400,
+                "pat_refused",
+                "Personal access token refused",
+                "The DataHUB must know this personal access token as an active one of your own, with the scope api and without sudo and admin_mode. Make one there and try again. You are still logged in as before.",
+            ),
             Self::PrefetchRefused => (
                 503,
                 "prefetch_refused",

@@ -23,7 +23,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::access_log::Event;
 use crate::context::RequestContext;
 use crate::datahub::oidc::{LoginResult, User};
-use crate::datahub::token::TokenSet;
+use crate::datahub::token::{AccessToken, SessionToken, TokenSet};
 use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
 use crate::seal::cookie::{self, Found, SealedCookie};
@@ -46,12 +46,39 @@ pub struct Session {
     pub scopes: Option<Vec<String>>,
     /// What opens the API.
     pub tokens: TokenSet,
+    /// Whether that is a personal access token, which nobody renews or revokes but its person.
+    pub is_personal: bool,
 }
 
 impl Session {
     /// When it ends if no refresh comes: at the earlier of its absolute and its idle end.
     pub fn ends_at(&self) -> SystemTime {
         self.expires_at.min(self.idle_expires_at)
+    }
+
+    /// What is to be revoked when it ends.
+    pub fn revocable_token(&self) -> Option<SessionToken> {
+        (!self.is_personal).then(|| self.tokens.session_token())
+    }
+
+    /// The same session with a new sid, which goes on with a personal access token until the session or that ends, at
+    /// `token_ends_at`. It never is idle.
+    pub fn with_personal_token(
+        &self,
+        access: AccessToken,
+        scopes: &[String],
+        token_ends_at: Option<SystemTime>,
+        now: SystemTime,
+    ) -> (Sid, Self) {
+        let expires_at = token_ends_at.map_or(self.expires_at, |end| end.min(self.expires_at));
+        let lifetime = expires_at.duration_since(now).unwrap_or_default();
+        let tokens = TokenSet { access, refresh: None, issued: now, lifetime };
+        let scopes = Some(scopes_of(scopes).into_iter().map(str::to_owned).collect());
+        let user = self.user.clone();
+        let created_at = self.created_at;
+        let session =
+            Self { created_at, expires_at, idle_expires_at: expires_at, user, scopes, tokens, is_personal: true };
+        (Sid::random(), session)
     }
 
     /// Whether the access token is so young that a refresh would bring nothing but load.
@@ -258,7 +285,8 @@ impl Sessions {
         let scopes = (!is_usual).then(|| granted.into_iter().map(str::to_owned).collect());
         let expires_at = after(created_at, self.limits.max_age);
         let idle_expires_at = self.limits.idle_expires_at(&tokens);
-        (Sid::random(), Session { created_at, expires_at, idle_expires_at, user, scopes, tokens })
+        let is_personal = false;
+        (Sid::random(), Session { created_at, expires_at, idle_expires_at, user, scopes, tokens, is_personal })
     }
 
     /// The Set-Cookie fields of a login: session and sid. No refresh writes the sid again, so it stays until the absolute end,
@@ -597,6 +625,7 @@ mod tests {
                     issued,
                     lifetime: Duration::from_secs(lifetime),
                 },
+                is_personal: false,
             };
             open(&session.encode()).expect("the encoding of a session")
         };

@@ -84,6 +84,6 @@ impl Auth {
     /// it lives on. The callback cannot know it, since Strict cookies do not come with a navigation from elsewhere.
     fn replaced_token(&self, req: &HttpRequest, datahub: &DataHub) -> Option<SessionToken> {
         let (_, session) = self.sessions.inspect(cookie::fields(req.headers()), datahub).ok()?;
-        Some(session.decode().tokens.session_token())
+        session.decode().revocable_token()
     }
 }

@@ -31,7 +31,8 @@ pub(super) async fn logout(
     let ends = chosen.iter().filter_map(|datahub| {
         // One that has ended, too: at the DataHUB it lives on.
         let (_, session) = auth.sessions.inspect(cookie::fields(req.headers()), datahub).ok()?;
-        Some(auth.refresher.end_session(datahub, session.decode().tokens.session_token(), None, MAX_WAIT))
+        // A personal access token is its person's: it is forgotten.
+        Some(auth.refresher.end_session(datahub, session.decode().revocable_token()?, None, MAX_WAIT))
     });
     join_all(ends).await;
     auth.pending.forget(&pending, chosen.iter().map(|datahub| &datahub.id), now);

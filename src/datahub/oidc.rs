@@ -20,7 +20,7 @@ use openidconnect::{
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
-use crate::datahub::back_channel::BackChannel;
+use crate::datahub::back_channel::{BackChannel, BackChannelError};
 use crate::datahub::discovery::{Discovery, Metadata, MetadataError};
 use crate::datahub::health::{CallKind, Health, Outcome};
 use crate::datahub::id_token::{self, IdTokenError};
@@ -53,6 +53,7 @@ pub struct Provider {
     refreshes: RequestLimit,
     exchanges: RequestLimit,
     revocations: RequestLimit,
+    reads: RequestLimit,
 }
 
 impl Provider {
@@ -64,8 +65,8 @@ impl Provider {
         token_endpoint: TokenEndpoint,
         health: Arc<Health>,
     ) -> Self {
-        let [refreshes, exchanges, revocations] = [(); 3].map(|()| RequestLimit::new());
-        Self { registration, discovery, back_channel, token_endpoint, health, refreshes, exchanges, revocations }
+        let [refreshes, exchanges, revocations, reads] = [(); 4].map(|()| RequestLimit::new());
+        Self { registration, discovery, back_channel, token_endpoint, health, refreshes, exchanges, revocations, reads }
     }
 
     /// How long somebody may wait for an answer of its token endpoint.
@@ -293,6 +294,14 @@ impl Provider {
             http::StatusCode::OK => Ok(()),
             status => Err(RevokeError::Status(status)),
         }
+    }
+
+    /// The answer of the DataHUB's API to a question of our own, once there is a permit for that.
+    ///
+    /// # Errors
+    /// [`BackChannelError`]; a status that says "no" is an answer.
+    pub(super) async fn read_api(&self, request: http::Request<Vec<u8>>) -> Result<HttpResponse, BackChannelError> {
+        self.reads.run(|| true, self.back_channel.call(request)).await.expect("it is wanted")
     }
 
     /// Reports how a call ended, if it was made.

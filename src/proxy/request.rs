@@ -285,6 +285,7 @@ mod tests {
             user: User { id: "7".into(), username: String::new(), name: String::new() },
             scopes: None,
             tokens: TokenSet { access, refresh: None, issued: now, lifetime },
+            is_personal: false,
         };
         let sealed = config.keyring.seal(&[], &session.encode());
         let session = config.keyring.unseal(&[], sealed.as_bytes()).expect("our own text");

@@ -122,6 +122,7 @@ pub(super) fn decide(entry: Option<&CacheEntry>, attempt: Attempt, now: Instant)
         _ if !can_refresh => match reason {
             Reason::None => Decision::UseCurrent,
             Reason::Requested if is_valid => Decision::UseCurrent,
+            Reason::Rejected if replays == 0 => Decision::Retry,
             _ => Decision::Expired,
         },
         Some(CacheEntry::Superseded(next)) if has_waited || replays > 0 => Decision::UseNewest(next),
@@ -287,7 +288,8 @@ mod tests {
             ("1: an app cannot renew it", unknown(), alone(first(Requested)), UseCurrent),
             ("1: it has expired", unknown(), alone(expired(first(Expiring))), Expired),
             ("1: it has expired, and an app asks", unknown(), alone(expired(first(Requested))), Expired),
-            ("6: it is rejected", unknown(), alone(first(Rejected)), Expired),
+            ("6: it is rejected, and the jar may hold another", unknown(), alone(first(Rejected)), Retry),
+            ("6: the jar held nothing better", unknown(), alone(replay(Rejected, 1)), Expired),
             ("8: it was given back by a logout", ended(), alone(first(NoReason)), Expired),
             ("8: a logout has ended the session", ended(), first(NoReason), Expired),
             ("8: a logout, and the token is stale", ended(), first(Expiring), Expired),

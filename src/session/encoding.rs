@@ -30,6 +30,7 @@ impl Plaintext for Session {
             (NUMERIC_ID, number.is_some()),
             (REFRESHABLE, self.tokens.refresh.is_some()),
             (OWN_SCOPES, self.scopes.is_some()),
+            (PERSONAL, self.is_personal),
         ];
         // One allocation that never moves, so that no copy of a token stays behind.
         let mut out = Zeroizing::new(Vec::with_capacity(self.max_encoded_len()));
@@ -75,6 +76,7 @@ pub(super) struct EncodedFields {
     pub user_id: UserId,
     pub access: Token,
     pub refresh: Option<Token>,
+    is_personal: bool,
     username: Range<usize>,
     /// Empty if it equals the username.
     name: Range<usize>,
@@ -87,7 +89,8 @@ impl EncodedFields {
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let mut rest = Reader::new(bytes);
         let flags = rest.byte()?;
-        if flags & !(NUMERIC_ID | REFRESHABLE | OWN_SCOPES) != 0 {
+        let is_personal = flags & PERSONAL != 0;
+        if flags & !(NUMERIC_ID | REFRESHABLE | OWN_SCOPES | PERSONAL) != 0 || is_personal && flags & REFRESHABLE != 0 {
             return None;
         }
         let created_at = u32::from_be_bytes(bytes[rest.take(4)?].try_into().ok()?);
@@ -121,6 +124,7 @@ impl EncodedFields {
             user_id,
             access,
             refresh,
+            is_personal,
             username,
             name,
             scopes,
@@ -158,6 +162,7 @@ impl EncodedFields {
             user: User { id, username: text(&self.username).to_owned(), name: text(name).to_owned() },
             scopes,
             tokens,
+            is_personal: self.is_personal,
         }
     }
 }
@@ -371,6 +376,8 @@ const MAX_NAME_BYTES: usize = 64;
 const NUMERIC_ID: u8 = 1;
 const REFRESHABLE: u8 = 2;
 const OWN_SCOPES: u8 = 4;
+/// Beside [`REFRESHABLE`] never.
+const PERSONAL: u8 = 8;
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -394,12 +401,15 @@ pub(super) mod tests {
                 issued: at(1_795_300_000),
                 lifetime: Duration::from_hours(2),
             },
+            is_personal: false,
         }
     }
 
     #[test]
     fn every_kind_of_session_comes_back_as_it_was() {
         let hex = "0123456789abcdef".repeat(4);
+        let mut personal = session("glpat-AbCdEfGhIjKlMnOpQrSt", None);
+        personal.is_personal = true;
         let mut own_scopes = session(&hex, Some(&hex));
         own_scopes.scopes = Some(vec!["openid".into(), "read_api".into()]);
         let mut same_name = session(&hex, Some(&hex));
@@ -408,7 +418,8 @@ pub(super) mod tests {
         odd_id.user.id = "007".into();
         for (case, session) in [
             ("GitLab's tokens", session(&hex, Some(&hex))),
-            ("a personal token", session("glpat-AbCdEfGhIjKlMnOpQrSt", None)),
+            ("a token without a refresh token", session("AbCdEfGhIjKlMnOpQrSt", None)),
+            ("a personal token", personal),
             ("a token of an odd number of hex digits", session("abc", Some("abcd"))),
             ("a token of capital hex digits", session("ABCD", Some("gliamat-eyJh.eyJz.c2ln"))),
             ("scopes of its own", own_scopes),
@@ -455,6 +466,7 @@ pub(super) mod tests {
                 let created_at = SystemTime::UNIX_EPOCH + Duration::from_secs(created_at);
                 let issued = created_at + Duration::from_secs(age);
                 let name = if name.is_empty() { username.clone() } else { name };
+                let is_personal = refresh.is_none() && lifetime.is_multiple_of(2);
                 Session {
                     created_at,
                     expires_at: created_at + Duration::from_secs(max_age),
@@ -467,6 +479,7 @@ pub(super) mod tests {
                         issued,
                         lifetime: Duration::from_secs(lifetime),
                     },
+                    is_personal,
                 }
             },
         )
@@ -491,6 +504,9 @@ pub(super) mod tests {
         let mut unknown_flag = encoded.to_vec();
         unknown_flag[0] |= 0x80;
         assert_eq!(Session::decode(&unknown_flag), None);
+        let mut personal_pair = encoded.to_vec();
+        personal_pair[0] |= PERSONAL;
+        assert_eq!(Session::decode(&personal_pair), None, "a personal token that could be renewed");
         let number = |bytes| Reader { bytes, at: 0 }.number();
         assert_eq!(number(&[0x80, 0]), None, "a number that is longer than it need be");
         assert_eq!(number(&[0x7f]), Some(127));

@@ -25,7 +25,7 @@ pub(super) fn cookies(session: Option<&Session>) -> Vec<HeaderValue> {
         set(logged_in, "true", None),
         set(timer, &timer_value(session.tokens.expires_at()), None),
         set(username, &username_value(&session.user), None),
-        remove(pat),
+        if session.is_personal { set(pat, "true", None) } else { remove(pat) },
     ]
 }
 

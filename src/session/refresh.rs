@@ -23,7 +23,7 @@
 //!    and a security event, since somebody else may have used a copy of the token. Where the DataHUB is slow, the process
 //!    that has won may still wait for its answer; as long as that may be, the call is 503 instead ([`pace`]).
 //! 6. *GitLab rejects a token.* It is refreshed once, however young. A token that has come out of a refresh on account of
-//!    the same call is not.
+//!    the same call is not. One that cannot be renewed is looked for in the jar once, where somebody may have put another.
 //! 7. *Failures.* A refresh that fails never ends a session. After anything that is no clear refusal nothing is asked for
 //!    that token for a while, and after some of it for no token at that DataHUB ([`backoff`]). A call whose token is valid
 //!    goes up with it meanwhile; any other is 503, and told when to come back. A person whom the DataHUB has blocked has no

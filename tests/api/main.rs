@@ -34,6 +34,7 @@ mod odd_bytes;
 mod origin;
 mod panics;
 mod paths;
+mod personal_token;
 mod pieces;
 mod policy;
 mod process;

@@ -163,6 +163,7 @@ fn session() -> Session {
             issued: at(1_795_300_000),
             lifetime: Duration::from_hours(2),
         },
+        is_personal: false,
     }
 }
 
