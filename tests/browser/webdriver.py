@@ -195,15 +195,19 @@ class Browser:
 
     def alert(self):
         """Waits for an alert, closes it and gives its text."""
-        def look():
-            try:
-                return self._send("GET", "/alert/text")
-            except DriverError as error:
-                if "no such alert" not in str(error):
-                    raise
-        text = self.wait(look, "an alert")
+        text = self.wait(self._alert, "an alert")
         self._send("POST", "/alert/accept", {})
+        # WebKit closes it a moment later.
+        self.wait(lambda: self._alert() is None, "the end of the alert")
         return text
+
+    def _alert(self):
+        """The text of the alert that is open, if there is one."""
+        try:
+            return self._send("GET", "/alert/text")
+        except DriverError as error:
+            if "no such alert" not in str(error):
+                raise
 
     def wait(self, look, what):
         end = time.monotonic() + PATIENCE_S

@@ -108,6 +108,7 @@ class World:
         away = "GATEWAY__DATAHUBS__PLANTMICROBE__"
         return {
             "GATEWAY__APP__DIR": "tests/browser/arcmanager",
+            "GATEWAY__DATAHUBS__TUEBINGEN__ALIASES": "tübingen",
             "GATEWAY__BRIDGE__URL": f"http://{self.sites.address}",
             "GATEWAY__BRIDGE__JWT_KEY_FILE": str(rsa),
             "GATEWAY__BRIDGE__FERNET_KEY_FILE": str(self.machine.write("fernet", base64.urlsafe_b64encode(os.urandom(32)).decode())),
