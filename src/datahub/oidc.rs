@@ -301,7 +301,7 @@ impl Provider {
     /// # Errors
     /// [`BackChannelError`]; a status that says "no" is an answer.
     pub(super) async fn read_api(&self, request: http::Request<Vec<u8>>) -> Result<HttpResponse, BackChannelError> {
-        self.reads.run(|| true, self.back_channel.call(request)).await.expect("it is wanted")
+        self.reads.run(None, || true, self.back_channel.call(request)).await.expect("it is wanted")
     }
 
     /// Reports how a call ended, if it was made.
