@@ -346,7 +346,7 @@ fn every_way_to_frame_an_answer_is_read() {
 fn a_slow_and_moody_provider_loses_nobody() {
     let hub = lifetime(4);
     let gateway = Setup::new(&[("a", &hub)]).quiet().start();
-    let people: Vec<_> = (0..12).map(|_| logged_in(&gateway, &hub, "testuser")).collect();
+    let people = crowd(&gateway, &hub, 12);
     hub.set(|behaviour| behaviour.refresh_trouble = RefreshTrouble { max: Duration::from_secs(3), one_in: 10 });
     std::thread::scope(|scope| {
         for person in &people {

@@ -52,13 +52,18 @@ impl World {
         self.users.iter().find(|user| user.id == id)
     }
 
+    /// `person1`, `person2` and so on, who write to every project.
     pub fn add_people(&mut self, count: u64) {
-        self.users.extend((1..=count).map(|number| User {
+        let people = (1..=count).map(|number| User {
             id: 1_000 + number,
             username: format!("person{number}"),
             name: format!("Person {number}"),
             signs_in: true,
-        }));
+        });
+        for project in &mut self.projects {
+            project.members.extend(people.clone().map(|person| (person.id, 30)));
+        }
+        self.users.extend(people);
     }
 }
 
