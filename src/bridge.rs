@@ -163,7 +163,7 @@ impl Bridge {
         let holder = holder(login.as_ref(), context);
         let exchanged = self.upstream.exchange(holder, &upstream_request, downstream, context).await;
         let exchange = exchanged.map_err(Failure::of_upload)?;
-        context.upstream.set(Some(exchange.took));
+        call.note_answer(&exchange, downstream)?;
         drop((message, cookie, upload));
         if exchange.response.status() == 504 && downstream.has_unread_body() {
             return Err(Code::DatahubInvalidResponse.into());

@@ -184,8 +184,7 @@ impl From<SendError> for Failure {
 }
 
 impl Failure {
-    /// The same for a call with a body. The ARCmanager's app takes a 504 for "the upload goes on in the background", so there is none
-    /// before the whole body went up.
+    /// The same for a call with a body: no 504 before all of it went up ([`Call::note_answer`]).
     pub fn of_upload(error: SendError) -> Self {
         match error {
             error if error.is_early_timeout() => ApiError::because(Code::DatahubUnreachable, error).into(),
@@ -270,11 +269,8 @@ impl Proxy {
         let exchanged = upstream.exchange(caller.holder(context), &upstream_request, downstream, context).await;
         let mut exchange = exchanged
             .map_err(|error| if request.body.is_empty() { error.into() } else { Failure::of_upload(error) })?;
-        context.upstream.set(Some(exchange.took));
+        call.note_answer(&exchange, downstream)?;
         drop((message, upload));
-        if exchange.response.status() == 504 && downstream.has_unread_body() {
-            return Err(Code::DatahubInvalidResponse.into());
-        }
 
         let mut peeked = None;
         let probe = || Message::probe(self.pool.take(), envelope);

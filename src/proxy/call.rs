@@ -11,6 +11,7 @@ use crate::http::head::RequestHead;
 use crate::http::server::{BodyError, ServerConnection};
 use crate::proxy::caller::{DecodedLogin, Login};
 use crate::proxy::request::{Credential, Envelope};
+use crate::proxy::upstream::Exchange;
 use crate::proxy::{Failure, Proxy, SharedProxy};
 use crate::session::decision::Reason;
 use crate::session::refresh::uploads::Upload;
@@ -71,6 +72,19 @@ impl<'a> Call<'a> {
     /// What its message is made of besides its own fields, on its way to `address`.
     pub fn envelope(&self, address: &'a Address, credential: Credential<'a>) -> Envelope<'a> {
         Envelope { address, credential, context: self.context, scheme: &self.proxy.shared.scheme }
+    }
+
+    /// Notes that the head of the answer is there. The ARCmanager's app takes a 504 for "the upload goes on in the background", so
+    /// there is none before the whole body went up.
+    ///
+    /// # Errors
+    /// `datahub_invalid_response` for such a one.
+    pub fn note_answer(&self, exchange: &Exchange<'_>, downstream: &ServerConnection) -> Result<(), Failure> {
+        self.context.upstream.set(Some(exchange.took));
+        if exchange.response.status() == 504 && downstream.has_unread_body() {
+            return Err(Code::DatahubInvalidResponse.into());
+        }
+        Ok(())
     }
 
     /// The answer to a call that is not forwarded now: mostly a 307, by which the browser sends the call again. It brings
