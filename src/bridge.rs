@@ -21,7 +21,7 @@ use crate::bridge::policy::BridgePolicy;
 use crate::context::RequestContext;
 use crate::datahub::health::Health;
 use crate::datahub::transport::Address;
-use crate::datahub::{DataHubId, DataHubs, REPORT_INTERVAL};
+use crate::datahub::{DataHubId, REPORT_INTERVAL};
 use crate::error::{ApiError, Code};
 use crate::guard::Access;
 use crate::http::buffer::BufferPool;
@@ -53,7 +53,6 @@ pub struct SharedBridge {
     /// The gateway's own address, without a slash at its end.
     public: String,
     limits: ProxyLimits,
-    datahubs: DataHubs,
     sessions: Arc<Sessions>,
     /// That a link of its answers was dropped.
     link_reported: LastSaid,
@@ -74,19 +73,13 @@ pub struct BridgeSettings {
 
 impl SharedBridge {
     /// A bridge below `public`, which is held to what the proxy is held to.
-    pub fn new(
-        public: &str,
-        settings: BridgeSettings,
-        proxy: &ProxySettings,
-        datahubs: DataHubs,
-        sessions: Arc<Sessions>,
-    ) -> Self {
+    pub fn new(public: &str, settings: BridgeSettings, proxy: &ProxySettings, sessions: Arc<Sessions>) -> Self {
         let timeouts = UpstreamTimeouts { first_byte: settings.first_byte, ..proxy.timeouts };
         let name: DataHubId = NAME.parse().expect("it is a good id");
         let health = Arc::new(Health::new(name.clone()));
         let upstream = SharedUpstream::new(name, &health, settings.address.clone(), timeouts, proxy.limits);
         let (public, limits, link_reported) = (public.to_owned(), proxy.limits, LastSaid::default());
-        Self { settings, upstream, public, limits, datahubs, sessions, link_reported }
+        Self { settings, upstream, public, limits, sessions, link_reported }
     }
 }
 
@@ -165,9 +158,6 @@ impl Bridge {
         let exchange = exchanged.map_err(Failure::of_upload)?;
         call.note_answer(&exchange, downstream)?;
         drop((message, cookie, upload));
-        if exchange.response.status() == 504 && downstream.has_unread_body() {
-            return Err(Code::DatahubInvalidResponse.into());
-        }
 
         replay.record_outcome("passed");
         let rewriter = UrlRewriter {
@@ -194,8 +184,7 @@ impl Bridge {
         context: &RequestContext,
         now: SystemTime,
     ) -> Result<Login<'a>, SessionError> {
-        let SharedBridge { datahubs, sessions, .. } = &*self.shared;
-        let latest = sessions.latest(datahubs.iter(), || request.fields().values("cookie"), context, now);
+        let latest = self.shared.sessions.latest(|| request.fields().values("cookie"), context, now);
         latest.map(|(datahub, sid, session)| Login { datahub, sid, session })
     }
 }

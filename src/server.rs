@@ -131,8 +131,7 @@ fn worker_factory(
         origins: origins.clone(),
     });
     let bridge = config.bridge.clone().map(|settings| {
-        let (datahubs, sessions) = (config.datahubs.clone(), Arc::clone(&sessions));
-        Arc::new(SharedBridge::new(&server.public_url, settings, &config.proxy, datahubs, sessions))
+        Arc::new(SharedBridge::new(&server.public_url, settings, &config.proxy, Arc::clone(&sessions)))
     });
     let proxy = Arc::new(SharedProxy::new(
         &server.public_url,

@@ -221,13 +221,23 @@ impl Sessions {
         session.map(|session| (key, session)).map_err(|_| CookieError::Altered(key))
     }
 
-    /// Of the request's sessions at `datahubs` the one that began last: the ARCmanager's app and its old backend know one only.
-    /// `cookies` gives the raw values of its Cookie fields.
+    /// Of the request's sessions the one that began last: the ARCmanager's app and its old backend know one only. `cookies` gives
+    /// the raw values of its Cookie fields.
     ///
     /// # Errors
     /// [`SessionError::Ended`] if none opens and one of them has ended: that tells people more than a cookie that does not
     /// open. [`SessionError::NoCookie`] otherwise.
-    pub fn latest<'a, 'd, C: Iterator<Item = &'a [u8]>>(
+    pub fn latest<'a, C: Iterator<Item = &'a [u8]>>(
+        &self,
+        cookies: impl Fn() -> C,
+        context: &RequestContext,
+        now: SystemTime,
+    ) -> Result<(&Arc<DataHub>, Sid, OpenSession), SessionError> {
+        self.latest_at(self.datahubs.iter(), cookies, context, now)
+    }
+
+    /// The same of those at `datahubs`.
+    fn latest_at<'a, 'd, C: Iterator<Item = &'a [u8]>>(
         &self,
         datahubs: impl Iterator<Item = &'d Arc<DataHub>>,
         cookies: impl Fn() -> C,
@@ -260,7 +270,7 @@ impl Sessions {
             return Vec::new();
         }
         let is_unchanged = |datahub: &&Arc<DataHub>| changed.iter().all(|(other, _)| other.index() != datahub.index());
-        let unchanged = self.latest(self.datahubs.iter().filter(is_unchanged), cookies, context, now);
+        let unchanged = self.latest_at(self.datahubs.iter().filter(is_unchanged), cookies, context, now);
         let unchanged = unchanged.ok().map(|(_, _, session)| session.decode());
         let sessions = unchanged.iter().chain(changed.iter().filter_map(|(_, session)| *session));
         readable::cookies(sessions.max_by_key(|session| session.created_at))

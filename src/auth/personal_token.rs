@@ -41,9 +41,7 @@ pub(super) async fn add(
     let cookies = || cookie::fields(req.headers());
     let (datahub, session) = match auth.named_datahub(&Parameters::of(&req), &context)? {
         Some(datahub) => auth.sessions.open(cookies(), datahub, &context, now).map(|(_, session)| (datahub, session)),
-        None => {
-            auth.sessions.latest(auth.datahubs.iter(), cookies, &context, now).map(|(datahub, _, it)| (datahub, it))
-        }
+        None => auth.sessions.latest(cookies, &context, now).map(|(datahub, _, session)| (datahub, session)),
     }?;
     context.set_datahub(datahub.id.as_str());
     let session = session.decode();
