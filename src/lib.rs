@@ -5,10 +5,10 @@
 //! any process that holds the keys can serve any request.
 //!
 //! The modules below are its rooms. Four of them do the work: [`auth`] logs people in and out, [`session`] keeps them logged
-//! in, [`proxy`] forwards their calls ([`bridge`] those to the ARCmanager's old backend), and [`datahub`] speaks to GitLab for all three. A request comes in through
-//! [`server`], is read by [`http`] and checked by [`guard`]; [`context`] holds what is known of it. [`rate`], [`places`], [`seal`],
-//! [`access_log`], [`metrics`] and [`error`] are what the others build on. Imports run down only, and rooms on one step do
-//! not import each other:
+//! in, [`proxy`] forwards their calls ([`bridge`] those to the ARCmanager's old backend), and [`datahub`] speaks to GitLab for
+//! all three. A request comes in through [`server`], is read by [`http`] and checked by [`guard`]; [`context`] holds what is
+//! known of it. [`rate`], [`places`], [`seal`], [`access_log`], [`metrics`] and [`error`] are what the others build on. Imports
+//! run down only, and rooms on one step do not import each other:
 //!
 //! ```text
 //! main → { server | reload } → config → bridge → { proxy | auth | admin } → session → { datahub | guard } → { rate | places } → { context | seal } → access_log → { metrics | error | http }

@@ -222,8 +222,8 @@ impl Provider {
     }
 
     /// Exchanges a refresh token of a person for a new set, once there is a permit for that; `None` if it `is_wanted` no more
-    /// then. A second try, on another connection, follows one that broke: at GitLab it does no harm, since a token that was spent is
-    /// refused and nothing else happens.
+    /// then. A second try, on another connection, follows one that broke: at GitLab it does no harm, since a token that was
+    /// spent is refused and nothing else happens.
     ///
     /// # Errors
     /// [`RefreshError::InvalidGrant`] if this refresh token is spent or revoked.

@@ -299,8 +299,8 @@ impl Refresher {
         if is_slow { datahub.provider.patience() } else { Duration::ZERO }
     }
 
-    /// Waits for a refresh of a session's tokens, and begins one if none is under way: what is known afterwards. If it takes too long,
-    /// it still is in flight.
+    /// Waits for a refresh of a session's tokens, and begins one if none is under way: what is known afterwards. If it takes too
+    /// long, it still is in flight.
     async fn refresh(&self, datahub: &Arc<DataHub>, token: &RefreshToken, session: &Session) -> Option<CacheEntry> {
         let tokens = &session.tokens;
         let key = CacheKey::new(datahub, &tokens.session_token());
