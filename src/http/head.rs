@@ -7,6 +7,7 @@
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
+use actix_web::http::Method;
 use memchr::{memchr, memchr_iter, memchr3};
 
 use crate::http::body::BodyLength;
@@ -25,7 +26,7 @@ pub struct HeadLimits {
 #[derive(Debug)]
 pub struct RequestHead {
     bytes: Buffer,
-    method: Span,
+    method: Method,
     target: Span,
     /// Whether it is HTTP/1.1, and not HTTP/1.0.
     pub is_http_1_1: bool,
@@ -107,9 +108,8 @@ impl RequestHead {
         let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
             return Err(HeadError::Malformed);
         };
-        // Of the bytes of a token, these have not been in a method so far.
-        let is_method = !method.bytes().any(|byte| matches!(byte, b'$'..=b'\''));
-        if !is_method || !is_target(target.as_bytes()) || !bytes[..length].ends_with(b"\r\n\r\n") {
+        let method = Method::from_bytes(method.as_bytes()).map_err(|_| HeadError::Malformed)?;
+        if !is_target(target.as_bytes()) || !bytes[..length].ends_with(b"\r\n\r\n") {
             return Err(HeadError::Malformed);
         }
         let source = Source(read);
@@ -137,21 +137,21 @@ impl RequestHead {
         let body = framing.body(is_http_1_1).map_err(|_| HeadError::Malformed)?;
         // A request of HTTP/1.1 names its host (RFC 9112 section 3.2), and a POST of HTTP/1.0 says how long it is (RFC 1945
         // section 8.3).
-        let is_ambiguous = if is_http_1_1 { host.is_none() } else { method == "POST" && body.is_none() };
+        let is_ambiguous = if is_http_1_1 { host.is_none() } else { method == Method::POST && body.is_none() };
         if is_ambiguous {
             return Err(HeadError::Malformed);
         }
         let expectation = expectation.map(|at| request.headers[usize::from(at)].value);
         let expects_continue = is_http_1_1 && expectation.is_some_and(|it| it.eq_ignore_ascii_case(b"100-continue"));
         let is_persistent = !framing.closes && (is_http_1_1 || framing.is_kept_alive);
-        let [method, target] = [method, target].map(|part| source.span(part.as_bytes()));
+        let target = source.span(target.as_bytes());
         let (body, bytes) = (body.unwrap_or(BodyLength::None), read.split_off_front(start + length));
         Ok(Some(Self { bytes, method, target, is_http_1_1, body, expects_continue, is_persistent, fields, known }))
     }
 
     /// The method, as it came.
     pub fn method(&self) -> &str {
-        std::str::from_utf8(self.method.of(&self.bytes)).expect("a method is ASCII")
+        self.method.as_str()
     }
 
     /// The target, as it came: visible ASCII.
