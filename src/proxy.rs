@@ -278,7 +278,7 @@ impl Proxy {
             && rejection::is_invalid_token(&mut exchange, &mut peeked, probe, downstream, context).await?
         {
             drop(exchange);
-            return Err(call.retry(&login.decode(), None, Reason::Rejected, downstream).await);
+            return Err(Box::pin(call.retry(&login.decode(), None, Reason::Rejected, downstream)).await);
         }
         replay.record_outcome("passed");
         let rewriter = UrlRewriter {

@@ -61,7 +61,7 @@ impl<'a> Call<'a> {
         if !refresher.must_resolve(self.asking(&login, reason), now) {
             return Ok(());
         }
-        Err(self.retry(&login, self.request.body.known(), reason, downstream).await)
+        Err(Box::pin(self.retry(&login, self.request.body.known(), reason, downstream)).await)
     }
 
     /// Notes that a long body is on its way up with this login's token, until what is returned is dropped.

@@ -46,7 +46,7 @@ pub(super) async fn is_invalid_token(
     let probe = probe();
     let (message, session) = (probe.as_bytes(), exchange.session);
     let request = UpstreamRequest { message, rest: BodyLength::None, is_head: false, is_idempotent: true, session };
-    match exchange.exchange_again(&request, downstream, context).await {
+    match Box::pin(exchange.exchange_again(&request, downstream, context)).await {
         Ok(answer) => Ok(answer.response.status() == UNAUTHORIZED),
         Err(SendError::ClientLeft(left)) => Err(left),
         // Without an answer to the probe nothing is known, and the app gets the 401 of the DataHUB.

@@ -178,7 +178,8 @@ impl Upstream {
                 outcome => return outcome.map(|response| (connection, response)),
             }
         }
-        let mut connection = self.connect(downstream).await?;
+        // In a box, as whatever few calls do: most calls need no memory for it then.
+        let mut connection = Box::pin(self.connect(downstream)).await?;
         let response = self.exchange_over(&mut connection, request, downstream, context).await?;
         Ok((connection, response))
     }
@@ -213,7 +214,7 @@ impl Upstream {
                     let piece = downstream.next_piece().await;
                     piece.inspect(|piece| context.count_in(piece.as_ref().map_or(0, |piece| piece.len())))
                 };
-                connection.send_body(request.rest, request.is_head, next, self.timeouts.idle).await?
+                Box::pin(connection.send_body(request.rest, request.is_head, next, self.timeouts.idle)).await?
             }
             false => Sent::NotTaken,
         };
