@@ -36,6 +36,8 @@ fn decide(hub: &Hub, request: &Request, params: &Params, grant_type: &str, now: 
     let result = match grant_type {
         "" => Err(Refused::Missing("grant_type")),
         "authorization_code" => authenticate(hub, request, params).and_then(|()| exchange(hub, params, now)),
+        // Doorkeeper looks at the token before it looks at the client.
+        "refresh_token" if !knows_refresh_token(hub, params) => Err(Refused::Grant),
         "refresh_token" => authenticate(hub, request, params).and_then(|()| refresh(hub, params, now)),
         _ => Err(Refused::GrantType),
     };
@@ -101,6 +103,10 @@ fn exchange(hub: &Hub, params: &Params, now: SystemTime) -> Result<Response, Ref
         grants.issue(code.user, code.scopes, code.given, behaviour.token_lifetime, is_refreshable, now)
     });
     Ok(tokens(hub, &pair, code.nonce.as_deref(), now))
+}
+
+fn knows_refresh_token(hub: &Hub, params: &Params) -> bool {
+    params.text("refresh_token").is_none_or(|token| hub.grants().owner(token).is_some())
 }
 
 fn refresh(hub: &Hub, params: &Params, now: SystemTime) -> Result<Response, Refused> {

@@ -103,19 +103,19 @@ fn a_code_is_good_once_with_its_verifier_and_its_redirect_uri() {
 #[test]
 fn the_client_authenticates_by_basic_or_by_parameters() {
     let hub = hub();
-    let basic = |secret: &str| {
+    let known = text(&sign_in(&hub, "testuser"), "refresh_token");
+    let basic = |secret: &str, token: &str| {
         let pair = STANDARD.encode(format!("{}:{secret}", hub.client_id()));
-        form(
-            &hub,
-            "/oauth/token",
-            &format!("Authorization: Basic {pair}\r\n"),
-            "grant_type=refresh_token&refresh_token=x",
-        )
+        let authorization = format!("Authorization: Basic {pair}\r\n");
+        form(&hub, "/oauth/token", &authorization, &format!("grant_type=refresh_token&refresh_token={token}"))
     };
-    assert_eq!(basic("wrong").status, 401);
-    assert_eq!(basic("wrong").json()["error"], "invalid_client");
-    assert_eq!(basic(hub.client_secret()).json()["error"], "invalid_grant");
+    assert_eq!(basic("wrong", &known).status, 401);
+    assert_eq!(basic("wrong", &known).json()["error"], "invalid_client");
+    assert_eq!(basic(hub.client_secret(), "x").json()["error"], "invalid_grant");
     assert_eq!(refresh(&hub, "x").json()["error"], "invalid_grant");
+    // Whose a token is is looked at after whether there is one.
+    assert_eq!(basic("wrong", "x").json()["error"], "invalid_grant");
+    assert_eq!(basic(hub.client_secret(), &known).status, 200);
 }
 
 #[test]
