@@ -9,6 +9,7 @@ pub mod personal_token;
 mod request_limit;
 pub mod revocation;
 pub mod tasks;
+mod tls_error;
 pub mod token;
 pub mod token_endpoint;
 pub mod transport;

@@ -25,6 +25,7 @@ use url::{Host, Url};
 use crate::access_log::{self, Event, LastSaid};
 use crate::datahub::REPORT_INTERVAL;
 use crate::datahub::health::Outcome;
+use crate::datahub::tls_error::{self, TlsError};
 use crate::http::client::Stream;
 
 /// Where one DataHUB is: what it calls itself, and how it is reached.
@@ -170,12 +171,12 @@ impl Address {
     async fn secure(&self, socket: Stream) -> io::Result<Stream> {
         let Some((name, config)) = &self.tls else { return Ok(socket) };
         let tls = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket).await;
-        Ok(Box::new(tls.inspect_err(|error| self.report_tls(error))?))
+        Ok(Box::new(tls.map_err(tls_error::explain).inspect_err(|error| self.report_tls(error))?))
     }
 
     /// Says what is wrong with the TLS there, if it is that; once a minute, since the proxy tries again and again.
     fn report_tls(&self, error: &io::Error) {
-        let is_tls = error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>);
+        let is_tls = error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<TlsError>);
         if is_tls && self.memory.tls_reported.is_due(REPORT_INTERVAL, Instant::now()) {
             access_log::process_event(Event::DatahubTlsFailed, &format!("{}: {error}", self.as_str()));
         }
@@ -227,7 +228,7 @@ pub enum ConnectError {
     #[error("this process has no file descriptor, port or memory left: raise its limits (LimitNOFILE)")]
     OutOfResources(#[source] io::Error),
     /// The DataHUB's certificate is not right, or its TLS.
-    #[error("the DataHUB's TLS is not to be trusted: check its certificate, and ca_file")]
+    #[error("the DataHUB's TLS is not to be trusted")]
     Untrusted(#[source] io::Error),
     /// Nobody answered in time.
     #[error("connecting to the DataHUB took longer than timeouts.connect: see that this machine reaches its url")]
@@ -296,15 +297,35 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(AddressError::Endpoint) };
+            return match path {
+                _ if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') => {
+                    Err(AddressError::Endpoint)
+                }
+                _ if path.len() > MAX_SOCKET_PATH_BYTES => Err(AddressError::SocketPath),
+                _ => Ok(Self::Unix(path.into())),
+            };
         }
         let (host, port) = text.rsplit_once(':').ok_or(AddressError::Endpoint)?;
-        if host.is_empty() || port.parse::<u16>().is_err() {
-            return Err(AddressError::Endpoint);
+        let is_port = !port.starts_with('+') && port.parse::<u16>().is_ok();
+        match host {
+            "*" if is_port => Err(AddressError::Wildcard),
+            _ if is_port && is_host(host) => Ok(Self::Tcp(text.to_owned())),
+            _ => Err(AddressError::Endpoint),
         }
-        Ok(Self::Tcp(text.to_owned()))
     }
 }
+
+/// Whether a text can be a host's name or address.
+fn is_host(text: &str) -> bool {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let is_name = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    // Behind `%` stands the interface of an address that is its own alone.
+    let (address, _) = bare.split_once('%').unwrap_or((bare, ""));
+    !text.is_empty() && is_name(text) || address.parse::<std::net::Ipv6Addr>().is_ok()
+}
+
+/// Longest path of a unix socket, in bytes: `sun_path` of unix(7) less the zero at its end.
+const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 /// Why a text is not a DataHUB's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -321,6 +342,12 @@ pub enum AddressError {
     /// A route that is neither.
     #[error("must be host:port or unix:/path")]
     Endpoint,
+    /// An asterisk for every address.
+    #[error("must name an address: 0.0.0.0 is every one of IPv4 and [::] every one, such as 0.0.0.0:8000")]
+    Wildcard,
+    /// More than the system takes.
+    #[error("must be a shorter path: that of a unix socket has 107 bytes at most")]
+    SocketPath,
 }
 
 /// Trust for connections to DataHUBs: the authorities of `ca_file` (PEM) and no others, or those of the system, or, where
@@ -504,9 +531,22 @@ mod tests {
     fn a_route_is_a_port_or_a_socket() {
         assert_eq!("10.0.0.1:80".parse(), Ok(Endpoint::Tcp("10.0.0.1:80".into())));
         assert_eq!("unix:/run/gitlab.sock".parse(), Ok(Endpoint::Unix("/run/gitlab.sock".into())));
-        for text in ["", "host", "host:", ":80", "host:99999", "unix:relative", "unix:"] {
+        let longest = format!("unix:/{}", "a".repeat(MAX_SOCKET_PATH_BYTES - 1));
+        for text in
+            ["localhost:0", "0.0.0.0:80", "[::]:80", "::1:80", "[fe80::1%eth0]:80", "a_b-c.example:80", &longest]
+        {
+            assert!(text.parse::<Endpoint>().is_ok(), "{text}");
+        }
+        for text in
+            ["", "host", "host:", ":80", "host:99999", "host:+80", "unix:relative", "unix:", "unix:/run/", "unix:/a\0"]
+        {
             assert_eq!(text.parse::<Endpoint>(), Err(AddressError::Endpoint), "{text}");
         }
+        for text in ["http://host:80", "a b:80", "[host]:80", "a,b:80", "hôst:80"] {
+            assert_eq!(text.parse::<Endpoint>(), Err(AddressError::Endpoint), "{text}");
+        }
+        assert_eq!("*:80".parse::<Endpoint>(), Err(AddressError::Wildcard));
+        assert_eq!(format!("{longest}a").parse::<Endpoint>(), Err(AddressError::SocketPath));
     }
 
     #[test]

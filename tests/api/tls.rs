@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    date_time_ymd,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::browser::Browser;
-use crate::gateway::{Setup, datahub, new_key};
+use crate::gateway::{Setup, datahub, new_key, run};
 
 /// Who vouches for certificates.
 struct Authority {
@@ -21,8 +24,13 @@ struct Authority {
 
 impl Authority {
     fn new() -> Self {
+        Self::called("an authority")
+    }
+
+    fn called(name: &str) -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).expect("its own signature");
         Self { issuer: Issuer::new(params, key), certificate }
@@ -134,5 +142,97 @@ fn a_certificate_must_be_right_before_a_byte_is_said() {
             assert_eq!(heard.load(Ordering::Relaxed), 0, "{name}: something was said");
             gateway.wait_for_event("datahub_tls_failed");
         }
+    }
+}
+
+/// A certificate of a chain that is wrong in one way.
+fn certificate(authority: &Authority, change: impl FnOnce(&mut CertificateParams)) -> Chain {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2050, 1, 1));
+    change(&mut params);
+    let certificate = params.signed_by(&key, &authority.issuer).expect("the authority's signature");
+    (vec![certificate.into()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+}
+
+type Chain = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn tls13(chain: Chain) -> Far {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
+    let config = config.expect("known versions").with_no_client_auth().with_single_cert(chain.0, chain.1);
+    Far::Tls(Arc::new(config.expect("a certificate and its key")))
+}
+
+/// Each in words for whoever looks after the gateway, none in those of a library.
+#[test]
+fn what_is_wrong_with_a_certificate_is_a_sentence_with_what_to_do() {
+    let hub = datahub();
+    let (authority, other) = (Authority::new(), Authority::new());
+    let own = KeyPair::generate().expect("a key");
+    let mut alone = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    alone.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let alone = alone.self_signed(&own).expect("its own signature");
+    let alone_pem = alone.pem();
+    let alone = (vec![alone.into()], PrivateKeyDer::Pkcs8(own.serialize_der().into()));
+    let of_authority = |change: fn(&mut CertificateParams)| tls13(certificate(&authority, change));
+    let ancient = b"\x16\x03\x01\x00\x2a\x02\x00\x00\x26\x03\x01................................\x00\x00\x2f\x00";
+    for (case, far, ca, told) in [
+        (
+            "an authority's",
+            of_authority(|it| it.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
+            None,
+            "its certificate is an authority's (CA:TRUE)",
+        ),
+        ("its own authority", tls13(alone), Some(alone_pem), "its certificate is an authority's (CA:TRUE)"),
+        (
+            "over",
+            of_authority(|it| it.not_after = date_time_ymd(2021, 2, 3)),
+            None,
+            "its certificate has expired, on 2021-02-03: renew it there",
+        ),
+        (
+            "not yet begun",
+            of_authority(|it| it.not_before = date_time_ymd(2049, 2, 3)),
+            None,
+            "its certificate is not valid before 2049-02-03: see to this machine's clock",
+        ),
+        (
+            "another name",
+            tls13(authority.certify("elsewhere.example", 2020, 2050)),
+            None,
+            "its certificate is not for localhost but for elsewhere.example: write url",
+        ),
+        (
+            "an authority of the same name",
+            tls13(other.certify("localhost", 2020, 2050)),
+            None,
+            "its certificate is not signed by the authority that it names: see that ca_file",
+        ),
+        (
+            "another authority",
+            tls13(Authority::called("another").certify("localhost", 2020, 2050)),
+            None,
+            "nobody known vouches for its certificate: let ca_file name",
+        ),
+        (
+            "for clients",
+            of_authority(|it| it.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]),
+            None,
+            "its certificate is not for servers",
+        ),
+        ("no TLS", Far::Raw(b"HTTP/1.1 400 Bad Request\r\n\r\n"), None, "what answers there speaks no TLS"),
+        ("TLS 1.0", Far::Raw(ancient), None, "it speaks TLS older than 1.2"),
+        ("silence", Far::Raw(b""), None, "it ended the connection before TLS had begun"),
+    ] {
+        let (address, _) = listen(far);
+        let setup = Setup::new(&[("a", &hub)]).at(hub.url(), &format!("https://localhost:{}", address.port()));
+        let ca_file = setup.file("ca.pem", &ca.unwrap_or_else(|| authority.certificate.pem()));
+        let setup = setup.and(&format!("datahubs.a.connect = \"{address}\"\ndatahubs.a.ca_file = {ca_file:?}"));
+        let output = run(&["check", "--config", setup.write().to_str().expect("a plain path")], &[]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().find(|line| line.starts_with("a: cannot fetch the metadata")).expect(case);
+        assert!(output.status.code() == Some(1) && line.contains(&format!(": {told}")), "{case}: {line}");
+        assert!(!line.contains("Error") && !line.contains("peer certificate"), "{case}: {line}");
     }
 }
