@@ -10,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use openidconnect::core::{
-    CoreAuthPrompt, CoreAuthenticationFlow, CoreClient, CoreTokenResponse, CoreTokenType, CoreUserInfoClaims,
+    CoreAuthPrompt, CoreAuthenticationFlow, CoreClient, CoreErrorResponseType, CoreTokenResponse, CoreTokenType,
+    CoreUserInfoClaims,
 };
 use openidconnect::{
     AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpResponse,
@@ -24,7 +25,7 @@ use crate::datahub::back_channel::{BackChannel, BackChannelError};
 use crate::datahub::discovery::{Discovery, Metadata, MetadataError};
 use crate::datahub::health::{CallKind, Health, Outcome};
 use crate::datahub::id_token::{self, IdTokenError};
-use crate::datahub::oidc::error::{ExchangeError, RefreshError, RevokeError};
+use crate::datahub::oidc::error::{CheckError, ExchangeError, RefreshError, RevokeError};
 use crate::datahub::request_limit::RequestLimit;
 use crate::datahub::token::{AccessToken, DEFAULT_LIFETIME, RefreshToken, SessionToken, TokenError, TokenSet};
 use crate::datahub::token_endpoint::TokenEndpoint;
@@ -85,18 +86,53 @@ impl Provider {
         &self.registration.scopes
     }
 
-    /// Fetches the metadata and asks for a refresh by a token that nobody has: whether the DataHUB knows our client.
+    /// What it knows us as.
+    pub fn client_id(&self) -> &str {
+        &self.registration.client_id
+    }
+
+    /// Where it sends people back to, which must be registered there.
+    pub fn redirect_uri(&self) -> &str {
+        &self.registration.redirect_uri
+    }
+
+    /// Fetches the metadata and exchanges a code that nobody has: whether the DataHUB knows our client. A refresh would not tell,
+    /// since GitLab looks at the token before it looks at whose it is.
     ///
     /// # Errors
-    /// [`RefreshError`]; that it refuses the token is what is wanted.
-    pub async fn check(&self) -> Result<(), RefreshError> {
-        let token = RefreshToken::try_from(NO_TOKEN.to_owned()).expect("visible ASCII");
-        match self.refresh_once(&token).await {
-            Err(RefreshError::InvalidGrant | RefreshError::ErrorResponse(_)) => Ok(()),
-            Err(error) => Err(error),
+    /// [`CheckError`]; that it refuses the code is what is wanted.
+    pub async fn check(&self) -> Result<(), CheckError> {
+        let (code, verifier) = (AuthorizationCode::new(NO_CODE.into()), PkceCodeVerifier::new(NO_VERIFIER.into()));
+        match self.exchange_code(code, verifier, SystemTime::now()).await {
+            Err(ExchangeError::ErrorResponse(word)) if word == CoreErrorResponseType::InvalidGrant.as_ref() => Ok(()),
+            Err(ExchangeError::Metadata(error)) => Err(CheckError::Metadata(error)),
+            Err(ExchangeError::Client(word)) => Err(CheckError::Client(word)),
+            Err(error) => Err(CheckError::Untold(error)),
             // It is nobody's: a DataHUB that takes it takes anything.
-            Ok(_) => Err(RefreshError::Invalid),
+            Ok(_) => Err(CheckError::Untold(ExchangeError::Invalid("a code that nobody has was taken"))),
         }
+    }
+
+    /// How many seconds the DataHUB's clock is before this machine's, or less than 0 if it is behind; `None` if it does not
+    /// tell. What the way of its answer may have taken does not count.
+    pub async fn clock_offset(&self) -> Option<i64> {
+        let metadata = self.metadata().await.ok()?;
+        let url = metadata.issuer().join(METADATA_PATH).ok()?;
+        let request = http::Request::get(url.as_str()).body(Vec::new()).ok()?;
+        let sent = SystemTime::now();
+        let response = self.back_channel.call(request).await.ok()?;
+        let received = SystemTime::now();
+        // A cache on the way says how old the answer is (RFC 9111 section 5.1).
+        let age = response.headers().get(http::header::AGE).and_then(|age| age.to_str().ok()?.parse().ok());
+        let date = date_of(&response)?.checked_add(Duration::from_secs(age.unwrap_or(0)))?;
+        // Date has whole seconds.
+        let latest = date.checked_add(Duration::from_secs(1))?;
+        let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        Some(match (sent.duration_since(latest), date.duration_since(received)) {
+            (Ok(behind), _) => -seconds(behind),
+            (_, Ok(before)) => seconds(before),
+            _ => 0,
+        })
     }
 
     /// Where to send a browser that wants to log in, and what we must remember until it comes back: code flow with PKCE
@@ -445,8 +481,11 @@ fn check_usable(tokens: &TokenSet, response: &CoreTokenResponse) -> Result<(), &
     }
 }
 
-/// What `check` asks with.
-const NO_TOKEN: &str = "no-token:-is-this-client-known-here?";
+/// What `check` asks with: a code that no DataHUB gave out, and a verifier of the length that RFC 7636 section 4.1 asks for.
+const NO_CODE: &str = "no-code:-is-this-client-known-here?";
+const NO_VERIFIER: &str = "no-verifier-is-this-client-known-here-no-verifier";
+/// OpenID Connect Discovery section 4.
+const METADATA_PATH: &str = ".well-known/openid-configuration";
 
 /// What a token is taken to live at most, so that no answer can make a time overflow.
 const MAX_LIFETIME: Duration = Duration::from_hours(8784);

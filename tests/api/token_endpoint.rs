@@ -363,29 +363,52 @@ fn a_slow_and_moody_provider_loses_nobody() {
     assert!(hub.counts().refreshes > 20, "{:?}", hub.counts());
 }
 
-/// An operator's fault is found before people meet it.
+/// An operator's fault is found before people meet it, and is no other thing than that.
 #[test]
 fn check_finds_a_client_that_the_datahub_refuses() {
     let hub = crate::gateway::datahub();
+    let check = |setup: &Setup| {
+        let output = run(&["check", "--config", setup.write().to_str().expect("a plain path")], &[]);
+        (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
+    };
+    // GitLab says of a refresh token that nobody has `invalid_grant`, whoever asks; of a code only to a client that it knows.
+    let wrong = Setup::new(&[("a", &hub)]).at(hub.client_secret(), "another-secret-than-it-has");
+    let (code, text) = check(&wrong);
+    assert_eq!(
+        (code, text.contains("\na: the DataHUB refuses this gateway's client (invalid_client)")),
+        (Some(78), true),
+        "{text}"
+    );
+    assert_eq!(hub.counts().refreshes_refused, 0);
+
     let setup = Setup::new(&[("a", &hub)]);
     let error = |status, error: &str| Answer::OauthError { status, error: error.to_owned() };
-    for (case, answer, is_good, told) in [
-        ("as it should be", Answer::Normal, true, "a: good\n"),
-        ("a refusal of the token alone", error(400, "invalid_request"), true, "a: good\n"),
-        (
-            "the wrong secret",
-            error(401, "invalid_client"),
-            false,
-            "(invalid_client): check client_id and client_secret",
-        ),
-        ("not its grant", error(400, "unauthorized_client"), false, "(unauthorized_client): check client_id and"),
-        ("broken", Answer::Status(500), false, "the DataHUB's token endpoint answered with 500"),
-        ("a page", Answer::Html(404), false, "the DataHUB's answer to the refresh is invalid"),
-        ("a maintenance page", Answer::Redirect("/maintenance".into()), false, "answered with a redirect"),
+    let untold = "\na: whether the DataHUB knows this gateway's client could not be told: ";
+    for (case, answer, expected, told) in [
+        ("as it should be", Answer::Normal, 0, "\na: good\n"),
+        ("a refusal of the code", error(400, "invalid_grant"), 0, "\na: good\n"),
+        ("the wrong secret", error(401, "invalid_client"), 78, "(invalid_client): check client_id and client_secret"),
+        ("not its grant", error(400, "unauthorized_client"), 78, "(unauthorized_client): check client_id and"),
+        ("a refusal of the request", error(400, "invalid_request"), 1, "(invalid_request)"),
+        ("a word of its own", error(400, "canary"), 1, "(other)"),
+        ("throttled", Answer::Status(429), 1, "the DataHUB's token endpoint answered with 429"),
+        ("broken", Answer::Status(500), 1, "the DataHUB's token endpoint answered with 500"),
+        ("away", Answer::Html(502), 1, "the DataHUB's token endpoint answered with 502"),
+        ("a page", Answer::Html(404), 1, "see what its own log says about /oauth/token"),
+        ("a page of good status", Answer::Html(200), 1, "see what its own log says about /oauth/token"),
+        ("a maintenance page", Answer::Redirect("/maintenance".into()), 1, "answered with a redirect"),
+        ("a sign-in page", Answer::Redirect("/users/sign_in".into()), 1, "sends the person to its sign-in page"),
+        ("silent", Answer::CloseWithoutAnswer, 1, "gave no answer"),
     ] {
         hub.set(|behaviour| behaviour.token.answer = answer);
-        let output = run(&["check", "--config", setup.write().to_str().expect("a plain path")], &[]);
-        let text = String::from_utf8(output.stdout).expect("UTF-8");
-        assert!(output.status.success() == is_good && text.contains(told), "{case}: {text}");
+        let (code, text) = check(&setup);
+        assert!(code == Some(expected) && text.contains(told) && !text.contains("canary"), "{case}: {code:?} {text}");
+        assert_eq!(text.contains(untold), expected == 1, "{case}: {text}");
     }
+    // Tokens for a code that nobody has: whatever answers there, it is no GitLab.
+    let json = r#"{"access_token":"canary-canary","token_type":"Bearer","expires_in":7200}"#;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", json.len());
+    hub.set(|behaviour| behaviour.token.answer = Answer::Raw(format!("{head}{json}").into_bytes()));
+    let (code, text) = check(&setup);
+    assert!(code == Some(1) && text.contains(untold) && !text.contains("canary"), "{text}");
 }

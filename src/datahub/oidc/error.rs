@@ -85,6 +85,30 @@ impl ExchangeError {
     }
 }
 
+/// Why a DataHUB is not as it should be for logins.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// Its endpoints or keys are not known.
+    #[error(transparent)]
+    Metadata(MetadataError),
+    /// A refusal of our own client.
+    #[error("the DataHUB refuses this gateway's client ({0}): check client_id and client_secret")]
+    Client(&'static str),
+    /// Anything else than that it refuses a code that nobody has.
+    #[error("whether the DataHUB knows this gateway's client could not be told")]
+    Untold(#[source] ExchangeError),
+}
+
+impl CheckError {
+    /// Whether it stays so until somebody changes our own configuration.
+    pub fn is_ours(&self) -> bool {
+        matches!(
+            self,
+            Self::Client(_) | Self::Metadata(MetadataError::Issuer { .. } | MetadataError::ForeignEndpoint(_))
+        )
+    }
+}
+
 /// Why a refresh brought no tokens.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
