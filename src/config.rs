@@ -6,17 +6,19 @@
 mod bridge;
 mod datahubs;
 mod section;
+mod sources;
 
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use config::{Environment, File, FileFormat, Map, Source, Value};
-use url::{Host, Url};
+use url::{Host, Position, Url};
 
 use crate::access_log::Format;
 use crate::bridge::BridgeSettings;
 use crate::config::section::{ConfigErrors, Section};
+use crate::config::sources::Sources;
 use crate::datahub::DataHubs;
 use crate::datahub::transport::Endpoint;
 use crate::guard::origins::TrustedOrigins;
@@ -106,10 +108,12 @@ impl Config {
     /// [`ConfigErrors`]: every one there is.
     pub fn load(files: &[PathBuf]) -> Result<Self, ConfigErrors> {
         let errors = ConfigErrors::default();
-        let Some(table) = collect(files, &errors) else { return Err(errors) };
+        let Some(Sources { table, strays }) = sources::read(files, &errors) else { return Err(errors) };
         let mut root = Section::root(table, &errors);
         let config = Self::read(&mut root);
         root.finish();
+        errors.name_unknown();
+        sources::report(strays, &errors);
         match config {
             Some(config) if errors.is_empty() => {
                 let files = files.iter().cloned().chain(config.files).collect();
@@ -125,8 +129,10 @@ impl Config {
     /// [`ConfigErrors`]: every one there is in that section.
     pub fn load_policy(files: &[PathBuf]) -> Result<Policy, ConfigErrors> {
         let errors = ConfigErrors::default();
-        let Some(table) = collect(files, &errors) else { return Err(errors) };
-        match policy(Section::root(table, &errors).section("proxy")) {
+        let Some(Sources { table, .. }) = sources::read(files, &errors) else { return Err(errors) };
+        let policy = policy(Section::root(table, &errors).section("proxy"));
+        errors.name_unknown();
+        match policy {
             Some(policy) if errors.is_empty() => Ok(policy),
             _ => Err(errors),
         }
@@ -162,6 +168,12 @@ impl Config {
         let mut cut_offs = CutOffs::default();
         let datahubs = datahubs::read(root.section("datahubs"), server.as_ref(), back_channel, &mut cut_offs);
         let bridge = bridge::read(root.section("bridge"), server.as_ref(), datahubs.as_ref());
+        if let (Some(server), Some(admin)) = (&server, &admin) {
+            check_listeners(server, admin.as_ref(), root);
+        }
+        if let (Some(server), Some(app)) = (&server, &app) {
+            check_paths(server, app, root);
+        }
 
         let (keyring, keys_file, all, session) = session?;
         cut_offs.all = all;
@@ -190,32 +202,64 @@ impl Config {
     }
 }
 
-/// The defaults, then `files` in order, then the environment, as one table.
-fn collect(files: &[PathBuf], errors: &ConfigErrors) -> Option<Map<String, Value>> {
-    let mut settings = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
-    for path in files {
-        settings = settings.add_source(File::from(path.as_path()).format(FileFormat::Toml));
+/// No two sockets are to listen at one place.
+fn check_listeners(server: &Server, admin: Option<&Endpoint>, root: &Section<'_>) {
+    let listen = &server.listen;
+    if listen.iter().enumerate().any(|(at, one)| listen[..at].iter().any(|other| collide(one, other))) {
+        root.record_error::<()>("server.listen", "names one place twice");
     }
-    let environment = Environment::with_prefix("GATEWAY").prefix_separator("__").separator("__");
-    let table = settings.add_source(environment).build().and_then(|settings| settings.collect());
-    // Only the first line of an error: the others quote the file, and so perhaps a secret.
-    let first = |error: config::ConfigError| error.to_string().lines().next().unwrap_or("cannot be read").to_owned();
-    table.map_err(|error| errors.add("", first(error))).ok()
+    if admin.is_some_and(|admin| listen.iter().any(|one| collide(one, admin))) {
+        root.record_error::<()>(
+            "admin.listen",
+            "is where server.listen is: operators need a place of their own, or none",
+        );
+    }
+}
+
+/// Whether nobody can listen at both.
+fn collide(one: &Endpoint, other: &Endpoint) -> bool {
+    let (Endpoint::Tcp(one), Endpoint::Tcp(other)) = (one, other) else { return one == other };
+    let [Ok(one), Ok(other)] = [one, other].map(|text| text.parse::<SocketAddr>()) else {
+        return one == other && !one.ends_with(":0");
+    };
+    let is_all = |ip: IpAddr| ip.is_unspecified() && one.is_ipv4() == other.is_ipv4();
+    // Port 0 is another free one each time.
+    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || is_all(one.ip()) || is_all(other.ip()))
+}
+
+/// The app is not to be where our own routes are.
+fn check_paths(server: &Server, app: &App, root: &Section<'_>) {
+    let own = Url::parse(&server.public_url).ok();
+    let Some(own) = own.as_ref().and_then(|own| Some((own.origin(), own.join(&app.url).ok()?))) else { return };
+    let (origin, url) = own;
+    let (path, base_path) = (folder(url.path()), server.base_path.as_str());
+    let is_below = path.strip_prefix(base_path).is_some_and(|rest| rest.starts_with('/'));
+    if url.origin() == origin && path == base_path {
+        root.record_error::<()>("server.base_path", "is where the app is (app.url): one of the two must be elsewhere");
+    } else if app.files.is_some() && is_below {
+        root.record_error::<()>("app.url", "is below server.base_path, where the gateway's own routes are");
+    }
 }
 
 impl Server {
     fn read(mut section: Section<'_>) -> Option<Self> {
         let listen = section.list("listen");
-        let public_url = section.required::<Url>("public_url").and_then(|url| public_origin(&url, &section));
+        let public_url = section.require("public_url").and_then(|()| section.url("public_url"));
+        let public_url = public_url.and_then(|url| public_origin(&url, &section));
         let base_path = section.required::<String>("base_path").filter(|path| {
             let is_plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte));
             let is_path = path.is_empty() || (path.starts_with('/') && !path.ends_with('/') && !path.contains("//"));
-            let is_good = is_plain && is_path;
+            // What browsers take out of a path before they send it.
+            let has_dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
+            let is_good = is_plain && is_path && !has_dots && path.len() <= MAX_BASE_PATH_BYTES;
             is_good || section.record_error::<()>("base_path", "must be a path such as /api/v1").is_some()
         });
-        let workers = section.number("workers", 0..=MAX_COUNT).map(|count| if count == 0 { cores() } else { count });
+        let workers = section.number("workers", 0..=MAX_WORKERS).map(|count| if count == 0 { cores() } else { count });
         let shutdown_timeout = section.duration("shutdown_timeout");
-        let trusted_proxies = section.list("trusted_proxies");
+        let trusted_proxies: Option<Vec<ProxyNetwork>> = section.list("trusted_proxies");
+        if trusted_proxies.as_ref().is_some_and(|proxies| proxies.iter().any(ProxyNetwork::is_everybody)) {
+            section.warn("trusted_proxies", "names all addresses: then anybody may pass for any other client");
+        }
         section.finish();
         Some(Self {
             listen: listen?,
@@ -231,7 +275,8 @@ impl Server {
 /// The origin that `server.public_url` is, and nothing more.
 fn public_origin(url: &Url, section: &Section<'_>) -> Option<String> {
     let key = "public_url";
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+    let has_more = url.path() != "/" || url.query().is_some() || url.fragment().is_some();
+    if has_more || !url.username().is_empty() || url.password().is_some() || url.port() == Some(0) {
         return section.record_error(key, "must be scheme, host and port and nothing more");
     }
     match url.scheme() {
@@ -261,32 +306,58 @@ impl App {
         if csp.as_ref().is_some_and(|csp| csp.is_empty() || !csp.bytes().all(|byte| matches!(byte, b' '..=b'~'))) {
             section.record_error::<()>("csp", "must be one line of visible ASCII, such as default-src 'self'");
         }
-        let dev: Option<Vec<Url>> = section.list("dev_origins");
-        let arcmanager = section.required("arcmanager");
-        if dir.as_deref().is_some_and(|dir| !dir.is_dir()) {
-            section.record_error::<()>("dir", "is not a folder");
+        let dev: Option<Vec<String>> = section.list("dev_origins");
+        let arcmanager = section.require("arcmanager").and_then(|()| section.boolean("arcmanager"));
+        if let Some(dir) = &dir {
+            check_app_folder(dir, &section);
         }
         let public_url = public_url.and_then(|text| Url::parse(text).ok());
         let place = public_url.as_ref().zip(url.as_deref()).and_then(|(base, text)| match base.join(text) {
-            Ok(url) if matches!(url.scheme(), "http" | "https") && (is_path(text) || text == url.as_str()) => Some(url),
-            _ => section.record_error("url", "must be a path such as /app/ or a URL"),
+            Ok(url) if is_app_url(text, &url) => Some(url),
+            _ => section.record_error(
+                "url",
+                "must be a path such as /app/, or a URL such as https://app.example.org/, as browsers write it and without #",
+            ),
         });
-        let dev = public_url.as_ref().zip(dev).map(|(own, dev)| {
-            let is_good = |origin: &Url| is_loopback(own) && origin.host() == own.host() && origin.path() == "/";
-            if !dev.iter().all(is_good) {
+        let dev: Option<Vec<_>> = public_url.as_ref().zip(dev).map(|(own, dev)| {
+            let origin = |text: &String| Url::parse(text).ok();
+            let is_good = |url: Url| is_loopback(own) && url.host() == own.host() && url.path() == "/";
+            if !dev.iter().all(|text| origin(text).is_some_and(is_good)) {
                 section.record_error::<()>(
                     "dev_origins",
                     "must be origins on the host of public_url, which must be this machine",
                 );
             }
-            dev.iter().map(|origin| origin.origin().ascii_serialization()).collect()
+            dev.iter().filter_map(origin).map(|origin| origin.origin().ascii_serialization()).collect()
         });
+        if let (Some(own), Some(place), Some(dev)) = (&public_url, &place, &dev) {
+            let origin = place.origin();
+            if origin != own.origin() && !dev.contains(&origin.ascii_serialization()) {
+                section.warn("url", "is on another origin than server.public_url: its script may not call the gateway");
+            }
+        }
         section.finish();
         let path = place.as_ref().map(|url| folder(url.path()).to_owned());
         let files = dir.zip(path).zip(csp).map(|((dir, path), csp)| AppFiles { path, dir, csp });
         let own = public_url?.origin().ascii_serialization();
         let origins = TrustedOrigins { own, dev: dev? };
         Some(Self { url: place.and(url)?, files, origins, arcmanager: arcmanager? })
+    }
+}
+
+/// Whether a text is a path or a URL that can stand in a Location field as it is, with the login's outcome behind it.
+fn is_app_url(text: &str, url: &Url) -> bool {
+    let is_as_written = text == url.as_str() || is_path(text) && text == &url[Position::BeforePath..];
+    is_as_written && matches!(url.scheme(), "http" | "https") && url.fragment().is_none()
+}
+
+fn check_app_folder(dir: &Path, section: &Section<'_>) {
+    if !dir.is_dir() {
+        section.record_error::<()>("dir", "is not a folder");
+    } else if let Err(error) = dir.read_dir() {
+        section.record_error::<()>("dir", format!("cannot be read: {}", told(&error)));
+    } else if !dir.join("index.html").is_file() {
+        section.warn("dir", "holds no index.html");
     }
 }
 
@@ -299,7 +370,7 @@ fn folder(path: &str) -> &str {
 }
 
 fn policy(mut section: Section<'_>) -> Option<Policy> {
-    let graphql = section.required("graphql");
+    let graphql = section.require("graphql").and_then(|()| section.boolean("graphql"));
     let exceptions = section.list("allow_credential_endpoints");
     if exceptions.as_ref().is_some_and(|exceptions| !exceptions.is_empty()) {
         section.warn("allow_credential_endpoints", "lets a hostile script in the app make credentials that outlive it");
@@ -352,8 +423,9 @@ fn session(mut section: Section<'_>) -> Option<SessionSection> {
     let keyring =
         keys.and_then(|keys| Keyring::new(keys).map_err(|error| section.record_error::<()>("keys", error)).ok());
     let not_before = not_before(&mut section, "not_before");
-    let [max_age, idle_timeout, refresh_ahead, refresh_ahead_body, remember] =
-        ["max_age", "idle_timeout", "refresh_ahead", "refresh_ahead_body", "remember"].map(|key| section.duration(key));
+    let [max_age, idle_timeout] = ["max_age", "idle_timeout"].map(|key| section.duration_from(key, MIN_SESSION));
+    let [refresh_ahead, refresh_ahead_body, remember] =
+        ["refresh_ahead", "refresh_ahead_body", "remember"].map(|key| section.duration(key));
     section.finish();
     let limits = session::SessionLimits {
         max_age: max_age?,
@@ -387,13 +459,19 @@ fn keys_of(text: &str, section: &Section<'_>) -> Option<Vec<Key>> {
 
 /// Of forwarded calls, of heads, and how fast a body must come.
 fn limits(mut section: Section<'_>) -> Option<(ProxyLimits, HeadLimits, NonZeroU64)> {
-    let [head, target, body_rate] = ["head", "target", "body_rate"].map(|key| section.nonzero_size(key));
-    let (body, fields) = (section.size("body"), section.number("fields", 1..=MAX_FIELDS));
+    let (head, target) = (section.size_in_kib("head", 1..=1024), section.size_in_kib("target", 1..=1024));
+    let [body, body_rate] = ["body", "body_rate"].map(|key| section.nonzero_size(key));
+    let fields = section.number("fields", MIN_FIELDS..=MAX_FIELDS);
+    if head.is_some_and(|head| head < BROWSERS_HEAD) {
+        section.warn("head", "is less than 8KiB: a browser with several logins sends more");
+    }
+    if fields.is_some_and(|fields| fields < BROWSERS_FIELDS) {
+        section.warn("fields", "is less than 32: a browser behind a front or two sends more");
+    }
     let (in_flight, waiting) = (section.number("in_flight", 1..=MAX_COUNT), section.number("waiting", 0..=MAX_COUNT));
     section.finish();
-    let small = |size: NonZeroU64| usize::try_from(size.get()).unwrap_or(usize::MAX);
-    let head = HeadLimits { length: head.map(small)?, fields: fields? };
-    let proxy = ProxyLimits { target: target.map(small)?, body: body?, in_flight: in_flight?, waiting: waiting? };
+    let head = HeadLimits { length: head?, fields: fields? };
+    let proxy = ProxyLimits { target: target?, body: body?.get(), in_flight: in_flight?, waiting: waiting? };
     Some((proxy, head, body_rate?))
 }
 
@@ -412,7 +490,7 @@ struct BackChannelTimeouts {
 fn timeouts(mut section: Section<'_>) -> Option<(UpstreamTimeouts, ClientTimeouts, BackChannelTimeouts)> {
     let [request_head, request_body, connect, first_byte, idle, back_channel, token] =
         ["request_head", "request_body", "connect", "first_byte", "idle", "back_channel", "token"]
-            .map(|key| section.duration(key));
+            .map(|key| section.duration_from(key, MIN_TIMEOUT));
     section.finish();
     let upstream = UpstreamTimeouts { connect: connect?, first_byte: first_byte?, idle: idle? };
     let client = ClientTimeouts { head: request_head?, body: request_body?, answer: upstream.idle };
@@ -428,23 +506,36 @@ fn rates(mut section: Section<'_>) -> Option<[Rate; 3]> {
 }
 
 fn log(mut section: Section<'_>) -> Option<(Format, log::LevelFilter)> {
-    let (format, level) = (section.required("format"), section.required("level"));
+    let (format, level) = (section.required("format"), section.required::<String>("level"));
+    let what = "must be off, error, warn, info, debug or trace";
+    let level = level.and_then(|text| text.parse().map_err(|_| section.record_error::<()>("level", what)).ok());
     section.finish();
     Some((format?, level?))
 }
 
 /// The text of a file that should be nobody else's to read.
 fn secret_file(path: &Path, key: &str, section: &Section<'_>) -> Option<String> {
-    use std::os::unix::fs::PermissionsExt;
-
     match std::fs::read_to_string(path) {
         Ok(text) => {
-            if std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0) {
-                section.warn(key, "names a file with secrets that everybody on this machine may read or change");
+            if let Some(who) = std::fs::metadata(path).ok().and_then(|metadata| sources::readers(path, &metadata)) {
+                section.warn(key, &format!("names a file with secrets that {who} may read or change: chmod 600"));
             }
             Some(text)
         }
-        Err(error) => section.record_error(key, format!("cannot be read: {error}")),
+        Err(error) => section.record_error(key, format!("cannot be read: {}", told(&error))),
+    }
+}
+
+/// What the system says about a file, for people.
+fn told(error: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+
+    match error.kind() {
+        ErrorKind::NotFound => "it is not there".to_owned(),
+        ErrorKind::PermissionDenied => "this user may not, see its mode and those of the folders above it".to_owned(),
+        ErrorKind::IsADirectory => "it is a folder".to_owned(),
+        ErrorKind::InvalidData => "it is no UTF-8 text".to_owned(),
+        _ => error.to_string(),
     }
 }
 
@@ -459,7 +550,7 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS)
 }
 
 /// In less, people cannot type a password.
@@ -467,7 +558,18 @@ const MIN_LOGIN_TIMEOUT: Duration = Duration::from_mins(1);
 /// In more, whoever leaves a machine leaves a login that somebody else may end.
 const MAX_LOGIN_TIMEOUT: Duration = Duration::from_hours(1);
 
-/// Nobody has more threads, or calls at once.
+/// Nobody has more calls at once.
 const MAX_COUNT: usize = 1_000_000;
-
-const DEFAULTS: &str = include_str!("../config/default.toml");
+/// What actix-server can count.
+const MAX_WORKERS: usize = 512;
+/// With a longer one little room is left in a request's target.
+const MAX_BASE_PATH_BYTES: usize = 200;
+/// The times of sessions are whole seconds.
+const MIN_SESSION: Duration = Duration::from_secs(1);
+/// In less, nothing crosses a network.
+const MIN_TIMEOUT: Duration = Duration::from_millis(10);
+/// What a plain client sends, with a cookie and the proof that it is no foreign page.
+const MIN_FIELDS: usize = 8;
+/// What browsers send to begin and end a login, behind fronts that add fields, with cookies of several DataHUBs.
+const BROWSERS_FIELDS: usize = 32;
+const BROWSERS_HEAD: usize = 8 << 10;

@@ -7,6 +7,7 @@
 
 pub mod origins;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -231,6 +232,19 @@ impl Guard {
         if let Some(origin) = self.dev_origin(fields).filter(|_| is_let_in) {
             append(out, [b"access-control-allow-origin: ", origin.as_bytes(), CORS.as_bytes()]);
         }
+    }
+}
+
+impl ProxyNetwork {
+    /// Whether every address of a family is in it.
+    pub fn is_everybody(&self) -> bool {
+        self.0.prefix_len() == 0
+    }
+}
+
+impl fmt::Display for ProxyNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.prefix_len() == self.0.max_prefix_len() { self.0.addr().fmt(f) } else { self.0.fmt(f) }
     }
 }
 

@@ -8,7 +8,7 @@ use openidconnect::{ClientId, ClientSecret, IssuerUrl, RedirectUrl};
 use url::Url;
 
 use super::section::Section;
-use super::{BackChannelTimeouts, Server, is_loopback, not_before, secret_file};
+use super::{BackChannelTimeouts, Server, is_loopback, not_before, secret_file, told};
 use crate::datahub::back_channel::BackChannel;
 use crate::datahub::discovery::Discovery;
 use crate::datahub::health::Health;
@@ -27,7 +27,9 @@ pub(super) fn read(
 ) -> Option<DataHubs> {
     let ids = section.keys();
     if ids.is_empty() {
-        return section.record_error("datahubs", "must hold a section for one DataHUB at least");
+        return section.record_own_error(
+            "is missing: each DataHUB needs a section, such as [datahubs.tuebingen] with url, client_id and client_secret_file",
+        );
     }
     let datahubs: Vec<_> = ids
         .iter()
@@ -51,6 +53,13 @@ pub(super) fn read(
             }
         }
     }
+    for (at, datahub) in datahubs.iter().enumerate() {
+        let place = |datahub: &DataHub| (datahub.address.as_str().to_owned(), datahub.provider.client_id().to_owned());
+        if datahubs[..at].iter().any(|other| place(other) == place(datahub)) {
+            section
+                .warn(datahub.id.as_str(), "has the url and client_id of another DataHUB: people would log in twice");
+        }
+    }
     Some(DataHubs::new(datahubs))
 }
 
@@ -69,9 +78,9 @@ fn datahub(
     server: Option<&Server>,
     timeouts: Option<BackChannelTimeouts>,
 ) -> Option<DataHub> {
-    let url: Option<Url> = section.required("url");
-    let is_insecure_allowed = section.optional("insecure_http").unwrap_or(false);
-    let issuer: Option<Url> = section.optional("issuer");
+    let url = section.require("url").and_then(|()| section.url("url"));
+    let is_insecure_allowed = section.boolean("insecure_http").unwrap_or(false);
+    let issuer = section.url("issuer");
     for (key, url) in [("url", &url), ("issuer", &issuer)] {
         if url.as_ref().is_none_or(|url| url.scheme() != "http" || is_loopback(url)) {
             continue;
@@ -82,25 +91,29 @@ fn datahub(
             section.record_error::<()>(key, "must be https, or insecure_http must be true");
         }
     }
-    let client_id: Option<String> = section.required("client_id");
+    let client_id: Option<String> = section.required("client_id").filter(|id: &String| {
+        let is_good = !id.is_empty() && is_visible(id);
+        is_good || section.record_error::<()>("client_id", "must be the Application ID that GitLab shows").is_some()
+    });
     let client_secret = client_secret(&mut section);
     let connect: Option<Endpoint> = section.optional("connect");
+    if matches!(&connect, Some(Endpoint::Tcp(address)) if address.ends_with(":0")) {
+        section.record_error::<()>("connect", "must name a port other than 0");
+    }
     let tls = ca_file(&mut section);
     let name: Option<String> = section.optional("name");
     let description: Option<String> = section.optional("description");
     let aliases = section.list("aliases");
-    let is_anonymous = section.optional("anonymous").unwrap_or(false);
+    let is_anonymous = section.boolean("anonymous").unwrap_or(false);
     let anonymous_rate =
         section.optional("anonymous_rate").unwrap_or_else(|| DEFAULT_ANONYMOUS_RATE.parse().expect("a rate"));
-    let scopes: Option<Vec<String>> = section.list("scopes");
+    let scopes = scopes(&mut section);
     let redirect_uri: Option<String> = section.optional("redirect_uri");
     let redirect_uri = redirect_uri
         .or_else(|| {
             server.map(|server| format!("{}{}/auth/callback?datahub={id}", server.public_url, server.base_path))
         })
-        .and_then(|uri| {
-            RedirectUrl::new(uri).map_err(|_| section.record_error::<()>("redirect_uri", "must be a URL")).ok()
-        });
+        .and_then(|uri| redirect_url(uri, server, &section));
     let address = |key, url, connect| {
         // Where `ca_file` is wrong, the address is looked at all the same.
         let tls = tls.clone().or_else(|| transport::tls_config(None).ok())?;
@@ -118,7 +131,6 @@ fn datahub(
     let token_endpoint = TokenEndpoint::new(addresses.clone(), timeouts.connect, timeouts.token);
     let back_channel = BackChannel::new(addresses, timeouts.connect, timeouts.back_channel);
     let scopes = scopes?;
-    let scopes = if scopes.is_empty() { DEFAULT_SCOPES.map(str::to_owned).to_vec() } else { scopes };
     let health = Arc::new(Health::new(id.clone()));
     let (client_id, client_secret, redirect_uri) = (ClientId::new(client_id?), client_secret?, redirect_uri?);
     let provider = Provider::new(
@@ -152,16 +164,59 @@ fn client_secret(section: &mut Section<'_>) -> Option<ClientSecret> {
         }
     };
     if secret.len() < 16 {
-        return section.record_error("client_secret", "is too short to be a secret");
+        return section
+            .record_error("client_secret", "is too short to be a secret: GitLab shows it beside the Application ID");
+    }
+    if !is_visible(&secret) {
+        return section.record_error("client_secret", "must be one line of visible ASCII, without spaces");
     }
     Some(ClientSecret::new(secret))
+}
+
+/// What every login asks for (RFC 6749 section 3.3), or the usual.
+fn scopes(section: &mut Section<'_>) -> Option<Vec<String>> {
+    let key = "scopes";
+    let scopes: Vec<String> = section.list(key)?;
+    if scopes.is_empty() {
+        return Some(DEFAULT_SCOPES.map(str::to_owned).to_vec());
+    }
+    if !scopes.iter().all(|scope| is_visible(scope) && !scope.contains(['"', '\\'])) {
+        return section.record_error(key, "must be a list such as [\"openid\", \"profile\", \"api\"], one word each");
+    }
+    let has = |name: &str| scopes.iter().any(|scope| scope == name);
+    if !has("openid") {
+        return section.record_error(key, "must hold openid: without it no login says who the person is");
+    }
+    if !has("api") && !has("read_api") {
+        section.warn(key, "hold neither api nor read_api: the DataHUB will refuse the app's calls");
+    }
+    Some(scopes)
+}
+
+/// Where the DataHUB sends people back to, as it must be registered there.
+fn redirect_url(text: String, server: Option<&Server>, section: &Section<'_>) -> Option<RedirectUrl> {
+    let key = "redirect_uri";
+    let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.fragment().is_none());
+    let Some(url) = url.filter(|_| is_visible(&text)) else {
+        return section.record_error(key, "must be a URL such as https://app.example.org/callback, without #");
+    };
+    if server.is_some_and(|server| url.origin().ascii_serialization() != server.public_url) {
+        section
+            .warn(key, "is not at server.public_url: people do not come back here, unless something there sends them");
+    }
+    RedirectUrl::new(text).map_err(|_| section.record_error::<()>(key, "must be a URL")).ok()
+}
+
+/// Whether a text is visible ASCII without spaces.
+fn is_visible(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn ca_file(section: &mut Section<'_>) -> Option<Arc<rustls::ClientConfig>> {
     let pem = match section.optional::<PathBuf>("ca_file") {
         Some(path) => match std::fs::read(&path) {
             Ok(pem) => Some(pem),
-            Err(error) => return section.record_error("ca_file", format!("cannot be read: {error}")),
+            Err(error) => return section.record_error("ca_file", format!("cannot be read: {}", told(&error))),
         },
         None => None,
     };
