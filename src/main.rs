@@ -1,81 +1,36 @@
-//! Reads the command line and the configuration, binds, and runs until SIGTERM.
+//! Serves until SIGTERM, or does what else the command line says.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
+mod cli;
+
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
-use arcmanager_gateway::access_log::{self, chain};
+use actix_web::rt::System;
+use arcmanager_gateway::access_log;
 use arcmanager_gateway::admin::Draining;
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::datahub::transport::Endpoint;
-use arcmanager_gateway::error::ApiError;
-use arcmanager_gateway::guard::METHODS;
-use arcmanager_gateway::proxy::policy::Policy;
-use arcmanager_gateway::proxy::target::Target;
 use arcmanager_gateway::reload;
-use arcmanager_gateway::seal::{Key, cookie};
 use arcmanager_gateway::server::{self, Socket};
-use clap::builder::PossibleValuesParser;
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use listenfd::ListenFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// A backend-for-frontend gateway for GitLab.
-///
-/// Logs people in at a GitLab (a DataHUB), seals their tokens into a cookie that no script can read, and forwards the
-/// app's API calls with the token attached. Stores nothing.
-#[derive(Parser)]
-#[command(
-    after_help = "Configuration: the built-in defaults, then each FILE in order, then environment variables such as\n\
-        GATEWAY__SERVER__PUBLIC_URL (lists separated by commas). Required: session.keys_file or session.keys, and one\n\
-        section datahubs.ID with url, client_id and client_secret or client_secret_file.\n\n\
-        Exit status: 0 done, 1 failed, 2 wrong command line, 78 wrong configuration."
-)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Option<Command>,
-    /// Read this TOML file; may be given more than once, and a later file wins
-    #[arg(long, value_name = "FILE", global = true)]
-    config: Vec<PathBuf>,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Serve until SIGTERM (the default)
-    Serve,
-    /// Check the configuration, and ask every DataHUB for its metadata and whether it knows our client; connect to the bridge
-    Check,
-    /// Print a new key for the session cookies
-    Key,
-    /// Say what is in a Cookie header, read from standard input: for each session its DataHUB, key, user and times
-    Inspect,
-    /// Say what becomes of a call to a DataHUB, and by which row of docs/policy.md or which key of the section proxy
-    Policy {
-        /// In capital letters
-        #[arg(value_parser = PossibleValuesParser::new(METHODS))]
-        method: String,
-        /// Path and query at the DataHUB, such as /api/v4/projects?page=2
-        #[arg(value_parser = request_target)]
-        target: String,
-    },
-    /// Ask a running gateway's /healthz, as a container without a shell must
-    Health,
-}
+use crate::cli::check::check;
+use crate::cli::{Arguments, Command, bind_error};
 
 fn main() -> ExitCode {
     let Arguments { command, config: files } = Arguments::parse();
     match command {
-        Some(Command::Key) => return done(writeln!(io::stdout(), "{}", *Key::generate())),
+        Some(Command::Key) => return done(cli::key()),
         Some(Command::Policy { method, target }) => {
             return match Config::load_policy(&files) {
-                Ok(policy) => done(judge(&method, &target, &policy)),
+                Ok(policy) => done(cli::judge(&method, &target, &policy)),
                 Err(errors) => misconfigured(&errors),
             };
         }
@@ -91,13 +46,15 @@ fn main() -> ExitCode {
             for warning in &config.warnings {
                 log::warn!("{warning}");
             }
-            let outcome = done(actix_web::rt::System::new().block_on(serve(config, files)));
+            let outcome = done(System::new().block_on(serve(config, files)));
             access_log::flush(LOG_FLUSH);
             outcome
         }
-        Command::Check => done(actix_web::rt::System::new().block_on(check(&config))),
-        Command::Inspect => done(inspect(&config)),
-        Command::Health => done(health(&config)),
+        Command::Check { against } => {
+            System::new().block_on(check(&config, &against)).unwrap_or_else(|error| failed(&error))
+        }
+        Command::Inspect => done(cli::inspect(&config)),
+        Command::Health => done(System::new().block_on(cli::health(&config))),
         Command::Key | Command::Policy { .. } => unreachable!("answered above, since they need no whole configuration"),
     }
 }
@@ -111,7 +68,7 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
     let draining = Draining::default();
     let admin = match &config.admin {
         Some(endpoint) => {
-            let socket = Socket::bind(endpoint).map_err(|error| named(&error, "admin.listen"))?;
+            let socket = Socket::bind(endpoint).map_err(|error| bind_error("admin.listen", endpoint, &error))?;
             log::info!(listen = socket.address(); "operators may ask");
             Some(server::admin_server(socket, &draining)?)
         }
@@ -172,7 +129,7 @@ fn sockets(listen: &[Endpoint]) -> io::Result<(Vec<Socket>, bool)> {
     let are_passed = !sockets.is_empty();
     if !are_passed {
         for endpoint in listen {
-            sockets.push(Socket::bind(endpoint).map_err(|error| named(&error, "server.listen"))?);
+            sockets.push(Socket::bind(endpoint).map_err(|error| bind_error("server.listen", endpoint, &error))?);
         }
     }
     if sockets.is_empty() {
@@ -181,133 +138,19 @@ fn sockets(listen: &[Endpoint]) -> io::Result<(Vec<Socket>, bool)> {
     Ok((sockets, are_passed))
 }
 
-fn named(error: &io::Error, key: &str) -> io::Error {
-    io::Error::new(error.kind(), format!("{key}: {error}"))
-}
-
-/// A line for each DataHUB, and one for the old backend if there is one.
-async fn check(config: &Config) -> io::Result<()> {
-    let mut out = io::stdout();
-    writeln!(out, "configuration: good")?;
-    for warning in &config.warnings {
-        writeln!(out, "warning: {warning}")?;
-    }
-    let mut failed = 0;
-    for datahub in config.datahubs.iter() {
-        match datahub.provider.check().await {
-            Ok(()) => writeln!(out, "{}: good", datahub.id)?,
-            Err(error) => {
-                failed += 1;
-                writeln!(out, "{}: {}", datahub.id, chain(&error))?;
-            }
-        }
-    }
-    if let Some(bridge) = &config.bridge {
-        match bridge.address.connect(config.proxy.timeouts.connect).await {
-            Ok(_) => writeln!(out, "bridge: good")?,
-            Err(error) => {
-                failed += 1;
-                writeln!(out, "bridge: the old backend cannot be reached at bridge.url: {}", chain(&error))?;
-            }
-        }
-    }
-    if failed == 0 { Ok(()) } else { Err(io::Error::other(format!("{failed} of them did not answer as they should"))) }
-}
-
-/// A line for each DataHUB whose cookies are in the Cookie header on standard input. Never shows a token.
-fn inspect(config: &Config) -> io::Result<()> {
-    let mut text = String::new();
-    io::stdin().take(MAX_INPUT_BYTES).read_to_string(&mut text)?;
-    let mut headers = HeaderMap::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let is_named = line.get(..7).is_some_and(|name| name.eq_ignore_ascii_case("cookie:"));
-        let value = if is_named { line[7..].trim_start() } else { line };
-        let value = HeaderValue::from_str(value).map_err(|_| io::Error::other("this is no Cookie header"))?;
-        headers.append(COOKIE, value);
-    }
-
-    let (sessions, now, mut out) = (config.sessions(), SystemTime::now(), io::stdout());
-    let mut opened = 0;
-    for datahub in config.datahubs.iter().filter(|datahub| sessions.has_cookies(cookie::fields(&headers), datahub)) {
-        let (key, session) = match sessions.inspect(cookie::fields(&headers), datahub) {
-            Ok(inspected) => inspected,
-            Err(reason) => {
-                writeln!(out, "{}: {reason}", datahub.id)?;
-                continue;
-            }
-        };
-        opened += 1;
-        let time = humantime::format_rfc3339_seconds;
-        let ended = if sessions.has_ended(&session, datahub, now) { ", has ended" } else { "" };
-        let (began, expires, ends) =
-            (time(session.created_at()), time(session.token_expires_at()), time(session.ends_at()));
-        writeln!(
-            out,
-            "{}: key {key}, user {}, began {began}, token expires {expires}, session ends {ends}{ended}",
-            datahub.id,
-            session.decode().user.id
-        )?;
-    }
-    if opened == 0 { Err(io::Error::other("no session in it opens")) } else { Ok(()) }
-}
-
-/// Says whether a call is forwarded, and why: if not, first the answer that the app gets.
-fn judge(method: &str, target: &str, policy: &Policy) -> io::Result<()> {
-    match Target::judge(method, target, policy) {
-        Ok(ground) => writeln!(io::stdout(), "forwarded: {ground}"),
-        Err(refusal) => {
-            let answer = ApiError::from(refusal);
-            writeln!(io::stdout(), "{} {}: {refusal}", answer.status().as_u16(), answer.code().as_str())
-        }
-    }
-}
-
-/// What a request's first line can hold as its target.
-fn request_target(text: &str) -> Result<String, &'static str> {
-    let is_good = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
-    if is_good { Ok(text.to_owned()) } else { Err("must be a path such as /api/v4/projects, percent-encoded") }
-}
-
-/// Asks `/healthz`.
-fn health(config: &Config) -> io::Result<()> {
-    let limit = Some(Duration::from_secs(3));
-    let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    let mut answer = Vec::new();
-    match config.admin.as_ref().ok_or_else(|| io::Error::other("admin.listen is none"))? {
-        Endpoint::Tcp(address) => {
-            let mut stream = TcpStream::connect(address)?;
-            stream.set_read_timeout(limit)?;
-            stream.write_all(request)?;
-            stream.read_to_end(&mut answer)?;
-        }
-        Endpoint::Unix(path) => {
-            let mut stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(limit)?;
-            stream.write_all(request)?;
-            stream.read_to_end(&mut answer)?;
-        }
-    }
-    if answer.starts_with(b"HTTP/1.1 200 ") { Ok(()) } else { Err(io::Error::other("not healthy")) }
-}
-
 fn misconfigured(errors: &impl std::fmt::Display) -> ExitCode {
     let _ = writeln!(io::stderr(), "{errors}");
-    ExitCode::from(EX_CONFIG)
+    ExitCode::from(cli::EX_CONFIG)
 }
 
 fn done(outcome: io::Result<()>) -> ExitCode {
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "{error}");
-            ExitCode::FAILURE
-        }
-    }
+    outcome.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
-/// How much of a Cookie header is read; browsers send far less.
-const MAX_INPUT_BYTES: u64 = 1 << 20;
+fn failed(error: &io::Error) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{error}");
+    ExitCode::FAILURE
+}
+
 /// How long the end waits for the log's reader.
 const LOG_FLUSH: Duration = Duration::from_secs(2);
-/// A wrong configuration (BSD sysexits(3)).
-const EX_CONFIG: u8 = 78;

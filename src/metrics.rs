@@ -6,6 +6,7 @@
 mod process;
 pub mod worker;
 
+use std::io;
 use std::sync::LazyLock;
 use std::time::SystemTime;
 
@@ -105,6 +106,14 @@ pub fn panicked() {
 /// So many lines of the log were dropped.
 pub fn log_dropped(lines: u64) {
     METRICS.1.log_dropped.inc_by(lines);
+}
+
+/// How many files and sockets the process may have open.
+///
+/// # Errors
+/// If the system does not say.
+pub fn max_open_files() -> io::Result<u64> {
+    process::max_files()
 }
 
 /// Everything, as text for Prometheus.

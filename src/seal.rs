@@ -177,6 +177,11 @@ pub struct Key {
 }
 
 impl Key {
+    /// What names it.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
     /// 32 new bytes from the system's generator, as base64: a line for the keys file.
     pub fn generate() -> Zeroizing<String> {
         let mut key = Zeroizing::new([0; KEY]);
@@ -285,13 +290,13 @@ pub enum KeyError {
     #[error("holds the same key twice")]
     Duplicate,
     /// Some other text.
-    #[error("is not base64")]
+    #[error("is not base64: `arcmanager-gateway key` makes one")]
     NotBase64,
     /// Base64 of so many bytes.
-    #[error("is {0} bytes long and must be 32")]
+    #[error("is {0} bytes long and must be 32: `arcmanager-gateway key` makes one")]
     Length(usize),
     /// All bytes are equal.
-    #[error("is not random")]
+    #[error("is not random: `arcmanager-gateway key` makes one")]
     Weak,
 }
 

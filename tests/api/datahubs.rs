@@ -91,7 +91,8 @@ fn metadata_that_are_not_good_are_told_with_what_to_do_by_check_and_by_the_log()
         let output = run(&["check", "--config", file.to_str().expect("a plain path")], &[]);
         (output.status.success(), String::from_utf8(output.stdout).expect("UTF-8"))
     };
-    assert_eq!(check(), (true, "configuration: good\na: good\n".to_owned()));
+    let (is_good, output) = check();
+    assert!(is_good && output.starts_with("configuration: good\n") && output.contains("\na: good\n"), "{output}");
     let json = |json: &str| {
         let length = json.len();
         let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");

@@ -253,7 +253,7 @@ impl Gateway {
     }
 
     /// Where it listens, from the line that says so in whatever format.
-    fn wait_for_address(&self, message: &str) -> String {
+    pub fn wait_for_address(&self, message: &str) -> String {
         self.wait_for(|line| {
             let (before, after) = line.split_once("listen")?;
             let address = after.split('"').find(|text| text.len() > 1)?;

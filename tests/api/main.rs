@@ -14,6 +14,7 @@ mod books;
 mod bridge;
 mod browser;
 mod callback;
+mod check;
 mod config;
 mod connection;
 mod datahubs;
