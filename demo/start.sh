@@ -39,7 +39,7 @@ datahub freiburg 8082 "DataHUB Freiburg" "$secret_freiburg"
 
 export GATEWAY__DATAHUBS__TUEBINGEN__CLIENT_SECRET=$secret_tuebingen
 export GATEWAY__DATAHUBS__FREIBURG__CLIENT_SECRET=$secret_freiburg
-GATEWAY__SESSION__KEYS=$("$bin/arcmanager-gateway" key)
+GATEWAY__SESSION__KEYS=$("$bin/arcmanager-gateway" key 2>/dev/null)
 export GATEWAY__SESSION__KEYS
 "$bin/arcmanager-gateway" --config config/demo.toml &
 pids+=($!)

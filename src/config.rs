@@ -20,7 +20,7 @@ use crate::bridge::BridgeSettings;
 use crate::config::section::{ConfigErrors, Section};
 use crate::config::sources::Sources;
 use crate::datahub::DataHubs;
-use crate::datahub::transport::Endpoint;
+use crate::datahub::transport::{AddressError, Endpoint};
 use crate::guard::origins::TrustedOrigins;
 use crate::guard::{AppFiles, ProxyNetwork};
 use crate::http::head::{HeadLimits, MAX_FIELDS};
@@ -252,7 +252,10 @@ impl Server {
             // What browsers take out of a path before they send it.
             let has_dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
             let is_good = is_plain && is_path && !has_dots && path.len() <= MAX_BASE_PATH_BYTES;
-            is_good || section.record_error::<()>("base_path", "must be a path such as /api/v1").is_some()
+            is_good
+                || section
+                    .record_error::<()>("base_path", "must be a path such as /api/v1, without a slash at its end")
+                    .is_some()
         });
         let workers = section.number("workers", 0..=MAX_WORKERS).map(|count| if count == 0 { cores() } else { count });
         let shutdown_timeout = section.duration("shutdown_timeout");
@@ -292,7 +295,10 @@ fn admin(mut section: Section<'_>) -> Option<Option<Endpoint>> {
     let listen: Option<String> = section.required("listen");
     let endpoint = match listen.as_deref() {
         Some("none") => Some(None),
-        Some(text) => text.parse().map(Some).map_err(|error| section.record_error::<()>("listen", error)).ok(),
+        Some(text) => {
+            let what = |error| format!("{error}, or none");
+            text.parse().map(Some).map_err(|error: AddressError| section.record_error::<()>("listen", what(error))).ok()
+        }
         None => None,
     };
     section.finish();

@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::cli::check::check;
+use crate::cli::check::{check, too_few_files};
 use crate::cli::{Arguments, Command, bind_error};
 
 fn main() -> ExitCode {
@@ -42,6 +42,9 @@ fn main() -> ExitCode {
     };
     match command.unwrap_or(Command::Serve) {
         Command::Serve => {
+            if let Some(error) = too_few_files(&config) {
+                return misconfigured(&error);
+            }
             access_log::start(config.log.0, config.log.1);
             for warning in &config.warnings {
                 log::warn!("{warning}");

@@ -28,6 +28,9 @@ pub(crate) async fn check(config: &Config, against: &[MetricsUrl]) -> io::Result
     for warning in &config.warnings {
         warn(warning)?;
     }
+    if std::env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty()) {
+        say("log: the variable RUST_LOG is set and wins over log.level")?;
+    }
     check_keys(config, against, &mut report).await?;
     check_sockets(config, &mut report)?;
     check_descriptors(config, &mut report)?;
@@ -208,20 +211,30 @@ fn try_path(path: &Path) -> io::Result<&'static str> {
     }
 }
 
+/// What is wrong if so few files may be open that the workers could not even start.
+pub(crate) fn too_few_files(config: &Config) -> Option<String> {
+    let (most, needed) = (metrics::max_open_files().ok()?, own_descriptors(config));
+    (most < needed).then(|| format!("open files: {most}, and {needed} are needed to start: {RAISE_FILES}"))
+}
+
+/// How many files and sockets are open when nobody calls, at most.
+fn own_descriptors(config: &Config) -> u64 {
+    OWN_DESCRIPTORS + DESCRIPTORS_PER_WORKER * config.server.workers as u64
+}
+
 /// Compares how many files may be open with how many calls may be under way.
 fn check_descriptors(config: &Config, report: &mut Report) -> io::Result<()> {
     let Ok(most) = metrics::max_open_files() else { return Ok(()) };
     let limits = &config.proxy.limits;
     let far_ends = config.datahubs.iter().count() + usize::from(config.bridge.is_some());
-    let own = OWN_DESCRIPTORS + DESCRIPTORS_PER_WORKER * config.server.workers as u64;
     // The browser's connection and the DataHUB's; who waits has the first only.
     let calls = (2 * limits.in_flight as u64 + limits.waiting as u64) * far_ends as u64;
-    let raise = "raise LimitNOFILE= of the unit, or `ulimit -n`";
-    if most < own {
-        report.wrong(format!("open files: {most}, and {own} are needed to start: {raise}"))
-    } else if most < own + calls {
-        let what = format!("{most} here, and calls up to limits.in_flight and limits.waiting need {}", own + calls);
-        warn(format!("open files: {what}: {raise} (the limit of a service is its unit's, not this one)"))
+    let needed = own_descriptors(config) + calls;
+    if let Some(error) = too_few_files(config) {
+        report.wrong(error)
+    } else if most < needed {
+        let what = format!("{most} here, and calls up to limits.in_flight and limits.waiting need {needed}");
+        warn(format!("open files: {what}: {RAISE_FILES} (the limit of a service is its unit's, not this one)"))
     } else {
         say(format!("open files: {most}, enough for limits.in_flight and limits.waiting"))
     }
@@ -301,6 +314,7 @@ impl Display for MetricsUrl {
     }
 }
 
+const RAISE_FILES: &str = "raise LimitNOFILE= of the unit, or `ulimit -n`";
 /// The log, the operators' listener, files that are read anew, our own calls to DataHUBs.
 const OWN_DESCRIPTORS: u64 = 64;
 /// Its epoll, what wakes it, and a signal's pipe.

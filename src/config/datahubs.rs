@@ -40,7 +40,7 @@ pub(super) fn read(
                     cut_off(&mut own, &id, cut_offs);
                     datahub(id, own, server, back_channel)
                 }
-                Err(error) => section.record_error(id, error),
+                Err(error) => section.record_error(id, format!("is no id: {error}")),
             }
         })
         .collect();

@@ -91,7 +91,7 @@ impl<'a> Section<'a> {
     /// The URL that `key` is, if it is there.
     pub(super) fn url(&mut self, key: &str) -> Option<Url> {
         let text = self.text(key)?;
-        let what = "must be a URL such as https://gitlab.example.org";
+        let what = "must be a URL such as https://host.example.org";
         Url::parse(&text).map_err(|_| self.record_error::<()>(key, what)).ok()
     }
 

@@ -224,6 +224,14 @@ fn it_compares_how_many_files_may_be_open_with_the_limits() {
     assert!(code == Some(0) && text.contains(line), "{text}");
     let (code, text) = told(60, few);
     assert!(code == Some(78) && text.contains("\nopen files: 60, and 68 are needed to start: raise"), "{text}");
+
+    // Else the workers would panic one after the other, and the process stay.
+    let setup = Setup::new(&[("a", &hub)]).and("server.workers = 20");
+    let script = "ulimit -n 100 && exec \"$0\" --config \"$1\"";
+    let output = Command::new("sh").args(["-c", script]).arg(binary()).arg(setup.write()).output().expect("a shell");
+    let text = String::from_utf8_lossy(&output.stderr);
+    let told = "open files: 100, and 144 are needed to start: raise LimitNOFILE= of the unit, or `ulimit -n`\n";
+    assert_eq!((output.status.code(), &*text), (Some(78), told));
 }
 
 /// By the Date of an answer of its own.
