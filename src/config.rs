@@ -4,11 +4,11 @@
 //! value may be a secret.
 
 mod bridge;
+mod conflicts;
 mod datahubs;
 mod section;
 mod sources;
 
-use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -168,11 +168,8 @@ impl Config {
         let mut cut_offs = CutOffs::default();
         let datahubs = datahubs::read(root.section("datahubs"), server.as_ref(), back_channel, &mut cut_offs);
         let bridge = bridge::read(root.section("bridge"), server.as_ref(), datahubs.as_ref());
-        if let (Some(server), Some(admin)) = (&server, &admin) {
-            check_listeners(server, admin.as_ref(), root);
-        }
-        if let (Some(server), Some(app)) = (&server, &app) {
-            check_paths(server, app, root);
+        if let Some(server) = &server {
+            conflicts::check(server, admin.as_ref().and_then(Option::as_ref), app.as_ref(), root);
         }
 
         let (keyring, keys_file, all, session) = session?;
@@ -199,45 +196,6 @@ impl Config {
             warnings: Vec::new(),
             files: keys_file.into_iter().chain(bridge_files).collect(),
         })
-    }
-}
-
-/// No two sockets are to listen at one place.
-fn check_listeners(server: &Server, admin: Option<&Endpoint>, root: &Section<'_>) {
-    let listen = &server.listen;
-    if listen.iter().enumerate().any(|(at, one)| listen[..at].iter().any(|other| collide(one, other))) {
-        root.record_error::<()>("server.listen", "names one place twice");
-    }
-    if admin.is_some_and(|admin| listen.iter().any(|one| collide(one, admin))) {
-        root.record_error::<()>(
-            "admin.listen",
-            "is where server.listen is: operators need a place of their own, or none",
-        );
-    }
-}
-
-/// Whether nobody can listen at both.
-fn collide(one: &Endpoint, other: &Endpoint) -> bool {
-    let (Endpoint::Tcp(one), Endpoint::Tcp(other)) = (one, other) else { return one == other };
-    let [Ok(one), Ok(other)] = [one, other].map(|text| text.parse::<SocketAddr>()) else {
-        return one == other && !one.ends_with(":0");
-    };
-    let is_all = |ip: IpAddr| ip.is_unspecified() && one.is_ipv4() == other.is_ipv4();
-    // Port 0 is another free one each time.
-    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || is_all(one.ip()) || is_all(other.ip()))
-}
-
-/// The app is not to be where our own routes are.
-fn check_paths(server: &Server, app: &App, root: &Section<'_>) {
-    let own = Url::parse(&server.public_url).ok();
-    let Some(own) = own.as_ref().and_then(|own| Some((own.origin(), own.join(&app.url).ok()?))) else { return };
-    let (origin, url) = own;
-    let (path, base_path) = (folder(url.path()), server.base_path.as_str());
-    let is_below = path.strip_prefix(base_path).is_some_and(|rest| rest.starts_with('/'));
-    if url.origin() == origin && path == base_path {
-        root.record_error::<()>("server.base_path", "is where the app is (app.url): one of the two must be elsewhere");
-    } else if app.files.is_some() && is_below {
-        root.record_error::<()>("app.url", "is below server.base_path, where the gateway's own routes are");
     }
 }
 
