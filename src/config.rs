@@ -114,6 +114,9 @@ impl Config {
         root.finish();
         errors.name_unknown();
         sources::report(strays, &errors);
+        if let Some(config) = &config {
+            conflicts::check_served_files(&config.app, files.iter().chain(&config.files), &errors);
+        }
         match config {
             Some(config) if errors.is_empty() => {
                 let files = files.iter().cloned().chain(config.files).collect();

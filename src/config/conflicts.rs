@@ -1,10 +1,11 @@
 //! Values that are good each by itself and not together.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use url::Url;
 
-use super::section::Section;
+use super::section::{ConfigErrors, Section};
 use super::{App, Server, folder};
 use crate::datahub::transport::Endpoint;
 
@@ -13,6 +14,15 @@ pub(super) fn check(server: &Server, admin: Option<&Endpoint>, app: Option<&App>
     check_listeners(server, admin, root);
     if let Some(app) = app {
         check_paths(server, app, root);
+    }
+}
+
+/// What the gateway reads for itself is not to be among the app's files.
+pub(super) fn check_served_files<'a>(app: &App, files: impl Iterator<Item = &'a PathBuf>, errors: &ConfigErrors) {
+    let Some(folder) = app.files.as_ref().and_then(|files| files.dir.canonicalize().ok()) else { return };
+    let mut real_files = files.filter_map(|path| path.canonicalize().ok());
+    if real_files.any(|path| path.starts_with(&folder)) {
+        errors.add("app.dir", "holds the gateway's own configuration or keys: whoever asks for that file would get it");
     }
 }
 

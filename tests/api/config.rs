@@ -499,6 +499,31 @@ fn what_will_not_work_is_refused_and_what_is_next_to_it_taken() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Whoever knows its name would be given it.
+#[test]
+fn the_folder_of_the_app_holds_nothing_that_the_gateway_reads_for_itself() {
+    let (hub, app, apart) = (datahub(), Folder::default(), Folder::default());
+    for folder in [&app, &apart] {
+        folder.file("index.html", "the app");
+        folder.file("keys", &new_key());
+    }
+    let dir = app.path().to_str().expect("a plain path");
+    let told = |folder: &Folder, keys: &Folder| {
+        let keys = keys.path().join("keys");
+        let lines = format!("session.keys_file = {keys:?}\napp.dir = {dir:?}\n{}", section("a", &hub));
+        let file = folder.file("gateway.toml", &lines);
+        let output = run(&["check", "--config", file.to_str().expect("a plain path")], &[]);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let fault = "\n  app.dir holds the gateway's own configuration or keys: whoever asks for that file would get it\n";
+    for (folder, keys) in [(&app, &apart), (&apart, &app)] {
+        let (code, text) = told(folder, keys);
+        assert!(code == Some(EX_CONFIG) && text.contains(fault), "{text}");
+    }
+    let (code, text) = told(&apart, &apart);
+    assert_eq!(code, Some(0), "{text}");
+}
+
 /// It works, and yet it is seldom what somebody wants.
 #[test]
 fn what_works_and_is_seldom_meant_is_a_warning() {
