@@ -192,7 +192,8 @@ impl Sessions {
             SessionError::Unopened
         })?;
         let session = names.unseal(&self.keyring, &sid, value).map_err(|_| {
-            context.event(Event::UnsealFailed, datahub.id.as_str());
+            let reason = self.unseal_failure(value);
+            context.event_because(Event::UnsealFailed, datahub.id.as_str(), &reason.to_string());
             SessionError::Unopened
         })?;
         if self.has_ended(&session, datahub, now) {
@@ -213,12 +214,18 @@ impl Sessions {
     ) -> Result<(KeyId, OpenSession), CookieError> {
         let names = self.cookies(datahub);
         let (sid, value) = names.find(cookies)?;
-        let key = seal::key_id(value).ok_or(CookieError::Malformed)?;
-        if !self.keyring.ids().contains(&key) {
-            return Err(CookieError::UnknownKey(key));
-        }
         let session = names.unseal(&self.keyring, &sid, value);
-        session.map(|session| (key, session)).map_err(|_| CookieError::Altered(key))
+        let unsealed = session.ok().and_then(|session| Some((seal::key_id(value)?, session)));
+        unsealed.ok_or_else(|| self.unseal_failure(value))
+    }
+
+    /// Why a session cookie's `value` does not open.
+    fn unseal_failure(&self, value: &[u8]) -> CookieError {
+        match seal::key_id(value) {
+            None => CookieError::Malformed,
+            Some(key) if !self.keyring.ids().contains(&key) => CookieError::UnknownKey(key),
+            Some(key) => CookieError::Altered(key),
+        }
     }
 
     /// Of the request's sessions the one that began last: the ARCmanager's app and its old backend know one only. `cookies` gives

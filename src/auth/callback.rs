@@ -37,7 +37,7 @@ pub(super) async fn callback(
     if auth.callbacks.check(context.client).is_err() {
         return auth.redirect_limited(&context);
     }
-    let mut response = match finish(&Parameters::of(&req), &session, &auth, &context).await {
+    let mut response = match finish(&req, &session, &auth, &context).await {
         Ok(response) => response,
         Err(failure) => {
             context.event_because(failure.event, &failure.datahub, &failure.reason);
@@ -56,19 +56,20 @@ pub(super) async fn callback(
 }
 
 async fn finish(
-    parameters: &Parameters,
+    req: &HttpRequest,
     pending: &Session,
     auth: &Auth,
     context: &RequestContext,
 ) -> Result<HttpResponse, LoginFailure> {
     // The query says one thing only, of a DataHUB that we serve.
-    let Query { datahub, state, issuer, outcome } = Query::read(parameters, auth, context)?;
+    let parameters = Parameters::of(req);
+    let Query { datahub, state, issuer, outcome } = Query::read(&parameters, auth, context)?;
     // A login of this browser has this state; from here on it is spent. It began at this DataHUB, not long ago.
     let now = SystemTime::now();
-    let login =
-        auth.pending.take(pending, state, now).and_then(|login| login.confirm(&datahub.id, now)).map_err(|error| {
-            LoginFailure::pending(error, datahub, auth.pending.has_ended_well(pending, &datahub.id, now))
-        })?;
+    let login = auth.pending.take(pending, req.headers(), state, now);
+    let login = login.and_then(|login| login.confirm(&datahub.id, now)).map_err(|error| {
+        LoginFailure::pending(error, datahub, auth.pending.has_ended_well(pending, &datahub.id, now))
+    })?;
     // It is this DataHUB that answers, be it yes or no.
     datahub.provider.check_issuer(issuer).await.map_err(|error| LoginFailure::exchange(&error, datahub))?;
     // It said yes.
@@ -186,10 +187,16 @@ impl LoginFailure {
         let login_error = match error {
             PendingError::None => LoginError::CookiesBlocked,
             PendingError::State | PendingError::Expired => LoginError::Expired,
-            PendingError::DataHub => LoginError::Failed,
+            PendingError::DataHub | PendingError::Duplicate | PendingError::UnknownKey(_) | PendingError::Unsealed => {
+                LoginError::Failed
+            }
         };
-        let is_mismatch = matches!(error, PendingError::State | PendingError::DataHub);
-        let event = if is_mismatch { Event::StateMismatch } else { Event::LoginFailed };
+        let event = match error {
+            PendingError::State | PendingError::DataHub => Event::StateMismatch,
+            PendingError::Duplicate => Event::DuplicateCookie,
+            PendingError::UnknownKey(_) | PendingError::Unsealed => Event::UnsealFailed,
+            PendingError::None | PendingError::Expired => Event::LoginFailed,
+        };
         let failure = Self { event, ..Self::new(login_error, datahub, &error.to_string()) };
         // A person who has logged in by another tab wants to be in the app, and nothing else.
         if has_ended_well && login_error == LoginError::Expired { Self { error: None, ..failure } } else { failure }

@@ -33,8 +33,8 @@ use crate::auth::return_to::ReturnTo;
 use crate::datahub::DataHubId;
 use crate::datahub::oidc::AuthorizationRequest;
 use crate::datahub::token::SessionToken;
-use crate::seal::Keyring;
 use crate::seal::cookie::{self, Found, Plaintext, SealedCookie};
+use crate::seal::{self, KeyId, Keyring};
 
 /// Where pending logins are kept.
 #[derive(Debug, Clone)]
@@ -92,19 +92,37 @@ impl PendingLogins {
         self.write(session, cookie, now);
     }
 
-    /// The login that `state` belongs to, which is forgotten with that.
+    /// The login that `state` belongs to, which is forgotten with that. `fields` are the request's.
     ///
     /// # Errors
     /// [`PendingError`]; nothing has been sent anywhere then.
-    pub(super) fn take(&self, session: &Session, state: &str, now: SystemTime) -> Result<PendingLogin, PendingError> {
+    pub(super) fn take(
+        &self,
+        session: &Session,
+        fields: &HeaderMap,
+        state: &str,
+        now: SystemTime,
+    ) -> Result<PendingLogin, PendingError> {
         if session.entries().is_empty() {
-            return Err(PendingError::None);
+            return Err(match find(fields) {
+                Found::None => PendingError::None,
+                Found::Duplicate => PendingError::Duplicate,
+                Found::One(value) => self.unseal_failure(value),
+            });
         }
         let mut cookie = read(session);
         let (login, replaces) = cookie.remove(state).ok_or(PendingError::State)?;
         self.write(session, cookie, now);
         let expires_at = login.created_at + self.0.login_timeout;
         Ok(PendingLogin { login, replaces, expires_at })
+    }
+
+    /// Why a cookie does not open.
+    fn unseal_failure(&self, value: &[u8]) -> PendingError {
+        match seal::key_id(sealed_text(value)) {
+            Some(key) if !self.0.keyring.ids().contains(&key) => PendingError::UnknownKey(key),
+            _ => PendingError::Unsealed,
+        }
     }
 
     /// Notes that a login has ended well. `token` is that of the session it began: if another login that is under way ends
@@ -216,6 +234,12 @@ fn find(fields: &HeaderMap) -> Found<'_> {
     found
 }
 
+/// What we have sealed, in the cookie's value: it follows actix-session's signature, whose last sign is escaped.
+fn sealed_text(value: &[u8]) -> &[u8] {
+    let end = value.windows(SIGNATURE_END.len()).rposition(|part| part == SIGNATURE_END);
+    end.map_or(value, |end| &value[end + SIGNATURE_END.len()..])
+}
+
 /// A login that a DataHUB has not answered yet. Its secrets come out by [`PendingLogin::confirm`] alone.
 pub(super) struct PendingLogin {
     login: Login,
@@ -289,6 +313,20 @@ pub(super) enum PendingError {
         "no pending login came back: the browser blocks cookies, or this is another browser, or the login began long ago"
     )]
     None,
+    /// Two cookies of its name, of which one is not ours.
+    #[error(
+        "two cookies of one name came back, and one of them is not ours: look for whoever sets it on this host, or above"
+    )]
+    Duplicate,
+    /// It names a key that is not on the ring.
+    #[error(
+        "the pending login is sealed under key {0}, which is not on this process's ring: give all processes the same keys, and \
+         drop one only when all of them have sealed under another for auth.login_timeout"
+    )]
+    UnknownKey(KeyId),
+    /// It does not unseal under the key that it names, or names none.
+    #[error("the pending login does not open: it was altered, or sealed for another public_url, or by another release")]
+    Unsealed,
     /// None of the pending logins has this state.
     #[error(
         "the state is of no pending login of this browser: that one has ended, gave way to newer ones, or never was here"
@@ -343,6 +381,8 @@ impl SessionStore for PendingLogins {
 }
 
 const COOKIE_NAME: &str = "__Host-Http-login";
+/// How base64 of 32 bytes ends, as cookies escape it.
+const SIGNATURE_END: &[u8] = b"%3D";
 /// What the cookie is called within actix-session's state.
 const ENTRY: &str = "logins";
 /// How much longer than a login may take the cookie is kept, and a login that has ended well is remembered.
@@ -375,7 +415,8 @@ mod tests {
         ] {
             let (session, now) = (session(), start() + Duration::from_secs(seconds));
             let state = begin(&pending, &session, "a", start());
-            let outcome = pending.take(&session, &state, now).and_then(|login| login.confirm(&id("a"), now));
+            let outcome =
+                pending.take(&session, &HeaderMap::new(), &state, now).and_then(|login| login.confirm(&id("a"), now));
             assert_eq!(outcome.err(), expected, "{seconds} s");
         }
     }
@@ -384,8 +425,9 @@ mod tests {
     fn a_login_is_found_by_its_state_once_and_belongs_to_one_datahub() {
         let pending = PendingLogins::new(keyring(), "https://app.example.org", Duration::from_mins(15));
         let (session, now) = (session(), start());
-        let take =
-            |state: &str, at: &str| pending.take(&session, state, now).and_then(|login| login.confirm(&id(at), now));
+        let take = |state: &str, at: &str| {
+            pending.take(&session, &HeaderMap::new(), state, now).and_then(|login| login.confirm(&id(at), now))
+        };
         assert_eq!(take("a", "a").err(), Some(PendingError::None));
         let states = ["a", "b", "a"].map(|at| begin(&pending, &session, at, now));
         assert_eq!(take("", "a").err(), Some(PendingError::State));
@@ -403,7 +445,8 @@ mod tests {
         let pending = PendingLogins::new(keyring(), "https://app.example.org", Duration::from_mins(15));
         let (session, now) = (session(), start());
         let state = begin(&pending, &session, "a", now);
-        let confirmed = pending.take(&session, &state, now).and_then(|login| login.confirm(&id("a"), now));
+        let confirmed =
+            pending.take(&session, &HeaderMap::new(), &state, now).and_then(|login| login.confirm(&id("a"), now));
         assert!(!pending.has_ended_well(&session, &id("a"), now), "a confirmed one has not ended");
         let token = SessionToken::Refresh("a".to_owned().try_into().expect("visible ASCII"));
         pending.record_success(&session, &confirmed.expect("ours").confirmed, &token, now);

@@ -68,11 +68,15 @@ fn a_callback_that_does_not_belong_to_this_browsers_login_is_refused() {
             browser.remove_cookie("__Host-Http-login");
             format!("code={code}&state={state}")
         }),
-        ("a cookie with a letter changed", "cookies_blocked", |browser, _, code, state| {
+        ("a cookie with a letter changed", "failed", |browser, _, code, state| {
             let cookie = browser.cookie("__Host-Http-login").expect("a pending login");
             let at = cookie.len() - 20;
             let other = if &cookie[at..=at] == "A" { "B" } else { "A" };
             browser.set_cookie("__Host-Http-login", &format!("{}{other}{}", &cookie[..at], &cookie[at + 1..]));
+            format!("code={code}&state={state}")
+        }),
+        ("two cookies of its name", "failed", |browser, _, code, state| {
+            browser.set_cookie("x", "y; __Host-Http-login=z");
             format!("code={code}&state={state}")
         }),
         ("another browser's login", "expired", |browser, gateway, code, state| {
@@ -95,7 +99,10 @@ fn a_callback_that_does_not_belong_to_this_browsers_login_is_refused() {
             "{case}"
         );
     }
-    gateway.wait_for_event("state_mismatch");
+    for event in ["state_mismatch", "unseal_failed", "duplicate_cookie"] {
+        let line = gateway.wait_for_event(event);
+        assert!(line["reason"].is_string() && line["datahub"] == "a" && line["client"] == "127.0.0.1", "{line}");
+    }
     Browser::default().log_in(&gateway, "a", &hub, "testuser");
 }
 

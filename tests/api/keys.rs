@@ -199,7 +199,7 @@ fn a_login_that_began_under_one_key_is_finished_under_another() {
         (&before, &promoted, "/arcmanager/app/"),
         (&promoted, &added, "/arcmanager/app/"),
         (&promoted, &retired, "/arcmanager/app/"),
-        (&before, &retired, "/arcmanager/app/?login_error=cookies_blocked"),
+        (&before, &retired, "/arcmanager/app/?login_error=failed"),
     ] {
         let browser = Browser::default();
         let callback = browser.begin_login(begun_at, "a", &hub, "testuser");
@@ -321,6 +321,11 @@ fn inspect_tells_what_is_in_a_cookie_header_and_never_a_token() {
 
 fn failed_reloads(gateway: &Gateway) -> u64 {
     let metrics = gateway.metrics();
+    let line = retired.wait_for_event("unseal_failed");
+    let reason = line["reason"].as_str().expect("a text");
+    assert!(reason.contains(&format!("sealed under key {}, which is not on", id(&old))), "{line}");
+    assert!(retired.metrics().contains("gateway_logins_total{result=\"failed\"} 1\n"));
+    assert!(retired.metrics().contains("gateway_unseal_failures_total 1\n"));
     let count = metrics.lines().find_map(|line| line.strip_prefix("gateway_reloads_total{result=\"failed\"} "));
     count.map_or(0, |count| count.parse().expect("a number"))
 }
