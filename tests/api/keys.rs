@@ -1,77 +1,199 @@
 //! Keys and cut-offs that change while gateways run, and what operators see of them.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use datahub::DataHub;
 use sha2::{Digest, Sha256};
 
 use crate::browser::Browser;
-use crate::gateway::{Folder, Gateway, Setup, datahub, datahub_with, new_key, run_with_input};
+use crate::gateway::{Folder, Gateway, Setup, binary, datahub, datahub_with, new_key, run_with_input};
 use crate::token_endpoint::USER;
 
 const SESSION: &str = "__Host-Http-session-a";
 const SID: &str = "__Host-Http-sid-a";
 
-/// CR-05: four processes, each with a file of its own, go through a rotation under load, one after the other. A jar that
-/// is used at all of them by turns is never logged out, and ends up sealed under the new key.
+/// Two machines with two processes each, and a shell that reaches them, for what docs/operate.md says.
+struct Machines {
+    folder: Folder,
+    /// The blocks of the document, which are run one after the other; the first one is about all others.
+    blocks: Vec<String>,
+    processes: String,
+}
+
+impl Machines {
+    const NAMES: [&str; 2] = ["gw1.example.org", "gw2.example.org"];
+
+    /// All of them have this key.
+    fn new(key: &str) -> Self {
+        let folder = Folder::default();
+        for name in Self::NAMES {
+            std::fs::create_dir(folder.path().join(name)).expect("a folder of our own");
+            folder.file(&format!("{name}/keys"), &format!("{key}\n"));
+        }
+        // What is said to a machine happens in its folder.
+        let etc = format!("s#/etc/arcmanager-gateway#{}/$machine#", folder.path().display());
+        let ssh = format!("#!/bin/sh -eu\nmachine=$1\nexec sh -c \"$(printf %s \"$2\" | sed \"{etc}\")\"\n");
+        let ssh = folder.file("ssh", &ssh);
+        std::fs::set_permissions(ssh, std::fs::Permissions::from_mode(0o700)).expect("a file of our own");
+        symlink(binary(), folder.path().join("arcmanager-gateway")).expect("a folder of our own");
+        let document = include_str!("../../docs/operate.md").split("```sh rotation\n").skip(1);
+        let blocks = document.map(|rest| rest.split("```").next().expect("its end").to_owned()).collect();
+        Self { folder, blocks, processes: String::new() }
+    }
+
+    fn keys(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name).join("keys")
+    }
+
+    fn start(&mut self, datahub: &DataHub) -> Vec<Gateway> {
+        let start = |name: &&str| Setup::with_keys_file(&[("a", datahub)], &self.keys(name)).start();
+        let gateways: Vec<_> = Self::NAMES.iter().flat_map(|name| [name, name]).map(start).collect();
+        let process = |(at, gateway): (usize, &Gateway)| {
+            let line = gateway.wait_for_line(|line| line["message"] == "operators may ask");
+            let port = line["listen"].as_str().expect("a text").rsplit(':').next().expect("a port").to_owned();
+            format!("{}:{port} ", Self::NAMES[at / 2])
+        };
+        self.processes = gateways.iter().enumerate().map(process).collect();
+        gateways
+    }
+
+    /// Does what this block of the document says, word for word but for the places of the processes.
+    fn run(&self, block: &str) -> (bool, String) {
+        let places = "gw1.example.org:9000 gw2.example.org:9000";
+        assert!(self.blocks[0].contains(places), "{}", self.blocks[0]);
+        let script = format!("{}\n{block}", self.blocks[0].replace(places, &self.processes));
+        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", self.folder.path().display());
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script]).env_clear().env("PATH", path).current_dir(self.folder.path());
+        let output = shell.output().expect("there is a shell");
+        let told = String::from_utf8([output.stdout, output.stderr].concat()).expect("UTF-8");
+        (output.status.success(), told)
+    }
+}
+
+/// Waits until each has read its keys so many times.
+fn wait_for_reloads(gateways: &[Gateway], count: usize) {
+    for gateway in gateways {
+        let is_reload = |line: &&serde_json::Value| line["event"] == "keys_reloaded";
+        gateway.wait_for_line(|_| gateway.log().iter().filter(is_reload).count() >= count);
+        gateway.wait_for_event("keys_reloaded");
+    }
+}
+
+/// CR-05: the document's own commands, under load: people work at all processes by turns, and log in at one and end it at
+/// another. Nobody is logged out, and all end up sealed under the new key.
 #[test]
-fn a_rotation_logs_nobody_out() {
+fn a_rotation_as_the_document_says_logs_nobody_out() {
     let hub = datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(4));
-    let folder = Folder::default();
-    let (old, new) = (new_key(), new_key());
-    let files: Vec<String> = (0..4).map(|at| format!("keys-{at}")).collect();
-    let gateways: Vec<_> =
-        files.iter().map(|file| Setup::with_keys_file(&[("a", &hub)], &folder.file(file, &old)).start()).collect();
+    let old = new_key();
+    let mut machines = Machines::new(&old);
+    let gateways = machines.start(&hub);
     for gateway in &gateways {
-        gateway.keep_secret([old.clone(), new.clone()]);
+        gateway.keep_secret([old.clone()]);
     }
     let browsers: Vec<_> = ["testuser", "joerg", "testuser"].map(|user| (Browser::default(), user)).into();
     for (browser, user) in &browsers {
         browser.log_in(&gateways[0], "a", &hub, user);
         assert_eq!(sealed_under(browser), id(&old));
     }
+    let [_, add, check, promote, _, retire, _] = &machines.blocks[..] else { panic!("{:?}", machines.blocks) };
 
-    let (is_over, calls) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
+    let (is_over, calls, logins) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let new = std::thread::scope(|scope| {
+        let (is_over, calls, logins) = (&is_over, &calls, &logins);
+        let by_turns = || gateways.iter().cycle().take_while(|_| !is_over.load(Ordering::Relaxed));
         for (browser, _) in &browsers {
-            let (is_over, calls, gateways) = (&is_over, &calls, &gateways);
+            let by_turns = by_turns();
             scope.spawn(move || {
-                for gateway in gateways.iter().cycle().take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                for gateway in by_turns {
                     let answer = browser.fetch_following(gateway, "GET", USER, b"");
                     assert_eq!(answer.status, 200, "{} {}", answer.head, answer.text());
                     calls.fetch_add(1, Ordering::Relaxed);
+                    // The tests beside this one need the machine, too.
+                    std::thread::sleep(Duration::from_millis(10));
                 }
             });
         }
-        let step = |keys: &[&str]| {
-            for (file, gateway) in files.iter().zip(&gateways) {
-                folder.file(file, &keys.join("\n"));
-                assert_eq!(gateway.reload()["event"], "keys_reloaded");
-                std::thread::sleep(Duration::from_millis(300));
+        let (began, ended, hub) = (by_turns(), by_turns().skip(1), &hub);
+        scope.spawn(move || {
+            let newcomer = Browser::default();
+            for (began, ended) in began.zip(ended) {
+                let callback = newcomer.begin_login(began, "a", hub, "joerg");
+                std::thread::sleep(Duration::from_millis(100));
+                assert_eq!(newcomer.open(ended, &callback).location(), "/arcmanager/app/");
+                logins.fetch_add(1, Ordering::Relaxed);
             }
+        });
+        let step = |block: &str, reloads: usize| {
+            let (is_done, told) = machines.run(block);
+            assert!(is_done, "{told}");
+            wait_for_reloads(&gateways, reloads);
+            let (is_good, told) = machines.run(check);
+            assert!(is_good && told.lines().all(|line| line.trim_start().starts_with("4 gateway_key_info{")), "{told}");
+            assert_eq!(told.lines().count(), if reloads < 3 { 2 } else { 1 }, "{told}");
         };
-        step(&[&old, &new]);
-        step(&[&new, &old]);
-        let until = Instant::now() + Duration::from_secs(20);
-        while browsers.iter().any(|(browser, _)| sealed_under(browser) != id(&new)) {
-            assert!(Instant::now() < until, "nothing was sealed under the new key");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        step(&[&new]);
-        std::thread::sleep(Duration::from_secs(1));
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            step(add, 1);
+            let new =
+                std::fs::read_to_string(machines.folder.path().join("new-key")).expect("it is made").trim().to_owned();
+            for gateway in &gateways {
+                gateway.keep_secret([new.clone()]);
+            }
+            step(promote, 2);
+            let until = Instant::now() + Duration::from_secs(20);
+            while browsers.iter().any(|(browser, _)| sealed_under(browser) != id(&new)) {
+                assert!(Instant::now() < until, "nothing was sealed under the new key");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            std::thread::sleep(Duration::from_millis(500));
+            step(retire, 3);
+            std::thread::sleep(Duration::from_secs(1));
+            new
+        }));
         is_over.store(true, Ordering::Relaxed);
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     });
     assert!(calls.load(Ordering::Relaxed) > 300, "that was no load: {calls:?} calls");
+    assert!(logins.load(Ordering::Relaxed) > 20, "that was no load: {logins:?} logins");
     for gateway in &gateways {
         let metrics = gateway.metrics();
         assert!(metrics.contains(&format!("gateway_key_info{{key=\"{}\",role=\"seal\"}} 1\n", id(&new))), "{metrics}");
         assert!(!metrics.contains(&format!("gateway_key_info{{key=\"{}\"", id(&old))), "{metrics}");
         assert!(metrics.contains("gateway_unseal_failures_total 0\n"), "{metrics}");
     }
-    assert!(gateways.iter().any(|gateway| gateway.metrics().contains(&seals(&new))), "gateway_seals_total");
+    let has_sealed = |gateway: &Gateway| !gateway.metrics().contains(&format!("{}0\n", seals(&new)));
+    assert!(gateways.iter().any(has_sealed), "gateway_seals_total");
+    for name in Machines::NAMES {
+        assert_eq!(std::fs::read_to_string(machines.keys(name)).expect("it is there"), format!("{new}\n"));
+        assert_eq!(std::fs::metadata(machines.keys(name)).expect("it is there").permissions().mode() & 0o777, 0o600);
+    }
+}
+
+/// What the document once said: a key of its own on each machine. The document's check finds it, and so does the log.
+#[test]
+fn a_key_of_its_own_on_each_machine_is_found() {
+    let hub = datahub();
+    let mut machines = Machines::new(&new_key());
+    let gateways = machines.start(&hub);
+    let check = machines.blocks[2].clone();
+    assert!(machines.run(&check).0);
+    for name in Machines::NAMES {
+        let (is_done, told) =
+            machines.run(&format!("ssh {name} 'arcmanager-gateway key >> /etc/arcmanager-gateway/keys'"));
+        assert!(is_done, "{told}");
+    }
+    wait_for_reloads(&gateways, 1);
+    let (is_good, told) = machines.run(&check);
+    let counts: Vec<_> = told.lines().map(|line| line.trim_start().split(' ').next().unwrap_or_default()).collect();
+    assert!(!is_good && told.lines().count() == 3, "{told}");
+    assert_eq!((counts.iter().filter(|count| **count == "2").count(), counts.contains(&"4")), (2, true), "{told}");
 }
 
 /// CR-06: dropping a key ends what it has sealed, at once; a new login works.
@@ -205,6 +327,11 @@ fn a_login_that_began_under_one_key_is_finished_under_another() {
         let callback = browser.begin_login(begun_at, "a", &hub, "testuser");
         assert_eq!(browser.open(ended_at, &callback).location(), location);
     }
+    let line = retired.wait_for_event("unseal_failed");
+    let reason = line["reason"].as_str().expect("a text");
+    assert!(reason.contains(&format!("sealed under key {}, which is not on", id(&old))), "{line}");
+    assert!(retired.metrics().contains("gateway_logins_total{result=\"failed\"} 1\n"));
+    assert!(retired.metrics().contains("gateway_unseal_failures_total 1\n"));
 }
 
 /// CR-07.
@@ -321,11 +448,6 @@ fn inspect_tells_what_is_in_a_cookie_header_and_never_a_token() {
 
 fn failed_reloads(gateway: &Gateway) -> u64 {
     let metrics = gateway.metrics();
-    let line = retired.wait_for_event("unseal_failed");
-    let reason = line["reason"].as_str().expect("a text");
-    assert!(reason.contains(&format!("sealed under key {}, which is not on", id(&old))), "{line}");
-    assert!(retired.metrics().contains("gateway_logins_total{result=\"failed\"} 1\n"));
-    assert!(retired.metrics().contains("gateway_unseal_failures_total 1\n"));
     let count = metrics.lines().find_map(|line| line.strip_prefix("gateway_reloads_total{result=\"failed\"} "));
     count.map_or(0, |count| count.parse().expect("a number"))
 }
@@ -336,7 +458,8 @@ fn sealed_under(browser: &Browser) -> String {
     hex(&URL_SAFE_NO_PAD.decode(cookie).expect("base64url")[1..5])
 }
 
-fn id(key: &str) -> String {
+/// A key's id, as log and metrics have it.
+pub fn id(key: &str) -> String {
     hex(&Sha256::digest(STANDARD.decode(key).expect("base64"))[..4])
 }
 
