@@ -188,7 +188,9 @@ impl Guard {
 
     fn check_origin(&self, request: &RequestHead, is_call: bool, context: &RequestContext) -> Result<Access, ApiError> {
         self.origins.check(request, is_call).map_err(|error| {
-            context.event(Event::CrossSiteRefused, "");
+            if !self.origins.is_commonplace(request) {
+                context.event(Event::CrossSiteRefused, "");
+            }
             error.into()
         })
     }

@@ -65,6 +65,22 @@ impl TrustedOrigins {
         if may_be_download && from_here && is_link { Ok(Access::Download) } else { Err(CrossSite) }
     }
 
+    /// Whether a request without that proof is one that browsers send by themselves, or for a person who follows a link or a
+    /// bookmark: an icon, an image, a page that is fetched ahead. Nobody has to look at it. What changes something, and what
+    /// script of another origin sends, is none of these.
+    pub(super) fn is_commonplace(&self, request: &RequestHead) -> bool {
+        let fields = request.fields();
+        let is_of = |names: &[&str], field: Known| {
+            request.only(field).is_ok_and(|value| names.iter().any(|name| value == Some(name.as_bytes())))
+        };
+        let is_ours = |origin: Option<&[u8]>| origin.is_none_or(|origin| origin == self.own.as_bytes());
+        matches!(request.method(), "GET" | "HEAD")
+            && request.only(Known::Origin).is_ok_and(is_ours)
+            && (is_of(&["navigate"], Known::SecFetchMode)
+                || is_of(&["image", "audio", "video", "manifest"], Known::SecFetchDest)
+                || fields.contains("sec-purpose"))
+    }
+
     /// Who leads a browser to a URL that only a person may open, such as a login.
     pub fn opener(&self, headers: &HeaderMap) -> Opener<'_> {
         let only = |name: &str| {

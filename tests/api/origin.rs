@@ -424,6 +424,67 @@ fn what_is_neither_ours_nor_the_apps_is_not_found_and_no_event() {
     assert_eq!(ours.code(), "cross_site_request", "what is below the base path is guarded");
 }
 
+/// EL-06: whatever proves nothing is refused; an event is what a browser would not send by itself, nor for a click.
+#[test]
+fn what_any_browser_asks_for_is_refused_without_an_event() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let count = || gateway.log().iter().filter(|line| line["event"] == "cross_site_refused").count();
+    let metadata = |site: &str, mode: &str, dest: &str| {
+        format!("Sec-Fetch-Site: {site}\r\nSec-Fetch-Mode: {mode}\r\nSec-Fetch-Dest: {dest}\r\n")
+    };
+    let foreign = |fields: String| format!("Origin: https://evil.test\r\n{fields}");
+    for (case, method, fields, is_event) in [
+        ("an icon", "GET", metadata("same-origin", "no-cors", "image"), false),
+        ("another site's image", "GET", metadata("cross-site", "no-cors", "image"), false),
+        ("another site's video", "GET", metadata("cross-site", "no-cors", "video"), false),
+        ("the page's manifest", "GET", metadata("same-origin", "cors", "manifest"), false),
+        ("a bookmark", "GET", metadata("none", "navigate", "document"), false),
+        ("a link elsewhere", "GET", metadata("cross-site", "navigate", "document"), false),
+        ("a frame elsewhere", "GET", metadata("cross-site", "navigate", "iframe"), false),
+        (
+            "fetched ahead",
+            "GET",
+            format!("Sec-Purpose: prefetch\r\n{}", metadata("cross-site", "no-cors", "empty")),
+            false,
+        ),
+        ("a look at the head", "HEAD", metadata("none", "navigate", "document"), false),
+        ("another site's script reads", "GET", foreign(metadata("cross-site", "cors", "empty")), true),
+        ("one that may not read the answer", "GET", metadata("cross-site", "no-cors", "empty"), true),
+        ("a sibling's script reads", "GET", foreign(metadata("same-site", "cors", "empty")), true),
+        ("another site runs it", "GET", metadata("cross-site", "no-cors", "script"), true),
+        ("an image for a script", "GET", foreign(metadata("cross-site", "cors", "image")), true),
+        (
+            "a page without an origin",
+            "GET",
+            format!("Origin: null\r\n{}", metadata("cross-site", "cors", "empty")),
+            true,
+        ),
+        ("another site's form", "POST", foreign(metadata("cross-site", "navigate", "document")), true),
+        ("a beacon", "POST", foreign(metadata("cross-site", "no-cors", "empty")), true),
+        (
+            "a page's write ahead of time",
+            "POST",
+            format!("Sec-Purpose: prefetch\r\n{}", metadata("cross-site", "no-cors", "empty")),
+            true,
+        ),
+        ("a write without a word", "POST", String::new(), true),
+        ("a program that proves nothing", "GET", String::new(), true),
+        ("may it write?", "OPTIONS", foreign("Access-Control-Request-Method: POST\r\n".to_owned()), true),
+    ] {
+        for path in ["/auth/session", "/datahubs/a/api/v4/user", "/nothing"] {
+            let before = count();
+            let answer = Browser::default().send(&gateway, method, &format!("{BASE}{path}"), &fields, b"");
+            assert_eq!(answer.status, 403, "{case}: {path}");
+            assert!(method == "HEAD" || answer.code() == "cross_site_request", "{case}: {path}");
+            let id = answer.header("x-request-id").expect("an id");
+            // An event comes before the line of its request.
+            gateway.wait_for_line(|line| line["target"] == "access" && line["request_id"] == id.as_str());
+            assert_eq!(count() - before, usize::from(is_event), "{case}: {path}");
+        }
+    }
+}
+
 /// A page that says `no-referrer` sends `Origin: null` with what it posts, also to its own origin.
 #[test]
 fn an_origin_that_is_kept_secret_is_ours_if_the_browser_says_so() {
