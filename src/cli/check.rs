@@ -243,7 +243,10 @@ fn check_descriptors(config: &Config, report: &mut Report) -> io::Result<()> {
 async fn check_datahub(datahub: &DataHub, report: &mut Report) -> io::Result<()> {
     let (id, provider) = (&datahub.id, &datahub.provider);
     match provider.check().await {
-        Ok(()) => say(format!("{id}: good"))?,
+        Ok(()) => {
+            let through = datahub.address.proxy().map_or_else(String::new, |proxy| format!(", through {proxy}"));
+            say(format!("{id}: good{through}"))?;
+        }
         Err(error) if error.is_ours() => report.wrong(format!("{id}: {}", chain(&error)))?,
         Err(error) => report.away(format!("{id}: {}", chain(&error)))?,
     }

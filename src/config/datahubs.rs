@@ -14,7 +14,7 @@ use crate::datahub::discovery::Discovery;
 use crate::datahub::health::Health;
 use crate::datahub::oidc::{Provider, Registration};
 use crate::datahub::token_endpoint::TokenEndpoint;
-use crate::datahub::transport::{self, Address, Endpoint};
+use crate::datahub::transport::{self, Address, Endpoint, OutgoingProxy};
 use crate::datahub::{DataHub, DataHubId, DataHubs};
 use crate::session::not_before::CutOffs;
 
@@ -100,6 +100,7 @@ fn datahub(
     if matches!(&connect, Some(Endpoint::Tcp(address)) if address.ends_with(":0")) {
         section.record_error::<()>("connect", "must name a port other than 0");
     }
+    let via: Option<OutgoingProxy> = section.optional("via");
     let tls = ca_file(&mut section);
     let name: Option<String> = section.optional("name");
     let description: Option<String> = section.optional("description");
@@ -117,7 +118,9 @@ fn datahub(
     let address = |key, url, connect| {
         // Where `ca_file` is wrong, the address is looked at all the same.
         let tls = tls.clone().or_else(|| transport::tls_config(None).ok())?;
-        Address::new(url, connect, tls).map_err(|error| section.record_error::<()>(key, error)).ok()
+        let address = Address::new(url, connect, tls).map_err(|error| section.record_error::<()>(key, error)).ok()?;
+        let Some(proxy) = via.clone() else { return Some(address) };
+        address.through(proxy).map_err(|error| section.record_error::<()>("connect", error)).ok()
     };
     let place = url.and_then(|url| address("url", url, connect));
     let issuer_place = issuer.and_then(|url| address("issuer", url, None));

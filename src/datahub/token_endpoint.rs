@@ -179,7 +179,7 @@ impl TokenEndpointError {
     pub(super) fn is_lost(&self) -> bool {
         matches!(
             self,
-            Self::Connect(ConnectError::Failed(_) | ConnectError::Untrusted(_))
+            Self::Connect(ConnectError::Failed(_) | ConnectError::Proxy { .. } | ConnectError::Untrusted(_))
                 | Self::Answer(ReceiveError::Closed | ReceiveError::Lost(_))
                 | Self::Body(ResponseBodyError::Truncated | ResponseBodyError::Lost(_))
         )

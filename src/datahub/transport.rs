@@ -1,10 +1,11 @@
-//! A connection to a DataHUB: TCP or a unix socket, with TLS over it where the address says `https`.
+//! A connection to a DataHUB: TCP, a unix socket or a tunnel through a proxy, with TLS over it where the address says `https`.
 //!
 //! Both ways out go through here, the proxy's and the back channel's, so that certificates are checked in one place. No
 //! proxy of the environment is asked, no address but the configured one is ever dialled. A name with several IP addresses
 //! is reached as long as one of them answers (Happy Eyeballs, RFC 8305).
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use crate::datahub::REPORT_INTERVAL;
 use crate::datahub::health::Outcome;
 use crate::datahub::tls_error::{self, TlsError};
 use crate::http::client::Stream;
+use crate::http::tunnel::{self, TunnelError};
 
 /// Where one DataHUB is: what it calls itself, and how it is reached.
 #[derive(Debug, Clone)]
@@ -34,8 +36,17 @@ pub struct Address {
     url: Url,
     host_header: String,
     connect_to: Endpoint,
+    tunnel: Option<Tunnel>,
     tls: Option<(ServerName<'static>, Arc<ClientConfig>)>,
     memory: Arc<Memory>,
+}
+
+/// What is dialled in the place of an address, and where it is asked to lead.
+#[derive(Debug, Clone)]
+struct Tunnel {
+    proxy: OutgoingProxy,
+    /// `host:port`, which the proxy looks up.
+    authority: String,
 }
 
 /// What all clones of an address remember.
@@ -73,7 +84,23 @@ impl Address {
             Host::Ipv6(ip) => ServerName::from(std::net::IpAddr::from(*ip)),
         };
         let connect_to = connect_to.unwrap_or_else(|| Endpoint::Tcp(format!("{host}:{port}")));
-        Ok(Self { connect_to, host_header, tls: has_tls.then_some((name, tls)), url, memory: Arc::default() })
+        let tls = has_tls.then_some((name, tls));
+        Ok(Self { connect_to, tunnel: None, host_header, tls, url, memory: Arc::default() })
+    }
+
+    /// The same, reached through `proxy`. TLS is between us and the DataHUB all the same.
+    ///
+    /// # Errors
+    /// [`AddressError::SocketThroughProxy`] for a unix socket.
+    pub fn through(self, proxy: OutgoingProxy) -> Result<Self, AddressError> {
+        let Endpoint::Tcp(authority) = self.connect_to else { return Err(AddressError::SocketThroughProxy) };
+        let connect_to = Endpoint::Tcp(proxy.0.clone());
+        Ok(Self { connect_to, tunnel: Some(Tunnel { proxy, authority }), ..self })
+    }
+
+    /// The proxy that it is reached through.
+    pub fn proxy(&self) -> Option<&OutgoingProxy> {
+        self.tunnel.as_ref().map(|tunnel| &tunnel.proxy)
     }
 
     /// The address as configured, without a slash at its end: what GitLab writes into its own links.
@@ -128,7 +155,10 @@ impl Address {
         // In a box, since nearly every call has a connection already and should not hold room for making one.
         let connecting = Box::pin(async {
             match &self.connect_to {
-                Endpoint::Tcp(name) => self.connect_to_any(lookup_host(name).await?).await,
+                Endpoint::Tcp(name) => {
+                    let addresses = lookup_host(name).await.map_err(|error| self.unreachable(error))?;
+                    self.connect_to_any(addresses).await
+                }
                 Endpoint::Unix(path) => self.secure(Box::new(connect_unix(path).await?)).await,
             }
         });
@@ -162,9 +192,27 @@ impl Address {
             // What a machine without IPv6 says; elsewhere it means that no port is left.
             io::ErrorKind::AddrNotAvailable if address.is_ipv6() => io::ErrorKind::NetworkUnreachable.into(),
             _ => error,
-        })?;
+        });
+        let socket = socket.map_err(|error| self.unreachable(error))?;
         socket.set_nodelay(true)?;
-        Ok((self.secure(Box::new(socket)).await?, address))
+        let socket: Stream = match &self.tunnel {
+            None => Box::new(socket),
+            Some(Tunnel { proxy, authority }) => {
+                let opened = tunnel::open(Box::new(socket), authority).await;
+                opened.map_err(|reason| io::Error::other(ProxyError { proxy: proxy.clone(), reason }))?
+            }
+        };
+        Ok((self.secure(socket).await?, address))
+    }
+
+    /// What it means that nobody was there: if a proxy was to be, that it was not. Our own want says nothing about it.
+    fn unreachable(&self, error: io::Error) -> io::Error {
+        match self.proxy() {
+            Some(proxy) if !is_own_shortage(&error) => {
+                io::Error::other(ProxyError { proxy: proxy.clone(), reason: error.into() })
+            }
+            _ => error,
+        }
     }
 
     /// Puts TLS over a socket if the address says so.
@@ -231,8 +279,21 @@ pub enum ConnectError {
     #[error("the DataHUB's TLS is not to be trusted")]
     Untrusted(#[source] io::Error),
     /// Nobody answered in time.
-    #[error("connecting to the DataHUB took longer than timeouts.connect: see that this machine reaches its url")]
+    #[error(
+        "connecting to the DataHUB took longer than timeouts.connect: see that this machine reaches its url, or the proxy of via"
+    )]
     Timeout,
+    /// The proxy on the way gave no connection.
+    #[error(
+        "there is no way to the DataHUB through {proxy}; see that it lets the gateway CONNECT to the host and port of its url"
+    )]
+    Proxy {
+        /// The one of `via`.
+        proxy: OutgoingProxy,
+        /// What it did instead.
+        #[source]
+        reason: TunnelError,
+    },
     /// Nobody is there, as far as the network knows.
     #[error("cannot connect to the DataHUB; check its url and connect, and the network between")]
     Failed(#[source] io::Error),
@@ -247,6 +308,10 @@ impl ConnectError {
 
 impl From<io::Error> for ConnectError {
     fn from(error: io::Error) -> Self {
+        let error = match error.downcast::<ProxyError>() {
+            Ok(ProxyError { proxy, reason }) => return Self::Proxy { proxy, reason },
+            Err(error) => error,
+        };
         match error.kind() {
             io::ErrorKind::InvalidData => Self::Untrusted(error),
             io::ErrorKind::TimedOut => Self::Timeout,
@@ -256,9 +321,20 @@ impl From<io::Error> for ConnectError {
     }
 }
 
+/// [`ConnectError::Proxy`], as long as it is one of the errors of several attempts.
+#[derive(Debug, thiserror::Error)]
+#[error("{proxy}: {reason}")]
+struct ProxyError {
+    proxy: OutgoingProxy,
+    reason: TunnelError,
+}
+
 /// Whether an error says more than that nobody was there.
 fn tells_more(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::InvalidData || is_own_shortage(error)
+    let proxy = error.get_ref().and_then(|error| error.downcast_ref::<ProxyError>());
+    proxy.is_some_and(|error| !matches!(error.reason, TunnelError::Unreachable(_)))
+        || error.kind() == io::ErrorKind::InvalidData
+        || is_own_shortage(error)
 }
 
 /// Whether it is we who have nothing left. The resolver hides that behind words of its own; whoever can open no file then
@@ -326,6 +402,31 @@ fn is_host(text: &str) -> bool {
 
 /// Longest path of a unix socket, in bytes: `sun_path` of unix(7) less the zero at its end.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
+/// A proxy between us and a DataHUB, as `http://host:port`. It knows the gateway by its address: no password is kept for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutgoingProxy(String);
+
+impl FromStr for OutgoingProxy {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let url = Url::parse(text).map_err(|_| AddressError::Proxy)?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(AddressError::ProxyCredentials);
+        }
+        let is_place = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        match (url.scheme(), url.host(), url.port_or_known_default()) {
+            ("http", Some(host), Some(port)) if is_place => Ok(Self(format!("{host}:{port}"))),
+            _ => Err(AddressError::Proxy),
+        }
+    }
+}
+
+impl fmt::Display for OutgoingProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.0)
+    }
+}
 
 /// Why a text is not a DataHUB's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -348,6 +449,17 @@ pub enum AddressError {
     /// More than the system takes.
     #[error("must be a shorter path: that of a unix socket has 107 bytes at most")]
     SocketPath,
+    /// No proxy of ours.
+    #[error(
+        "must be http://host:port: the proxy is asked by CONNECT, and TLS to the DataHUB goes through it end to end"
+    )]
+    Proxy,
+    /// One that wants a password.
+    #[error("must hold no user and no password: let the proxy know the gateway by its address")]
+    ProxyCredentials,
+    /// A unix socket behind a proxy.
+    #[error("must not be a unix socket where via is set: it is on this machine")]
+    SocketThroughProxy,
 }
 
 /// Trust for connections to DataHUBs: the authorities of `ca_file` (PEM) and no others, or those of the system, or, where
@@ -547,6 +659,41 @@ mod tests {
         }
         assert_eq!("*:80".parse::<Endpoint>(), Err(AddressError::Wildcard));
         assert_eq!(format!("{longest}a").parse::<Endpoint>(), Err(AddressError::SocketPath));
+    }
+
+    #[test]
+    fn a_proxy_is_a_place_and_nothing_more() {
+        for (text, shown) in [
+            ("http://proxy.example:3128", "http://proxy.example:3128"),
+            ("http://proxy.example:3128/", "http://proxy.example:3128"),
+            ("http://proxy.example", "http://proxy.example:80"),
+            ("http://192.0.2.1:8080", "http://192.0.2.1:8080"),
+            ("http://[::1]:3128", "http://[::1]:3128"),
+        ] {
+            assert_eq!(text.parse::<OutgoingProxy>().expect(text).to_string(), shown);
+        }
+        for text in [
+            "",
+            "proxy:3128",
+            "https://proxy:3128",
+            "socks5://proxy:1080",
+            "http://",
+            "http://proxy/path",
+            "http://proxy/?a",
+        ] {
+            assert_eq!(text.parse::<OutgoingProxy>(), Err(AddressError::Proxy), "{text}");
+        }
+        for text in ["http://user@proxy:3128", "http://user:canary@proxy:3128", "http://:canary@proxy:3128"] {
+            assert_eq!(text.parse::<OutgoingProxy>(), Err(AddressError::ProxyCredentials), "{text}");
+        }
+        let proxy = || "http://proxy:3128".parse::<OutgoingProxy>().expect("a proxy");
+        let through =
+            address("https://git.example.org").and_then(|address| address.through(proxy())).expect("an address");
+        assert_eq!(through.connect_to, Endpoint::Tcp("proxy:3128".into()));
+        assert_eq!(through.tunnel.expect("through it").authority, "git.example.org:443");
+        let socket =
+            Address { connect_to: Endpoint::Unix("/a".into()), ..address("http://a.example").expect("an address") };
+        assert_eq!(socket.through(proxy()).unwrap_err(), AddressError::SocketThroughProxy);
     }
 
     #[test]

@@ -55,4 +55,5 @@ mod token_endpoint;
 mod trouble;
 mod uploads;
 mod upstream;
+mod via;
 mod wire;

@@ -17,13 +17,13 @@ use crate::browser::Browser;
 use crate::gateway::{Setup, datahub, new_key, run};
 
 /// Who vouches for certificates.
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: Certificate,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::called("an authority")
     }
 
@@ -36,8 +36,18 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), certificate }
     }
 
+    /// It, in PEM.
+    pub fn pem(&self) -> String {
+        self.certificate.pem()
+    }
+
     /// A certificate for `name` in the years from `since` up to `until`.
-    fn certify(&self, name: &str, since: i32, until: i32) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    pub fn certify(
+        &self,
+        name: &str,
+        since: i32,
+        until: i32,
+    ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         (params.not_before, params.not_after) = (date_time_ymd(since, 1, 1), date_time_ymd(until, 1, 1));
@@ -48,14 +58,27 @@ impl Authority {
 
 /// What is at the port.
 #[derive(Clone)]
-enum Far {
+pub enum Far {
     Tls(Arc<ServerConfig>),
     /// These bytes, whatever is said.
     Raw(&'static [u8]),
 }
 
+impl Far {
+    /// TLS with this certificate, in these versions.
+    pub fn tls(
+        (chain, key): (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions);
+        let config = config.expect("known versions").with_no_client_auth().with_single_cert(chain, key);
+        Self::Tls(Arc::new(config.expect("a certificate and its key")))
+    }
+}
+
 /// Answers each request, and counts them.
-fn listen(far: Far) -> (SocketAddr, Arc<AtomicUsize>) {
+pub fn listen(far: Far) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     let heard = Arc::new(AtomicUsize::new(0));
@@ -106,32 +129,26 @@ fn a_certificate_must_be_right_before_a_byte_is_said() {
     let alone = (vec![alone.expect("its own signature").into()], PrivateKeyDer::Pkcs8(own.serialize_der().into()));
     let new = &[&rustls::version::TLS13][..];
     let old = &[&rustls::version::TLS12][..];
-    let tls = |(chain, key): (_, PrivateKeyDer<'static>), versions: &[&'static rustls::SupportedProtocolVersion]| {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions);
-        let config = config.expect("known versions").with_no_client_auth().with_single_cert(chain, key);
-        Far::Tls(Arc::new(config.expect("a certificate and its key")))
-    };
     // RFC 2246 section 7.4.1.3: a ServerHello that chooses TLS 1.0.
     let ancient = b"\x16\x03\x01\x00\x2a\x02\x00\x00\x26\x03\x01\
         ................................\x00\x00\x2f\x00";
     let cases = Mutex::new(Vec::new());
     let case = |name, far, is_taken| cases.lock().expect("no panic while held").push((name, far, is_taken));
-    case("as it should be", tls(authority.certify("localhost", 2020, 2050), new), true);
-    case("TLS 1.2", tls(authority.certify("localhost", 2020, 2050), old), true);
-    case("another name", tls(authority.certify("elsewhere.example", 2020, 2050), new), false);
-    case("a name above", tls(authority.certify("*.localhost", 2020, 2050), new), false);
-    case("over", tls(authority.certify("localhost", 2010, 2020), new), false);
-    case("not yet begun", tls(authority.certify("localhost", 2050, 2060), new), false);
-    case("another authority", tls(other.certify("localhost", 2020, 2050), new), false);
-    case("its own authority", tls(alone, new), false);
+    case("as it should be", Far::tls(authority.certify("localhost", 2020, 2050), new), true);
+    case("TLS 1.2", Far::tls(authority.certify("localhost", 2020, 2050), old), true);
+    case("another name", Far::tls(authority.certify("elsewhere.example", 2020, 2050), new), false);
+    case("a name above", Far::tls(authority.certify("*.localhost", 2020, 2050), new), false);
+    case("over", Far::tls(authority.certify("localhost", 2010, 2020), new), false);
+    case("not yet begun", Far::tls(authority.certify("localhost", 2050, 2060), new), false);
+    case("another authority", Far::tls(other.certify("localhost", 2020, 2050), new), false);
+    case("its own authority", Far::tls(alone, new), false);
     case("TLS 1.0", Far::Raw(ancient), false);
     case("no TLS", Far::Raw(b"HTTP/1.1 400 Bad Request\r\n\r\n"), false);
     for (name, far, is_taken) in cases.into_inner().expect("no panic while held") {
         let (address, heard) = listen(far);
         let url = format!("https://localhost:{}", address.port());
         let setup = Setup::with_keys(&[("a", &hub)], &[&key]).at(hub.url(), &url);
-        let ca_file = setup.file("ca.pem", &authority.certificate.pem());
+        let ca_file = setup.file("ca.pem", &authority.pem());
         let gateway =
             setup.and(&format!("datahubs.a.connect = \"{address}\"\ndatahubs.a.ca_file = {ca_file:?}")).start();
         let answer = browser.fetch(&gateway, "GET", "/datahubs/a/api/v4/user");
