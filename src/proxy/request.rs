@@ -97,9 +97,9 @@ impl Message {
         }
         append(bytes, [b"X-Forwarded-Proto: ", scheme.as_bytes(), b"\r\nX-Request-Id: ", id]);
         bytes.extend_from_slice(b"\r\ntraceparent: ");
-        match fields.values("traceparent").next().filter(|value| is_traceparent(value)) {
-            Some(value) => bytes.extend_from_slice(value),
-            None => append(bytes, [b"00-", id, b"-", &id[16..], b"-00"]),
+        match fields.only("traceparent") {
+            Ok(Some(value)) if is_traceparent(value) => bytes.extend_from_slice(value),
+            _ => append(bytes, [b"00-", id, b"-", &id[16..], b"-00"]),
         }
         bytes.extend_from_slice(b"\r\n\r\n");
         Ok(message)
@@ -423,6 +423,16 @@ mod tests {
         ] {
             let lines = lines(&format!("Traceparent: {value}\r\n"), BodyLength::None, None, &["traceparent"]);
             assert_eq!((lines.len(), lines[0] == format!("traceparent: {value}")), (1, goes_on), "{case}: {lines:?}");
+            assert!(is_traceparent(lines[0].trim_start_matches("traceparent: ").as_bytes()), "{case}: {lines:?}");
         }
+        // Of two nobody knows which one counts; and what belongs to a trace of somebody else's stays here.
+        for more in [format!("Traceparent: {good}\r\n"), "traceparent: a\r\n".to_owned()] {
+            let fields = format!("Traceparent: {good}\r\n{more}");
+            let lines = lines(&fields, BodyLength::None, None, &["traceparent"]);
+            assert_eq!((lines.len(), lines[0].contains(&good[3..35])), (1, false), "{lines:?}");
+        }
+        let fields = format!("Traceparent: {good}\r\nTracestate: a=b\r\nBaggage: a=b\r\n");
+        let none: [&str; 0] = [];
+        assert_eq!(lines(&fields, BodyLength::None, None, &["tracestate", "baggage"]), none);
     }
 }
