@@ -106,6 +106,16 @@ deploy-tools:
 	@command -v nginx >/dev/null && command -v haproxy >/dev/null && command -v openssl >/dev/null \
 		&& command -v systemd-socket-activate >/dev/null || { $(APT) nginx-light haproxy openssl systemd; }
 
+# Prometheus' own checker, out of Debian's package: installed, that would start a service, and take 100 MiB.
+deploy-tools: promtool curl
+promtool:
+	@test -x .tools/bin/promtool || command -v promtool >/dev/null || { set -e; apt-get update -qq; folder=$$(mktemp -d); chmod 755 $$folder; \
+		(cd $$folder && apt-get download -qq prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool); \
+		install -D $$folder/usr/bin/promtool .tools/bin/promtool; rm -r $$folder; }
+
+curl: # which the commands of docs/operate.md use
+	@command -v curl >/dev/null || { $(APT) curl; }
+
 # Node comes from npm, too: Debian's is older than the provider wants.
 node-tools:
 	@command -v npm >/dev/null || { $(APT) npm; }
@@ -142,4 +152,4 @@ cargo-mutants:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_MUTANTS) cargo-mutants
 
-.PHONY: help demo test quick check long storm bench bench-peers bench-check bench-record bench-build bench-counted release image advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools fuzz-target cargo-deny cargo-mutants geckodriver
+.PHONY: promtool curl help demo test quick check long storm bench bench-peers bench-check bench-record bench-build bench-counted release image advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools fuzz-target cargo-deny cargo-mutants geckodriver

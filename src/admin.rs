@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use actix_web::http::header::CACHE_CONTROL;
+use actix_web::http::header::{ACCEPT, CACHE_CONTROL, VARY};
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{HttpResponse, Responder};
+use actix_web::{HttpRequest, HttpResponse, Responder};
 
 use tokio_util::sync::CancellationToken;
 
@@ -102,6 +102,13 @@ async fn readyz(draining: Data<Draining>) -> impl Responder {
     response.insert_header((CACHE_CONTROL, "no-store")).body(word)
 }
 
-async fn metrics() -> impl Responder {
-    HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).content_type(metrics::TEXT_TYPE).body(metrics::text())
+async fn metrics(req: HttpRequest) -> impl Responder {
+    let accept: Vec<_> = req.headers().get_all(ACCEPT).filter_map(|value| value.to_str().ok()).collect();
+    let (media_type, text) = metrics::exposition(&accept.join(","));
+    let mut response = HttpResponse::Ok();
+    response
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .insert_header((VARY, "Accept"))
+        .content_type(media_type)
+        .body(text)
 }

@@ -7,7 +7,7 @@ mod process;
 pub mod worker;
 
 use std::io;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -33,9 +33,16 @@ pub fn unseal_failed() {
 
 /// The ring holds the keys of these ids; the first seals.
 pub fn key_ring(keys: impl IntoIterator<Item = String>) {
-    METRICS.1.key_info.clear();
-    for (key, role) in keys.into_iter().zip(std::iter::once("seal").chain(std::iter::repeat("unseal"))) {
-        METRICS.1.key_info.get_or_create(&KeyRole { key, role }).set(1);
+    let roles = std::iter::once("seal").chain(std::iter::repeat("unseal"));
+    let ring: Vec<_> = keys.into_iter().zip(roles).map(|(key, role)| KeyRole { key, role }).collect();
+    for label in &ring {
+        drop(METRICS.1.seals.get_or_create(&KeyLabel { key: label.key.clone() }));
+        METRICS.1.key_info.get_or_create(label).set(1);
+    }
+    // What is gone goes last: whoever asks meanwhile never finds a key missing.
+    let mut shown = RING.lock().unwrap_or_else(PoisonError::into_inner);
+    for gone in std::mem::replace(&mut *shown, ring.clone()).iter().filter(|label| !ring.contains(label)) {
+        METRICS.1.key_info.remove(gone);
     }
 }
 
@@ -90,8 +97,9 @@ pub fn untrusted_forwarded_for() {
 pub fn datahub(datahub: &str, is_up: bool, kinds: impl IntoIterator<Item = (&'static str, bool)>) {
     let label = DataHubLabel { datahub: datahub.to_owned() };
     METRICS.1.datahub_up.get_or_create(&label).set(is_up.into());
-    // From the beginning, so that whoever watches it sees the first time.
+    // From the beginning, so that whoever watches them sees the first time.
     drop(METRICS.1.upstream_desyncs.get_or_create(&label));
+    drop(METRICS.1.clients_refused.get_or_create(&label));
     for (kind, is_good) in kinds {
         let label = CallLabel { datahub: datahub.to_owned(), kind };
         METRICS.1.datahub_calls.get_or_create(&label).set(is_good.into());
@@ -116,15 +124,55 @@ pub fn max_open_files() -> io::Result<u64> {
     process::max_files()
 }
 
-/// Everything, as text for Prometheus.
-pub fn text() -> String {
+/// Everything, and its media type: in `OpenMetrics` 1.0 for whoever `accept`s that by name, as Prometheus does, else in the
+/// older text format 0.0.4, which everything reads.
+pub fn exposition(accept: &str) -> (&'static str, String) {
     let mut text = String::new();
     encode(&mut text, &METRICS.0).expect("a String takes everything");
+    if accepts_openmetrics(accept) { (OPENMETRICS, text) } else { (TEXT, plain(&text)) }
+}
+
+/// Whether an Accept field names `OpenMetrics`, in a version that we speak, and does not rule it out.
+fn accepts_openmetrics(accept: &str) -> bool {
+    accept.split(',').any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        parts.next().is_some_and(|range| range.eq_ignore_ascii_case("application/openmetrics-text"))
+            && parts.all(|parameter| match parameter.split_once('=') {
+                Some(("version", version)) => version == "1.0.0",
+                Some(("q", weight)) => weight.parse::<f32>().is_ok_and(|weight| weight > 0.0),
+                _ => true,
+            })
+    })
+}
+
+/// `OpenMetrics` as the older text: there a family of counters is named as its samples are, an info is a gauge, and units and
+/// an end are unknown.
+fn plain(openmetrics: &str) -> String {
+    let mut text = String::with_capacity(openmetrics.len());
+    let mut help = "";
+    for line in openmetrics.lines() {
+        let mut words = line.splitn(4, ' ');
+        match [words.next(), words.next(), words.next(), words.next()].map(Option::unwrap_or_default) {
+            ["#", "HELP", _, words] => help = words,
+            ["#", "TYPE", name, kind] => {
+                let (suffix, kind) = match kind {
+                    "counter" => ("_total", kind),
+                    "info" => ("_info", "gauge"),
+                    _ => ("", kind),
+                };
+                for words in [["# HELP ", name, suffix, " ", help, "\n"], ["# TYPE ", name, suffix, " ", kind, "\n"]] {
+                    text.extend(words);
+                }
+            }
+            ["#", ..] => {}
+            _ => text.extend([line, "\n"]),
+        }
+    }
     text
 }
 
-/// The media type of [`text`].
-pub const TEXT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 #[derive(Clone, Default)]
 struct Metrics {
@@ -185,6 +233,9 @@ struct ReplayLabel {
     number: u32,
 }
 
+/// What was last said of the ring.
+static RING: Mutex<Vec<KeyRole>> = Mutex::new(Vec::new());
+
 static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     let mut all = Registry::default();
     all.register_collector(Box::new(Process { started_at: SystemTime::now() }));
@@ -212,6 +263,20 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
         panics,
         log_dropped,
     } = metrics.clone();
+    // From the beginning, so that whoever watches them sees the first time.
+    for (family, results) in [
+        (&reloads, &["ok", "failed"][..]),
+        (&refreshes, &["refreshed", "failed", "joined", "remembered", "lost", "unavailable"]),
+        (&logins, &["ok", "denied", "expired", "unavailable", "cookies_blocked", "busy", "failed", "late"]),
+        (&revocations, &["ok", "failed"]),
+    ] {
+        for result in results {
+            drop(family.get_or_create(&ResultLabel { result }));
+        }
+    }
+    for result in ["again", "passed"] {
+        drop(replays.get_or_create(&ReplayLabel { result, number: 1 }));
+    }
     registry.register("seals", "Cookies sealed, by key", seals);
     registry.register("unseal_failures", "Cookies of ours that did not unseal", unseal_failures);
     registry.register("key_info", "The keys on the ring; the one of role seal seals", key_info);
@@ -231,3 +296,40 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     registry.register("log_dropped", "Lines of the log that nobody read in time", log_dropped);
     (all, metrics)
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openmetrics_is_for_whoever_names_it() {
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,\
+            text/plain;version=0.0.4;q=0.4,*/*;q=0.1";
+        for (accept, is_openmetrics) in [
+            (prometheus, true),
+            ("application/openmetrics-text", true),
+            ("text/plain, Application/OpenMetrics-Text; version=1.0.0; charset=utf-8", true),
+            ("", false),
+            ("*/*", false),
+            ("application/*", false),
+            ("text/plain;version=0.0.4", false),
+            ("application/openmetrics-text;version=0.0.1", false),
+            ("application/openmetrics-text;q=0", false),
+            ("application/openmetrics-text;q=canary", false),
+            ("application/openmetrics-textile", false),
+        ] {
+            let (media_type, text) = exposition(accept);
+            let found = (media_type.starts_with("application/"), text.ends_with("# EOF\n"), text.contains("# UNIT "));
+            assert_eq!(found, (is_openmetrics, is_openmetrics, is_openmetrics), "{accept}");
+        }
+    }
+
+    #[test]
+    fn the_older_text_names_families_as_their_samples_are() {
+        let given = "# HELP a A counter.\n# TYPE a counter\n# UNIT a seconds\na_total{b=\"# HELP c\"} 1\n# HELP d Which.\n\
+            # TYPE d info\nd_info{e=\"f\"} 1\n# HELP g A gauge.\n# TYPE g gauge\ng 2\n# EOF\n";
+        let expected = "# HELP a_total A counter.\n# TYPE a_total counter\na_total{b=\"# HELP c\"} 1\n# HELP d_info Which.\n\
+            # TYPE d_info gauge\nd_info{e=\"f\"} 1\n# HELP g A gauge.\n# TYPE g gauge\ng 2\n";
+        assert_eq!(plain(given), expected);
+    }
+}

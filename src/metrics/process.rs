@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
 
 /// Asked anew each time. What `/proc` does not tell is left out.
 #[derive(Debug)]
@@ -20,22 +21,25 @@ impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         if let Ok(cpu) = cpu() {
             let help = "Time on processors, in seconds.";
-            let mut metric = encoder.encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?;
+            let mut metric =
+                encoder.encode_descriptor("process_cpu", help, Some(&Unit::Seconds), MetricType::Counter)?;
             metric.encode_counter::<NoLabelSet, _, u64>(&cpu.as_secs_f64(), None)?;
         }
         let started_at = self.started_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let help = "When the process began, in seconds since 1970.";
-        let mut metric = encoder.encode_descriptor("process_start_time_seconds", help, None, MetricType::Gauge)?;
+        let mut metric =
+            encoder.encode_descriptor("process_start_time", help, Some(&Unit::Seconds), MetricType::Gauge)?;
         metric.encode_gauge(&started_at.as_secs_f64())?;
         let numbers = [
-            ("process_resident_memory_bytes", "Memory in use, in bytes.", resident()),
-            ("process_virtual_memory_bytes", "Memory that is mapped, in bytes.", mapped()),
-            ("process_open_fds", "Files and sockets that are open.", open_files()),
-            ("process_max_fds", "How many may be open.", max_files()),
+            ("process_resident_memory", "Memory in use, in bytes.", Some(Unit::Bytes), resident()),
+            ("process_virtual_memory", "Memory that is mapped, in bytes.", Some(Unit::Bytes), mapped()),
+            ("process_open_fds", "Files and sockets that are open.", None, open_files()),
+            ("process_max_fds", "How many may be open.", None, max_files()),
+            ("process_threads", "Threads.", None, threads()),
         ];
-        for (name, help, number) in numbers {
+        for (name, help, unit, number) in numbers {
             if let Ok(number) = number {
-                encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&number)?;
+                encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?.encode_gauge(&number)?;
             }
         }
         Ok(())
@@ -57,6 +61,10 @@ fn resident() -> io::Result<u64> {
 
 fn mapped() -> io::Result<u64> {
     Ok(1024 * field("/proc/self/status", "VmSize:")?)
+}
+
+fn threads() -> io::Result<u64> {
+    field("/proc/self/status", "Threads:")
 }
 
 fn open_files() -> io::Result<u64> {

@@ -242,7 +242,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::metrics::text;
+    use crate::metrics::exposition;
 
     #[test]
     fn the_numbers_of_all_workers_are_added_up_also_when_they_have_ended() {
@@ -259,7 +259,7 @@ mod tests {
             thread::spawn(move || work(took)).join().expect("it does not panic");
         }
         work(70_000);
-        let text = text();
+        let (_, text) = exposition("");
         for line in [
             "gateway_requests_total{datahub=\"sums-a\",method=\"GET\",status=\"200\"} 3",
             "gateway_requests_total{datahub=\"sums-b\",method=\"PUT\",status=\"499\"} 3",
@@ -288,7 +288,7 @@ mod tests {
         }
         assert_eq!(worker.datahub("canary"), DataHubIndex::default());
         assert_eq!(worker.datahub_id(DataHubIndex::default()), "");
-        let text = text();
+        let (_, text) = exposition("");
         let lines: Vec<&str> = text.lines().filter(|line| line.contains("requests_total{datahub=\"labels\"")).collect();
         let expected = [("GET", "200", 1), ("GET", "other", 3), ("other", "200", 2)];
         let expected = expected.map(|(method, status, count)| {

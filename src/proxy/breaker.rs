@@ -156,7 +156,7 @@ mod tests {
             sleep(RETRY_INTERVAL * 5 / 2).await;
             breaker.record_success();
             assert_eq!(breaker.check(), Err(CircuitOpen), "a late answer does not close it");
-            let metrics = crate::metrics::text();
+            let (_, metrics) = crate::metrics::exposition("");
             assert!(metrics.contains("gateway_datahub_up{datahub=\"breaker\"} 0"), "nor does it look so: {metrics}");
             let tries = listener.incoming().take_while(Result::is_ok).count();
             assert!((1..=2).contains(&tries), "{tries} tries");

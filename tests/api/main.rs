@@ -56,4 +56,5 @@ mod trouble;
 mod uploads;
 mod upstream;
 mod via;
+mod watching;
 mod wire;

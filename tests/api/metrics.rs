@@ -72,6 +72,7 @@ fn the_process_says_what_it_is_and_what_it_uses() {
     assert!((1e6..1e9).contains(&process("process_resident_memory_bytes")), "{metrics}");
     assert!(process("process_virtual_memory_bytes") > process("process_resident_memory_bytes"), "{metrics}");
     assert!((0.0..60.0).contains(&process("process_cpu_seconds_total")), "{metrics}");
+    assert!((3.0..100.0).contains(&process("process_threads")), "{metrics}");
     assert!(process("process_open_fds") > 5.0 && process("process_open_fds") < process("process_max_fds"), "{metrics}");
     let now = std::time::UNIX_EPOCH.elapsed().expect("it is after 1970").as_secs_f64();
     assert!((now - 60.0..=now).contains(&process("process_start_time_seconds")), "{metrics}");
