@@ -79,7 +79,7 @@ build:
 	cargo build --locked --workspace
 
 # Coverage of our own crates leads the search. What it finds stays in target/fuzz; what broke something is named there.
-FUZZ_TARGETS := cookie-header target request-head chunks connection answer
+FUZZ_TARGETS := cookie-header target bridge-policy request-head chunks connection answer
 FUZZ = set -e; for target in $(FUZZ_TARGETS); do target/fuzz/$$target target/fuzz/corpus/$$target tests/fuzz/corpus/$$target \
 	-artifact_prefix=target/fuzz/$$target- -print_final_stats=1 -verbosity=0 $(1); done
 
