@@ -155,8 +155,8 @@ impl Bridge {
             UpstreamRequest::new(request.method(), message.as_bytes(), length, bearer.map(Login::tag));
         let holder = holder(login.as_ref(), context);
         let exchanged = self.upstream.exchange(holder, &upstream_request, downstream, context).await;
-        let exchange = exchanged.map_err(Failure::of_upload)?;
-        call.note_answer(&exchange, downstream)?;
+        let exchange = exchanged.map_err(|error| Failure::of_request(request, error))?;
+        call.note_answer(&exchange)?;
         drop((message, cookie, upload));
 
         replay.record_outcome("passed");

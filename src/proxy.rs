@@ -184,10 +184,12 @@ impl From<SendError> for Failure {
 }
 
 impl Failure {
-    /// The same for a call with a body: no 504 before all of it went up ([`Call::note_answer`]).
-    pub fn of_upload(error: SendError) -> Self {
+    /// That of a request that got no answer. With a body there is no 504 before all of it went up ([`Call::note_answer`]).
+    pub fn of_request(request: &RequestHead, error: SendError) -> Self {
         match error {
-            error if error.is_early_timeout() => ApiError::because(Code::DatahubUnreachable, error).into(),
+            error if !request.body.is_empty() && error.is_early_timeout() => {
+                ApiError::because(Code::DatahubUnreachable, error).into()
+            }
             error => error.into(),
         }
     }
@@ -267,9 +269,8 @@ impl Proxy {
         let upstream_request = UpstreamRequest::new(request.method(), message.as_bytes(), rest, caller.tag());
         let Route { upstream, public } = &self.routes[datahub.index()];
         let exchanged = upstream.exchange(caller.holder(context), &upstream_request, downstream, context).await;
-        let mut exchange = exchanged
-            .map_err(|error| if request.body.is_empty() { error.into() } else { Failure::of_upload(error) })?;
-        call.note_answer(&exchange, downstream)?;
+        let mut exchange = exchanged.map_err(|error| Failure::of_request(request, error))?;
+        call.note_answer(&exchange)?;
         drop((message, upload));
 
         let mut peeked = None;
@@ -340,8 +341,8 @@ impl Proxy {
         Ok((datahub, raw_target))
     }
 
-    /// Who calls: somebody without a login only where the DataHUB may be asked so. Whoever has a session cookie that does not open, or a session that has ended, is told so: they think that they are
-    /// logged in.
+    /// Who calls: somebody without a login only where the DataHUB may be asked so. Whoever has a session cookie that does not open,
+    /// or a session that has ended, is told so: they think that they are logged in.
     fn identify<'a>(
         &self,
         request: &RequestHead,

@@ -185,9 +185,10 @@ impl ClientConnection {
         loop {
             let piece = {
                 let mut next = pin!(next());
-                std::future::poll_fn(|cx| match io.poll_response(cx, is_head) {
-                    Poll::Ready(early) => Poll::Ready(Err(early)),
-                    Poll::Pending => next.as_mut().poll(cx).map(Ok),
+                // First, or an answer that is there already would come before the end of a body that has none left.
+                std::future::poll_fn(|cx| match next.as_mut().poll(cx) {
+                    Poll::Ready(piece) => Poll::Ready(Ok(piece)),
+                    Poll::Pending => io.poll_response(cx, is_head).map(Err),
                 })
                 .await
             };
@@ -533,6 +534,7 @@ mod tests {
                 ("early", Builder::new().write(b"head").read(answer).build()),
                 ("early", Builder::new().write(b"head").write(b"bo").read(answer).build()),
                 ("whole", Builder::new().write(b"head").write(b"bo").write(b"dy").wait(SECOND).read(answer).build()),
+                ("whole", Builder::new().write(b"head").write(b"bo").write(b"dy").read(answer).build()),
             ];
             for (expected, script) in scripts {
                 let (sent, response) = exchanged(script, BodyLength::Known(4)).await.expect("there is an answer");

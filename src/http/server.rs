@@ -222,11 +222,6 @@ impl ServerConnection {
         self.body_allowance = self.body_allowance.min(max_bytes);
     }
 
-    /// Whether some of the request's body is still to come, or never will.
-    pub fn has_unread_body(&self) -> bool {
-        !self.body.is_done()
-    }
-
     /// Gives back what was read of the request's body, behind what was before: it is the next piece again.
     pub fn give_back(&mut self, piece: Vec<u8>) {
         match &mut self.returned {

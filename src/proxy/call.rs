@@ -79,9 +79,9 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// `datahub_invalid_response` for such a one.
-    pub fn note_answer(&self, exchange: &Exchange<'_>, downstream: &ServerConnection) -> Result<(), Failure> {
+    pub fn note_answer(&self, exchange: &Exchange<'_>) -> Result<(), Failure> {
         self.context.upstream.set(Some(exchange.took));
-        if exchange.response.status() == 504 && downstream.has_unread_body() {
+        if exchange.response.status() == 504 && !exchange.is_request_whole {
             return Err(Code::DatahubInvalidResponse.into());
         }
         Ok(())

@@ -103,6 +103,8 @@ pub struct Exchange<'a> {
     pub(super) session: Option<SessionTag>,
     /// The answer.
     pub response: Response,
+    /// Whether the whole request went up before it.
+    pub is_request_whole: bool,
     /// From sending the request to the head of the answer.
     pub took: Duration,
 }
@@ -154,11 +156,12 @@ impl Upstream {
             // What else becomes of a call says nothing about the host.
             Err(_) => {}
         }
-        let (connection, response) = outcome?;
+        let (connection, (response, is_request_whole)) = outcome?;
         let received = Instant::now();
         let took = received - sent;
         let (connection, session) = (Some(connection), request.session);
-        let mut exchange = Exchange { upstream: self, connection, permit, holder, session, response, took };
+        let mut exchange =
+            Exchange { upstream: self, connection, permit, holder, session, response, is_request_whole, took };
         exchange.release_at_end(received);
         Ok(exchange)
     }
@@ -170,7 +173,7 @@ impl Upstream {
         downstream: &mut ServerConnection,
         context: &RequestContext,
         now: Instant,
-    ) -> Result<(ClientConnection, Response), SendError> {
+    ) -> Result<(ClientConnection, (Response, bool)), SendError> {
         let may_repeat = request.is_idempotent && request.rest.is_empty();
         if let Some(mut connection) = self.idle.take(Wanted { session: request.session, may_repeat }, now) {
             match self.exchange_over(&mut connection, request, downstream, context).await {
@@ -198,14 +201,14 @@ impl Upstream {
         Ok(ClientConnection::new(stream, &self.pool))
     }
 
-    /// The same over one connection.
+    /// The same over one connection: the answer, and whether the whole request went up before it.
     async fn exchange_over(
         &self,
         connection: &mut ClientConnection,
         request: &UpstreamRequest<'_>,
         downstream: &mut ServerConnection,
         context: &RequestContext,
-    ) -> Result<Response, SendError> {
+    ) -> Result<(Response, bool), SendError> {
         let is_taken = connection.send(request.message, self.timeouts.idle).await?;
         let sent = match is_taken {
             true if request.rest.is_empty() => Sent::Whole,
@@ -230,7 +233,7 @@ impl Upstream {
             }
         };
         response.is_reusable &= is_whole;
-        Ok(response)
+        Ok((response, is_whole))
     }
 }
 

@@ -517,6 +517,46 @@ fn an_upload_is_bounded_and_streams() {
     assert_eq!(connection.answer(true).code(), "body_too_large");
 }
 
+/// The last piece of a body may wait in the gateway while an answer comes.
+#[test]
+fn a_504_that_comes_before_the_last_byte_was_taken_is_none() {
+    let hub = datahub();
+    let folder = Folder::default();
+    let path = folder.path().join("backend.sock");
+    let listener = UnixListener::bind(&path).expect("a free path");
+    let taken = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&taken);
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
+            let Some(head) = far_end::head(&mut reader) else { continue };
+            // A socket holds about 200 KiB, so that the gateway waits with whatever is longer.
+            thread::sleep(Duration::from_millis(60));
+            let answer = b"HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            stream.write_all(answer).expect("it is read");
+            thread::sleep(Duration::from_millis(20));
+            drop(head);
+            *count.lock().expect("no panic while held") =
+                std::io::copy(&mut reader, &mut std::io::sink()).unwrap_or_default();
+        }
+    });
+    let gateway = bridged(Setup::new(&[("a", &hub)]), &format!("unix:{}", path.display())).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let mut statuses = std::collections::BTreeSet::new();
+    for length in (0..24).map(|step: usize| 4 + step * (24 << 10)) {
+        let answer = browser.fetch_with(&gateway, "POST", "/fnf/uploadFile", "text/plain", &vec![b'x'; length]);
+        statuses.insert(answer.status);
+        if answer.status == 504 {
+            let is_whole = || *taken.lock().expect("no panic while held") == length as u64;
+            wait_until(is_whole);
+        } else {
+            assert_eq!((answer.status, answer.code().as_str()), (502, "datahub_invalid_response"), "{length}");
+        }
+    }
+    assert_eq!(Vec::from_iter(statuses), [502, 504], "short ones go up whole, long ones do not");
+}
+
 #[test]
 fn a_unix_socket_will_do_and_new_keys_are_taken_over() {
     let (hub, folder, backend) = (datahub(), Folder::default(), Backend::default());
