@@ -76,7 +76,7 @@ impl SharedBridge {
     pub fn new(public: &str, settings: BridgeSettings, proxy: &ProxySettings, sessions: Arc<Sessions>) -> Self {
         let timeouts = UpstreamTimeouts { first_byte: settings.first_byte, ..proxy.timeouts };
         let name: DataHubId = NAME.parse().expect("it is a good id");
-        let health = Arc::new(Health::new(name.clone()));
+        let health = Arc::new(Health::of_backend(name.clone()));
         let upstream = SharedUpstream::new(name, &health, settings.address.clone(), timeouts, proxy.limits);
         let (public, limits, link_reported) = (public.to_owned(), proxy.limits, LastSaid::default());
         Self { settings, upstream, public, limits, sessions, link_reported }
@@ -125,9 +125,11 @@ impl Bridge {
         let login = match self.identify(request, context, now) {
             Ok(login) => Some(login),
             Err(_) if is_public => None,
-            Err(error) => return Err(ApiError::from(error).into()),
+            Err(error) => return Err(ApiError::from(error).of_backend().into()),
         };
-        policy.check(target).map_err(|error| Failure::from(ApiError::from(error)).record_refusal(NAME, context))?;
+        policy
+            .check(target)
+            .map_err(|error| Failure::from(ApiError::from(error).of_backend()).record_refusal(NAME, context))?;
         let (length, max_body) = (body_length(request), limits.body.min(MAX_BODY));
         if length.known().is_some_and(|length| length > max_body) {
             return Err(Code::BodyTooLarge.into());
@@ -155,8 +157,8 @@ impl Bridge {
             UpstreamRequest::new(request.method(), message.as_bytes(), length, bearer.map(Login::tag));
         let holder = holder(login.as_ref(), context);
         let exchanged = self.upstream.exchange(holder, &upstream_request, downstream, context).await;
-        let exchange = exchanged.map_err(|error| Failure::of_request(request, error))?;
-        call.note_answer(&exchange)?;
+        let exchange = exchanged.map_err(|error| Failure::of_request(request, error).of_backend())?;
+        call.note_answer(&exchange).map_err(Failure::of_backend)?;
         drop((message, cookie, upload));
 
         replay.record_outcome("passed");
@@ -168,7 +170,7 @@ impl Bridge {
             more_fields: &["total-pages", "missing-package"],
             dropped: Cell::default(),
         };
-        let head = call.response_head(&exchange, &rewriter, downstream);
+        let head = call.response_head(&exchange, &rewriter, downstream).map_err(ApiError::of_backend);
         if let Some(reason) = rewriter.dropped.get().filter(|_| link_reported.is_due(REPORT_INTERVAL, Instant::now())) {
             event_because(Event::LinkDropped, NAME, None, reason);
         }

@@ -81,6 +81,11 @@ impl RequestContext {
         self.datahub.set(self.metrics.datahub(id));
     }
 
+    /// The id of the DataHUB it is about, or what the bridge is called; empty for none.
+    pub fn datahub_id(&self) -> &str {
+        self.metrics.datahub_id(self.datahub.get())
+    }
+
     /// Notes what the answer is, once its head is known.
     pub fn record_answer(&self, status: u16, code: Option<Code>) {
         self.status.set(status);

@@ -18,6 +18,7 @@ pub struct ApiError {
     code: Code,
     fields: Vec<(&'static str, String)>,
     closes: bool,
+    is_of_backend: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -51,6 +52,12 @@ impl ApiError {
         Self { closes: true, ..self }
     }
 
+    /// The same about the ARCmanager's old backend: where people would read of a DataHUB, they read of that.
+    #[must_use]
+    pub fn of_backend(self) -> Self {
+        Self { is_of_backend: true, ..self }
+    }
+
     /// What a program acts on.
     pub fn code(&self) -> Code {
         self.code
@@ -75,6 +82,8 @@ impl ApiError {
     /// The body, which names the request it answers.
     pub fn problem(&self, request_id: &str) -> String {
         let (status, _, title, detail) = self.code.row();
+        let of_backend = if self.is_of_backend { self.code.texts_of_backend() } else { None };
+        let (title, detail) = of_backend.unwrap_or((title, detail));
         let problem = Problem { r#type: "about:blank", title, status, detail, code: self.code.as_str(), request_id };
         serde_json::to_string(&problem).expect("strings and a number always serialise")
     }
@@ -82,7 +91,7 @@ impl ApiError {
 
 impl From<Code> for ApiError {
     fn from(code: Code) -> Self {
-        Self { code, fields: Vec::new(), closes: false, source: None }
+        Self { code, fields: Vec::new(), closes: false, is_of_backend: false, source: None }
     }
 }
 
@@ -265,6 +274,25 @@ impl Code {
             Self::UpgradeRefused => {
                 (501, "upgrade_refused", "Upgrade refused", "This gateway does not switch protocols.")
             }
+        }
+    }
+
+    /// Title and detail about the ARCmanager's old backend, where those of the table name a DataHUB.
+    fn texts_of_backend(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::DatahubInvalidResponse => Some((
+                "Invalid answer from the ARCmanager's backend",
+                "The ARCmanager's backend gave an answer that cannot be passed on.",
+            )),
+            Self::DatahubTimeout => {
+                Some(("The ARCmanager's backend took too long", "The ARCmanager's backend did not answer in time."))
+            }
+            Self::DatahubUnreachable => {
+                Some(("ARCmanager's backend unreachable", "The ARCmanager's backend cannot be reached at the moment."))
+            }
+            Self::NotForwarded => Some(("Not forwarded", "This part of the ARCmanager's backend is not forwarded.")),
+            Self::NotLoggedIn => Some(("Not logged in", "There is no session at any DataHUB. Log in first.")),
+            _ => None,
         }
     }
 }

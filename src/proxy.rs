@@ -184,6 +184,15 @@ impl From<SendError> for Failure {
 }
 
 impl Failure {
+    /// The same about the ARCmanager's old backend ([`ApiError::of_backend`]).
+    #[must_use]
+    pub fn of_backend(self) -> Self {
+        match self {
+            Self::Error(error) => Self::Error(error.of_backend()),
+            Self::ClientLeft => Self::ClientLeft,
+        }
+    }
+
     /// That of a request that got no answer. With a body there is no 504 before all of it went up ([`Call::note_answer`]).
     pub fn of_request(request: &RequestHead, error: SendError) -> Self {
         match error {

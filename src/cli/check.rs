@@ -2,6 +2,7 @@
 //!
 //! Nothing is started, and nothing is left behind or taken away: it may run beside a gateway that serves.
 
+use std::error::Error as _;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Write};
@@ -41,8 +42,10 @@ pub(crate) async fn check(config: &Config, against: &[MetricsUrl]) -> io::Result
         match bridge.address.connect(config.proxy.timeouts.connect).await {
             Ok(_) => say("bridge: good")?,
             Err(error) => {
-                let what = "the old backend cannot be reached at bridge.url";
-                report.away(format!("bridge: {what}: {}", chain(&error)))?;
+                let cause = error.source().map(|cause| format!(" ({})", chain(cause))).unwrap_or_default();
+                report.away(format!(
+                    "bridge: the old backend cannot be reached: see that it runs, and at bridge.url{cause}"
+                ))?;
             }
         }
     }

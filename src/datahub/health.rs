@@ -56,6 +56,8 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Health {
     datahub: DataHubId,
+    /// What it is called for.
+    kinds: &'static [CallKind],
     troubles: AtomicU8,
     /// Held while `troubles` changes, so that the metrics end as it does.
     changing: Mutex<()>,
@@ -69,8 +71,18 @@ pub struct Health {
 impl Health {
     /// Of a DataHUB that nobody has called yet: up until a call says otherwise.
     pub fn new(datahub: DataHubId) -> Self {
+        Self::of_kinds(datahub, &KINDS)
+    }
+
+    /// Of the ARCmanager's old backend, which has calls of apps only and goes by this name.
+    pub fn of_backend(name: DataHubId) -> Self {
+        Self::of_kinds(name, &[CallKind::Api])
+    }
+
+    fn of_kinds(datahub: DataHubId, kinds: &'static [CallKind]) -> Self {
         Self {
             datahub,
+            kinds,
             troubles: AtomicU8::new(0),
             changing: Mutex::default(),
             unasked: Mutex::default(),
@@ -130,7 +142,7 @@ impl Health {
     /// Says it to the metrics, once this DataHUB is one that is served.
     pub fn publish(&self) {
         let troubles = Troubles(self.troubles.load(Ordering::Relaxed));
-        let kinds = KINDS.map(|kind| (kind.name(), !troubles.has(kind)));
+        let kinds = self.kinds.iter().map(|kind| (kind.name(), !troubles.has(*kind)));
         metrics::datahub(self.datahub.as_str(), troubles == Troubles(0), kinds);
     }
 }

@@ -276,17 +276,13 @@ pub enum ConnectError {
     #[error("this process has no file descriptor, port or memory left: raise its limits (LimitNOFILE)")]
     OutOfResources(#[source] io::Error),
     /// The DataHUB's certificate is not right, or its TLS.
-    #[error("the DataHUB's TLS is not to be trusted")]
+    #[error("its TLS is not to be trusted")]
     Untrusted(#[source] io::Error),
     /// Nobody answered in time.
-    #[error(
-        "connecting to the DataHUB took longer than timeouts.connect: see that this machine reaches its url, or the proxy of via"
-    )]
+    #[error("connecting took longer than timeouts.connect: see that this machine reaches its url, or the proxy of via")]
     Timeout,
     /// The proxy on the way gave no connection.
-    #[error(
-        "there is no way to the DataHUB through {proxy}; see that it lets the gateway CONNECT to the host and port of its url"
-    )]
+    #[error("there is no way through {proxy}: see that it lets the gateway CONNECT to the host and port of the url")]
     Proxy {
         /// The one of `via`.
         proxy: OutgoingProxy,
@@ -295,7 +291,7 @@ pub enum ConnectError {
         reason: TunnelError,
     },
     /// Nobody is there, as far as the network knows.
-    #[error("cannot connect to the DataHUB; check its url and connect, and the network between")]
+    #[error("cannot connect: check its url and connect, and the network between")]
     Failed(#[source] io::Error),
 }
 

@@ -224,7 +224,7 @@ impl Dispatch<'_> {
     async fn write_error(&mut self, error: &ApiError) {
         let status = error.status();
         if let Some(source) = std::error::Error::source(error).filter(|_| status.is_server_error()) {
-            log::warn!(code = error.code().as_str(), reason = chain(source); "a call failed");
+            log::warn!(datahub = self.context.datahub_id(), code = error.code().as_str(), reason = chain(source); "a call failed");
         }
         let problem = error.problem(self.context.id.as_str());
         self.is_file = false;

@@ -164,6 +164,13 @@ fn file(setup: &Setup, name: &str, text: &str) -> String {
     setup.file(name, text).to_str().expect("a plain path").to_owned()
 }
 
+/// Whether people read of the backend, and of no DataHUB.
+fn is_told_of_the_backend(answer: &Answer) -> bool {
+    let problem = answer.json();
+    let texts = ["title", "detail"].map(|name| problem[name].as_str().expect("a text").to_owned());
+    texts[1].contains("The ARCmanager's backend") && !texts.join(" ").contains("DataHUB")
+}
+
 fn is_quiet(backend: &Backend, answer: &Answer) -> bool {
     backend.requests().is_empty() && answer.status >= 400
 }
@@ -374,7 +381,11 @@ fn the_holes_of_the_original_stay_shut_until_they_are_opened_by_name() {
     assert_eq!(shut.wait_for_event("target_refused")["datahub"], "bridge");
     let nobody = Browser::default();
     for (method, path) in [("PUT", "/tnt/saveTemplate"), ("POST", "/search/createArcJson")] {
-        assert_eq!(nobody.fetch(&shut, method, path).status, 401, "{path}");
+        let refused = nobody.fetch(&shut, method, path);
+        assert_eq!(
+            (refused.status, refused.json()["detail"].as_str()),
+            (401, Some("There is no session at any DataHUB. Log in first."))
+        );
         assert_eq!(nobody.fetch(&open, method, path).status, 200, "{path}");
         assert_eq!(backend.one().field("cookie"), None);
     }
@@ -457,6 +468,9 @@ fn a_504_comes_only_once_the_whole_body_went_up() {
     browser.log_in(&gateway, "a", &hub, "testuser");
     let call = |path: &str, body: &[u8]| {
         let answer = browser.fetch_with(&gateway, "POST", path, "application/octet-stream", body);
+        if answer.status >= 500 {
+            assert!(is_told_of_the_backend(&answer), "{}", answer.text());
+        }
         (answer.status, if answer.status >= 500 { answer.code() } else { String::new() })
     };
     let large = vec![0; 24 << 20];
@@ -473,7 +487,10 @@ fn a_504_comes_only_once_the_whole_body_went_up() {
     for _ in 0..6 {
         let answer = browser.fetch(&nowhere, "GET", "/projects/arc_list");
         assert_eq!((answer.status, answer.code().as_str()), (502, "datahub_unreachable"));
+        assert!(is_told_of_the_backend(&answer), "{}", answer.text());
     }
+    let line = nowhere.wait_for_line(|line| line["message"] == "a call failed");
+    assert_eq!(line["datahub"], "bridge", "{line}");
     let line =
         nowhere.wait_for_line(|line| line["message"] == "a DataHUB cannot be reached; the gateway goes on trying");
     assert_eq!(line["datahub"], "bridge");
@@ -601,7 +618,13 @@ fn what_is_wrong_with_the_bridge_is_told_at_once_and_check_tries_it() {
     let free = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
     let (code, told, _) = check(&bridged(Setup::new(&[("a", &hub)]), &format!("http://{free}")));
     assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains("\nbridge: the old backend cannot be reached at bridge.url"), "{told}");
+    assert!(
+        told.contains(
+            "\nbridge: the old backend cannot be reached: see that it runs, and at bridge.url (Connection refused"
+        ),
+        "{told}"
+    );
+    assert!(!told.lines().any(|line| line.starts_with("bridge: ") && line.contains("DataHUB")), "{told}");
 
     let setup = Setup::new(&[("bridge", &hub)]);
     let [jwt, fernet] = [("jwt.pem", "canary"), ("fernet", "canary")].map(|(name, text)| file(&setup, name, text));
