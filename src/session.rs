@@ -56,6 +56,11 @@ impl Session {
         self.expires_at.min(self.idle_expires_at)
     }
 
+    /// As [`OpenSession::user_key`].
+    fn user_key(&self) -> u64 {
+        encoding::user_key(self.user.id.as_bytes())
+    }
+
     /// What is to be revoked when it ends.
     pub fn revocable_token(&self) -> Option<SessionToken> {
         (!self.is_personal).then(|| self.tokens.session_token())

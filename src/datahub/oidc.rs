@@ -3,7 +3,6 @@
 pub mod error;
 
 use std::cell::Cell;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -437,15 +436,6 @@ pub struct User {
     pub username: String,
     /// For people to read.
     pub name: String,
-}
-
-impl User {
-    /// A number that tells the people of one DataHUB apart.
-    pub fn key(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.id.hash(&mut hasher);
-        hasher.finish()
-    }
 }
 
 /// The Date of an answer (RFC 9110 section 6.6.1): what the DataHUB's clock says.

@@ -18,7 +18,7 @@ pub(super) struct RequestLimit {
 /// Whose requests have a share of the permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Holder {
-    /// A person, by what [`User::key`](crate::datahub::oidc::User::key) says.
+    /// A person, by a number that tells the people of one DataHUB apart.
     Person(u64),
     /// The only request of somebody who is not known, by a number of its own.
     Unknown(u64),

@@ -13,6 +13,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "what is encoded here is sealed next")]
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
@@ -243,6 +244,15 @@ pub(super) fn shown_name(user: &User) -> &str {
 
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// As [`OpenSession::user_key`](crate::session::open_session::OpenSession::user_key), of an id as text.
+pub(super) fn user_key(id: &[u8]) -> u64 {
+    decimal(id).unwrap_or_else(|| {
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        hasher.finish()
+    })
 }
 
 /// The number that `text` spells in the one way `to_string` would.

@@ -2,12 +2,11 @@
 //!
 //! Its tokens exist once, in the buffer that the cookie was decoded into; the buffer is wiped when this is dropped.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, SystemTime};
 
 use crate::seal::Unsealed;
 use crate::session::Session;
-use crate::session::encoding::{EncodedFields, UserId};
+use crate::session::encoding::{EncodedFields, UserId, user_key};
 
 /// A session that has been opened for one call. It refuses whatever [`Session`] refuses to decode.
 #[derive(Debug)]
@@ -85,11 +84,7 @@ impl OpenSession {
     pub fn user_key(&self) -> u64 {
         match &self.fields.user_id {
             UserId::Number(number) => *number,
-            UserId::Text(span) => {
-                let mut hasher = DefaultHasher::new();
-                self.plaintext[span.clone()].hash(&mut hasher);
-                hasher.finish()
-            }
+            UserId::Text(span) => user_key(&self.plaintext[span.clone()]),
         }
     }
 
@@ -126,6 +121,7 @@ pub(super) mod tests {
             prop_assert_eq!(open.filter_hash(), tokens.session_token().filter_hash());
             let mut digits = [0; 20];
             prop_assert_eq!(open.user_id(&mut digits), session.user.id.as_bytes());
+            prop_assert_eq!(open.user_key(), session.user_key());
             let mut bearer = b"Authorization: Bearer ".to_vec();
             open.write_bearer(&mut bearer);
             let expected = tokens.access.bearer();

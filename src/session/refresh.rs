@@ -314,7 +314,7 @@ impl Refresher {
             Begun::New { sender, outcome, failures } => {
                 let (datahub, token, shared) = (Arc::clone(datahub), token.clone(), Arc::clone(&self.shared));
                 let (revoker, begun) = (self.revoker.clone(), Cell::default());
-                let person = session.user.key();
+                let person = session.user_key();
                 let refresh = Refresh { datahub, token, person, key, failures, sender, shared, revoker, begun };
                 drop(self.tasks.run(move || refresh.run()));
                 (outcome, since, failures)

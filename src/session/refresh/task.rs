@@ -22,7 +22,7 @@ use crate::session::refresh::cache::CacheKey;
 pub(super) struct Refresh {
     pub(super) datahub: Arc<DataHub>,
     pub(super) token: RefreshToken,
-    /// Whose it is: [`User::key`](crate::datahub::oidc::User::key).
+    /// Whose it is: their [`user_key`](crate::session::open_session::OpenSession::user_key).
     pub(super) person: u64,
     pub(super) key: CacheKey,
     /// How many have failed before it.
