@@ -76,8 +76,10 @@ impl Session {
         now: SystemTime,
     ) -> (Sid, Self) {
         let expires_at = token_ends_at.map_or(self.expires_at, |end| end.min(self.expires_at));
-        let lifetime = expires_at.duration_since(now).unwrap_or_default();
-        let tokens = TokenSet { access, refresh: None, issued: now, lifetime };
+        // From a whole second on, as the cookie will have it, or it would end a second before its session.
+        let issued = SystemTime::UNIX_EPOCH + Duration::from_secs(encoding::seconds(now));
+        let lifetime = expires_at.duration_since(issued).unwrap_or_default();
+        let tokens = TokenSet { access, refresh: None, issued, lifetime };
         let scopes = Some(scopes_of(scopes).into_iter().map(str::to_owned).collect());
         let user = self.user.clone();
         let created_at = self.created_at;

@@ -242,7 +242,8 @@ pub(super) fn shown_name(user: &User) -> &str {
     if [name, &user.name].contains(&user.username.as_str()) { "" } else { name }
 }
 
-fn seconds(time: SystemTime) -> u64 {
+/// Since 1970, whole: what a cookie holds of a time.
+pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 

@@ -205,7 +205,17 @@ impl Refresher {
                     self.give_up(datahub, &token, replays, context);
                     return Err(RefreshFailure::Expired.into());
                 }
-                Decision::Expired => return Err(RefreshFailure::Expired.into()),
+                Decision::Expired => {
+                    // One that nobody can renew is over with the DataHUB's word, which need not be asked for twice.
+                    if asking.reason == Reason::Rejected && session.tokens.refresh.is_none() {
+                        self.shared.cache.insert(
+                            CacheKey::new(datahub, &token),
+                            CacheEntry::Invalidated,
+                            Instant::now(),
+                        );
+                    }
+                    return Err(RefreshFailure::Expired.into());
+                }
                 Decision::Unavailable { retry_after } => {
                     record("unavailable", datahub, &token);
                     return Err(RefreshFailure::Unavailable { retry_after }.into());

@@ -171,7 +171,8 @@ fn a_body_that_holds_no_token_is_refused_before_anybody_is_asked() {
         ("a line end", json, format!("{{\"pat\":\"{PAT}\\r\\nSudo: root\"}}"), 400, "pat_refused"),
         ("an umlaut", json, "{\"pat\":\"glpat-tüb\"}".to_owned(), 400, "pat_refused"),
         ("513 bytes", json, long(513), 400, "pat_refused"),
-        ("more than 4 KiB", json, long(4_096), 413, "body_too_large"),
+        ("10 KiB", json, long(10_240), 400, "pat_refused"),
+        ("more than any route reads", json, long(65_536), 400, "bad_request"),
     ] {
         let answer = browser.fetch_with(&gateway, "PUT", "/auth/addPAT", kind, body.as_bytes());
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{case}");
@@ -279,7 +280,11 @@ fn it_ends_with_the_token_or_with_the_session() {
         assert_eq!(add(&browser, &gateway, PAT).status, 200, "{case}");
         browser.keep_jar_secret(&gateway);
         let session = session(&browser, &gateway);
-        assert_eq!(session["session_ends_at"], expected, "{case}");
+        assert_eq!(
+            (&session["session_ends_at"], &session["expires_at"]),
+            (&json!(expected), &json!(expected)),
+            "{case}"
+        );
     }
 }
 
@@ -299,8 +304,15 @@ fn a_token_that_the_person_revokes_ends_the_session() {
         (second.status, second.code().as_str(), second.headers("set-cookie").len()),
         (401, "session_expired", 0)
     );
+    // That is remembered: the DataHUB is not asked twice.
+    hub.clear();
+    assert_eq!(browser.fetch(&gateway, "GET", USER).code(), "session_expired");
+    assert_eq!((hub.requests().len(), session(&browser, &gateway)), (0, Value::Null));
+    // Until it says yes to the very token.
     hub.set(|behaviour| behaviour.personal_tokens = vec![personal_token()]);
-    assert_eq!(browser.fetch(&gateway, "GET", USER).status, 200, "nothing but the DataHUB had said no");
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    assert_eq!(add(&browser, &gateway, PAT).status, 200);
+    assert_eq!(browser.fetch(&gateway, "GET", USER).status, 200);
 }
 
 /// Two tabs: the one's refresh is under way when the other changes to a personal token.
