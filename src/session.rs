@@ -31,7 +31,7 @@ use crate::seal::{self, KeyId, Keyring, UnsealError};
 use crate::session::not_before::NotBefore;
 use crate::session::open_session::OpenSession;
 
-/// One person at one DataHUB, from login to the end. Times are whole seconds.
+/// One person at one DataHUB, from login to the end. Times are whole seconds but for the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     /// When the login was.
@@ -121,6 +121,12 @@ impl SessionLimits {
     fn idle_expires_at(&self, tokens: &TokenSet) -> SystemTime {
         after(tokens.issued, self.idle_timeout.max(tokens.lifetime.saturating_mul(2)))
     }
+}
+
+/// What the sessions of one browser are ordered by: the greatest belongs to the one that began last. Of two logins at one time, as far
+/// as a cookie tells, that at the DataHUB whose id sorts last counts as the later, whoever compares them.
+fn beginning(datahub: &DataHub, created_at: SystemTime) -> (SystemTime, usize) {
+    (encoding::stored(created_at), datahub.index())
 }
 
 /// The time that is `span` later, but 136 years at most: what the encoding holds, so that no sum of times overflows.
@@ -258,10 +264,11 @@ impl Sessions {
         context: &RequestContext,
         now: SystemTime,
     ) -> Result<(&'d Arc<DataHub>, Sid, OpenSession), SessionError> {
-        let mut latest: Result<(_, _, OpenSession), _> = Err(SessionError::NoCookie);
+        let mut latest: Result<(&Arc<DataHub>, _, OpenSession), _> = Err(SessionError::NoCookie);
         for datahub in datahubs {
             match (self.open(cookies(), datahub, context, now), &latest) {
-                (Ok((_, session)), Ok((_, _, other))) if session.created_at() < other.created_at() => {}
+                (Ok((_, session)), Ok((there, _, other)))
+                    if beginning(datahub, session.created_at()) < beginning(there, other.created_at()) => {}
                 (Ok((sid, session)), _) => latest = Ok((datahub, sid, session)),
                 (Err(SessionError::Ended), Err(_)) => latest = Err(SessionError::Ended),
                 (Err(_), _) => {}
@@ -285,9 +292,11 @@ impl Sessions {
         }
         let is_unchanged = |datahub: &&Arc<DataHub>| changed.iter().all(|(other, _)| other.index() != datahub.index());
         let unchanged = self.latest_at(self.datahubs.iter().filter(is_unchanged), cookies, context, now);
-        let unchanged = unchanged.ok().map(|(_, _, session)| session.decode());
-        let sessions = unchanged.iter().chain(changed.iter().filter_map(|(_, session)| *session));
-        readable::cookies(sessions.max_by_key(|session| session.created_at))
+        let unchanged = unchanged.ok().map(|(datahub, _, session)| (datahub, session.decode()));
+        let unchanged = unchanged.as_ref().map(|(datahub, session)| (&***datahub, session));
+        let changed = changed.iter().filter_map(|(datahub, session)| Some((*datahub, (*session)?)));
+        let latest = unchanged.into_iter().chain(changed).max_by_key(|(datahub, it)| beginning(datahub, it.created_at));
+        readable::cookies(latest.map(|(_, session)| session))
     }
 
     /// Whether the app is the ARCmanager's of today.
@@ -741,6 +750,37 @@ mod tests {
         }
         for id in ["", "hub", "hub-", "hub-50", "hub-0 ", "HUB-0", "zzz"] {
             assert!(datahubs.by_id(id).is_none(), "{id}");
+        }
+    }
+
+    #[test]
+    fn of_two_logins_within_one_second_the_bridge_and_the_app_take_the_later_one() {
+        let (mut sessions, datahubs) = sessions_at(["a", "b"], &[]);
+        sessions.for_arcmanager = true;
+        let [a, b] = ["a", "b"].map(|id| &**datahubs.by_id(id).expect("it is there"));
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
+        let now = start + Duration::from_secs(2);
+        let begin = |datahub: &DataHub, millis| {
+            let login = login_of("7", datahub.id.as_str(), "", &[], start + Duration::from_millis(millis));
+            let (sid, session) = sessions.begin(login, datahub);
+            let cookies = sessions.login_cookies(datahub, &sid, &session, &context(), now).expect("it fits");
+            let pairs = cookies.map(|it| it.to_str().expect("ASCII").split(';').next().expect("a pair").to_owned());
+            (session, pairs.join("; "))
+        };
+        for (at_a, at_b, last) in
+            [(0, 999, "b"), (999, 0, "a"), (998, 990, "a"), (1_000, 999, "a"), (7, 7, "b"), (3, 2, "a")]
+        {
+            let [(at_a, cookies_a), (at_b, cookies_b)] = [begin(a, at_a), begin(b, at_b)];
+            let field = format!("{cookies_a}; {cookies_b}");
+            let cookies = || std::iter::once(field.as_bytes());
+            let (latest, ..) = sessions.latest(cookies, &context(), now).expect("both open");
+            assert_eq!(latest.id.as_str(), last);
+            let (in_a, in_b) = ((a, Some(&at_a)), (b, Some(&at_b)));
+            for changed in [&[][..], &[in_a], &[in_b], &[in_a, in_b], &[in_b, in_a]] {
+                let readable = sessions.readable_cookies(cookies, changed, &context(), now);
+                let username = format!("username={last};");
+                assert!(readable.iter().any(|it| it.as_bytes().starts_with(username.as_bytes())), "{readable:?}");
+            }
         }
     }
 

@@ -1,15 +1,17 @@
 //! A session as few bytes: what the seal of the session cookie holds.
 //!
 //! ```text
-//! flags (1) | created_at (u32) | issued - created_at | lifetime | expires_at - created_at | idle_expires_at - issued
+//! flags (1) | created_at (u32) | its milliseconds (u16), if it has any
+//!   | issued - created_at | lifetime | expires_at - created_at | idle_expires_at - issued
 //!   | user id | username | name | access token | refresh token, if there is one
 //!   | scopes, if they are not the configured ones
 //! ```
 //!
-//! Times are whole seconds, `created_at` since 1970 and big-endian, the others LEB128. A text is its length as LEB128 and
-//! its bytes. A token's length is doubled; an odd one says that the token is lower-case hex and packed to half. A user id
-//! that is a decimal number is LEB128. A name is cut at 64 bytes; one that equals the username, before the cut or after it, is
-//! empty. Scopes are one text, separated by single spaces. Each session has one encoding: whatever else decodes is refused.
+//! Times are whole seconds, `created_at` since 1970 and big-endian, the others LEB128. The milliseconds of `created_at` (1 to 999,
+//! big-endian) tell which of two logins was the later one. A text is its length as LEB128 and its bytes. A token's length is doubled;
+//! an odd one says that the token is lower-case hex and packed to half. A user id that is a decimal number is LEB128. A name is cut
+//! at 64 bytes; one that equals the username, before the cut or after it, is empty. Scopes are one text, separated by single spaces.
+//! Each session has one encoding: whatever else decodes is refused.
 
 #![expect(clippy::disallowed_methods, reason = "what is encoded here is sealed next")]
 
@@ -27,17 +29,22 @@ use crate::session::Session;
 impl Plaintext for Session {
     fn encode(&self) -> Zeroizing<Vec<u8>> {
         let number = decimal(self.user.id.as_bytes());
+        let millis = millis(self.created_at);
         let flags = [
             (NUMERIC_ID, number.is_some()),
             (REFRESHABLE, self.tokens.refresh.is_some()),
             (OWN_SCOPES, self.scopes.is_some()),
             (PERSONAL, self.is_personal),
+            (MILLISECONDS, millis != 0),
         ];
         // One allocation that never moves, so that no copy of a token stays behind.
         let mut out = Zeroizing::new(Vec::with_capacity(self.max_encoded_len()));
         out.push(flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag).sum());
         let created_at = seconds(self.created_at).min(u32::MAX.into());
         out.extend_from_slice(&u32::try_from(created_at).expect("the line above").to_be_bytes());
+        if millis != 0 {
+            out.extend_from_slice(&millis.to_be_bytes());
+        }
         // A clock that was set back leaves tokens that are older than the login. They count as of the login then.
         let issued = seconds(self.tokens.issued).max(created_at);
         put_seconds(&mut out, issued - created_at);
@@ -91,14 +98,23 @@ impl EncodedFields {
         let mut rest = Reader::new(bytes);
         let flags = rest.byte()?;
         let is_personal = flags & PERSONAL != 0;
-        if flags & !(NUMERIC_ID | REFRESHABLE | OWN_SCOPES | PERSONAL) != 0 || is_personal && flags & REFRESHABLE != 0 {
+        if flags & !FLAGS != 0 || is_personal && flags & REFRESHABLE != 0 {
             return None;
         }
-        let created_at = u32::from_be_bytes(bytes[rest.take(4)?].try_into().ok()?);
-        let created_at = SystemTime::UNIX_EPOCH + Duration::from_secs(created_at.into());
-        let issued = created_at + rest.seconds()?;
+        let second = u32::from_be_bytes(bytes[rest.take(4)?].try_into().ok()?);
+        let second = SystemTime::UNIX_EPOCH + Duration::from_secs(second.into());
+        let created_at = if flags & MILLISECONDS == 0 {
+            second
+        } else {
+            let millis = u16::from_be_bytes(bytes[rest.take(2)?].try_into().ok()?);
+            second
+                + Some(millis)
+                    .filter(|millis| (1..1_000).contains(millis))
+                    .map(|it| Duration::from_millis(it.into()))?
+        };
+        let issued = second + rest.seconds()?;
         let lifetime = rest.seconds()?;
-        let expires_at = created_at + rest.seconds()?;
+        let expires_at = second + rest.seconds()?;
         let idle_expires_at = issued + rest.seconds()?;
         let user_id = if flags & NUMERIC_ID == 0 {
             UserId::Text(rest.text().filter(|id| decimal(&bytes[id.clone()]).is_none())?)
@@ -256,6 +272,18 @@ pub(super) fn user_key(id: &[u8]) -> u64 {
     })
 }
 
+/// What is left of a time beside its whole seconds, in milliseconds.
+fn millis(time: SystemTime) -> u16 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u16::try_from(since.subsec_millis()).expect("there are a thousand in a second")
+}
+
+/// When a session began as its cookie has it: to the millisecond.
+pub(super) fn stored(created_at: SystemTime) -> SystemTime {
+    let millis = Duration::from_millis(millis(created_at).into());
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds(created_at)) + millis
+}
+
 /// The number that `text` spells in the one way `to_string` would.
 fn decimal(text: &[u8]) -> Option<u64> {
     let is_canonical = text == b"0" || text.first().is_some_and(|first| matches!(first, b'1'..=b'9'));
@@ -389,6 +417,8 @@ const REFRESHABLE: u8 = 2;
 const OWN_SCOPES: u8 = 4;
 /// Beside [`REFRESHABLE`] never.
 const PERSONAL: u8 = 8;
+const MILLISECONDS: u8 = 16;
+const FLAGS: u8 = NUMERIC_ID | REFRESHABLE | OWN_SCOPES | PERSONAL | MILLISECONDS;
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -427,6 +457,8 @@ pub(super) mod tests {
         same_name.user.name = "testuser".into();
         let mut odd_id = session(&hex, Some(&hex));
         odd_id.user.id = "007".into();
+        let mut within = session(&hex, Some(&hex));
+        within.created_at += Duration::from_millis(999);
         for (case, session) in [
             ("GitLab's tokens", session(&hex, Some(&hex))),
             ("a token without a refresh token", session("AbCdEfGhIjKlMnOpQrSt", None)),
@@ -435,6 +467,7 @@ pub(super) mod tests {
             ("a token of capital hex digits", session("ABCD", Some("gliamat-eyJh.eyJz.c2ln"))),
             ("scopes of its own", own_scopes),
             ("a name like the username", same_name),
+            ("a login within a second", within),
             ("a user id that is no plain number", odd_id),
         ] {
             assert_eq!(Session::decode(&session.encode()).as_ref(), Some(&session), "{case}");
@@ -469,18 +502,20 @@ pub(super) mod tests {
     pub(in crate::session) fn any_session() -> impl Strategy<Value = Session> {
         let token = || prop_oneof!["[!-~]{1,1300}", "([0-9a-f]{2}){1,64}"];
         let text = "\\PC{0,16}";
-        let times = (0..u64::from(u32::MAX), 0..600_000_u64, 0..86_400_u64, 0..600_000_u64, 0..600_000_u64);
+        let times =
+            ((0..u64::from(u32::MAX), 0..1_000_u64), 0..600_000_u64, 0..86_400_u64, 0..600_000_u64, 0..600_000_u64);
         let user = (prop_oneof!["[0-9]{1,20}", text], text, text);
         let scopes = proptest::option::of(proptest::collection::vec("[a-z_]{1,12}", 1..4));
         (times, user, scopes, token(), proptest::option::of(token())).prop_map(
-            |((created_at, age, lifetime, max_age, idle), (id, username, name), scopes, access, refresh)| {
-                let created_at = SystemTime::UNIX_EPOCH + Duration::from_secs(created_at);
-                let issued = created_at + Duration::from_secs(age);
+            |(((second, millis), age, lifetime, max_age, idle), (id, username, name), scopes, access, refresh)| {
+                let second = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+                let created_at = second + Duration::from_millis(millis);
+                let issued = second + Duration::from_secs(age);
                 let name = if name.is_empty() { username.clone() } else { name };
                 let is_personal = refresh.is_none() && lifetime.is_multiple_of(2);
                 Session {
                     created_at,
-                    expires_at: created_at + Duration::from_secs(max_age),
+                    expires_at: second + Duration::from_secs(max_age),
                     idle_expires_at: issued + Duration::from_secs(idle),
                     user: User { id, username, name },
                     scopes,
@@ -501,6 +536,7 @@ pub(super) mod tests {
         let hex = "0123456789abcdef".repeat(4);
         let mut usual = session(&hex, Some(&hex));
         usual.user.name = "8 bytes!".into();
+        usual.created_at += Duration::from_millis(1);
         // Version, key id, nonce and tag are 45 bytes; base64url makes 200 characters of 150.
         assert!(usual.encode().len() <= 150 - 45, "{}", usual.encode().len());
     }
@@ -515,6 +551,10 @@ pub(super) mod tests {
         let mut unknown_flag = encoded.to_vec();
         unknown_flag[0] |= 0x80;
         assert_eq!(Session::decode(&unknown_flag), None);
+        for (millis, is_good) in [(0_u16, false), (1, true), (999, true), (1_000, false)] {
+            let within = [&[encoded[0] | MILLISECONDS], &encoded[1..5], &millis.to_be_bytes(), &encoded[5..]].concat();
+            assert_eq!(Session::decode(&within).is_some(), is_good, "{millis} milliseconds");
+        }
         let mut personal_pair = encoded.to_vec();
         personal_pair[0] |= PERSONAL;
         assert_eq!(Session::decode(&personal_pair), None, "a personal token that could be renewed");

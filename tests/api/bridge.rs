@@ -435,7 +435,6 @@ fn the_login_that_began_last_counts_and_its_tokens_are_renewed_before_the_call()
     let gateway = bridged(Setup::new(&[("a", &hub), ("b", &other)]), &url).start();
     let browser = Browser::default();
     browser.log_in(&gateway, "b", &other, "testuser");
-    thread::sleep(Duration::from_millis(1_100));
     browser.log_in(&gateway, "a", &hub, "joerg");
     assert_eq!(browser.fetch(&gateway, "GET", "/projects/arc_list").status, 200);
     let first = backend.one().claims();

@@ -114,7 +114,6 @@ class Bridge(unittest.TestCase):
         self.assertEqual(self.fetch("HEAD", "/projects/arc_list").headers["total-pages"], "7")
         missing = self.fetch("DELETE", "/fnf/deleteFile?id=7")
         self.assertEqual((missing.status, json.loads(missing.body)["detail"]), (404, "testuser has no such file"))
-        time.sleep(1.1)  # When a session began is known to the second.
         self.browser.log_in("freiburg", "joerg")
         seen = json.loads(self.fetch("GET", "/user/getUser").body)
         self.assertEqual((seen["user"], seen["target"]), ("joerg", "freiburg"))
