@@ -258,10 +258,34 @@ class NginxFiles(unittest.TestCase):
         """One is for a host of the gateway's own, the other for what is included in the ARCmanager's."""
         own, included = (
             {line.strip() for line in (ROOT / f"config/nginx/{name}.conf").read_text().splitlines()
-             if re.match(r"\s*(proxy_(?!pass)|gzip|client_max_body_size|client_body_timeout|error_log)", line)}
+             if re.match(r"\s*(proxy_(?!pass)|gzip|client_max_body_size|client_body_timeout|error_|return 502)", line)}
             for name in ["arcmanager-gateway", "arcmanager-api"])
         self.assertEqual(own, included)
-        self.assertGreater(len(own), 20)
+        self.assertGreater(len(own), 22)
+
+    def test_nginx_itself_never_says_504(self):
+        """The app would take it for an upload that goes on. Times are shorter than the file's; nobody serves the socket, or nobody is there."""
+        machine = Machine()
+        self.addCleanup(machine.close)
+        mute = socket.socket(socket.AF_UNIX)
+        self.addCleanup(mute.close)
+        path = machine.path / "mute.sock"
+        included = (ROOT / "config/nginx/arcmanager-api.conf").read_text().replace("/run/arcmanager-gateway.sock", str(path))
+        included = re.sub(r"(proxy_(read|send)_timeout) \d+s", r"\1 1s", included)
+        port = free_port()
+        temporary = " ".join(f"{kind}_temp_path {machine.path}/{kind};" for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"])
+        config = machine.write("nginx.conf", f"""
+            {"user root;" if os.geteuid() == 0 else ""} daemon off; pid {machine.path}/pid; error_log {machine.path}/error.log; events {{ }}
+            http {{ {temporary} access_log off; server {{ listen 127.0.0.1:{port}; {included} }} }}""")
+        machine.start("nginx", "nginx", "-q", "-p", machine.path, "-c", config)
+        wait_until(lambda: accepts(port), f"nginx listens: {machine.log('nginx')}")
+        for case, body in [("nobody is there", b"x"), ("nobody serves it", b"x"), ("nobody serves it, of much", b"x" * (8 << 20))]:
+            if case == "nobody serves it":
+                mute.bind(str(path))
+                mute.listen()
+            answer = Browser(f"http://localhost:{port}").send("POST", f"{BASE}/fnf/uploadFile", FETCH, body)
+            self.assertEqual((answer.status, answer.headers["Content-Type"]), (502, "application/problem+json"), case)
+            self.assertIsInstance(json.loads(answer.body)["detail"], str)
 
 
 if __name__ == "__main__":
