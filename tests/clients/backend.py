@@ -1,6 +1,7 @@
 """The ARCmanager's old backend, as far as the gateway has to do with it: a FastAPI application that opens its cookie as it does.
 
-Run by uvicorn, with the keys and the DataHUBs' addresses in its environment.
+Run as the original is, by gunicorn with four of uvicorn's workers (`GUNICORN` of tests/deploy/machine.py). Keys are in its environment by the original's names,
+the DataHUBs' addresses and a folder for pieces of uploads by names of ours.
 """
 
 import asyncio
@@ -15,8 +16,8 @@ import jwt
 from cryptography.fernet import Fernet
 from fastapi import APIRouter, Cookie, FastAPI, File, Form, HTTPException, Request, Response, UploadFile
 
-PUBLIC_KEY = pathlib.Path(os.environ["BACKEND_PUBLIC_KEY"]).read_bytes()
-FERNET = Fernet(pathlib.Path(os.environ["BACKEND_FERNET_KEY"]).read_bytes().strip())
+PUBLIC_KEY = f"-----BEGIN PUBLIC KEY-----\n{os.environ['PUBLIC_RSA']}\n-----END PUBLIC KEY-----"
+FERNET = Fernet(os.environ["FERNET"])
 TARGETS = json.loads(os.environ["BACKEND_TARGETS"])
 FOLDER = pathlib.Path(os.environ["BACKEND_FOLDER"])
 

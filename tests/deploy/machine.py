@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -20,6 +21,9 @@ DATAHUB = TARGET / "debug" / "datahub"
 CLIENT_ID = "client-of-tests-deploy"
 CLIENT_SECRET = "gloas-secret-of-tests-deploy"
 BASE = "/arcmanager/api/v1"
+# What runs the ARCmanager's old backend; then come `--bind ADDRESS MODULE:app`. Its control socket would be in somebody's home.
+GUNICORN = [sys.executable, "-W", "ignore", "-m", "gunicorn", "-w", "4", "-k", "uvicorn.workers.UvicornWorker", "--keep-alive", "75",
+            "--no-control-socket"]
 
 
 class Machine:

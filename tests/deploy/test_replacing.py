@@ -1,24 +1,24 @@
-"""The README's "Replacing the Python backend", followed to the letter: its commands and its nginx lines, there and back.
+"""The README's "Replacing the Python backend", followed to the letter: all its commands and nginx lines, there, back, and for good.
 
-Paths are those of a folder instead of the machine's, and `systemctl` is one that only notes what it is asked.
+Paths are those of a folder instead of the machine's, hosts the test's own, the gateway the tests' build, and `systemctl` is a small
+one that starts, restarts and reloads the processes that the units describe (`services.py`).
 """
 
 import json
 import os
 import re
-import shlex
 import shutil
-import signal
+import socket
 import subprocess
-import sys
 import textwrap
 import unittest
 from pathlib import Path
 
 from cryptography.fernet import Fernet
 from machine import (
-    BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, ROOT, TARGET, Browser, Machine, accepts, free_port, start_datahub, wait_until,
+    BASE, CLIENT_ID, CLIENT_SECRET, GUNICORN, ROOT, TARGET, Browser, Machine, accepts, free_port, start_datahub, wait_until,
 )
+from services import Services
 
 IDS = ["tuebingen", "freiburg", "plantmicrobe", "tuebingen_testenv", "dev"]
 FETCH = [("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Mode", "cors"), ("Sec-Fetch-Dest", "empty")]
@@ -30,7 +30,9 @@ READABLE = {"logged_in", "timer", "username"}
 def steps():
     """The blocks of the section, in order: each a language and a text."""
     section = (ROOT / "README.md").read_text().split("\n## Replacing the Python backend\n")[1].split("\n## ")[0]
-    return [(kind, textwrap.dedent(text)) for kind, text in re.findall(r"^ *```(\w+)\n(.*?)^ *```$", section, re.M | re.S)]
+    found = [(kind, textwrap.dedent(text)) for kind, text in re.findall(r"^ *```(\w+)\n(.*?)^ *```$", section, re.M | re.S)]
+    assert len(found) * 2 == section.count("```") and "~~~" not in section, "a block that the test does not see"
+    return found
 
 
 class Replacing(unittest.TestCase):
@@ -38,21 +40,29 @@ class Replacing(unittest.TestCase):
         self.machine = Machine()
         self.addCleanup(self.machine.close)
         self.path = self.machine.path
-        for folder in ["etc/nginx", "etc/systemd/system", "usr/local/bin", "srv/arcmanager/backend", "run", "stubs"]:
+        units = "etc/systemd/system"
+        for folder in ["etc/nginx", f"{units}/arcmanager-gateway.service.d", "usr/local/bin", "srv/arcmanager/backend", "run", "stubs"]:
             (self.path / folder).mkdir(parents=True)
         self.port = free_port()
         self.origin = f"http://localhost:{self.port}"
         uri = f"{self.origin}{BASE}/auth/callback?datahub="
         self.datahubs = {name: start_datahub(self.machine, name, f"--redirect-uri={uri}{name}") for name in IDS}
-        self.start_original()
-        self.machine.write("stubs/systemctl", f'#!/bin/sh\necho "$*" >> {self.path}/asked\n', 0o755)
-        config = self.path / "etc/nginx/nginx.conf"
-        self.machine.write("stubs/nginx", f'#!/bin/sh\nexec {shutil.which("nginx")} -q -p {self.path} -c {config} "$@"\n', 0o755)
-        self.start_nginx(config)
+        # Where what is to be filled in leads to.
+        self.hosts = {f"https://{name.upper().replace('_', '-')}.HOST": f"http://127.0.0.1:{port}" for name, port in self.datahubs.items()}
+        self.hosts["https://YOUR.HOST"] = self.origin
+        self.write_original(units)
+        # The admin's port may be somebody else's here.
+        self.machine.write(f"{units}/arcmanager-gateway.service.d/test.conf", "[Service]\nEnvironment=GATEWAY__ADMIN__LISTEN=none\n")
+        self.write_nginx(units)
+        self.services = Services(self.machine)
+        self.addCleanup(self.services.close)
+        self.services.ask("start", "arcmanager-backend", "nginx")
+        wait_until(lambda: accepts(self.port), "nginx listens")
+        wait_until(self.backend_listens, f"the original listens: {self.machine.log('arcmanager-backend.service')}", 60)
         self.blocks = iter(steps())
 
-    def start_original(self):
-        """The backend, with its keys where they are: in `.env`."""
+    def write_original(self, units):
+        """The backend and its unit, with its keys where they are: in `.env`."""
         openssl = lambda *command, text=None: subprocess.run(["openssl", *command], input=text, capture_output=True, text=True, check=True).stdout
         private = openssl("genrsa", "-traditional", "2048")
         public = openssl("rsa", "-pubout", text=private)
@@ -61,20 +71,26 @@ class Replacing(unittest.TestCase):
         env = {"PRIVATE_RSA": body(private), "PUBLIC_RSA": body(public), "FERNET": fernet, "SECRET_KEY": "of the original's login"}
         for name in IDS:
             env |= {f"{name.upper()}_CLIENT_ID": CLIENT_ID, f"{name.upper()}_CLIENT_SECRET": CLIENT_SECRET}
-        self.machine.write("srv/arcmanager/backend/.env", "".join(f'{name}="{value}"\n' for name, value in env.items()))
-        socket = self.path / "run/arcmanager-backend.sock"
-        self.machine.start(
-            "original", sys.executable, "-m", "uvicorn", "original:app", "--uds", socket, "--timeout-keep-alive", "75",
-            env=env | {
-                "PYTHONPATH": str(ROOT / "tests/deploy"), "BACKEND_ORIGIN": self.origin, "BACKEND_FOLDER": str(self.path),
-                "BACKEND_PUBLIC_KEY": str(self.machine.write("public.pem", public)),
-                "BACKEND_FERNET_KEY": str(self.machine.write("fernet", fernet)),
-                "BACKEND_TARGETS": json.dumps({name: f"http://127.0.0.1:{port}" for name, port in self.datahubs.items()}),
-            })
-        wait_until(socket.is_socket, f"the original listens: {self.machine.log('original')}", 60)
+        env |= {"BACKEND_ORIGIN": self.origin, "BACKEND_FOLDER": str(self.path), "PYTHONPATH": str(ROOT / "tests/deploy")}
+        targets = json.dumps({name: f"http://127.0.0.1:{port}" for name, port in self.datahubs.items()})
+        self.machine.write("srv/arcmanager/backend/.env", "".join(f'{name}="{value}"\n' for name, value in env.items())
+                           + f"BACKEND_TARGETS='{targets}'\n")
+        self.backend = self.path / "run/arcmanager-backend.sock"
+        command = " ".join([*GUNICORN, f"--bind unix:{self.backend}", "original:app"])
+        self.machine.write(f"{units}/arcmanager-backend.service", f"""[Service]
+WorkingDirectory={self.path}/srv/arcmanager/backend
+ExecStart=/bin/bash -c 'set -a; . ./.env; exec {command}'
+""")
 
-    def start_nginx(self, config):
+    def backend_listens(self):
+        with socket.socket(socket.AF_UNIX) as asking:
+            return asking.connect_ex(str(self.backend)) == 0
+
+    def write_nginx(self, units):
         """nginx as it is before, with the app and the backend."""
+        config = self.path / "etc/nginx/nginx.conf"
+        self.machine.write("stubs/nginx", f'#!/bin/sh\nexec {shutil.which("nginx")} -q -p {self.path} -c {config} "$@"\n', 0o755)
+        self.machine.write(f"{units}/nginx.service", f"[Service]\nExecStart={self.path}/stubs/nginx\nExecReload=/bin/kill -HUP $MAINPID\n")
         self.machine.write("etc/nginx/proxy_params", "proxy_set_header Host $http_host;\nproxy_set_header X-Real-IP $remote_addr;\n"
                            "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\nproxy_set_header X-Forwarded-Proto $scheme;\n")
         self.location = next(text for kind, text in steps() if kind == "nginx")
@@ -89,13 +105,12 @@ class Replacing(unittest.TestCase):
 {self.here(self.location)}
                 }}
             }}""")
-        self.nginx = self.machine.start("nginx", self.path / "stubs/nginx")
-        wait_until(lambda: accepts(self.port), "nginx listens")
 
     # Following.
 
     def here(self, text):
-        """The same with paths of the test's own folder, and the program that the tests have."""
+        """The same with paths of the test's own folder, its hosts, and the program that the tests have."""
+        text = re.sub(r"https://[A-Z-]+\.HOST", lambda host: self.hosts[host[0]], text)
         text = text.replace("target/release/arcmanager-gateway", str(TARGET / "debug/arcmanager-gateway"))
         return re.sub(r"(?<![\w.-])/(etc|run|srv|usr/local)/", rf"{self.path}/\1/", text)
 
@@ -106,60 +121,33 @@ class Replacing(unittest.TestCase):
 
     def run_block(self):
         """Runs the next block of commands; gives what it asked `systemctl` for."""
-        asked = self.path / "asked"
-        asked.unlink(missing_ok=True)
+        return self.run_commands(self.block("sh"))
+
+    def run_commands(self, text):
+        self.services.asked.clear()
         paths = f"{self.path}/stubs:{self.path}/usr/local/bin:{os.environ['PATH']}"
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", self.block("sh")], cwd=ROOT, capture_output=True, text=True,
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=ROOT, capture_output=True, text=True,
                               env={**os.environ, "PATH": paths}, timeout=60)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         for file in (self.path / "etc").rglob("*"):
             if file.is_file() and not file.is_symlink():
                 file.write_text(self.here(file.read_text()))
-        return asked.read_text().splitlines() if asked.exists() else []
-
-    def edit_configuration(self):
-        """What the README leaves to whoever knows the installation."""
-        config = self.path / "etc/arcmanager-gateway/gateway.toml"
-        text = config.read_text().replace('public_url = "https://arcmanager.example.org"', f'public_url = "{self.origin}"')
-        for name in IDS:
-            host = name.replace("_", "-")
-            text = text.replace(f'"https://{host}.example.org"', f'"http://127.0.0.1:{self.datahubs[name]}"')
-            text = text.replace(f'"REPLACE-application-id-{host}"', f'"{CLIENT_ID}"')
-            self.machine.write(f"etc/arcmanager-gateway/{name}.secret", CLIENT_SECRET)
-        self.assertNotRegex(re.sub("(?m)^#.*", "", text), "example.org|REPLACE")
-        config.write_text(text + "\n" + self.block("toml"))
-
-    def start_service(self):
-        """What systemd would start: the unit and its drop-in."""
-        units = self.path / "etc/systemd/system"
-        command, environment, credentials = None, {}, self.path / "etc/arcmanager-gateway"
-        for file in ["arcmanager-gateway.service", "arcmanager-gateway.service.d/arcmanager.conf"]:
-            for line in (units / file).read_text().splitlines():
-                key, _, value = line.partition("=")
-                if key == "ExecStart":
-                    command = value
-                elif key == "Environment":
-                    name, _, value = value.partition("=")
-                    environment[name] = value.replace("%d", str(credentials))
-                elif key == "LoadCredential":
-                    name, _, source = value.partition(":")
-                    self.assertEqual(source, str(credentials / name))
-                    self.assertTrue((credentials / name).is_file(), name)
-        self.machine.start("gateway", *shlex.split(command), env=environment | {"GATEWAY__ADMIN__LISTEN": "none"})
-        wait_until((self.path / "run/arcmanager-gateway.sock").is_socket, f"the gateway listens: {self.machine.log('gateway')}")
+        return list(self.services.asked)
 
     def switch(self, to):
-        """Runs the next block, which lets nginx ask the other one."""
-        self.assertEqual(self.run_block(), ["reload nginx"])
-        self.reload_nginx()
-        self.assertEqual(self.who_answers(), to)
+        """Runs the next block, which lets nginx ask the other one; gives its commands."""
+        commands = self.block("sh")
+        self.switch_by(commands, to)
+        return commands
 
-    def reload_nginx(self):
-        """As `systemctl` does; then waits for the workers of before to end, which answer some more."""
-        workers = lambda: set(Path(f"/proc/{self.nginx.pid}/task/{self.nginx.pid}/children").read_text().split())
+    def switch_by(self, commands, to):
+        """nginx's workers of before answer some more, so this waits for them to end."""
+        pid = self.services.processes["nginx.service"].pid
+        workers = lambda: set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
         before = workers()
-        self.nginx.send_signal(signal.SIGHUP)
+        self.assertEqual(self.run_commands(commands), ["reload nginx"])
         wait_until(lambda: workers() and not before & workers(), "nginx has read its configuration")
+        self.assertEqual(self.who_answers(), to)
 
     # Asking.
 
@@ -182,13 +170,14 @@ class Replacing(unittest.TestCase):
         self.is_in(before)
 
         # 2 and 3: keys and configuration.
-        self.assertEqual(self.run_block(), [])
-        self.assertEqual(self.run_block(), [])
-        self.edit_configuration()
-        for name in ["keys", "bridge-private.pem", "bridge-fernet"]:
-            self.assertEqual((self.path / "etc/arcmanager-gateway" / name).stat().st_mode & 0o777, 0o600, name)
+        for _ in range(3):
+            self.assertEqual(self.run_block(), [])
+        secrets = self.path / "etc/arcmanager-gateway"
+        for name in ["keys", "bridge-private.pem", "bridge-fernet", *(f"{name}.secret" for name in IDS)]:
+            self.assertEqual((secrets / name).stat().st_mode & 0o777, 0o600, name)
+        written = (secrets / "gateway.toml").read_text()
+        self.assertNotRegex(re.sub("(?m)^#.*", "", written), r"example\.org|REPLACE|HOST")
         self.assertEqual(self.run_block(), ["daemon-reload", "enable --now arcmanager-gateway.socket arcmanager-gateway.service"])
-        self.start_service()
         self.is_in(before)
 
         # 4: the switch. Still nobody notices.
@@ -202,7 +191,7 @@ class Replacing(unittest.TestCase):
         self.is_in(before)
 
         # 5: there.
-        self.switch("gateway")
+        there = self.switch("gateway")
         self.check_gateway(before)
 
         # 6: and back. Who was logged in before is so again, and who was not is not.
@@ -211,15 +200,31 @@ class Replacing(unittest.TestCase):
         self.assertEqual(self.fetch(self.after, "GET", "/projects/arc_list").status, 401)
         self.after.log_in("freiburg", "joerg")
         self.assertEqual(self.is_in(self.after, "joerg")["target"], "freiburg")
-        self.assertEqual(list(self.blocks), [])
-
         # Sessions of both live side by side: the gateway's has waited.
-        link = self.path / "etc/nginx/arcmanager/api.conf"
-        link.unlink()
-        link.symlink_to("gateway.conf")
-        self.reload_nginx()
+        self.switch_by(there, "gateway")
         self.assertEqual(self.is_in(self.after)["target"], "tuebingen")
-        self.assertNotRegex(self.machine.log("gateway") + (self.path / "nginx-error.log").read_text(), "code=|state=|gAAAA")
+
+        # 7: for good. What the gateway sealed goes on, what the backend signed is over.
+        data = self.after.cookies["data"]
+        self.assertEqual(self.ask_backend(data), 200)
+        keys = [(secrets / name).read_text() for name in ["bridge-private.pem", "bridge-fernet"]]
+        self.assertEqual(self.run_block(), ["restart arcmanager-backend arcmanager-gateway"])
+        wait_until(self.backend_listens, "the original listens again", 60)
+        for name, old in zip(["bridge-private.pem", "bridge-fernet"], keys):
+            self.assertNotEqual((secrets / name).read_text(), old, name)
+        self.assertEqual(self.is_in(self.after)["target"], "tuebingen")
+        self.assertEqual(self.ask_backend(data), 401)
+        self.assertEqual(list(self.blocks), [], "each block was run")
+        log = self.machine.log("arcmanager-gateway.service") + (self.path / "nginx-error.log").read_text()
+        self.assertNotRegex(log, "code=|state=|gAAAA")
+
+    def ask_backend(self, data):
+        """The status of a call to the backend itself, with a cookie that it once signed."""
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(20)
+            asking.connect(str(self.backend))
+            asking.sendall(f"GET {BASE}/user/getUser HTTP/1.1\r\nHost: localhost\r\nCookie: data={data}\r\nConnection: close\r\n\r\n".encode())
+            return int(asking.recv(4096).split()[1])
 
     def check_gateway(self, before):
         """A login and a call of each kind, as the app makes them."""
