@@ -70,8 +70,8 @@ impl DataCookieKeys {
     }
 }
 
-/// An RSA private key, which signs JWTs: about a millisecond each with 2048 bits. What it was read from is wiped; ring itself wipes
-/// no key.
+/// An RSA private key, which signs JWTs: less than half a millisecond each with 2048 bits (`docs/speed.md`). What it was read from is
+/// wiped; ring itself wipes no key.
 pub struct JwtKey(KeyPair);
 
 impl JwtKey {

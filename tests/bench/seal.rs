@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit};
+use arcmanager_gateway::bridge::data_cookie::{DataCookieKeys, FernetKey, JwtKey};
 use arcmanager_gateway::datahub::oidc::User;
 use arcmanager_gateway::datahub::token::TokenSet;
 use arcmanager_gateway::seal::cookie::{Plaintext, SealedCookie};
@@ -40,6 +41,13 @@ fn main() -> io::Result<()> {
     let gcm_tag = gcm.encrypt_inout_detached(&short_nonce.into(), &additional_data, buffer.as_mut_slice().into());
     let gcm_tag = gcm_tag.expect("it is short");
     let gcm_sealed = buffer.clone();
+
+    let opened = ring.unseal(&[], ring.seal(&[], &plaintext).as_bytes()).expect("our own text");
+    let opened = OpenSession::read(opened).expect("the encoding of a session");
+    let (pem, fernet) = (include_bytes!("../datahub/keys/first.pem"), "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=");
+    let jwt = JwtKey::from_pem(pem).expect("an RSA key of 2048 bits");
+    let keys = DataCookieKeys::new(jwt, FernetKey::parse(fernet).expect("a Fernet key"));
+    let datahub = "tuebingen".parse().expect("an id");
 
     let [mut one, mut two, mut three, mut four] = [(); 4].map(|()| buffer.clone());
     let mut turns = [
@@ -76,6 +84,12 @@ fn main() -> io::Result<()> {
             let buffer = four.as_mut_slice().into();
             black_box(gcm.encrypt_inout_detached(&short_nonce.into(), &additional_data, buffer).is_ok());
         }),
+        Turn {
+            repeats: 10,
+            ..Turn::new("session to the old backend's cookie", || {
+                black_box(keys.mint(&opened, &datahub, SystemTime::now()));
+            })
+        },
     ];
     for _ in 0..TURNS {
         turns.iter_mut().for_each(Turn::run);
@@ -119,17 +133,19 @@ fn main() -> io::Result<()> {
 struct Turn<'a> {
     name: &'static str,
     work: Box<dyn FnMut() + 'a>,
+    /// How often in one turn.
+    repeats: u32,
     times: Vec<Duration>,
 }
 
 impl<'a> Turn<'a> {
     fn new(name: &'static str, work: impl FnMut() + 'a) -> Self {
-        Self { name, work: Box::new(work), times: Vec::with_capacity(TURNS) }
+        Self { name, work: Box::new(work), repeats: REPEATS, times: Vec::with_capacity(TURNS) }
     }
 
     fn run(&mut self) {
         let started = Instant::now();
-        for _ in 0..REPEATS {
+        for _ in 0..self.repeats {
             (self.work)();
         }
         self.times.push(started.elapsed());
@@ -139,7 +155,7 @@ impl<'a> Turn<'a> {
     fn median(&self) -> f64 {
         let mut times = self.times.clone();
         times.sort_unstable();
-        times[times.len() / 2].as_secs_f64() * 1e9 / f64::from(REPEATS)
+        times[times.len() / 2].as_secs_f64() * 1e9 / f64::from(self.repeats)
     }
 }
 
