@@ -5,6 +5,7 @@
 
 mod bridge;
 mod conflicts;
+mod credentials;
 mod datahubs;
 mod section;
 mod sources;
@@ -17,6 +18,7 @@ use url::{Host, Position, Url};
 
 use crate::access_log::Format;
 use crate::bridge::BridgeSettings;
+use crate::config::credentials::credential;
 use crate::config::section::{ConfigErrors, Section};
 use crate::config::sources::Sources;
 use crate::datahub::DataHubs;
@@ -377,15 +379,22 @@ fn auth(mut section: Section<'_>) -> Option<Duration> {
 type SessionSection = (Keyring, Option<PathBuf>, Option<SystemTime>, session::SessionLimits);
 
 fn session(mut section: Section<'_>) -> Option<SessionSection> {
-    let file: Option<PathBuf> = section.optional("keys_file");
     let listed: Option<Vec<Key>> = section.list("keys");
+    let file = match section.optional::<PathBuf>("keys_file") {
+        None if listed.as_ref().is_some_and(Vec::is_empty) => match credential("keys", &[]) {
+            Ok(path) => Some(path),
+            Err(error) => {
+                let what = format!("or keys must hold a key, and {error}; `arcmanager-gateway key` makes one");
+                section.record_error("keys_file", what)
+            }
+        },
+        file => file,
+    };
     let keys = match (&file, listed) {
         (Some(_), Some(keys)) if !keys.is_empty() => section.record_error("keys", "and keys_file must not both be set"),
         (Some(path), _) => secret_file(path, "keys_file", &section).and_then(|text| keys_of(&text, &section)),
-        (None, Some(keys)) if keys.is_empty() => {
-            section.record_error("keys_file", "or keys must hold a key; `arcmanager-gateway key` makes one")
-        }
-        (None, keys) => keys,
+        // None at all is noted above.
+        (None, keys) => keys.filter(|keys| !keys.is_empty()),
     };
     let keyring =
         keys.and_then(|keys| Keyring::new(keys).map_err(|error| section.record_error::<()>("keys", error)).ok());

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use url::Url;
 use zeroize::Zeroizing;
 
+use super::credentials::credential;
 use super::section::Section;
 use super::{Server, is_loopback, secret_file};
 use crate::bridge::data_cookie::{BridgeKeyError, DataCookieKeys, FernetKey, JwtKey};
@@ -45,14 +46,15 @@ pub(super) fn read(
         section
             .warn("allow", "opens what the old backend does not guard itself; the README says what each name lets in");
     }
-    let [jwt, fernet] = &files;
-    let jwt = key(jwt, &section, |text| JwtKey::from_pem(text.as_bytes()));
-    let fernet = key(fernet, &section, FernetKey::parse);
+    let [jwt, fernet] = files;
+    let jwt = key(jwt, JWT_CREDENTIAL, &section, |text| JwtKey::from_pem(text.as_bytes()));
+    let fernet = key(fernet, FERNET_CREDENTIAL, &section, FernetKey::parse);
     section.finish();
     let policy = BridgePolicy::new(&server?.base_path, open?);
-    let settings =
-        BridgeSettings { address: address?, keys: DataCookieKeys::new(jwt?, fernet?), policy, first_byte: first_byte? };
-    Some((Some(settings), files.into_iter().filter_map(|(_, file)| file).collect()))
+    let ((jwt, jwt_file), (fernet, fernet_file)) = (jwt?, fernet?);
+    let keys = DataCookieKeys::new(jwt, fernet);
+    let settings = BridgeSettings { address: address?, keys, policy, first_byte: first_byte? };
+    Some((Some(settings), vec![jwt_file, fernet_file]))
 }
 
 /// Loopback, a unix socket, or https: what goes there opens the DataHUB for one person.
@@ -73,13 +75,22 @@ fn address(text: &str, section: &Section<'_>) -> Option<Address> {
     Address::new(url, connect, tls).map_err(|error| section.record_error::<()>("url", error)).ok()
 }
 
-/// The key in the file that a setting names.
+/// The key in the file that a setting names, or else in a credential; and the file.
 fn key<T>(
-    (name, path): &(&str, Option<PathBuf>),
+    (name, path): (&str, Option<PathBuf>),
+    passed: &str,
     section: &Section<'_>,
     parse: impl FnOnce(&str) -> Result<T, BridgeKeyError>,
-) -> Option<T> {
-    let Some(path) = path else { return section.record_error(name, "is missing") };
-    let text = Zeroizing::new(secret_file(path, name, section)?);
-    parse(&text).map_err(|error| section.record_error::<()>(name, error)).ok()
+) -> Option<(T, PathBuf)> {
+    let path = match path.map_or_else(|| credential(passed, &[]), Ok) {
+        Ok(path) => path,
+        Err(error) => return section.record_error(name, format!("is missing, and {error}")),
+    };
+    let text = Zeroizing::new(secret_file(&path, name, section)?);
+    let key = parse(&text).map_err(|error| section.record_error::<()>(name, error)).ok()?;
+    Some((key, path))
 }
+
+/// The credentials that the keys are where no setting names their files.
+const JWT_CREDENTIAL: &str = "bridge-private.pem";
+const FERNET_CREDENTIAL: &str = "bridge-fernet";

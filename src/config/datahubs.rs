@@ -1,12 +1,13 @@
 //! The sections `datahubs.ID`, one for each DataHUB.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use openidconnect::{ClientId, ClientSecret, IssuerUrl, RedirectUrl};
 use url::Url;
 
+use super::credentials::credential;
 use super::section::Section;
 use super::{BackChannelTimeouts, Server, is_loopback, not_before, secret_file, told};
 use crate::datahub::back_channel::BackChannel;
@@ -31,6 +32,7 @@ pub(super) fn read(
             "is missing: each DataHUB needs a section, such as [datahubs.tuebingen] with url, client_id and client_secret_file",
         );
     }
+    let secrets: Vec<_> = ids.iter().map(|id| secret_name(id)).collect();
     let datahubs: Vec<_> = ids
         .iter()
         .map(|id| {
@@ -38,7 +40,7 @@ pub(super) fn read(
             match id.parse::<DataHubId>() {
                 Ok(id) => {
                     cut_off(&mut own, &id, cut_offs);
-                    datahub(id, own, server, back_channel)
+                    datahub(id, own, &secrets, server, back_channel)
                 }
                 Err(error) => section.record_error(id, format!("is no id: {error}")),
             }
@@ -75,6 +77,7 @@ fn cut_off(section: &mut Section<'_>, id: &DataHubId, cut_offs: &mut CutOffs) {
 fn datahub(
     id: DataHubId,
     mut section: Section<'_>,
+    secrets: &[String],
     server: Option<&Server>,
     timeouts: Option<BackChannelTimeouts>,
 ) -> Option<DataHub> {
@@ -95,7 +98,7 @@ fn datahub(
         let is_good = !id.is_empty() && is_visible(id);
         is_good || section.record_error::<()>("client_id", "must be the Application ID that GitLab shows").is_some()
     });
-    let client_secret = client_secret(&mut section);
+    let client_secret = client_secret(&id, secrets, &mut section);
     let connect: Option<Endpoint> = section.optional("connect");
     if matches!(&connect, Some(Endpoint::Tcp(address)) if address.ends_with(":0")) {
         section.record_error::<()>("connect", "must name a port other than 0");
@@ -155,13 +158,26 @@ fn datahub(
     ))
 }
 
-fn client_secret(section: &mut Section<'_>) -> Option<ClientSecret> {
+/// The credential that is a DataHUB's client secret if its section has none.
+fn secret_name(id: &str) -> String {
+    format!("{id}.secret")
+}
+
+/// `secrets` are the names of all DataHUBs' credentials, this one's among them.
+fn client_secret(id: &DataHubId, secrets: &[String], section: &mut Section<'_>) -> Option<ClientSecret> {
     let text: Option<String> = section.optional("client_secret");
     let file: Option<PathBuf> = section.optional("client_secret_file");
+    let read = |path: &Path| Some(secret_file(path, "client_secret_file", section)?.trim().to_owned());
     let secret = match (text, file) {
         (Some(text), None) => text,
-        (None, Some(path)) => secret_file(&path, "client_secret_file", section)?.trim().to_owned(),
-        (None, None) => return section.record_error("client_secret", "or client_secret_file is missing"),
+        (None, Some(path)) => read(&path)?,
+        (None, None) => match credential(&secret_name(id.as_str()), secrets) {
+            Ok(path) => read(&path)?,
+            Err(error) => {
+                let what = format!("or client_secret_file is missing, and {error}");
+                return section.record_error("client_secret", what);
+            }
+        },
         (Some(_), Some(_)) => {
             return section.record_error("client_secret", "and client_secret_file must not both be set");
         }

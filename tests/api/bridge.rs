@@ -645,7 +645,11 @@ fn what_is_wrong_with_the_bridge_is_told_at_once_and_check_tries_it() {
     }
     assert!(!faults.contains("canary"), "{faults}");
     for (case, lines, fault) in [
-        ("no keys", "bridge.url = \"http://127.0.0.1:1\"", "bridge.jwt_key_file is missing"),
+        (
+            "no keys",
+            "bridge.url = \"http://127.0.0.1:1\"",
+            "bridge.jwt_key_file is missing, and there is no credential bridge-private.pem",
+        ),
         ("no url", "bridge.jwt_key_file = \"/x\"", "bridge.jwt_key_file does nothing"),
         ("a path", "bridge.url = \"https://old.example/x\"", "bridge.url must"),
         ("not a path", "bridge.url = \"unix:x\"", "bridge.url must"),

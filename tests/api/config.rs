@@ -718,6 +718,70 @@ fn a_secret_that_is_missing_or_weak_stops_the_start() {
 }
 
 /// CS-04: script of a development server is let in on the machine of whoever develops, and nowhere else.
+/// As systemd hands them over: each by itself, or all of a folder, whose name stands before theirs.
+#[test]
+fn keys_and_secrets_come_from_the_credentials_where_nothing_else_is_said() {
+    let (hub, longer) = (datahub(), datahub());
+    let without_secret = |id: &str, hub: &DataHub| {
+        let (url, client) = (hub.url(), hub.client_id());
+        format!("datahubs.{id} = {{ url = {url:?}, client_id = {client:?} }}\n")
+    };
+    let config = without_secret("a", &hub) + &without_secret("b_a", &longer);
+    let (key, other, [a, b_a]) = (new_key(), new_key(), [hub.client_secret(), longer.client_secret()]);
+    let check = |files: &[(&str, &str)], config: &str| {
+        let folder = Folder::default();
+        for (name, text) in files {
+            folder.file(name, &format!("{text}\n"));
+        }
+        let output = started_with(config, &[("CREDENTIALS_DIRECTORY", folder.path().to_str().expect("a plain path"))]);
+        let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        assert!(![&key[..], &other, a, b_a].iter().any(|secret| told.contains(secret)), "{told}");
+        (output.status.code(), told)
+    };
+    // The DataHUBs themselves say whether the secret is theirs.
+    let good = (Some(0), "configuration: good\na: good\nb_a: good\n".to_owned());
+    assert_eq!(check(&[("keys", &key), ("a.secret", a), ("b_a.secret", b_a)], &config), good);
+    assert_eq!(check(&[("g_keys", &key), ("g_a.secret", a), ("g_b_a.secret", b_a)], &config), good);
+    let said = format!("session.keys = [{key:?}]\n{}{}", section("a", &hub), section("b_a", &longer));
+    assert_eq!(check(&[("keys", "canary"), ("a.secret", "canary"), ("g_a.secret", "canary")], &said), good);
+
+    for (case, files, told) in [
+        (
+            "another's, whose name ends alike",
+            vec![("g_keys", &key[..]), ("g_b_a.secret", b_a)],
+            "datahubs.a.client_secret or client_secret_file is missing, and $CREDENTIALS_DIRECTORY has no file a.secret",
+        ),
+        (
+            "two that fit",
+            vec![("keys", &key), ("g_a.secret", a), ("h_a.secret", a), ("b_a.secret", b_a)],
+            "datahubs.a.client_secret or client_secret_file is missing, and $CREDENTIALS_DIRECTORY must have only one of \
+             g_a.secret, h_a.secret",
+        ),
+        (
+            "two rings",
+            vec![("keys", &key), ("g_keys", &other), ("a.secret", a), ("b_a.secret", b_a)],
+            "session.keys_file or keys must hold a key, and $CREDENTIALS_DIRECTORY must have only one of g_keys, keys",
+        ),
+        (
+            "no ring",
+            vec![("a.secret", a), ("b_a.secret", b_a)],
+            "session.keys_file or keys must hold a key, and $CREDENTIALS_DIRECTORY has no file keys or NAME_keys",
+        ),
+        ("a weak ring", vec![("keys", "canary"), ("a.secret", a), ("b_a.secret", b_a)], "session.keys_file line 1"),
+    ] {
+        let (code, text) = check(&files, &config);
+        assert_eq!(code, Some(EX_CONFIG), "{case}: {text}");
+        assert!(text.lines().any(|line| line.trim_start().starts_with(told)), "{case}: {text}");
+        assert_eq!(text.lines().count(), 2, "{case}: {text}");
+    }
+
+    for (folder, told) in [("/nowhere", "cannot be read"), ("", "is not set")] {
+        let output = started_with(&config, &[("CREDENTIALS_DIRECTORY", folder)]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(EX_CONFIG) && text.matches(told).count() == 3, "{text}");
+    }
+}
+
 #[test]
 fn a_development_origin_is_refused_in_production() {
     let hub = datahub();
