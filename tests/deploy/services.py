@@ -1,7 +1,7 @@
 """What stands for systemd and its `systemctl` in a test: the processes that unit files describe, in a folder instead of the machine.
 
 It reads units when it begins and at a `daemon-reload`, with their drop-ins, and knows of them what starts a process: ExecStart,
-ExecReload, WorkingDirectory, Environment, LoadCredential (copied at each start and at no other time) and ListenStream (held from its
+ExecReload, WorkingDirectory, Environment, LoadCredential (copied at each start and at no other time; of a folder all files) and ListenStream (held from its
 start on, so that connections wait while its service restarts). Sandbox, user and order are left out. What it does not know fails.
 """
 
@@ -12,8 +12,10 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 from machine import end, end_listening
+from units import copy_credentials
 
 STUB = """#!{python}
 import socket, sys
@@ -97,12 +99,11 @@ class Services:
         if name in self.processes:
             end(self.processes.pop(name))
         credentials = self.path / "run/credentials" / name
-        credentials.mkdir(parents=True, exist_ok=True)
-        for credential in self.all(name, "LoadCredential"):
-            to, _, source = credential.partition(":")
-            with open(source, "rb") as file:
-                (credentials / to).write_bytes(file.read())
+        settings = [setting.partition(":") for setting in self.all(name, "LoadCredential")]
+        copy_credentials({to: Path(source) for to, _, source in settings}, credentials)
         environment = dict(line.replace("%d", str(credentials)).split("=", 1) for line in self.all(name, "Environment"))
+        # Where systemd looks for a program that is named without a path.
+        environment |= {"CREDENTIALS_DIRECTORY": str(credentials), "PATH": f"{self.path}/usr/local/bin:{os.environ['PATH']}"}
         command, passed = shlex.split(self.one(name, "ExecStart")), ()
         if held := self.sockets.get(name.replace(".service", ".socket")):
             # systemd passes the first one as descriptor 3, to exactly the process it starts.

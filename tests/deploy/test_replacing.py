@@ -172,10 +172,10 @@ ExecStart=/bin/bash -c 'set -a; . ./.env; exec {command}'
         # 2 and 3: keys and configuration.
         for _ in range(3):
             self.assertEqual(self.run_block(), [])
-        secrets = self.path / "etc/arcmanager-gateway"
+        secrets = self.path / "etc/arcmanager-gateway/credentials"
         for name in ["keys", "bridge-private.pem", "bridge-fernet", *(f"{name}.secret" for name in IDS)]:
             self.assertEqual((secrets / name).stat().st_mode & 0o777, 0o600, name)
-        written = (secrets / "gateway.toml").read_text()
+        written = (secrets.parent / "gateway.toml").read_text()
         self.assertNotRegex(re.sub("(?m)^#.*", "", written), r"example\.org|REPLACE|HOST")
         self.assertEqual(self.run_block(), ["daemon-reload", "enable --now arcmanager-gateway.socket arcmanager-gateway.service"])
         self.is_in(before)
