@@ -181,11 +181,12 @@ class Browser:
 
 
 class Recorder:
-    """Stands before a DataHUB, passes on all bytes, and remembers the heads of the requests."""
+    """Stands before a DataHUB, passes on all bytes and counts them, and remembers the heads of the requests."""
 
     def __init__(self, upstream_port):
         self.upstream_port = upstream_port
         self.heads = []
+        self.up = self.down = 0
         self.lock = threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = self.listener.getsockname()[1]
@@ -198,16 +199,21 @@ class Recorder:
             except OSError:
                 return
             upstream = socket.create_connection(("127.0.0.1", self.upstream_port))
-            for a, b, note in [(client, upstream, self.note), (upstream, client, None)]:
+            for a, b, note, is_last in [(client, upstream, self.note, False), (upstream, client, self.note_answer, True)]:
                 a.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=pump, args=(a, b, note), daemon=True).start()
+                threading.Thread(target=pump, args=(a, b, note, is_last), daemon=True).start()
 
     def note(self, piece):
         # The gateway writes a head in one go, and its next request only after the answer: a head begins a piece.
         head, end_of_head, _ = piece.partition(b"\r\n\r\n")
-        if end_of_head and head.split(b"\r\n")[0].endswith(b" HTTP/1.1"):
-            with self.lock:
+        with self.lock:
+            self.up += len(piece)
+            if end_of_head and head.split(b"\r\n")[0].endswith(b" HTTP/1.1"):
                 self.heads.append(head)
+
+    def note_answer(self, piece):
+        with self.lock:
+            self.down += len(piece)
 
     def fields(self, target, name):
         """All values of a field of the last request for `target`."""
@@ -219,16 +225,15 @@ class Recorder:
         end_listening(self.listener)
 
 
-def pump(source, sink, note):
+def pump(source, sink, note, is_last):
     try:
         while piece := source.recv(256 * 1024):
-            if note:
-                note(piece)
+            note(piece)
             sink.sendall(piece)
         sink.shutdown(socket.SHUT_WR)
     except OSError:
         pass
     finally:
-        if not note:
+        if is_last:
             source.close()
             sink.close()
