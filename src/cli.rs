@@ -4,6 +4,7 @@ pub(crate) mod check;
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
@@ -11,6 +12,7 @@ use arcmanager_gateway::config::Config;
 use arcmanager_gateway::datahub::transport::Endpoint;
 use arcmanager_gateway::error::ApiError;
 use arcmanager_gateway::guard::METHODS;
+use arcmanager_gateway::metrics;
 use arcmanager_gateway::proxy::policy::Policy;
 use arcmanager_gateway::proxy::target::Target;
 use arcmanager_gateway::seal::{Key, cookie};
@@ -28,6 +30,7 @@ use crate::cli::check::MetricsUrl;
 /// app's API calls with the token attached. Stores nothing.
 #[derive(Parser)]
 #[command(
+    version = version(),
     after_help = "Configuration: the built-in defaults, then each FILE in order, then environment variables such as\n\
         GATEWAY__SERVER__PUBLIC_URL (lists separated by commas). Required: session.keys_file or session.keys, and one\n\
         section datahubs.ID with url, client_id and client_secret or client_secret_file.\n\n\
@@ -39,6 +42,12 @@ pub(crate) struct Arguments {
     /// Read this TOML file; may be given more than once, and a later file wins
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) config: Vec<PathBuf>,
+}
+
+/// The version and the commit, as the metric `gateway_build_info` and the first line of the log have them.
+fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} (commit {})", metrics::VERSION, metrics::REVISION));
+    &VERSION
 }
 
 #[derive(Subcommand)]

@@ -13,6 +13,7 @@ use arcmanager_gateway::access_log;
 use arcmanager_gateway::admin::Draining;
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::datahub::transport::Endpoint;
+use arcmanager_gateway::metrics;
 use arcmanager_gateway::reload;
 use arcmanager_gateway::server::{self, Socket};
 use clap::Parser;
@@ -85,7 +86,8 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
     let (end, ended) = oneshot::channel();
     let tasks = actix_web::rt::spawn(tasks.run(async { ended.await.unwrap_or_else(|_| Instant::now()) }));
     let server = actix_web::rt::spawn(server);
-    log::info!(listen = places.join(" "), public_url = config.server.public_url.as_str(); "serving");
+    let public_url = config.server.public_url.as_str();
+    log::info!(listen = places.join(" "), public_url, version = metrics::VERSION, revision = metrics::REVISION; "serving");
 
     let is_graceful = tokio::select! {
         _ = terminate.recv() => true,

@@ -236,14 +236,20 @@ struct ReplayLabel {
 /// What was last said of the ring.
 static RING: Mutex<Vec<KeyRole>> = Mutex::new(Vec::new());
 
+/// The version of this gateway.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The commit that it was built from, with `-dirty` if files had changed since; `unknown` where nobody said (`build.rs`).
+pub const REVISION: &str = match option_env!("GATEWAY_REVISION") {
+    Some(revision) if !revision.is_empty() => revision,
+    _ => "unknown",
+};
+
 static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     let mut all = Registry::default();
     all.register_collector(Box::new(Process { started_at: SystemTime::now() }));
     let registry = all.sub_registry_with_prefix("gateway");
     registry.register_collector(Box::new(Sums));
-    let build =
-        [("version", env!("CARGO_PKG_VERSION")), ("revision", option_env!("GATEWAY_REVISION").unwrap_or("unknown"))];
-    registry.register("build", "Which gateway this is", Info::new(build));
+    registry.register("build", "Which gateway this is", Info::new([("version", VERSION), ("revision", REVISION)]));
     let metrics = Metrics::default();
     let Metrics {
         seals,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::browser::{Browser, FETCH};
-use crate::gateway::{BASE, Gateway, Setup, datahub};
+use crate::gateway::{BASE, Gateway, Setup, datahub, run};
 use crate::wire::exchange;
 
 #[test]
@@ -76,8 +76,21 @@ fn the_process_says_what_it_is_and_what_it_uses() {
     assert!(process("process_open_fds") > 5.0 && process("process_open_fds") < process("process_max_fds"), "{metrics}");
     let now = std::time::UNIX_EPOCH.elapsed().expect("it is after 1970").as_secs_f64();
     assert!((now - 60.0..=now).contains(&process("process_start_time_seconds")), "{metrics}");
-    let build = format!("gateway_build_info{{version=\"{}\",revision=\"", env!("CARGO_PKG_VERSION"));
-    assert!(metrics.contains(&build), "{metrics}");
+    // The same everywhere: the commit, where git is there and this is a checkout.
+    let git = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output();
+    let head = git.ok().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let line = gateway.wait_for_line(|line| line["message"] == "serving");
+    let (version, revision) = (env!("CARGO_PKG_VERSION"), line["revision"].as_str().expect("a text"));
+    let is_known = head.is_some_and(|head| !head.is_empty()) && std::path::Path::new(".git").exists();
+    assert_eq!(revision.trim_end_matches("-dirty").len() == 40, is_known, "{revision}");
+    assert!(is_known || revision == "unknown", "{revision}");
+    let build = format!("gateway_build_info{{version=\"{version}\",revision=\"{revision}\"}} 1\n");
+    assert!(metrics.contains(&build) && line["version"] == version, "{metrics}");
+    for option in ["--version", "-V"] {
+        let told = run(&[option], &[]);
+        let expected = format!("arcmanager-gateway {version} (commit {revision})\n");
+        assert_eq!((told.status.code(), String::from_utf8_lossy(&told.stdout)), (Some(0), expected.into()), "{option}");
+    }
 }
 
 /// What is counted is for operators, by a listener that has nothing else, and it names nobody and nothing of theirs.
