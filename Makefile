@@ -1,6 +1,7 @@
 # One verb for each habit. `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := bash
+CARGO_DEB := 3.8.0
 CARGO_DENY := 0.20.2
 CARGO_MUTANTS := 27.1.0
 ENVOY := 1.40.0
@@ -31,7 +32,7 @@ check: cargo-deny ## format, lints, documentation, dependencies
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	.tools/bin/cargo-deny --locked --workspace check bans licenses sources
 
-long: build python-tools browser-tools deploy-tools image-tools node-tools fuzz-target cargo-mutants ## what takes too long for every commit
+long: build python-tools browser-tools deploy-tools image-tools package-tools node-tools fuzz-target cargo-mutants ## what takes too long for every commit
 	LONG=1 cargo test --locked --lib --test api
 	cargo test --locked --test api -- --ignored --skip storm::
 	$(call FUZZ,-max_total_time=1800)
@@ -72,6 +73,13 @@ release: bench-tools ## target/release/arcmanager-gateway, guided by a profile w
 image: image-tools ## a container image, by Docker or else by buildah
 	docker/build.sh
 
+# The pages of the manual come from the command line itself.
+deb: cargo-deb ## target/debian/*.deb, a Debian package with a systemd unit and its socket
+	cargo build --locked --release -p arcmanager-gateway
+	@rm -rf target/man && mkdir -p target/man
+	$${CARGO_TARGET_DIR:-target}/release/arcmanager-gateway man target/man
+	.tools/bin/cargo-deb --locked --no-build --no-strip -p arcmanager-gateway
+
 advisories: cargo-deny ## known weaknesses of dependencies; needs the advisory database, a git clone
 	.tools/bin/cargo-deny --locked --workspace check advisories
 
@@ -104,17 +112,15 @@ browser-tools: deploy-tools geckodriver
 
 deploy-tools:
 	@command -v nginx >/dev/null && command -v haproxy >/dev/null && command -v openssl >/dev/null \
-		&& command -v systemd-socket-activate >/dev/null || { $(APT) nginx-light haproxy openssl systemd; }
+		&& command -v systemd-socket-activate >/dev/null && command -v curl >/dev/null && command -v strace >/dev/null \
+		|| { $(APT) nginx-light haproxy openssl systemd curl strace; }
 
 # Prometheus' own checker, out of Debian's package: installed, that would start a service, and take 100 MiB.
-deploy-tools: promtool curl
+deploy-tools: promtool
 promtool:
 	@test -x .tools/bin/promtool || command -v promtool >/dev/null || { set -e; apt-get update -qq; folder=$$(mktemp -d); chmod 755 $$folder; \
 		(cd $$folder && apt-get download -qq prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool); \
 		install -D $$folder/usr/bin/promtool .tools/bin/promtool; rm -r $$folder; }
-
-curl: # which the commands of docs/operate.md use
-	@command -v curl >/dev/null || { $(APT) curl; }
 
 # Node comes from npm, too: Debian's is older than the provider wants.
 node-tools:
@@ -124,6 +130,9 @@ node-tools:
 
 image-tools:
 	@docker info >/dev/null 2>&1 || command -v buildah >/dev/null || { $(APT) buildah; }
+
+package-tools: cargo-deb
+	@command -v lintian >/dev/null && command -v man >/dev/null || { $(APT) lintian man-db; }
 
 bench-tools: deploy-tools check-tools
 	@/usr/bin/python3 -c 'import cryptography, jwt' 2>/dev/null || { $(APT) python3-cryptography python3-jwt; }
@@ -136,6 +145,11 @@ check-tools:
 	@command -v valgrind >/dev/null && command -v strace >/dev/null && command -v openssl >/dev/null || { $(APT) valgrind strace openssl; }
 
 APT = apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
+
+cargo-deb:
+	@.tools/bin/cargo-deb --version 2>/dev/null | grep -q '^$(CARGO_DEB)$$' \
+		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_TARGET_DIR=.tools/target \
+		   cargo install --locked --quiet --root .tools --version $(CARGO_DEB) cargo-deb
 
 cargo-deny:
 	@.tools/bin/cargo-deny --version 2>/dev/null | grep -q ' $(CARGO_DENY)$$' \
@@ -152,4 +166,4 @@ cargo-mutants:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_MUTANTS) cargo-mutants
 
-.PHONY: promtool curl help demo test quick check long storm bench bench-peers bench-check bench-record bench-build bench-counted release image advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools fuzz-target cargo-deny cargo-mutants geckodriver
+.PHONY: promtool help demo test quick check long storm bench bench-peers bench-check bench-record bench-build bench-counted release image deb advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools package-tools fuzz-target cargo-deb cargo-deny cargo-mutants geckodriver

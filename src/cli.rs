@@ -3,7 +3,7 @@
 pub(crate) mod check;
 
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +17,7 @@ use arcmanager_gateway::proxy::policy::Policy;
 use arcmanager_gateway::proxy::target::Target;
 use arcmanager_gateway::seal::{Key, cookie};
 use clap::builder::PossibleValuesParser;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -97,6 +97,17 @@ pub(crate) enum Command {
     /// Goes to admin.listen of the configuration. Exit status 0 if it is healthy, else 1.
     #[command(after_help = "Example: arcmanager-gateway health --config gateway.toml")]
     Health,
+    /// Write the pages of the manual into a folder, for a package
+    #[command(hide = true)]
+    Man {
+        /// It must be there
+        folder: PathBuf,
+    },
+}
+
+/// Writes the manual's pages, a file for each command.
+pub(crate) fn man(folder: &Path) -> io::Result<()> {
+    clap_mangen::generate_to(Arguments::command(), folder)
 }
 
 /// Prints a new key; its id apart from it, so that a file of keys gets lines of keys only.

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     let Arguments { command, config: files } = Arguments::parse();
     match command {
         Some(Command::Key) => return done(cli::key()),
+        Some(Command::Man { folder }) => return done(cli::man(&folder)),
         Some(Command::Policy { method, target }) => {
             return match Config::load_policy(&files) {
                 Ok(policy) => done(cli::judge(&method, &target, &policy)),
@@ -59,7 +60,9 @@ fn main() -> ExitCode {
         }
         Command::Inspect => done(cli::inspect(&config)),
         Command::Health => done(System::new().block_on(cli::health(&config))),
-        Command::Key | Command::Policy { .. } => unreachable!("answered above, since they need no whole configuration"),
+        Command::Key | Command::Man { .. } | Command::Policy { .. } => {
+            unreachable!("answered above, since they need no whole configuration")
+        }
     }
 }
 
