@@ -54,7 +54,7 @@ def start_gateway(machine, name, hub, origin, listen, trusted, more):
     if not keys.exists():
         machine.write("keys", subprocess.check_output([GATEWAY, "key"], text=True))
     config = machine.write(f"{name}.toml", f"""
-        server = {{ public_url = "{origin}", listen = ["{listen}"], trusted_proxies = ["{trusted}"] }}
+        server = {{ public_url = "{origin}", listen = ["{listen}"], trusted_proxies = ["{trusted}"], health = true }}
         admin.listen = "none"
         session.keys_file = "{keys}"
         datahubs.tuebingen.url = "http://127.0.0.1:{hub}"
@@ -245,25 +245,53 @@ class TwoBehindNginx(TwoGateways, unittest.TestCase):
 class TwoBehindHaproxy(TwoGateways, unittest.TestCase):
     start_front = staticmethod(start_haproxy)
 
+    def test_one_that_is_about_to_end_gets_nothing_new(self):
+        """It still finishes a call, and would take others; its front has been told."""
+        process, recorder = self.gateways[0]
+        target = f"/projects/230/jobs/9/trace?{time.monotonic_ns()}"
+        calls = [threading.Thread(target=lambda: self.browser.twin().call("GET", f"/datahubs/tuebingen/api/v4{target}")) for _ in range(4)]
+        for call in calls:
+            call.start()
+        wait_until(lambda: sum(self.asked(f"/api/v4{target}".encode())) == 4, "calls are under way")
+        downs = lambda: self.machine.log("haproxy").count("gateway/one is DOWN")
+        known = downs()
+        process.terminate()
+        wait_until(lambda: downs() > known, "HAProxy has asked and heard")
+        self.assertIsNone(process.poll(), "it ended before the check")
+        before = len(recorder.heads)
+        statuses = {self.browser.call("GET", "/datahubs/tuebingen/api/v4/user").status for _ in range(10)}
+        self.assertEqual((statuses, len(recorder.heads)), ({200}, before))
+        for call in calls:
+            call.join()
+        self.assertEqual(process.wait(20), 0)
+
 
 class WhoeverAsks(unittest.TestCase):
-    """A front that connects over TCP: the limit of logins is each client's if the front is believed, and else all clients' together."""
+    """A front that connects over TCP: the limit of logins is each client's if the front is believed, and else all clients' together.
+    HAProxy notices: a gateway that does not believe it does not tell it its health, either."""
 
-    def statuses(self, start_front, trusted):
+    def begin(self, start_front, trusted):
+        """Gives a login's start, at this front and from this address: 302 to the DataHUB, or 303 to the app: too many."""
         machine, port = Machine(), free_port()
         self.addCleanup(machine.close)
         origin, listen = f"https://localhost:{port}", f"127.0.0.1:{free_port()}"
         start_gateway(machine, "gateway", start_datahub(machine, "tuebingen"), origin, listen, trusted, 'rate_limit.login = "3/1h"')
         certificate = start_front(machine, port, [listen])
-        browsers = [Browser(origin, certificate, source) for source in 4 * ["127.0.0.2"] + ["127.0.0.3"]]
-        # 302 to the DataHUB, or 303 to the app: too many.
-        return [browser.send("GET", f"{BASE}/auth/login?datahub=tuebingen").status for browser in browsers]
+        return lambda source: Browser(origin, certificate, source).send("GET", f"{BASE}/auth/login?datahub=tuebingen").status
+
+    def statuses(self, start_front, trusted):
+        begin = self.begin(start_front, trusted)
+        return [begin(source) for source in 4 * ["127.0.0.2"] + ["127.0.0.3"]]
 
     def test_a_front_that_is_trusted_tells_them_apart(self):
         for start_front in [start_nginx, start_haproxy]:
             with self.subTest(start_front.__name__):
                 self.assertEqual(self.statuses(start_front, "127.0.0.1"), [302, 302, 302, 303, 302])
-                self.assertEqual(self.statuses(start_front, "192.0.2.1"), [302, 302, 302, 303, 303])
+        self.assertEqual(self.statuses(start_nginx, "192.0.2.1"), [302, 302, 302, 303, 303])
+
+    def test_haproxy_asks_none_that_does_not_trust_it(self):
+        begin = self.begin(start_haproxy, "192.0.2.1")
+        wait_until(lambda: begin("127.0.0.2") == 503, "the check fails")
 
 
 if __name__ == "__main__":
