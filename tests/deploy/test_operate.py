@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import textwrap
 import unittest
@@ -188,6 +189,23 @@ class Units(Scratch):
         self.assertIn("datahubs.tuebingen.client_secret", self.machine.log(acted.name))
         self.assertIn("tuebingen.secret", self.machine.log(acted.name))
         self.assertIn("78", acted.service.last("RestartPreventExitStatus").split())
+
+    def test_it_says_what_a_unit_of_its_type_waits_for(self):
+        self.prepare()
+        acted = self.act()
+        self.assertEqual((acted.service.last("Type"), acted.service.last("NotifyAccess")), ("notify", "main"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            path = self.path / "run/notify"
+            systemd.bind(str(path))
+            path.chmod(0o777)
+            systemd.settimeout(20)
+            # As often as the unit would have it, but for how long that is.
+            self.assertTrue(acted.service.last("WatchdogSec"))
+            acted.start({"GATEWAY__ADMIN__LISTEN": "none", "NOTIFY_SOCKET": path, "WATCHDOG_USEC": "400000"})
+            self.curl(acted, "/datahubs")
+            said = ""
+            while "READY=1" not in said or said.count("WATCHDOG=1") < 2:
+                said += systemd.recv(4096).decode() + "\n"
 
     def test_keys_among_the_credentials_are_watched(self):
         """systemd never changes them; whoever sets the variable by hand may."""
