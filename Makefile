@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 CARGO_DEB := 3.8.0
+CARGO_CYCLONEDX := 0.5.9
 CARGO_DENY := 0.20.2
 CARGO_MUTANTS := 27.1.0
 ENVOY := 1.40.0
@@ -70,7 +71,7 @@ bench-build:
 release: bench-tools ## target/release/arcmanager-gateway, guided by a profile where llvm-tools are installed
 	tests/bench/release.sh
 
-image: image-tools ## a container image, by Docker or else by buildah
+image: image-tools ## a container image with its bill of materials, by Docker or else by buildah
 	docker/build.sh
 
 # The pages of the manual come from the command line itself.
@@ -128,7 +129,7 @@ node-tools:
 	@for folder in tests/provider tests/clients tests/browser; do \
 		(cd $$folder && { npm ls --silent >/dev/null 2>&1 || npm ci --silent; }) || exit 1; done
 
-image-tools:
+image-tools: cargo-cyclonedx
 	@docker info >/dev/null 2>&1 || command -v buildah >/dev/null || { $(APT) buildah; }
 
 package-tools: cargo-deb
@@ -156,6 +157,11 @@ cargo-deny:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_DENY) cargo-deny
 
+cargo-cyclonedx:
+	@.tools/bin/cargo-cyclonedx cyclonedx --version 2>/dev/null | grep -q ' $(CARGO_CYCLONEDX)$$' \
+		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_TARGET_DIR=.tools/target \
+		   cargo install --locked --quiet --root .tools --version $(CARGO_CYCLONEDX) cargo-cyclonedx
+
 geckodriver:
 	@.tools/bin/geckodriver --version 2>/dev/null | grep -q '^geckodriver $(GECKODRIVER)$$' \
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_TARGET_DIR=.tools/target \
@@ -166,4 +172,4 @@ cargo-mutants:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_MUTANTS) cargo-mutants
 
-.PHONY: promtool help demo test quick check long storm bench bench-peers bench-check bench-record bench-build bench-counted release image deb advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools package-tools fuzz-target cargo-deb cargo-deny cargo-mutants geckodriver
+.PHONY: promtool help demo test quick check long storm bench bench-peers bench-check bench-record bench-build bench-counted release image deb advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools package-tools fuzz-target cargo-deb cargo-deny cargo-mutants geckodriver cargo-cyclonedx

@@ -1,61 +1,53 @@
 #!/bin/sh
-# Makes the image arcmanager-gateway:VERSION and :latest: by Docker where it answers, else by buildah.
+# Makes the image arcmanager-gateway:VERSION and :latest by docker/Dockerfile, with Docker where it answers, else with buildah;
+# and beside it, in target/image/, its bill of materials (CycloneDX).
 #
-# buildah needs no base image here: the binary is built by the local cargo, and the image is from scratch.
-# BINARY=FILE  put this static binary into the image instead of building one (buildah only)
-# STATIC_TARGET_DIR=DIR  build there, not in target/static (buildah only)
+#   docker/build.sh [ARGUMENT…]       arguments go on, such as --build-arg RUST_IMAGE=registry.example.org/rust:1.95
+#
 # BUILDER=docker|buildah  do not look, use this one
+# BINARY=FILE   put this static binary into the image instead of building one: needs no base image (buildah only)
+# SBOM=no       no bill of materials; it needs .tools/bin/cargo-cyclonedx, which `make image` installs
 set -eu
 cd "$(dirname "$0")/.."
 
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 image=arcmanager-gateway
+out=target/image
+mkdir -p "$out"
 
 if [ -z "${BUILDER:-}" ]; then
     if docker info >/dev/null 2>&1; then BUILDER=docker; else BUILDER=buildah; fi
 fi
+case $BUILDER in
+    docker) build='docker build' ;;
+    # Its chroot needs no privileges for namespaces. Docker's format: the other one has no health check. One time for
+    # all files, so that two builds of one commit are the same image.
+    buildah)
+        command -v buildah >/dev/null || { echo "docker/build.sh: neither a Docker engine nor buildah is here" >&2; exit 1; }
+        export BUILDAH_ISOLATION="${BUILDAH_ISOLATION:-chroot}" BUILDAH_FORMAT="${BUILDAH_FORMAT:-docker}"
+        build="buildah bud --timestamp $(git log -1 --format=%ct 2>/dev/null || echo 0)"
+        ;;
+    *) echo "docker/build.sh: BUILDER is docker or buildah, not $BUILDER" >&2; exit 1 ;;
+esac
 
-if [ "$BUILDER" = docker ]; then
-    exec docker build --file docker/Dockerfile --target gateway --build-arg "GATEWAY_REVISION=$revision" \
-        --label "org.opencontainers.image.version=$version" \
-        --label "org.opencontainers.image.revision=$revision" \
-        --tag "$image:$version" --tag "$image:latest" .
+if [ -n "${BINARY:-}" ]; then
+    mkdir -p "$out/builder/out"
+    install -m 0755 "$BINARY" "$out/builder/out/arcmanager-gateway"
+    # In the place of the stage of that name.
+    set -- --build-context "builder=$PWD/$out/builder" "$@"
 fi
+$build --file docker/Dockerfile --target gateway --build-arg "GATEWAY_REVISION=$revision" \
+    --tag "$image:$version" --tag "$image:latest" "$@" .
 
-command -v buildah >/dev/null || { echo "docker/build.sh: neither a Docker engine nor buildah is here" >&2; exit 1; }
-
-# The same flags as in the Dockerfile, which says why.
-if [ -z "${BINARY:-}" ]; then
-    target=$(rustc -vV | sed -n 's/^host: //p')
-    CARGO_TARGET_DIR=${STATIC_TARGET_DIR:-target/static}
-    export CARGO_TARGET_DIR
-    RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"' CARGO_PROFILE_RELEASE_STRIP=symbols \
-        GATEWAY_REVISION=$revision cargo build --release --locked --bin arcmanager-gateway --target "$target"
-    BINARY=$CARGO_TARGET_DIR/$target/release/arcmanager-gateway
+if [ "${SBOM:-yes}" != no ]; then
+    # In a copy of what is built from: cargo-cyclonedx writes beside every manifest of a workspace.
+    copy=$(mktemp -d)
+    trap 'rm -rf "$copy"' EXIT
+    # shellcheck disable=SC2046 # one name a line, without spaces
+    tar -c $(sed -n 's/^!//p' .dockerignore) | tar -x -C "$copy"
+    SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0) .tools/bin/cargo-cyclonedx cyclonedx --quiet \
+        --manifest-path "$copy/Cargo.toml" --format json --spec-version 1.5 --target "$(rustc -vV | sed -n 's/^host: //p')"
+    mv "$copy/arcmanager-gateway.cdx.json" "$out/$image-$version.cdx.json"
+    echo "$image:$version; what is in it: $out/$image-$version.cdx.json"
 fi
-
-# Without privileges for namespaces, as in a container: only change the root. Nothing is run inside it anyway.
-export BUILDAH_ISOLATION="${BUILDAH_ISOLATION:-chroot}"
-# Docker's format: the other one has no health check.
-export BUILDAH_FORMAT="${BUILDAH_FORMAT:-docker}"
-container=$(buildah from scratch)
-trap 'buildah rm "$container" >/dev/null' EXIT
-buildah copy --quiet --chmod 0755 "$container" "$BINARY" /arcmanager-gateway >/dev/null
-buildah config \
-    --user 65532:65532 \
-    --env GATEWAY__SERVER__LISTEN=0.0.0.0:8000 \
-    --port 8000 \
-    --stop-signal SIGTERM \
-    --healthcheck 'CMD /arcmanager-gateway health' \
-    --healthcheck-interval 10s --healthcheck-timeout 5s --healthcheck-start-period 5s \
-    --entrypoint '["/arcmanager-gateway"]' \
-    --label org.opencontainers.image.title=arcmanager-gateway \
-    --label 'org.opencontainers.image.description=A backend-for-frontend gateway for GitLab' \
-    --label 'org.opencontainers.image.licenses=MIT OR Apache-2.0' \
-    --label "org.opencontainers.image.version=$version" \
-    --label "org.opencontainers.image.revision=$revision" \
-    "$container"
-buildah commit --quiet "$container" "$image:$version" >/dev/null
-buildah tag "$image:$version" "$image:latest"
-echo "$image:$version, and $image:latest: $(du -k "$BINARY" | cut -f 1) KiB, one file"
