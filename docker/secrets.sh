@@ -18,3 +18,8 @@ if [ "$uid" = 0 ]; then
     chown -R "$uid:$gid" secrets
 fi
 printf 'GATEWAY_UID=%s\nGATEWAY_GID=%s\n' "$uid" "$gid" > .env
+
+cat <<NEXT
+Next:  docker compose -f docker/compose.yaml --profile demo up --build
+Then:  http://localhost:8000/arcmanager/app/
+NEXT

@@ -94,9 +94,9 @@ def end_listening(listener):
     listener.close()
 
 
-def accepts(port):
+def accepts(port, address="127.0.0.1"):
     try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
+        socket.create_connection((address, port), 1).close()
         return True
     except OSError:
         return False

@@ -46,44 +46,6 @@ class ProductionToml(unittest.TestCase):
         self.assertEqual([host for host in hosts if not host.endswith("example.org")], [])
 
 
-class ComposeFiles(unittest.TestCase):
-    def setUp(self):
-        self.machine = Machine()
-        self.addCleanup(self.machine.close)
-        for name in ["secrets.sh", "gateway.toml"]:
-            self.machine.write(name, (ROOT / "docker" / name).read_text(), 0o700)
-        self.make_secrets()
-
-    def make_secrets(self):
-        subprocess.run([self.machine.path / "secrets.sh"], check=True)
-        return {path.name: path.read_text() for path in (self.machine.path / "secrets").iterdir()}
-
-    def test_the_gateway_takes_the_secrets_that_are_made_for_it(self):
-        text = (self.machine.path / "gateway.toml").read_text()
-        text = text.replace("/run/secrets", str(self.machine.path / "secrets")).replace("datahub:8081", "127.0.0.1:1")
-        config = self.machine.write("changed.toml", text)
-        done = subprocess.run([GATEWAY, "check", "--config", config], capture_output=True, text=True, timeout=60)
-        self.assertIn("configuration: good", done.stdout, done.stderr)
-
-    def test_secrets_are_nobody_elses_and_stay_when_they_are_there(self):
-        before = self.make_secrets()
-        self.assertEqual(set(before), {"keys", "demo.secret", "datahub.env"})
-        self.assertEqual(before, self.make_secrets())
-        for path in (self.machine.path / "secrets").iterdir():
-            self.assertEqual(path.stat().st_mode & 0o777, 0o600, path.name)
-
-    def test_both_containers_are_given_the_same_client_and_secret(self):
-        made = self.make_secrets()
-        self.assertEqual(made["datahub.env"], f"DATAHUB_CLIENT_SECRET={made['demo.secret']}\n")
-        client = re.search(r'client_id = "(.*)"', (self.machine.path / "gateway.toml").read_text())[1]
-        self.assertIn(f"--client-id={client}\n", (ROOT / "docker/compose.yaml").read_text())
-
-    def test_no_secret_can_enter_an_image(self):
-        allowed = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
-        self.assertEqual(allowed[0], "*")
-        self.assertEqual(allowed[1:], ["!Cargo.toml", "!Cargo.lock", "!config/default.toml", "!src", "!tests/datahub"])
-
-
 class SystemdUnits(unittest.TestCase):
     def test_systemd_understands_them(self):
         good = self.verify(lambda text: text)
