@@ -122,6 +122,8 @@ promtool:
 	@test -x .tools/bin/promtool || command -v promtool >/dev/null || { set -e; apt-get update -qq; folder=$$(mktemp -d); chmod 755 $$folder; \
 		(cd $$folder && apt-get download -qq prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool); \
 		install -D $$folder/usr/bin/promtool .tools/bin/promtool; rm -r $$folder; }
+	@command -v nginx >/dev/null && command -v haproxy >/dev/null && command -v openssl >/dev/null && command -v ip >/dev/null \
+		&& command -v systemd-socket-activate >/dev/null || { $(APT) nginx-light haproxy openssl iproute2 systemd; }
 
 # Node comes from npm, too: Debian's is older than the provider wants.
 node-tools:
