@@ -8,10 +8,10 @@ do that), limits of memory and processes, and starting again what has ended.
 import importlib.resources
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -23,7 +23,7 @@ import yaml
 from containers import Container, Network
 from fronts import make_certificate
 from machine import BASE, DATAHUB, GATEWAY, ROOT, Browser, Machine, accepts, end, wait_until
-from test_container import instructions
+from test_container import documented, instructions
 
 COMPOSE = ROOT / "docker/compose.yaml"
 APP = "/arcmanager/app/"
@@ -176,8 +176,9 @@ class ActedOut(unittest.TestCase):
         # And back, on the sockets that were left.
         for number in ["1", "2"]:
             self.compose.up(f"gateway-{number}")
-            wait_until(lambda: "listening" in self.machine.log(f"gateway-{number}").splitlines()[-1] or
-                       browser.call("GET", "/datahubs/demo/api/v4/user").status == 200, f"gateway-{number} serves again")
+            path = self.compose.volumes["sockets"] / f"{number}.sock"
+            wait_until(lambda: is_listened_to(path), f"gateway-{number} listens again")
+        self.assertEqual(browser.call("GET", "/datahubs/demo/api/v4/user").status, 200)
 
     def test_the_health_check_of_the_image_says_whether_it_serves(self):
         check = json.loads(dict(instructions("gateway"))["HEALTHCHECK"].partition(" CMD ")[2])
@@ -198,6 +199,15 @@ class ActedOut(unittest.TestCase):
         for secret in (self.compose.folder / "secrets").iterdir():
             value = secret.read_text().strip().partition("=")[2] if secret.suffix == ".env" else secret.read_text().strip()
             self.assertNotIn(value, self.logs())
+
+
+def is_listened_to(path):
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
+        return True
+    except OSError:
+        return False
 
 
 class TheFile(unittest.TestCase):
@@ -224,12 +234,12 @@ class TheFile(unittest.TestCase):
 
     def test_three_gateways_differ_in_their_sockets_only(self):
         gateways = [self.text["services"][f"gateway-{number}"] for number in [1, 2, 3]]
-        sockets = {gateway.pop("environment")["GATEWAY__SERVER__LISTEN"] for gateway in gateways}
-        self.assertEqual(sockets, {f"unix:/run/arcmanager/{number}.sock" for number in [1, 2, 3]})
+        paths = {gateway.pop("environment")["GATEWAY__SERVER__LISTEN"] for gateway in gateways}
+        self.assertEqual(paths, {f"unix:/run/arcmanager/{number}.sock" for number in [1, 2, 3]})
         self.assertEqual(gateways[0], gateways[1])
         self.assertEqual(gateways[0], gateways[2])
-        for socket in sockets:
-            self.assertIn(f"server {socket};", (ROOT / "docker/nginx.conf").read_text())
+        for path in paths:
+            self.assertIn(f"server {path};", (ROOT / "docker/nginx.conf").read_text())
 
     def test_they_are_given_the_time_they_take_to_end(self):
         shutdown = int(re.search(r'^shutdown_timeout = "(\d+)s"', (ROOT / "config/default.toml").read_text(), re.MULTILINE)[1])
@@ -252,6 +262,13 @@ class TheSecrets(unittest.TestCase):
         self.assertEqual(before, self.make())
         for path in (self.machine.path / "secrets").iterdir():
             self.assertEqual(path.stat().st_mode & 0o777, 0o600, path.name)
+
+    def test_what_is_said_next_is_what_the_documentation_says(self):
+        said = subprocess.check_output([self.machine.path / "secrets.sh"], text=True)
+        [commands] = documented("Compose")
+        first, second = commands.splitlines()
+        self.assertEqual(first, "docker/secrets.sh")
+        self.assertIn(second, said)
 
     def test_both_sides_are_given_the_same_client_and_secret(self):
         made = self.make()

@@ -1,18 +1,31 @@
 """The Dockerfile's steps, run with exactly what `.dockerignore` lets into a build. Only the compiler's long work is left to
 long_image.py, which has buildah run the same file."""
 
+import argparse
 import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tomllib
 import unittest
 
-from machine import ROOT, Machine
+from containers import Container, Network
+from machine import BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, ROOT, Browser, Machine, accepts, end, wait_until
 
 DOCKERFILE = ROOT / "docker/Dockerfile"
+
+
+def operate(heading):
+    """What docs/operate.md says below a heading."""
+    return (ROOT / "docs/operate.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def documented(heading):
+    """The commands there, block by block."""
+    return re.findall(r"^```sh\n(.*?)^```$", operate(heading), re.MULTILINE | re.DOTALL)
 
 
 def instructions(stage):
@@ -133,6 +146,88 @@ class TheBuild(unittest.TestCase):
         files = {path.relative_to(self.context).as_posix() for path in self.context.rglob("*") if path.is_file()}
         others = {file for file in files if not file.startswith(("src/", "tests/datahub/", "tests/bench/load/"))}
         self.assertEqual(others, {"Cargo.toml", "Cargo.lock", "config/default.toml", "tests/fuzz/Cargo.toml"})
+
+
+class TheDocumentation(unittest.TestCase):
+    """The commands of "A container", with a `docker` that notes how it is asked to run the image, and `containers.py` to do it."""
+
+    def setUp(self):
+        self.machine = Machine()
+        self.addCleanup(self.machine.close)
+        (self.machine.path / "etc").mkdir()
+        (self.machine.path / "stubs").mkdir()
+        self.machine.write("stubs/make", f'#!/bin/sh\n[ "$*" = image ]\n', 0o755)
+        self.machine.write("stubs/docker", f"""#!{sys.executable}
+import json, os, sys
+if sys.argv[1:4] == ["run", "--rm", "arcmanager-gateway"]:
+    os.execv("{GATEWAY}", ["arcmanager-gateway", *sys.argv[4:]])
+print(json.dumps(sys.argv[1:]), file=open("{self.machine.path}/asked", "a"))
+""", 0o755)
+
+    def follow(self, text):
+        """Runs commands; gives those of `docker` that were only noted."""
+        asked = self.machine.path / "asked"
+        asked.unlink(missing_ok=True)
+        text = re.sub(r"(?<![\w:])/etc/arcmanager-gateway(?!:)", f"{self.machine.path}/etc/arcmanager-gateway", text)
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=ROOT, capture_output=True, text=True,
+                              env={**os.environ, "PATH": f"{self.machine.path}/stubs:{os.environ['PATH']}"})
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return [json.loads(line) for line in asked.read_text().splitlines()] if asked.exists() else []
+
+    def test_its_commands_make_a_container_that_serves(self):
+        network = Network(self.machine)
+        self.addCleanup(network.close)
+        prepare, start = documented("A container")
+        self.assertEqual(self.follow(prepare), [])
+        folder = self.machine.path / "etc/arcmanager-gateway"
+        (folder / "tuebingen.secret").write_text(CLIENT_SECRET)
+        (folder / "gateway.toml").write_text(f"""
+            [server]
+            public_url = "http://localhost:8000"
+            trusted_proxies = ["172.17.0.1"]
+            [session]
+            keys_file = "/etc/arcmanager-gateway/keys"
+            [datahubs.tuebingen]
+            url = "http://localhost:8081"
+            client_id = "{CLIENT_ID}"
+            client_secret_file = "/etc/arcmanager-gateway/tuebingen.secret"
+        """)
+        run, execute, stop = self.follow(start)
+        for path in folder.iterdir():
+            self.assertEqual(path.stat().st_mode & 0o777, 0o640, path.name)
+
+        options = argparse.ArgumentParser()
+        for flag in ["--detach", "--read-only"]:
+            options.add_argument(flag, action="store_true")
+        for name in ["name", "restart", "cap-drop", "security-opt", "memory", "stop-timeout", "publish", "volume"]:
+            options.add_argument(f"--{name}")
+        options.add_argument("--ulimit", action="append")
+        asked, [image, *command] = options.parse_known_args(run[1:])
+        self.assertEqual((image, asked.read_only, asked.cap_drop, asked.security_opt), ("arcmanager-gateway", True, "ALL", "no-new-privileges"))
+        source, target, mode = asked.volume.split(":")
+        self.assertEqual((source, mode), (target, "ro"))
+        said = dict(instructions("gateway"))
+        entrypoint = json.loads(said["ENTRYPOINT"])
+        container = Container(
+            network, asked.name, [*entrypoint, *(word.replace(str(self.machine.path), "") for word in command)],
+            env=dict(setting.split("=", 1) for setting in said["ENV"].split()), user=tuple(map(int, said["USER"].split(":"))),
+            mounts=[(GATEWAY, entrypoint[0]), (folder, target)])
+        wait_until(lambda: accepts(8000, container.address) or container.process.poll() is not None, "the gateway listens")
+        self.assertIsNone(container.process.poll(), self.machine.log(asked.name))
+        address, port, inside = asked.publish.split(":")
+        network.publish(int(port), container.address, int(inside))
+        browser = Browser(f"http://localhost:{port}")
+        self.assertEqual(browser.send("GET", f"{BASE}/datahubs").status, 200)
+        self.assertFalse(accepts(9000, container.address), "what is for operators is not for the network")
+
+        self.assertEqual(execute[:2], ["exec", asked.name])
+        healthy = container.execute(*execute[2:])
+        self.assertEqual(healthy.returncode, 0, healthy.stderr)
+        self.assertEqual(stop, ["stop", asked.name])
+        shutdown = tomllib.loads((ROOT / "config/default.toml").read_text())["server"]["shutdown_timeout"]
+        self.assertGreater(int(asked.stop_timeout), 2 * int(shutdown.removesuffix("s")))
+        self.assertEqual(said["STOPSIGNAL"], "SIGTERM")
+        self.assertEqual(end(container.process), 0)
 
 
 class TheLabels(unittest.TestCase):

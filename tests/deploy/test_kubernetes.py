@@ -3,6 +3,8 @@
 `kubectl kustomize` puts base and overlay together, where there is one (Debian's is too old); no cluster is asked.
 """
 
+import base64
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +15,7 @@ import kubernetes_validate
 import yaml
 
 from machine import CLIENT_SECRET, GATEWAY, ROOT, Machine
-from test_container import instructions
+from test_container import documented, instructions, operate
 
 FOLDER = ROOT / "config/kubernetes"
 VERSION = "1.37"
@@ -125,6 +127,68 @@ class TheOverlay(unittest.TestCase):
             'url = "https://tuebingen.example.org"', 'url = "https://tuebingen.example.org"\nconnect = "127.0.0.1:1"'))
         done = subprocess.run([GATEWAY, "check", "--config", config], capture_output=True, text=True, timeout=60)
         self.assertIn("configuration: good", done.stdout, done.stderr)
+
+
+class TheDocumentation(unittest.TestCase):
+    """The commands of "Kubernetes", with a `kubectl` that makes what the real one makes and sends nothing to a cluster."""
+
+    def setUp(self):
+        if not shutil.which("kubectl"):
+            self.skipTest("NOT RUN: kubectl is not here")
+        self.machine = Machine()
+        self.addCleanup(self.machine.close)
+        shutil.copytree(FOLDER, self.machine.path / "config/kubernetes")
+        (self.machine.path / "stubs").mkdir()
+        (self.machine.path / "stubs/arcmanager-gateway").symlink_to(GATEWAY)
+        self.machine.write("stubs/kubectl", f"""#!/bin/sh
+            set -eu
+            [ "$1 $2" != "create secret" ] || exec {shutil.which("kubectl")} "$@"
+            case "$1 $2" in
+                "apply -f") cat "$3" ;;
+                "apply -k") {shutil.which("kubectl")} kustomize "$3" ;;
+                *) echo "kind: asked"; echo "command: $*" ;;
+            esac >> {self.machine.path}/applied
+            echo --- >> {self.machine.path}/applied
+        """, 0o755)
+
+    def follow(self, text):
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=self.machine.path, capture_output=True, text=True,
+                              env={**os.environ, "PATH": f"{self.machine.path}/stubs:{os.environ['PATH']}"})
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_its_commands_make_all_that_a_cluster_needs(self):
+        prepare, apply = documented("Kubernetes")
+        self.follow(prepare)
+        self.machine.write("secrets/tuebingen.secret", CLIENT_SECRET)
+        self.follow(apply)
+        applied = [resource for resource in yaml.safe_load_all((self.machine.path / "applied").read_text()) if resource]
+        *resources, status = applied
+        self.assertEqual([resource["kind"] for resource in resources][:3], ["Namespace", "Secret", "Namespace"])
+        for resource in resources:
+            kubernetes_validate.validate(resource, VERSION, strict=True)
+        [secret] = [resource for resource in resources if resource["kind"] == "Secret"]
+        self.assertEqual((secret["metadata"]["name"], secret["metadata"]["namespace"]), (pod_secret(), "arcmanager"))
+        self.assertEqual(set(secret["data"]), {"keys", "tuebingen.secret"})
+        key = subprocess.check_output([GATEWAY, "key"], text=True)
+        self.assertEqual(len(base64.b64decode(secret["data"]["keys"])), len(key))
+        self.assertEqual(status["command"], f"rollout status deployment/{base('deployment')['metadata']['name']} --namespace arcmanager")
+
+    def test_its_figures_are_those_of_speed(self):
+        rows = dict(re.findall(r"^\| (.+?) +\| +([\d.]+ [µm]s \| +[\d.]+ \| +[\d.]+) \|$", (ROOT / "docs/speed.md").read_text(), re.M))
+
+        def own(row):
+            nginx, ratio = float(rows[row].split()[0]), float(rows[row].split()[-1])
+            return nginx * ratio
+
+        said = re.search(r"a small call takes (\d+) µs \(64 connections\) to (\d+) µs .*?(\d+) µs a call\.", operate("Kubernetes"), re.DOTALL)
+        measured = [own("CPU a call, no `Link` fields, 64 connections"), own("CPU a call, `Link` fields, 512 connections"),
+                    own("CPU a call, TLS 1.3 to the DataHUB, no `Link` fields, 64 connections")]
+        for figure, measure in zip(map(int, said.groups()), measured):
+            self.assertLess(abs(figure - measure), 0.3 * measure, "docs/operate.md, Kubernetes: what a core serves")
+
+
+def pod_secret():
+    return next(volume["secret"]["secretName"] for volume in pod()["volumes"] if "secret" in volume)
 
 
 if __name__ == "__main__":
