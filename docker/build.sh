@@ -6,7 +6,7 @@
 #
 # BUILDER=docker|buildah  do not look, use this one
 # BINARY=FILE   put this static binary into the image instead of building one: needs no base image (buildah only)
-# SBOM=no       no bill of materials; it needs .tools/bin/cargo-cyclonedx, which `make image` installs
+# SBOM=no       no bill of materials; it needs cargo-cyclonedx, which `make image` installs
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -46,8 +46,8 @@ if [ "${SBOM:-yes}" != no ]; then
     trap 'rm -rf "$copy"' EXIT
     # shellcheck disable=SC2046 # one name a line, without spaces
     tar -c $(sed -n 's/^!//p' .dockerignore) | tar -x -C "$copy"
-    SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0) .tools/bin/cargo-cyclonedx cyclonedx --quiet \
-        --manifest-path "$copy/Cargo.toml" --format json --spec-version 1.5 --target "$(rustc -vV | sed -n 's/^host: //p')"
+    SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0) PATH="$PWD/.tools/bin:$PATH" cargo cyclonedx --quiet \
+        --manifest-path "$copy/Cargo.toml" --format json --spec-version 1.5
     mv "$copy/arcmanager-gateway.cdx.json" "$out/$image-$version.cdx.json"
     echo "$image:$version; what is in it: $out/$image-$version.cdx.json"
 fi

@@ -43,7 +43,7 @@ class Network:
         run("ip link set br0 up")
 
     def close(self):
-        """After the processes in it have ended."""
+        """Brings the thread back. The processes in it end with the test's machine."""
         for listener in self.listeners:
             end_listening(listener)
         LIBC.setns(self.outside, CLONE_NEWNET)

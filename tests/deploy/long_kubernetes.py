@@ -179,7 +179,7 @@ class Deployment(unittest.TestCase):
         cls.machine = machine = Machine()
         cls.addClassCleanup(machine.close)
         cls.network = Network(machine)
-        cls.addClassCleanup(cls.close)
+        cls.addClassCleanup(cls.network.close)
         cls.replicas = base("autoscaler")["spec"]["minReplicas"]
         surge = SPEC["strategy"]["rollingUpdate"]["maxSurge"]
         cls.service = Service(machine, 8000, cls.replicas + surge)
@@ -203,12 +203,6 @@ class Deployment(unittest.TestCase):
         cls.configuration.mkdir()
         (cls.configuration / "gateway.toml").write_text(text)
         cls.pods = [Pod(cls, f"pod-{number}") for number in range(cls.replicas)]
-
-    @classmethod
-    def close(cls):
-        for process in reversed(cls.machine.processes):
-            end(process)
-        cls.network.close()
 
     def test_every_pod_is_replaced_and_no_call_fails(self):
         browser = Browser(self.origin)

@@ -22,7 +22,7 @@ import yaml
 
 from containers import Container, Network
 from fronts import make_certificate
-from machine import BASE, DATAHUB, GATEWAY, ROOT, Browser, Machine, accepts, end, wait_until
+from machine import BASE, DATAHUB, GATEWAY, ROOT, Browser, Machine, accepts, wait_until
 from test_container import documented, instructions
 
 COMPOSE = ROOT / "docker/compose.yaml"
@@ -45,8 +45,8 @@ class Compose:
                          if profile in service.get("profiles", [profile])}
         self.running = {}
 
-    def start(self):
-        self.network = Network(self.machine)
+    def start(self, network):
+        self.network = network
         self.addresses = {name: self.network.address() for name in self.services}
         # A volume is one folder for all that mount it, with the owner and mode that the driver is told.
         self.volumes = {}
@@ -86,11 +86,6 @@ class Compose:
             user=tuple(map(int, service.get("user", image["user"]).split(":"))), mounts=mounts, writable=writable,
             hosts=self.addresses, address=self.addresses[name])
 
-    def close(self):
-        for container in reversed(self.running.values()):
-            end(container.process)
-        self.network.close()
-
 
 def image_of(service):
     """What the Dockerfile says of the image; nginx is this machine's."""
@@ -112,8 +107,9 @@ class ActedOut(unittest.TestCase):
         cls.machine = machine = Machine()
         cls.addClassCleanup(machine.close)
         cls.compose = compose = Compose(machine)
-        compose.start()
-        cls.addClassCleanup(compose.close)
+        network = Network(machine)
+        cls.addClassCleanup(network.close)
+        compose.start(network)
         cls.origin, cls.page = re.search(r"(http://localhost:\d+)(/\S+)", compose.said).groups()
         wait_until(lambda: all((compose.volumes["sockets"] / f"{number}.sock").is_socket() for number in [1, 2, 3]), "three gateways")
         front, datahub = compose.addresses["front"], compose.addresses["datahub"]
