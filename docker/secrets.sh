@@ -17,7 +17,9 @@ if [ "$uid" = 0 ]; then
     uid=65532 gid=65532
     chown -R "$uid:$gid" secrets
 fi
-printf 'GATEWAY_UID=%s\nGATEWAY_GID=%s\n' "$uid" "$gid" > .env
+others=$(grep -v '^GATEWAY_[UG]ID=' .env 2>/dev/null || true)
+printf '%sGATEWAY_UID=%s\nGATEWAY_GID=%s\n' "${others:+$others
+}" "$uid" "$gid" > .env
 
 cat <<NEXT
 Next:  docker compose -f docker/compose.yaml --profile demo up --build

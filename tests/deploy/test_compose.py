@@ -259,6 +259,13 @@ class TheSecrets(unittest.TestCase):
         for path in (self.machine.path / "secrets").iterdir():
             self.assertEqual(path.stat().st_mode & 0o777, 0o600, path.name)
 
+    def test_what_else_is_in_the_env_file_stays(self):
+        self.machine.write(".env", "ARCMANAGER_APP=/srv/app\nGATEWAY_UID=1\n")
+        self.make()
+        user = os.geteuid() or 65532
+        group = os.getegid() if os.geteuid() else 65532
+        self.assertEqual((self.machine.path / ".env").read_text(), f"ARCMANAGER_APP=/srv/app\nGATEWAY_UID={user}\nGATEWAY_GID={group}\n")
+
     def test_what_is_said_next_is_what_the_documentation_says(self):
         said = subprocess.check_output([self.machine.path / "secrets.sh"], text=True)
         [commands] = documented("Compose")
