@@ -22,7 +22,7 @@ fi
 case $BUILDER in
     docker) build='docker build' ;;
     # Its chroot needs no privileges for namespaces. Docker's format: the other one has no health check. One time for
-    # all files, so that two builds of one commit are the same image.
+    # all files, so that two builds of one commit have the same layer.
     buildah)
         command -v buildah >/dev/null || { echo "docker/build.sh: neither a Docker engine nor buildah is here" >&2; exit 1; }
         export BUILDAH_ISOLATION="${BUILDAH_ISOLATION:-chroot}" BUILDAH_FORMAT="${BUILDAH_FORMAT:-docker}"
@@ -48,6 +48,7 @@ if [ "${SBOM:-yes}" != no ]; then
     tar -c $(sed -n 's/^!//p' .dockerignore) | tar -x -C "$copy"
     SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0) PATH="$PWD/.tools/bin:$PATH" cargo cyclonedx --quiet \
         --manifest-path "$copy/Cargo.toml" --format json --spec-version 1.5
-    mv "$copy/arcmanager-gateway.cdx.json" "$out/$image-$version.cdx.json"
+    # The folder as in the Dockerfile, instead of one that is another each time.
+    sed "s|$copy|/build|g" "$copy/arcmanager-gateway.cdx.json" > "$out/$image-$version.cdx.json"
     echo "$image:$version; what is in it: $out/$image-$version.cdx.json"
 fi
