@@ -38,6 +38,8 @@ class TheImage(unittest.TestCase):
             runroot = "{machine.path}/run"
         """)
         cls.env = {**os.environ, "CONTAINERS_STORAGE_CONF": str(storage), "BUILDAH_ISOLATION": "chroot", "BUILDAH_FORMAT": "docker"}
+        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+        cls.revision = git.stdout.strip() or "unknown"
         cls.make_toolchain()
         cls.build()
         cls.image = json.loads(cls.buildah("inspect", "--type", "image", "arcmanager-gateway:latest"))
@@ -112,8 +114,7 @@ class TheImage(unittest.TestCase):
     def test_it_says_what_it_is(self):
         labels = {name.removeprefix("org.opencontainers.image."): value for name, value in self.config["config"]["Labels"].items()
                   if name.startswith("org.opencontainers.")}
-        revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
-        self.assertEqual(labels["revision"], revision)
+        self.assertEqual(labels["revision"], self.revision)
         self.assertEqual(labels["licenses"], "MIT OR Apache-2.0")
         self.assertEqual(set(labels), {"title", "description", "licenses", "version", "revision"})
 
