@@ -38,7 +38,8 @@ class Network:
             print(reason, flush=True)
             raise unittest.SkipTest(reason)
         run("ip link set lo up")
-        run("ip link add br0 type bridge")
+        # With an address of its own: else it takes that of a container, and is another one when that ends.
+        run("ip link add br0 address 02:00:00:00:00:01 type bridge")
         run("ip addr add 10.20.0.1/24 dev br0")
         run("ip link set br0 up")
 
