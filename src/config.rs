@@ -10,10 +10,13 @@ mod datahubs;
 mod section;
 mod sources;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use config::{Map, Value, ValueKind};
 use url::{Host, Position, Url};
 
 use crate::access_log::Format;
@@ -69,8 +72,10 @@ pub struct Config {
     pub log: (Format, log::LevelFilter),
     /// What is allowed and yet not good, a line each.
     pub warnings: Vec<String>,
-    /// The files that keys and cut-offs came from.
+    /// The files that keys, cut-offs and client secrets came from.
     pub files: Vec<PathBuf>,
+    /// Every key that is set, and a digest of its value.
+    settings: BTreeMap<String, u64>,
 }
 
 /// Where the gateway listens and what it is called.
@@ -111,6 +116,8 @@ impl Config {
     pub fn load(files: &[PathBuf]) -> Result<Self, ConfigErrors> {
         let errors = ConfigErrors::default();
         let Some(Sources { table, strays }) = sources::read(files, &errors) else { return Err(errors) };
+        let mut settings = BTreeMap::new();
+        digest("", &table, &mut settings);
         let mut root = Section::root(table, &errors);
         let config = Self::read(&mut root);
         root.finish();
@@ -122,10 +129,17 @@ impl Config {
         match config {
             Some(config) if errors.is_empty() => {
                 let files = files.iter().cloned().chain(config.files).collect();
-                Ok(Self { files, warnings: errors.into_warnings(), ..config })
+                Ok(Self { files, settings, warnings: errors.into_warnings(), ..config })
             }
             _ => Err(errors),
         }
+    }
+
+    /// The keys that `new` has other values of and that count at the next start only.
+    pub fn changed_until_restart<'a>(&'a self, new: &'a Self) -> Vec<&'a str> {
+        let keys = self.settings.keys().chain(new.settings.keys()).map(String::as_str);
+        let changed = |key: &&str| self.settings.get(*key) != new.settings.get(*key) && !is_taken_over(key);
+        keys.filter(changed).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// What `load` would read of the section `proxy`, whatever is wrong or missing elsewhere.
@@ -170,8 +184,9 @@ impl Config {
         let log = log(root.section("log"));
         let policy = policy(root.section("proxy"));
         let back_channel = timeouts.as_ref().map(|(_, _, back_channel)| *back_channel);
-        let mut cut_offs = CutOffs::default();
-        let datahubs = datahubs::read(root.section("datahubs"), server.as_ref(), back_channel, &mut cut_offs);
+        let (mut cut_offs, mut secret_files) = (CutOffs::default(), Vec::new());
+        let section = root.section("datahubs");
+        let datahubs = datahubs::read(section, server.as_ref(), back_channel, &mut cut_offs, &mut secret_files);
         let bridge = bridge::read(root.section("bridge"), server.as_ref(), datahubs.as_ref());
         if let Some(server) = &server {
             conflicts::check(server, admin.as_ref().and_then(Option::as_ref), app.as_ref(), root);
@@ -199,9 +214,35 @@ impl Config {
             callback_rate,
             log: log?,
             warnings: Vec::new(),
-            files: keys_file.into_iter().chain(bridge_files).collect(),
+            settings: BTreeMap::new(),
+            files: keys_file.into_iter().chain(bridge_files).chain(secret_files).collect(),
         })
     }
+}
+
+/// Notes a digest of each value in a table. It stays in this process.
+fn digest(path: &str, table: &Map<String, Value>, into: &mut BTreeMap<String, u64>) {
+    for (key, value) in table {
+        let key = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        if let ValueKind::Table(table) = &value.kind {
+            digest(&key, table, into);
+            continue;
+        }
+        let mut hash = DefaultHasher::new();
+        value.to_string().hash(&mut hash);
+        into.insert(key, hash.finish());
+    }
+}
+
+/// Whether a change of this key counts while the process runs.
+fn is_taken_over(key: &str) -> bool {
+    let keys =
+        ["session.keys", "session.keys_file", "session.not_before", "bridge.jwt_key_file", "bridge.fernet_key_file"];
+    let of_datahub = key.strip_prefix("datahubs.").and_then(|key| key.split('.').nth(1));
+    keys.contains(&key)
+        || of_datahub.is_some_and(|key| {
+            matches!(key, "client_secret" | "client_secret_file" | "not_before" | "not_before_users")
+        })
 }
 
 impl Server {

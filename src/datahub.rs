@@ -129,6 +129,15 @@ impl DataHubs {
         self.by_id(name).or_else(|| self.iter().find(|datahub| datahub.aliases.iter().any(|alias| alias == name)))
     }
 
+    /// From now on each shows the client secret that the one of its id has among `others`.
+    pub fn replace_secrets_by(&self, others: &Self) {
+        for datahub in self.iter() {
+            if let Some(other) = others.by_id(datahub.id.as_str()) {
+                datahub.provider.replace_secret_by(&other.provider);
+            }
+        }
+    }
+
     /// All of them, in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<DataHub>> {
         self.0.all.iter()

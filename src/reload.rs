@@ -1,10 +1,10 @@
-//! Takes over new keys and cut-offs while the process runs.
+//! Takes over new keys, cut-offs and client secrets while the process runs.
 //!
 //! It does so on SIGHUP at once, and a few seconds after one of the files has changed. The content is compared and not the
 //! date, so a symbolic link that is swapped counts (Kubernetes does that). A change counts once two polls have observed
 //! the same content, so no file is read while it is half written. All files are read and checked as at the start. If
 //! anything is wrong, the log says what, everything stays as it was, and each poll tries again: what was missing for a moment
-//! may be in no file that is watched yet. All other settings take effect at the next start.
+//! may be in no file that is watched yet. All other settings take effect at the next start, and the log says which have changed.
 
 use std::io;
 use std::path::PathBuf;
@@ -52,7 +52,7 @@ pub fn watch(config: Arc<Config>, arguments: Vec<PathBuf>) -> io::Result<impl Fu
                     files.applied = None;
                     let (reason, now) = (errors.to_string(), Instant::now());
                     if is_requested || is_news(told.as_ref(), &reason, now) {
-                        let detail = format!("keys and cut-offs stay as they were, and this is tried again: {reason}");
+                        let detail = format!("everything stays as it was, and this is tried again: {reason}");
                         process_event(Event::ReloadFailed, &detail);
                         told = Some((reason, now));
                     }
@@ -65,11 +65,16 @@ pub fn watch(config: Arc<Config>, arguments: Vec<PathBuf>) -> io::Result<impl Fu
 fn apply(config: &Config, new: &Config) {
     config.keyring.replace_by(&new.keyring);
     config.not_before.replace_by(&new.not_before);
+    config.datahubs.replace_secrets_by(&new.datahubs);
     if let (Some(bridge), Some(new)) = (&config.bridge, &new.bridge) {
         bridge.keys.replace_by(&new.keys);
     }
     for warning in &new.warnings {
         log::warn!("{warning}");
+    }
+    let keys = config.changed_until_restart(new).join(" ");
+    if !keys.is_empty() {
+        log::warn!(keys; "the configuration has changed in what counts at the next start only");
     }
     report_key_ring(config);
     metrics::reloaded(true);

@@ -798,7 +798,7 @@ mod tests {
             let issuer = openidconnect::IssuerUrl::from_url(url.clone());
             let registration = Registration {
                 client_id: openidconnect::ClientId::new("id".into()),
-                client_secret: openidconnect::ClientSecret::new("secret".into()),
+                client_secret: arc_swap::ArcSwap::from_pointee(openidconnect::ClientSecret::new("secret".into())),
                 redirect_uri: openidconnect::RedirectUrl::from_url(url.clone()),
                 scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
             };

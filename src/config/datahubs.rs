@@ -1,9 +1,10 @@
 //! The sections `datahubs.ID`, one for each DataHUB.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use openidconnect::{ClientId, ClientSecret, IssuerUrl, RedirectUrl};
 use url::Url;
 
@@ -19,12 +20,13 @@ use crate::datahub::transport::{self, Address, Endpoint, OutgoingProxy};
 use crate::datahub::{DataHub, DataHubId, DataHubs};
 use crate::session::not_before::CutOffs;
 
-/// Reads them all, and who must log in anew at them.
+/// Reads them all, who must log in anew at them, and in which files their client secrets are.
 pub(super) fn read(
     mut section: Section<'_>,
     server: Option<&Server>,
     back_channel: Option<BackChannelTimeouts>,
     cut_offs: &mut CutOffs,
+    secret_files: &mut Vec<PathBuf>,
 ) -> Option<DataHubs> {
     let ids = section.keys();
     if ids.is_empty() {
@@ -40,7 +42,7 @@ pub(super) fn read(
             match id.parse::<DataHubId>() {
                 Ok(id) => {
                     cut_off(&mut own, &id, cut_offs);
-                    datahub(id, own, &secrets, server, back_channel)
+                    datahub(id, own, &secrets, server, back_channel, secret_files)
                 }
                 Err(error) => section.record_error(id, format!("is no id: {error}")),
             }
@@ -80,6 +82,7 @@ fn datahub(
     secrets: &[String],
     server: Option<&Server>,
     timeouts: Option<BackChannelTimeouts>,
+    secret_files: &mut Vec<PathBuf>,
 ) -> Option<DataHub> {
     let url = section.require("url").and_then(|()| section.url("url"));
     let is_insecure_allowed = section.boolean("insecure_http").unwrap_or(false);
@@ -98,7 +101,7 @@ fn datahub(
         let is_good = !id.is_empty() && is_visible(id);
         is_good || section.record_error::<()>("client_id", "must be the Application ID that GitLab shows").is_some()
     });
-    let client_secret = client_secret(&id, secrets, &mut section);
+    let client_secret = client_secret(&id, secrets, &mut section, secret_files);
     let connect: Option<Endpoint> = section.optional("connect");
     if matches!(&connect, Some(Endpoint::Tcp(address)) if address.ends_with(":0")) {
         section.record_error::<()>("connect", "must name a port other than 0");
@@ -138,7 +141,8 @@ fn datahub(
     let back_channel = BackChannel::new(addresses, timeouts.connect, timeouts.back_channel);
     let scopes = scopes?;
     let health = Arc::new(Health::new(id.clone()));
-    let (client_id, client_secret, redirect_uri) = (ClientId::new(client_id?), client_secret?, redirect_uri?);
+    let (client_id, client_secret, redirect_uri) =
+        (ClientId::new(client_id?), ArcSwap::from_pointee(client_secret?), redirect_uri?);
     let provider = Provider::new(
         Registration { client_id, client_secret, redirect_uri, scopes },
         Discovery::new(issuer, back_channel.clone(), Arc::clone(&health)),
@@ -163,16 +167,25 @@ fn secret_name(id: &str) -> String {
     format!("{id}.secret")
 }
 
-/// `secrets` are the names of all DataHUBs' credentials, this one's among them.
-fn client_secret(id: &DataHubId, secrets: &[String], section: &mut Section<'_>) -> Option<ClientSecret> {
+/// `secrets` are the names of all DataHUBs' credentials, this one's among them. The file that it is in is added to `files`.
+fn client_secret(
+    id: &DataHubId,
+    secrets: &[String],
+    section: &mut Section<'_>,
+    files: &mut Vec<PathBuf>,
+) -> Option<ClientSecret> {
     let text: Option<String> = section.optional("client_secret");
     let file: Option<PathBuf> = section.optional("client_secret_file");
-    let read = |path: &Path| Some(secret_file(path, "client_secret_file", section)?.trim().to_owned());
+    let mut read = |path: PathBuf| {
+        let text = secret_file(&path, "client_secret_file", section);
+        files.push(path);
+        Some(text?.trim().to_owned())
+    };
     let secret = match (text, file) {
         (Some(text), None) => text,
-        (None, Some(path)) => read(&path)?,
+        (None, Some(path)) => read(path)?,
         (None, None) => match credential(&secret_name(id.as_str()), secrets) {
-            Ok(path) => read(&path)?,
+            Ok(path) => read(path)?,
             Err(error) => {
                 let what = format!("or client_secret_file is missing, and {error}");
                 return section.record_error("client_secret", what);

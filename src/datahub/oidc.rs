@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use openidconnect::core::{
@@ -34,8 +35,8 @@ use crate::datahub::token_endpoint::TokenEndpoint;
 pub struct Registration {
     /// RFC 6749 section 2.2.
     pub client_id: ClientId,
-    /// RFC 6749 section 2.3.1.
-    pub client_secret: ClientSecret,
+    /// RFC 6749 section 2.3.1. It may be replaced while others read it.
+    pub client_secret: ArcSwap<ClientSecret>,
     /// Where it sends people back to.
     pub redirect_uri: RedirectUrl,
     /// What every login asks for.
@@ -67,6 +68,11 @@ impl Provider {
     ) -> Self {
         let [refreshes, exchanges, revocations, reads] = [(); 4].map(|()| RequestLimit::new());
         Self { registration, discovery, back_channel, token_endpoint, health, refreshes, exchanges, revocations, reads }
+    }
+
+    /// From now on shows the DataHUB the secret that `other` has.
+    pub fn replace_secret_by(&self, other: &Self) {
+        self.registration.client_secret.store(other.registration.client_secret.load_full());
     }
 
     /// How long somebody may wait for an answer of its token endpoint.
@@ -247,9 +253,9 @@ impl Provider {
         check_usable(tokens, response).map_err(ExchangeError::Invalid)?;
         let id_token = response.id_token().ok_or(ExchangeError::Invalid("no ID token"))?;
         let Registration { client_id, client_secret, .. } = &self.registration;
-        let subject = |metadata: &Metadata| {
-            id_token::subject(id_token, metadata, client_id, client_secret, nonce, now, *datahub_date)
-        };
+        let secret = client_secret.load_full();
+        let subject =
+            |metadata: &Metadata| id_token::subject(id_token, metadata, client_id, &secret, nonce, now, *datahub_date);
         Ok(match subject(metadata) {
             Err(IdTokenError::UnknownKey) => subject(&*self.discovery.with_new_keys(Instant::now()).await?)?,
             outcome => outcome?,
@@ -377,7 +383,7 @@ impl Provider {
     fn client_authentication(&self) -> String {
         let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
         let Registration { client_id, client_secret, .. } = &self.registration;
-        let pair = Zeroizing::new(format!("{}:{}", encoded(client_id), encoded(client_secret.secret())));
+        let pair = Zeroizing::new(format!("{}:{}", encoded(client_id), encoded(client_secret.load().secret())));
         format!("Basic {}", STANDARD.encode(&*pair))
     }
 
@@ -385,7 +391,7 @@ impl Provider {
         CoreClient::from_provider_metadata(
             metadata.clone(),
             self.registration.client_id.clone(),
-            Some(self.registration.client_secret.clone()),
+            Some(ClientSecret::clone(&self.registration.client_secret.load())),
         )
         .set_redirect_uri(self.registration.redirect_uri.clone())
     }

@@ -112,6 +112,13 @@ impl Setup {
         self
     }
 
+    /// The same with the client secret of the DataHUB that has this one in a file, whatever it holds.
+    pub fn with_secret_file(mut self, secret: &str, path: &Path) -> Self {
+        let file = format!("client_secret_file = {:?}", path.to_str().expect("a plain path"));
+        self.config = self.config.replace(&format!("client_secret = {secret:?}"), &file);
+        self
+    }
+
     /// A file beside the configuration.
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
         self.folder.file(name, text)

@@ -282,6 +282,69 @@ fn a_broken_file_leaves_the_keys_as_they_were_and_says_what_is_wrong() {
     assert_eq!(sealed_under(&browser), id(&new));
 }
 
+/// A secret that was renewed at the DataHUB: in a file of its own, on SIGHUP and by itself, and in the configuration.
+#[test]
+fn a_client_secret_is_taken_over_without_a_restart() {
+    const WRONG: &str = "gloas-canary-of-a-secret-that-was-renewed";
+    let hub = datahub();
+    let folder = Folder::default();
+    let own = Setup::new(&[("a", &hub)]);
+    let path = folder.file("a.secret", WRONG);
+    for (case, before, change) in [
+        ("a file and SIGHUP", own.clone().with_secret_file(hub.client_secret(), &path), 0),
+        ("a file alone", own.clone().with_secret_file(hub.client_secret(), &path), 1),
+        ("the configuration", own.clone().at(hub.client_secret(), WRONG), 2),
+    ] {
+        folder.file("a.secret", WRONG);
+        let gateway = before.start();
+        gateway.keep_secret([WRONG.to_owned()]);
+        let browser = Browser::default();
+        let log_in = || {
+            let callback = browser.begin_login(&gateway, "a", &hub, "testuser");
+            browser.open(&gateway, &callback).location()
+        };
+        assert!(log_in().contains("login_error="), "{case}");
+        gateway.wait_for_event("client_refused");
+        match change {
+            2 => drop(own.write()),
+            _ => drop(folder.file("a.secret", &format!("{}\n", hub.client_secret()))),
+        }
+        if change == 1 {
+            gateway.wait_for_event("keys_reloaded");
+        } else {
+            assert_eq!(gateway.reload()["event"], "keys_reloaded", "{case}");
+        }
+        assert_eq!(log_in(), "/arcmanager/app/", "{case}");
+        // A fault changes nothing, also here.
+        folder.file("a.secret", "short");
+        own.clone().with_secret_file(hub.client_secret(), &path).write();
+        let line = gateway.reload();
+        assert_eq!(line["event"], "reload_failed", "{case}");
+        assert!(
+            line["detail"].as_str().is_some_and(|it| it.contains("datahubs.a.client_secret is too short")),
+            "{line}"
+        );
+        assert_eq!(log_in(), "/arcmanager/app/", "{case}");
+    }
+}
+
+#[test]
+fn what_counts_at_the_next_start_only_is_named() {
+    let hub = datahub();
+    let setup = Setup::new(&[("a", &hub)]);
+    let gateway = setup.start();
+    let told = || gateway.log().into_iter().filter(|line| line["keys"].is_string()).collect::<Vec<_>>();
+    setup.clone().and("session.not_before = 2026-01-01T00:00:00Z").write();
+    assert_eq!(gateway.reload()["event"], "keys_reloaded");
+    assert_eq!(told().len(), 0, "all of it is taken over: {:?}", told());
+    setup.clone().and("limits.waiting = 7\nsession.max_age = \"8d\"\ndatahubs.a.name = \"canary\"").write();
+    assert_eq!(gateway.reload()["event"], "keys_reloaded");
+    assert_eq!(told().len(), 1, "{:?}", told());
+    assert_eq!(told()[0]["keys"], "datahubs.a.name limits.waiting session.max_age");
+    assert_eq!(told()[0]["level"], "WARN");
+    assert!(!told()[0].to_string().contains("canary"));
+}
+
 /// A file that comes back is taken over by itself, also one that was never watched, since only a new configuration names it.
 #[test]
 fn a_reload_that_failed_is_tried_until_it_succeeds_and_told_once() {
