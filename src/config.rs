@@ -62,6 +62,8 @@ pub struct Config {
     pub bridge: Option<BridgeSettings>,
     /// What a browser's connection is held to.
     pub client: ServerSettings,
+    /// How many of them there may be, over all workers.
+    pub connections: usize,
     /// How long a person may take at a DataHUB.
     pub login_timeout: Duration,
     /// How often one client may begin a login.
@@ -195,7 +197,7 @@ impl Config {
         let (keyring, keys_file, all, session) = session?;
         cut_offs.all = all;
         let (upstream_timeouts, client_timeouts, _) = timeouts?;
-        let (limits, head, body_rate) = limits?;
+        let (limits, head, body_rate, connections) = limits?;
         let [login_rate, callback_rate, anonymous_client_rate] = rates?;
         let (bridge, bridge_files) = bridge?;
         Some(Self {
@@ -208,6 +210,7 @@ impl Config {
             datahubs: datahubs?,
             proxy: ProxySettings { policy: policy?, limits, timeouts: upstream_timeouts, anonymous_client_rate },
             bridge,
+            connections,
             client: ServerSettings { head, body: limits.body, body_rate, timeouts: client_timeouts },
             login_timeout: login_timeout?,
             login_rate,
@@ -474,8 +477,8 @@ fn keys_of(text: &str, section: &Section<'_>) -> Option<Vec<Key>> {
     keys.into_iter().collect::<Result<_, _>>().ok()
 }
 
-/// Of forwarded calls, of heads, and how fast a body must come.
-fn limits(mut section: Section<'_>) -> Option<(ProxyLimits, HeadLimits, NonZeroU64)> {
+/// Of forwarded calls, of heads, how fast a body must come, and how many connections there may be.
+fn limits(mut section: Section<'_>) -> Option<(ProxyLimits, HeadLimits, NonZeroU64, usize)> {
     let (head, target) = (section.size_in_kib("head", 1..=1024), section.size_in_kib("target", 1..=1024));
     let [body, body_rate] = ["body", "body_rate"].map(|key| section.nonzero_size(key));
     let fields = section.number("fields", MIN_FIELDS..=MAX_FIELDS);
@@ -486,10 +489,11 @@ fn limits(mut section: Section<'_>) -> Option<(ProxyLimits, HeadLimits, NonZeroU
         section.warn("fields", "is less than 32: a browser behind a front or two sends more");
     }
     let (in_flight, waiting) = (section.number("in_flight", 1..=MAX_COUNT), section.number("waiting", 0..=MAX_COUNT));
+    let connections = section.number("connections", 1..=MAX_COUNT);
     section.finish();
     let head = HeadLimits { length: head?, fields: fields? };
     let proxy = ProxyLimits { target: target?, body: body?.get(), in_flight: in_flight?, waiting: waiting? };
-    Some((proxy, head, body_rate?))
+    Some((proxy, head, body_rate?, connections?))
 }
 
 /// How long our own calls to a DataHUB may take.

@@ -309,6 +309,7 @@ impl From<RequestError> for ApiError {
             RequestError::Head(HeadError::Target) => Code::BadRequestTarget,
             RequestError::Head(HeadError::TooLarge) => Code::HeadTooLarge,
             RequestError::Timeout => Code::RequestTimeout,
+            RequestError::Displaced(_) => Code::Overloaded,
         };
         Self::because(code, error).closing()
     }

@@ -4,6 +4,7 @@
 //! [`head`]s and [`body`]s by the same strict rules. Neither knows what is asked or answered. A connection through a proxy is
 //! a [`tunnel`].
 
+pub mod admission;
 pub mod body;
 pub mod buffer;
 pub mod client;

@@ -111,6 +111,11 @@ pub fn panicked() {
     METRICS.1.panics.inc();
 }
 
+/// A connection was closed to make room, or had none: an `unfinished_head`, or the new one since all were `full`.
+pub fn connection_refused(reason: &'static str) {
+    METRICS.1.connections_refused.get_or_create(&ReasonLabel { reason }).inc();
+}
+
 /// So many lines of the log were dropped.
 pub fn log_dropped(lines: u64) {
     METRICS.1.log_dropped.inc_by(lines);
@@ -191,6 +196,7 @@ struct Metrics {
     datahub_up: Family<DataHubLabel, Gauge>,
     datahub_calls: Family<CallLabel, Gauge>,
     panics: Counter,
+    connections_refused: Family<ReasonLabel, Counter>,
     log_dropped: Counter,
 }
 
@@ -225,6 +231,11 @@ struct KeyRole {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabel {
     result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -267,6 +278,7 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
         datahub_up,
         datahub_calls,
         panics,
+        connections_refused,
         log_dropped,
     } = metrics.clone();
     // From the beginning, so that whoever watches them sees the first time.
@@ -299,6 +311,14 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     registry.register("datahub_up", "Whether the last call of each kind to a DataHUB was good", datahub_up);
     registry.register("datahub_last_outcome", "Whether the last call of this kind was good", datahub_calls);
     registry.register("panics", "Defects of the gateway that it met", panics);
+    for reason in ["unfinished_head", "full"] {
+        drop(connections_refused.get_or_create(&ReasonLabel { reason }));
+    }
+    registry.register(
+        "connections_refused",
+        "Connections closed to make room for others, by reason",
+        connections_refused,
+    );
     registry.register("log_dropped", "Lines of the log that nobody read in time", log_dropped);
     (all, metrics)
 });

@@ -1,4 +1,4 @@
-//! Sockets and workers: each worker serves its connections by [`dispatch`].
+//! Sockets and workers: each worker serves the connections of [`socket`]s by [`dispatch`].
 
 mod dispatch;
 mod web;
@@ -15,6 +15,7 @@ use actix_server::Server;
 use actix_service::{ServiceFactory, fn_factory, fn_service};
 use actix_web::web::{Data, ServiceConfig};
 use actix_web::{App, HttpServer};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::either::Either;
 
@@ -32,49 +33,10 @@ use crate::http::server::AcceptedStream;
 use crate::metrics::worker::WorkerMetrics;
 use crate::proxy::{Proxy, SharedProxy};
 use crate::rate::RateLimiter;
-use crate::server::dispatch::Worker;
+use crate::server::dispatch::{Connections, Worker};
+use crate::server::socket::Socket;
 use crate::server::web::Web;
 use crate::session::refresh::Refresher;
-
-/// A socket to take connections from.
-#[derive(Debug)]
-pub enum Socket {
-    /// TCP.
-    Tcp(TcpListener),
-    /// A unix socket.
-    Unix(UnixListener),
-}
-
-impl Socket {
-    /// Listens at `endpoint`. A unix socket that a dead process left behind is replaced.
-    ///
-    /// # Errors
-    /// What the system said.
-    pub fn bind(endpoint: &Endpoint) -> io::Result<Self> {
-        match endpoint {
-            Endpoint::Tcp(address) => TcpListener::bind(address).map(Self::Tcp),
-            Endpoint::Unix(path) => {
-                if std::os::unix::net::UnixStream::connect(path)
-                    .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-                {
-                    fs::remove_file(path)?;
-                }
-                UnixListener::bind(path).map(Self::Unix)
-            }
-        }
-    }
-
-    /// Where it listens, for people to read.
-    pub fn address(&self) -> String {
-        match self {
-            Self::Tcp(socket) => socket.local_addr().map_or_else(|_| "?".into(), |address| address.to_string()),
-            Self::Unix(socket) => {
-                let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
-                format!("unix:{}", path.unwrap_or_default().display())
-            }
-        }
-    }
-}
 
 /// The gateway on `sockets`, with `more` routes if a test adds any, and the tasks that it leaves to whoever runs it.
 ///
@@ -90,6 +52,8 @@ pub fn gateway(
     let new_worker = worker_factory(config, &tasks, draining, more);
     let (workers, shutdown) = (config.server.workers, config.server.shutdown_timeout);
     let server = Server::build().workers(workers).shutdown_timeout(shutdown.as_secs().max(1)).disable_signals();
+    // The bound is ours, over all workers. Here a worker would take no more, and say nothing.
+    let server = server.max_concurrent_connections(config.connections.saturating_mul(2));
     let server = sockets.into_iter().try_fold(server, |server, socket| {
         let (new_worker, address) = (new_worker.clone(), socket.address());
         match socket {
@@ -143,7 +107,8 @@ fn worker_factory(
     ));
     let (base_path, files) = (server.base_path.clone(), config.app.files.clone());
     let guard = Guard::new(origins.clone(), base_path, files, server.trusted_proxies.clone());
-    let (config, guard, draining) = (Arc::clone(config), Arc::new(guard), draining.clone());
+    let (config, guard, health) = (Arc::clone(config), Arc::new(guard), health.clone());
+    let connections = Arc::new(Connections::new(max_connections(config.connections)));
     async move || {
         let pool = BufferPool::default();
         let bridge = bridge.clone().map(|shared| Bridge::new(shared, pool.clone(), config.server.workers));
@@ -151,6 +116,7 @@ fn worker_factory(
         let metrics = WorkerMetrics::new(names.chain(bridge.iter().map(|_| bridge::NAME)));
         Worker {
             settings: Rc::new(config.client),
+            connections: Arc::clone(&connections),
             guard: Arc::clone(&guard),
             proxy: Proxy::new(Arc::clone(&proxy), Arc::clone(&guard), pool.clone(), config.server.workers),
             bridge,
@@ -162,6 +128,20 @@ fn worker_factory(
             metrics,
         }
     }
+}
+
+/// How many connections there may be: as many as are `wanted`, if the system lets us open as many files. Each connection may
+/// need two: one for its client, one to its DataHUB.
+fn max_connections(wanted: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    // What a process begins with is mostly less than what it may ask for.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    let max = wanted.min((files / 2).max(1));
+    if max < wanted {
+        log::warn!(files, connections = max; "fewer connections than limits.connections says: raise the limit of open files (LimitNOFILE, ulimit -n)");
+    }
+    max
 }
 
 /// What serves the connections of one listener: a worker on each thread.

@@ -10,6 +10,7 @@
 //!   ([`ServerConnection::close`]), so that the answer is not lost to a reset.
 
 use std::io::{self, IoSlice};
+use std::mem;
 use std::num::NonZeroU64;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -18,12 +19,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use actix_web::http::StatusCode;
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use tokio_util::either::Either;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use crate::http::admission::{Admission, Displaced};
 use crate::http::body::{BodyDecoder, CHUNK_END, LAST_CHUNK, write_chunk_size, write_content_length};
 use crate::http::buffer::{Buffer, BufferPool, MIN_READ, append};
 use crate::http::date::DateClock;
@@ -36,6 +39,7 @@ use crate::http::turn::{MESSAGE_BYTES, Turn};
 pub struct ServerConnection {
     stream: AcceptedStream,
     settings: Rc<ServerSettings>,
+    admission: Admission,
     pool: BufferPool,
     /// What has been read and not used yet: of the next request, or of the body of this one.
     read_buffer: Buffer,
@@ -95,6 +99,7 @@ impl ServerConnection {
     pub fn new(
         stream: AcceptedStream,
         settings: Rc<ServerSettings>,
+        admission: Admission,
         pool: BufferPool,
         shutdown: WaitForCancellationFutureOwned,
         is_draining: Arc<AtomicBool>,
@@ -107,6 +112,7 @@ impl ServerConnection {
             timer: Timer::new(now + settings.timeouts.head),
             turn: Turn::default(),
             settings,
+            admission,
             shutdown: Box::pin(shutdown),
             is_draining,
             is_new: true,
@@ -128,10 +134,25 @@ impl ServerConnection {
     /// # Errors
     /// [`RequestError`] for what is no request. Nothing more can be read then.
     pub async fn next_request(&mut self) -> Result<Option<RequestHead>, RequestError> {
-        let timeouts = self.settings.timeouts;
         if !self.is_persistent {
             return Ok(None);
         }
+        let read = self.read_head().await;
+        match self.admission.finish_head() {
+            Ok(parked) if parked.is_empty() => {}
+            // What is no head is answered, and the client may still be sending.
+            Ok(parked) => *self.read_buffer = parked,
+            Err(displaced) => {
+                // Nobody waits for the client to read an answer.
+                self.read_buffer = self.pool.none();
+                return Err(displaced.into());
+            }
+        }
+        read
+    }
+
+    async fn read_head(&mut self) -> Result<Option<RequestHead>, RequestError> {
+        let timeouts = self.settings.timeouts;
         self.turn.spend(MESSAGE_BYTES).await;
         let idle = if self.is_new { timeouts.head } else { KEEP_ALIVE_TIMEOUT };
         let mut deadline = None;
@@ -152,18 +173,18 @@ impl ServerConnection {
                 deadline.get_or_insert_with(|| Instant::now() + timeouts.head);
             }
             let is_idle = self.read_buffer.is_empty();
-            let Self { stream, read_buffer, timer, turn, shutdown, settings, .. } = self;
+            let is_parked = !is_idle && readable(&self.stream).now_or_never().is_none();
+            if is_parked {
+                self.admission.park(mem::replace(&mut self.read_buffer, self.pool.none()).to_vec());
+            }
+            let Self { stream, timer, turn, shutdown, admission, .. } = self;
+            let has_head = admission.has_head();
             let arrival = async {
                 tokio::select! {
                     biased;
-                    count = async {
-                        // No buffer before there is something to put into it.
-                        readable(stream).await?;
-                        read_buffer.make_room(MIN_READ);
-                        read(stream, read_buffer, settings.head.length).await
-                    } => count,
-                    // Also while `read` waits: a socket may say that it is readable and not be.
-                    () = shutdown.as_mut(), if is_idle => Ok(0),
+                    () = admission.displaced(), if has_head => Ok(false),
+                    is_ready = readable(stream) => is_ready.map(|()| true),
+                    () = shutdown.as_mut(), if is_idle => Ok(false),
                 }
             };
             let deadline = || {
@@ -171,9 +192,21 @@ impl ServerConnection {
                 deadline.unwrap_or_else(|| Instant::now() + idle)
             };
             match timer.until(deadline, pin!(arrival)).await {
-                Ok(Ok(count)) if count > 0 => {}
+                Ok(Ok(true)) => {}
                 Err(Elapsed) if !is_idle => return Err(RequestError::Timeout),
                 Ok(_) | Err(Elapsed) => return Ok(None),
+            }
+            if is_parked {
+                let Some(parked) = self.admission.unpark() else { return Ok(None) };
+                *self.read_buffer = parked;
+            }
+            // No buffer before there is something to put into it.
+            self.read_buffer.make_room(MIN_READ);
+            match read(&mut self.stream, &mut self.read_buffer, self.settings.head.length).now_or_never() {
+                Some(Ok(count)) if count > 0 => {}
+                Some(_) => return Ok(None),
+                // A socket may say that it is readable and not be.
+                None => self.finish(),
             }
         }
     }
@@ -232,7 +265,7 @@ impl ServerConnection {
 
     /// Reads at most `max_bytes` more of the body, after a 100 if the client waits for one.
     async fn fill_body(&mut self, max_bytes: usize) -> Result<(), BodyError> {
-        if std::mem::take(&mut self.expects_continue) {
+        if mem::take(&mut self.expects_continue) {
             self.write_all(&[CONTINUE]).await.map_err(|_| BodyError::Gone(io::ErrorKind::WriteZero.into()))?;
         }
         self.read_buffer.make_room(max_bytes);
@@ -424,10 +457,14 @@ impl ServerConnection {
             return;
         }
         let mut left = MAX_DISCARDED;
-        let Self { stream, read_buffer, timer, turn, .. } = &mut self;
+        let Self { stream, pool, read_buffer, timer, turn, .. } = &mut self;
         let discarding = async {
             loop {
-                read_buffer.clear();
+                // Many may be closed at once, and none of them is to hold what it has read for so long.
+                *read_buffer = pool.none();
+                if readable(stream).await.is_err() {
+                    break;
+                }
                 read_buffer.make_room(MIN_READ);
                 match read(stream, read_buffer, left).await {
                     Ok(count) if count > 0 => {
@@ -482,6 +519,9 @@ pub enum RequestError {
     /// A head began and did not end in time.
     #[error("the head of a request did not come in time")]
     Timeout,
+    /// The connection was closed to make room for others, and nobody is to be told.
+    #[error(transparent)]
+    Displaced(#[from] Displaced),
 }
 
 /// Why a request's body did not come to its end.
@@ -542,6 +582,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::http::admission::ConnectionLimit;
     use crate::http::client::Response;
     use crate::http::turn::tests::turns;
 
@@ -565,7 +606,9 @@ mod tests {
         let shutdown = process.clone().cancelled_owned();
         let (settings, is_draining) = (Rc::new(settings), Arc::default());
         let stream = Either::Right(ours);
-        let connection = ServerConnection::new(stream, settings, BufferPool::default(), shutdown, is_draining);
+        let admission = ConnectionLimit::new(1).admit(None).expect("the first");
+        let connection =
+            ServerConnection::new(stream, settings, admission, BufferPool::default(), shutdown, is_draining);
         (connection, client, process)
     }
 

@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, BoxBody, MessageBody as _};
@@ -20,18 +21,22 @@ use crate::context::{Client, Incomplete, RequestContext};
 use crate::datahub::revocation::Obtained;
 use crate::error::{ApiError, Code};
 use crate::guard::{self, Access, Guard};
+use crate::http::admission::ConnectionLimit;
 use crate::http::body;
 use crate::http::buffer::{Buffer, BufferPool, append};
 use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
 use crate::http::server::{AcceptedStream, RequestError, ServerConnection, ServerSettings, WriteError};
+use crate::metrics;
 use crate::metrics::worker::WorkerMetrics;
 use crate::proxy::{Failure, Proxy};
+use crate::rate::network;
 use crate::server::web::{self, Web, WebRequest};
 
 /// What one worker serves its connections with.
 pub(super) struct Worker {
     pub(super) settings: Rc<ServerSettings>,
+    pub(super) connections: Arc<Connections>,
     pub(super) guard: Arc<Guard>,
     pub(super) proxy: Proxy,
     /// To the ARCmanager's old backend, if there is one.
@@ -45,15 +50,44 @@ pub(super) struct Worker {
     pub(super) metrics: Rc<WorkerMetrics>,
 }
 
+/// The connections of all workers.
+pub(super) struct Connections {
+    limit: ConnectionLimit,
+    /// When the log was last told that there were too many.
+    told: LastSaid,
+}
+
+impl Connections {
+    /// At most `max` at once.
+    pub(super) fn new(max: usize) -> Self {
+        Self { limit: ConnectionLimit::new(max), told: LastSaid::default() }
+    }
+
+    /// Counts one that was closed for want of room, and says so once a minute.
+    fn record_refused(&self, reason: &'static str) {
+        metrics::connection_refused(reason);
+        if self.told.is_due(CROWDED_INTERVAL, Instant::now()) {
+            log::warn!(reason; "connections are closed to make room: limits.connections are open, or unfinished heads hold 128 MiB");
+        }
+    }
+}
+
 impl Worker {
     /// Serves one connection to its end.
     pub(super) async fn serve(&self, stream: AcceptedStream, peer: Option<SocketAddr>) {
-        let _open = self.draining.connection();
-        let shutdown = self.shutdown.clone().cancelled_owned();
+        let client = peer.map(|peer| network(canonical(peer)));
+        let Some(admission) = self.connections.limit.admit(client) else {
+            return self.connections.record_refused("full");
+        };
+        let draining = &self.health.draining;
+        let _open = draining.connection();
+        let (settings, shutdown) = (Rc::clone(&self.settings), self.shutdown.clone().cancelled_owned());
         let mut connection =
-            ServerConnection::new(stream, Rc::clone(&self.settings), self.pool.clone(), shutdown, self.draining.flag());
-        if let Err(error) = self.answer_all(&mut connection, peer).await {
-            self.answer_request_error(error, &mut connection, peer).await;
+            ServerConnection::new(stream, settings, admission, self.pool.clone(), shutdown, draining.flag());
+        match self.answer_all(&mut connection, peer).await {
+            Ok(()) => {}
+            Err(RequestError::Displaced(_)) => self.connections.record_refused("unfinished_head"),
+            Err(error) => self.answer_request_error(error, &mut connection, peer).await,
         }
         connection.close().await;
     }
@@ -312,5 +346,7 @@ fn canonical(peer: SocketAddr) -> IpAddr {
     peer.ip().to_canonical()
 }
 
+/// How often the log is told that there are too many connections.
+const CROWDED_INTERVAL: Duration = Duration::from_mins(1);
 /// Longest body for one of our own routes, in bytes.
 const MAX_BODY: u64 = 64 * 1024;

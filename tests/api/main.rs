@@ -17,6 +17,7 @@ mod callback;
 mod check;
 mod config;
 mod connection;
+mod crowd;
 mod datahubs;
 mod drain;
 mod far_end;

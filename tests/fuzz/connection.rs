@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
+use arcmanager_gateway::http::admission::ConnectionLimit;
 use arcmanager_gateway::http::buffer::BufferPool;
 use arcmanager_gateway::http::date::DateClock;
 use arcmanager_gateway::http::head::HeadLimits;
@@ -84,8 +85,9 @@ async fn exchange(manner: Manner, seed: u8, bytes: &[u8]) -> (Served, usize) {
     let shutdown = CancellationToken::new().cancelled_owned();
     let settings =
         ServerSettings { head: HEAD, body: MOST_BODY as u64, body_rate: NonZeroU64::MIN, timeouts: TIMEOUTS };
-    let connection =
-        ServerConnection::new(Either::Right(ours), Rc::new(settings), BufferPool::default(), shutdown, Arc::default());
+    let (settings, pool) = (Rc::new(settings), BufferPool::default());
+    let admission = ConnectionLimit::new(1).admit(None).expect("the first");
+    let connection = ServerConnection::new(Either::Right(ours), settings, admission, pool, shutdown, Arc::default());
     let begun = Instant::now();
     let (mut read, mut write) = theirs.into_split();
     let sending = async {
@@ -134,6 +136,7 @@ async fn serve(mut connection: ServerConnection, manner: Manner) -> Served {
                 served.is_refused = true;
                 break;
             }
+            Err(RequestError::Displaced(_)) => unreachable!("there is no other connection"),
         };
         let is_read = manner.reads || request.body.is_empty();
         let body = if is_read { read(&mut connection).await } else { Body::Unread };

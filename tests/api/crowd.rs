@@ -1,0 +1,146 @@
+//! More connections than there may be, and heads that never end.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use crate::gateway::{BASE, Folder, Gateway, Setup, datahub};
+use crate::wire::{Wire, exchange};
+
+fn request(fields: &str) -> String {
+    format!("GET {BASE}/datahubs HTTP/1.1\r\nHost: localhost:8000\r\n{fields}\r\n")
+}
+
+/// A connection from `127.0.0.N`.
+fn from(gateway: &Gateway, number: u8) -> TcpStream {
+    let address: SocketAddr = gateway.address.parse().expect("an address");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from(([127, 0, 0, number], 0))).expect("this machine's own");
+        socket.connect(address).await.expect("it listens").into_std().expect("a socket")
+    });
+    stream.set_nonblocking(false).expect("a socket");
+    stream
+}
+
+fn is_closed(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_millis(20))).expect("longer than nothing");
+    match stream.read(&mut [0; 1024]) {
+        Ok(count) => {
+            assert_eq!(count, 0, "nothing is said");
+            true
+        }
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+    }
+}
+
+fn refused(gateway: &Gateway, reason: &str) -> u64 {
+    let metrics = gateway.metrics();
+    let name = format!("gateway_connections_refused_total{{reason=\"{reason}\"}} ");
+    let count = metrics.lines().find_map(|line| line.strip_prefix(name.as_str()));
+    count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{metrics}"))
+}
+
+#[test]
+fn the_oldest_unfinished_head_of_the_address_that_has_most_makes_room() {
+    let gateway = Setup::new(&[("a", &datahub())]).and("limits.connections = 20\nserver.workers = 1").start();
+    let mut streams: Vec<_> = (0..20).map(|at| from(&gateway, if at < 8 { 2 } else { 3 })).collect();
+    for stream in &mut streams {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: ").expect("it reads");
+    }
+    // Each new one is served, and costs one of those of 127.0.0.3, which has 12, until both have as many.
+    let mut kept = Vec::new();
+    for closed in 1..=4_u8 {
+        let mut wire = Wire::open(&gateway.address);
+        wire.send(request(""));
+        assert_eq!(wire.answer().expect("an answer").status, 200);
+        kept.push(wire);
+        let all: Vec<_> = streams.iter_mut().map(is_closed).collect();
+        let expected: Vec<_> = (0..20).map(|at| (8..8 + usize::from(closed)).contains(&at)).collect();
+        assert_eq!(all, expected, "after {closed}");
+        assert_eq!((refused(&gateway, "unfinished_head"), refused(&gateway, "full")), (u64::from(closed), 0));
+    }
+    // Who goes on is answered.
+    let stream = streams.last_mut().expect("the last");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("longer than nothing");
+    stream.write_all(b"localhost:8000\r\nConnection: close\r\n\r\n").expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    let told = gateway.wait_for_line(|line| line["reason"] == "unfinished_head");
+    assert_eq!(told["level"], "WARN");
+    let told = gateway.log().iter().filter(|line| line["reason"] == "unfinished_head").count();
+    assert_eq!(told, 1, "once a minute");
+}
+
+#[test]
+fn without_an_unfinished_head_the_new_connection_is_closed() {
+    let gateway = Setup::new(&[("a", &datahub())]).and("limits.connections = 5").start();
+    let mut kept: Vec<_> = (0..5).map(|_| Wire::open(&gateway.address)).collect();
+    for wire in &mut kept {
+        wire.send(request(""));
+        assert_eq!(wire.answer().expect("an answer").status, 200);
+    }
+    assert!(exchange(&gateway.address, request("Connection: close\r\n")).is_empty());
+    assert_eq!((refused(&gateway, "unfinished_head"), refused(&gateway, "full")), (0, 1));
+    for wire in &mut kept {
+        wire.send(request(""));
+        assert_eq!(wire.answer().expect("an answer").status, 200, "those that are there stay");
+    }
+    // A later head that has begun is an unfinished one, too.
+    kept[3].send("GET /half HTT");
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(exchange(&gateway.address, request("Connection: close\r\n"))[0].status, 200);
+    assert!(kept[3].answer().is_none());
+    assert_eq!((refused(&gateway, "unfinished_head"), refused(&gateway, "full")), (1, 1));
+    // And who leaves makes room.
+    drop(kept.split_off(3));
+    std::thread::sleep(Duration::from_millis(100));
+    for _ in 0..10 {
+        assert_eq!(exchange(&gateway.address, request("Connection: close\r\n"))[0].status, 200);
+    }
+    assert_eq!((refused(&gateway, "unfinished_head"), refused(&gateway, "full")), (1, 1));
+}
+
+/// As many as the issue saw, or as many as this machine lets a process open.
+#[test]
+fn fifteen_thousand_half_sent_heads_take_less_than_256_mib() {
+    let folder = Folder::default();
+    let path = folder.path().join("gateway.sock");
+    let setup = Setup::new(&[("a", &datahub())]).and("server.workers = 2").quiet();
+    let gateway = setup.listening_at(&format!("unix:{}", path.display())).start();
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let count = 15_000.min(files.saturating_sub(2_000));
+    let half = format!("GET / HTTP/1.1\r\nHost: localhost:8000\r\nA: {}", "x".repeat(30_000));
+    let begun = Instant::now();
+    let mut streams = Vec::new();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let open = |_| {
+                        let mut stream = UnixStream::connect(&path).expect("it listens");
+                        // One that is closed meanwhile takes no more.
+                        let _ = stream.write_all(half.as_bytes());
+                        stream
+                    };
+                    (0..count / 4).map(open).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        streams = threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect();
+    });
+    let took = begun.elapsed();
+    let mut honest = UnixStream::connect(&path).expect("it listens");
+    honest.write_all(request("Connection: close\r\n").as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    honest.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let (peak, closed) = (gateway.peak_memory() >> 20, refused(&gateway, "unfinished_head"));
+    let _ =
+        writeln!(std::io::stderr(), "{} half heads in {took:.1?}: {peak} MiB at most, {closed} closed", streams.len());
+    assert!(peak < 256, "{peak} MiB");
+    assert!(closed + 10_000 >= streams.len() as u64, "{closed} closed of {}", streams.len());
+}
