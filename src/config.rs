@@ -95,6 +95,12 @@ pub struct Server {
     pub shutdown_timeout: Duration,
     /// Front proxies that are believed.
     pub trusted_proxies: Vec<ProxyNetwork>,
+    /// Who may connect to our unix sockets: a file's mode.
+    pub unix_mode: u32,
+    /// And the id of its group, if that is not the process's own.
+    pub unix_group: Option<u32>,
+    /// Whether fronts may ask for the process's health below `base_path`.
+    pub is_health_shown: bool,
 }
 
 /// The app that people see.
@@ -270,6 +276,8 @@ impl Server {
         if trusted_proxies.as_ref().is_some_and(|proxies| proxies.iter().any(ProxyNetwork::is_everybody)) {
             section.warn("trusted_proxies", "names all addresses: then anybody may pass for any other client");
         }
+        let (unix_mode, unix_group) = (unix_mode(&mut section), unix_group(&mut section));
+        let is_health_shown = section.require("health").and_then(|()| section.boolean("health"));
         section.finish();
         Some(Self {
             listen: listen?,
@@ -278,7 +286,44 @@ impl Server {
             workers: workers?,
             shutdown_timeout: shutdown_timeout?,
             trusted_proxies: trusted_proxies?,
+            unix_mode: unix_mode?,
+            unix_group: unix_group?,
+            is_health_shown: is_health_shown?,
         })
+    }
+}
+
+/// A mode in octal digits. Whoever may connect is believed about who its client is.
+fn unix_mode(section: &mut Section<'_>) -> Option<u32> {
+    let (key, text) = ("unix_mode", section.required::<String>("unix_mode")?);
+    // Without the zero it may be a number that TOML has read already.
+    let is_octal = text.len() == 4 && text.starts_with('0');
+    let Some(mode) = u32::from_str_radix(&text, 8).ok().filter(|_| is_octal) else {
+        return section.record_error(key, "must be a mode in octal digits and quotes, such as \"0660\"");
+    };
+    if mode & 0o002 != 0 {
+        section.warn(key, "lets everybody on this machine connect, and say in X-Forwarded-For who they are");
+    }
+    Some(mode)
+}
+
+/// The id of a group.
+#[expect(clippy::option_option, reason = "outside: whether it could be read; inside: what it says")]
+fn unix_group(section: &mut Section<'_>) -> Option<Option<u32>> {
+    let Some(name) = section.text("unix_group") else { return Some(None) };
+    if let Ok(id) = name.parse() {
+        return Some(Some(id));
+    }
+    // Not by way of the C library, whose modules a static program cannot load.
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let id = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let is_it = fields.next() == Some(name.as_str());
+        fields.nth(1).filter(|_| is_it)?.parse().ok()
+    });
+    match id {
+        Some(id) => Some(Some(id)),
+        None => section.record_error("unix_group", "is no group of /etc/group: name another, or write its number"),
     }
 }
 

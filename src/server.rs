@@ -1,13 +1,10 @@
 //! Sockets and workers: each worker serves the connections of [`socket`]s by [`dispatch`].
 
 mod dispatch;
+pub mod socket;
 mod web;
 
-use std::fs;
 use std::io;
-use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -25,7 +22,6 @@ use crate::auth::pending::PendingLogins;
 use crate::bridge::{self, Bridge, SharedBridge};
 use crate::config::Config;
 use crate::datahub::tasks::{TaskRunner, Tasks};
-use crate::datahub::transport::Endpoint;
 use crate::guard::Guard;
 use crate::http::buffer::BufferPool;
 use crate::http::date::DateClock;

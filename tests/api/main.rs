@@ -49,6 +49,7 @@ mod return_to;
 mod revocation;
 mod session;
 mod shares;
+mod sockets;
 mod storm;
 mod streams;
 mod tls;

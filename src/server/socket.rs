@@ -1,0 +1,228 @@
+//! What the process listens on: sockets that systemd passes, or those of the configuration.
+//!
+//! A unix socket is a file among others. Nothing but a socket on which nobody listens is ever replaced by one of ours, none of
+//! ours is open to more people than it is meant for, not for a moment, and at the end we remove it if it is still ours.
+
+use std::fmt;
+use std::fs::{self, FileType, Permissions};
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use listenfd::ListenFd;
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::config::{Config, Server};
+use crate::datahub::transport::Endpoint;
+
+/// A socket to take connections from.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A unix socket.
+    Unix(UnixListener),
+}
+
+/// All sockets of a process.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Where browsers, or the front proxy, come in.
+    pub main: Vec<Socket>,
+    /// Whether these were passed, so that others may listen there, too.
+    pub are_passed: bool,
+    /// Where operators ask.
+    pub admin: Option<Socket>,
+    /// The files of those of ours.
+    pub files: Vec<SocketFile>,
+}
+
+impl Sockets {
+    /// Those that were `passed`, or else those of the configuration, and the operators' one.
+    ///
+    /// # Errors
+    /// [`SocketError`], which names the key.
+    pub fn open(mut passed: ListenFd, config: &Config) -> Result<Self, SocketError> {
+        let (mut main, mut files) = (Vec::new(), Vec::new());
+        for at in 0..passed.len() {
+            // Each is one or the other; asking for the wrong kind leaves it as it is.
+            let tcp = passed.take_tcp_listener(at).ok().flatten().map(Socket::Tcp);
+            let unix = || passed.take_unix_listener(at).map(|socket| socket.map(Socket::Unix));
+            let socket = tcp.map_or_else(unix, |socket| Ok(Some(socket)));
+            main.extend(socket.map_err(|error| SocketError::new("LISTEN_FDS", Fault::System(error)))?);
+        }
+        let are_passed = !main.is_empty();
+        if !are_passed {
+            for endpoint in &config.server.listen {
+                let (socket, file) = Socket::bind(endpoint, &config.server)
+                    .map_err(|fault| SocketError::new(format!("server.listen: {endpoint}"), fault))?;
+                main.push(socket);
+                files.extend(file);
+            }
+        }
+        if main.is_empty() {
+            return Err(SocketError::new("server.listen", Fault::Empty));
+        }
+        let admin = config.admin.as_ref().map(|endpoint| {
+            Socket::bind(endpoint, &config.server)
+                .map_err(|fault| SocketError::new(format!("admin.listen: {endpoint}"), fault))
+        });
+        let (admin, file) = admin.transpose()?.unzip();
+        files.extend(file.flatten());
+        Ok(Self { main, are_passed, admin, files })
+    }
+}
+
+impl Socket {
+    /// Listens at `endpoint`; the file of a unix socket is of the mode and the group that `server` says.
+    fn bind(endpoint: &Endpoint, server: &Server) -> Result<(Self, Option<SocketFile>), Fault> {
+        match endpoint {
+            Endpoint::Tcp(address) => Ok((Self::Tcp(TcpListener::bind(address).map_err(Fault::System)?), None)),
+            Endpoint::Unix(path) => {
+                remove_dead(path)?;
+                // Nobody may connect before the file's group and mode are what they are to be. No other thread is there yet
+                // that makes files.
+                let umask = rustix::process::umask(Mode::RWXU | Mode::RWXG | Mode::RWXO);
+                let socket = UnixListener::bind(path);
+                rustix::process::umask(umask);
+                let socket = socket.map_err(Fault::System)?;
+                let file = SocketFile::new(path).map_err(Fault::System)?;
+                if let Some(group) = server.unix_group {
+                    chown(path, None, Some(group)).map_err(Fault::Group)?;
+                }
+                fs::set_permissions(path, Permissions::from_mode(server.unix_mode)).map_err(Fault::System)?;
+                Ok((Self::Unix(socket), Some(file)))
+            }
+        }
+    }
+
+    /// Where it listens, for people to read.
+    pub fn address(&self) -> String {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().map_or_else(|_| "?".into(), |address| address.to_string()),
+            Self::Unix(socket) => {
+                let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
+                format!("unix:{}", path.unwrap_or_default().display())
+            }
+        }
+    }
+}
+
+/// Removes a socket on which nobody listens, mostly one that a process left which died.
+fn remove_dead(path: &Path) -> Result<(), Fault> {
+    let kind = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Fault::System(error)),
+    };
+    if !kind.is_socket() {
+        return Err(Fault::NoSocket(name_of(kind)));
+    }
+    // Whoever listens and is too busy to answer makes us wait no more than whoever answers.
+    let connected = SocketAddrUnix::new(path).and_then(|address| {
+        let probe = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+            None,
+        )?;
+        rustix::net::connect(probe, &address)
+    });
+    match connected {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(Fault::System),
+        Ok(()) | Err(Errno::AGAIN) => Err(Fault::System(Errno::ADDRINUSE.into())),
+        Err(error) => Err(Fault::System(error.into())),
+    }
+}
+
+fn name_of(kind: FileType) -> &'static str {
+    if kind.is_dir() {
+        "a folder"
+    } else if kind.is_symlink() {
+        "a symbolic link"
+    } else if kind.is_file() {
+        "a file"
+    } else {
+        "no socket"
+    }
+}
+
+/// The file of a socket of ours, removed when dropped, unless another has taken its place.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    id: (u64, u64),
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), id: Self::id(path)? })
+    }
+
+    fn id(path: &Path) -> io::Result<(u64, u64)> {
+        fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if Self::id(&self.path).is_ok_and(|id| id == self.id) {
+            // What is left over, the next start replaces.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A socket that cannot be listened on: which key names it, where it is, and why.
+#[derive(Debug)]
+pub struct SocketError {
+    place: String,
+    fault: Fault,
+}
+
+#[derive(Debug)]
+enum Fault {
+    System(io::Error),
+    Group(io::Error),
+    NoSocket(&'static str),
+    Empty,
+}
+
+impl SocketError {
+    fn new(place: impl Into<String>, fault: Fault) -> Self {
+        Self { place: place.into(), fault }
+    }
+
+    /// Whether it fails the next time as well, until somebody changes the configuration.
+    pub fn is_lasting(&self) -> bool {
+        match &self.fault {
+            // A path that is too long, or none.
+            Fault::System(error) => error.kind() == io::ErrorKind::InvalidInput,
+            Fault::Group(_) | Fault::NoSocket(_) | Fault::Empty => true,
+        }
+    }
+}
+
+impl fmt::Display for SocketError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.place)?;
+        match &self.fault {
+            Fault::System(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(f, "is in use: another process listens there")
+            }
+            Fault::System(error) => write!(f, "cannot be listened on: {error}"),
+            Fault::Group(error) => write!(f, "cannot be given to the group that server.unix_group names: {error}"),
+            Fault::NoSocket(kind) => {
+                write!(f, "is {kind}: only a socket on which nobody listens is replaced, and nothing was removed")
+            }
+            Fault::Empty => write!(f, "is empty, and systemd passed no socket"),
+        }
+    }
+}
+
+impl std::error::Error for SocketError {}
