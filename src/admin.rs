@@ -1,6 +1,10 @@
 //! For operators: whether the process lives, whether it is ready, and what it has counted.
 //!
-//! On a listener of its own, so that none of it can be reached from outside by mistake.
+//! On a listener of its own, so that none of it can be reached from outside by mistake. Systemd hears the same by itself.
+
+pub mod ask;
+pub mod systemd;
+mod workers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +16,48 @@ use actix_web::{HttpRequest, HttpResponse, Responder};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::workers::Workers;
 use crate::metrics;
+
+/// How the process does. Clones are of the same.
+#[derive(Debug, Clone, Default)]
+pub struct ProcessHealth {
+    /// Whether it is on its way out.
+    pub draining: Draining,
+    /// The threads that serve.
+    pub workers: Workers,
+}
+
+/// An answer to whoever asks how it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether all is as it should be.
+    pub is_good: bool,
+    /// The same in words, a line.
+    pub text: String,
+}
+
+impl ProcessHealth {
+    /// Whether every worker answers, within two seconds: the process is of use to nobody if none does.
+    pub async fn alive(&self) -> Verdict {
+        let (answered, asked) = self.workers.ask().await;
+        // At the end workers go one by one.
+        let is_complete = asked >= self.workers.expected() || self.draining.has_begun();
+        let is_good = answered == asked && is_complete;
+        let text = if is_good {
+            "alive\n".to_owned()
+        } else {
+            format!("{answered} of {} workers answered\n", asked.max(self.workers.expected()))
+        };
+        Verdict { is_good, text }
+    }
+
+    /// Whether a balancer should send something new.
+    pub fn ready(&self) -> Verdict {
+        let is_good = !self.draining.has_begun();
+        Verdict { is_good, text: if is_good { "ready\n" } else { "draining\n" }.to_owned() }
+    }
+}
 
 /// Whether the process is on its way out, and how many connections are still open.
 ///
@@ -84,22 +129,22 @@ impl Drop for OpenConnection {
 /// `/healthz`, `/readyz` and `/metrics`, exactly.
 pub fn routes(config: &mut ServiceConfig) {
     config
-        .route("/healthz", web::get().to(healthz))
-        .route("/readyz", web::get().to(readyz))
+        .route(HEALTHZ, web::get().to(healthz))
+        .route(READYZ, web::get().to(readyz))
         .route("/metrics", web::get().to(metrics));
 }
 
-async fn healthz() -> impl Responder {
-    HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).body("alive\n")
+async fn healthz(health: Data<ProcessHealth>) -> impl Responder {
+    respond(health.alive().await)
 }
 
-async fn readyz(draining: Data<Draining>) -> impl Responder {
-    let (mut response, word) = if draining.has_begun() {
-        (HttpResponse::ServiceUnavailable(), "draining\n")
-    } else {
-        (HttpResponse::Ok(), "ready\n")
-    };
-    response.insert_header((CACHE_CONTROL, "no-store")).body(word)
+async fn readyz(health: Data<ProcessHealth>) -> impl Responder {
+    respond(health.ready())
+}
+
+fn respond(Verdict { is_good, text }: Verdict) -> HttpResponse {
+    let mut response = if is_good { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    response.insert_header((CACHE_CONTROL, "no-store")).body(text)
 }
 
 async fn metrics(req: HttpRequest) -> impl Responder {
@@ -112,3 +157,8 @@ async fn metrics(req: HttpRequest) -> impl Responder {
         .content_type(media_type)
         .body(text)
 }
+
+/// Where to ask whether the process lives.
+pub const HEALTHZ: &str = "/healthz";
+/// Where to ask whether it takes something new.
+pub const READYZ: &str = "/readyz";

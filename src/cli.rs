@@ -5,11 +5,10 @@ pub(crate) mod check;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
 use arcmanager_gateway::config::Config;
-use arcmanager_gateway::datahub::transport::Endpoint;
 use arcmanager_gateway::error::ApiError;
 use arcmanager_gateway::guard::METHODS;
 use arcmanager_gateway::metrics;
@@ -18,9 +17,6 @@ use arcmanager_gateway::proxy::target::Target;
 use arcmanager_gateway::seal::{Key, cookie};
 use clap::builder::PossibleValuesParser;
 use clap::{CommandFactory, Parser, Subcommand};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
 
 use crate::cli::check::MetricsUrl;
 
@@ -172,66 +168,7 @@ fn request_target(text: &str) -> Result<String, &'static str> {
     if is_good { Ok(text.to_owned()) } else { Err("must be a path such as /api/v4/projects, percent-encoded") }
 }
 
-/// Asks `/healthz`.
-pub(crate) async fn health(config: &Config) -> io::Result<()> {
-    let endpoint = config.admin.as_ref().ok_or_else(|| io::Error::other("admin.listen is none"))?;
-    let answer = ask(endpoint, "/healthz").await?;
-    if answer.starts_with(b"HTTP/1.1 200 ") { Ok(()) } else { Err(io::Error::other("not healthy")) }
-}
-
-/// The answer to a GET at an operators' listener, head and body: whatever comes, a few seconds long, and not more than some MiB.
-async fn ask(endpoint: &Endpoint, path: &str) -> io::Result<Vec<u8>> {
-    let exchange = async {
-        match endpoint {
-            Endpoint::Tcp(address) => exchange(TcpStream::connect(address).await?, path).await,
-            Endpoint::Unix(socket) => exchange(UnixStream::connect(socket).await?, path).await,
-        }
-    };
-    let late = || io::Error::new(io::ErrorKind::TimedOut, "no answer within 3 s");
-    timeout(ASK_TIMEOUT, exchange).await.unwrap_or_else(|_| Err(late()))
-}
-
-async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> io::Result<Vec<u8>> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
-    Ok(answer)
-}
-
-/// Why nobody can listen at `endpoint`, which `key` names, and what to do.
-pub(crate) fn bind_error(key: &str, endpoint: &Endpoint, error: &io::Error) -> io::Error {
-    let place = place(endpoint);
-    let what = match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("{place} is in use: end what listens there (`ss -ltnp` says what it is), or name another place")
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            format!("{place} is no address of this machine: `ip address` lists those it has")
-        }
-        io::ErrorKind::PermissionDenied => {
-            format!(
-                "this user may not listen at {place}: ports below 1024 and others' folders are for root, or for systemd to open"
-            )
-        }
-        _ => format!("cannot listen at {place}: {error}"),
-    };
-    io::Error::new(error.kind(), format!("{key}: {what}"))
-}
-
-/// A place as the configuration writes it.
-fn place(endpoint: &Endpoint) -> String {
-    match endpoint {
-        Endpoint::Tcp(address) => address.clone(),
-        Endpoint::Unix(path) => format!("unix:{}", path.display()),
-    }
-}
-
 /// How much of a Cookie header is read; browsers send far less.
 const MAX_INPUT_BYTES: u64 = 1 << 20;
-/// For a whole answer of an operators' listener.
-const ASK_TIMEOUT: Duration = Duration::from_secs(3);
-/// Longest answer of an operators' listener that is read.
-const MAX_ANSWER_BYTES: u64 = 16 << 20;
 /// A wrong configuration (BSD sysexits(3)).
 pub(crate) const EX_CONFIG: u8 = 78;

@@ -165,6 +165,19 @@ impl Config {
         }
     }
 
+    /// Where `load` would say that operators may ask, whatever is wrong or missing elsewhere.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`] if that cannot be read.
+    pub fn load_admin(files: &[PathBuf]) -> Result<Option<Endpoint>, ConfigErrors> {
+        let errors = ConfigErrors::default();
+        // A variable wins. Whoever has it may not know the files, or not be able to read them.
+        let files = if std::env::var_os(ADMIN_VARIABLE).is_some() { &[] } else { files };
+        let Some(Sources { table, .. }) = sources::read(files, &errors) else { return Err(errors) };
+        let endpoint = admin_listen(&mut Section::root(table, &errors).section("admin"));
+        endpoint.ok_or(errors)
+    }
+
     /// The sessions of this deployment.
     pub fn sessions(&self) -> Sessions {
         let (keyring, not_before) = (self.keyring.clone(), self.not_before.clone());
@@ -344,17 +357,20 @@ fn public_origin(url: &Url, section: &Section<'_>) -> Option<String> {
 
 #[expect(clippy::option_option, reason = "outside: whether it could be read; inside: what it says")]
 fn admin(mut section: Section<'_>) -> Option<Option<Endpoint>> {
-    let listen: Option<String> = section.required("listen");
-    let endpoint = match listen.as_deref() {
-        Some("none") => Some(None),
-        Some(text) => {
-            let what = |error| format!("{error}, or none");
-            text.parse().map(Some).map_err(|error: AddressError| section.record_error::<()>("listen", what(error))).ok()
-        }
-        None => None,
-    };
+    let endpoint = admin_listen(&mut section);
     section.finish();
     endpoint
+}
+
+#[expect(clippy::option_option, reason = "outside: whether it could be read; inside: what it says")]
+fn admin_listen(section: &mut Section<'_>) -> Option<Option<Endpoint>> {
+    let what = |error| format!("{error}, or none");
+    match section.required::<String>("listen")?.as_str() {
+        "none" => Some(None),
+        text => {
+            text.parse().map(Some).map_err(|error: AddressError| section.record_error::<()>("listen", what(error))).ok()
+        }
+    }
 }
 
 impl App {
@@ -639,3 +655,5 @@ const MIN_FIELDS: usize = 8;
 /// What browsers send to begin and end a login, behind fronts that add fields, with cookies of several DataHUBs.
 const BROWSERS_FIELDS: usize = 32;
 const BROWSERS_HEAD: usize = 8 << 10;
+/// What sets `admin.listen` without a file.
+const ADMIN_VARIABLE: &str = "GATEWAY__ADMIN__LISTEN";

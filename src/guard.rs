@@ -103,6 +103,11 @@ impl Guard {
         Client { address: address.flatten().or(peer), is_local: is_loopback && address.is_none() }
     }
 
+    /// Whether a peer is a front of ours: one on a unix socket, or a trusted proxy.
+    pub fn is_front(&self, peer: Option<IpAddr>) -> bool {
+        peer.is_none_or(|peer| self.is_trusted(peer))
+    }
+
     fn is_trusted(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.0.contains(&address))
     }

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use actix_web::rt::System;
 use arcmanager_gateway::access_log;
-use arcmanager_gateway::admin::Draining;
+use arcmanager_gateway::admin::{ProcessHealth, ask, systemd};
 use arcmanager_gateway::config::Config;
-use arcmanager_gateway::datahub::transport::Endpoint;
 use arcmanager_gateway::metrics;
 use arcmanager_gateway::reload;
-use arcmanager_gateway::server::{self, Socket};
+use arcmanager_gateway::server;
+use arcmanager_gateway::server::socket::{Socket, Sockets};
 use clap::Parser;
 use listenfd::ListenFd;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,12 +23,19 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::cli::check::{check, too_few_files};
-use crate::cli::{Arguments, Command, bind_error};
+use crate::cli::{Arguments, Command};
 
 fn main() -> ExitCode {
     let Arguments { command, config: files } = Arguments::parse();
     match command {
         Some(Command::Key) => return done(cli::key()),
+        Some(Command::Health) => {
+            return match Config::load_admin(&files) {
+                Ok(Some(endpoint)) => done(ask::health(endpoint)),
+                Ok(None) => done(Err(io::Error::other("admin.listen is none: there is nobody to ask"))),
+                Err(errors) => misconfigured(&errors),
+            };
+        }
         Some(Command::Man { folder }) => return done(cli::man(&folder)),
         Some(Command::Policy { method, target }) => {
             return match Config::load_policy(&files) {
@@ -47,11 +54,17 @@ fn main() -> ExitCode {
             if let Some(error) = too_few_files(&config) {
                 return misconfigured(&error);
             }
+            // Both while there is no other thread: they change the environment and the mode of new files.
+            let sockets = match Sockets::open(ListenFd::from_env(), &config) {
+                Ok(sockets) => sockets,
+                Err(error) if error.is_lasting() => return misconfigured(&error),
+                Err(error) => return done(Err(io::Error::other(error))),
+            };
             access_log::start(config.log.0, config.log.1);
             for warning in &config.warnings {
                 log::warn!("{warning}");
             }
-            let outcome = done(System::new().block_on(serve(config, files)));
+            let outcome = done(System::new().block_on(serve(config, files, sockets)));
             access_log::flush(LOG_FLUSH);
             outcome
         }
@@ -59,38 +72,37 @@ fn main() -> ExitCode {
             System::new().block_on(check(&config, &against)).unwrap_or_else(|error| failed(&error))
         }
         Command::Inspect => done(cli::inspect(&config)),
-        Command::Health => done(System::new().block_on(cli::health(&config))),
-        Command::Key | Command::Man { .. } | Command::Policy { .. } => {
+        Command::Key | Command::Man { .. } | Command::Policy { .. } | Command::Health => {
             unreachable!("answered above, since they need no whole configuration")
         }
     }
 }
 
 /// Serves until SIGTERM or SIGINT, then lets calls under way finish, then tasks: in twice `server.shutdown_timeout` at most.
-async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
+async fn serve(config: Arc<Config>, files: Vec<PathBuf>, sockets: Sockets) -> io::Result<()> {
     actix_web::rt::spawn(reload::watch(Arc::clone(&config), files)?);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let (sockets, are_passed) = sockets(&config.server.listen)?;
-    let places: Vec<_> = sockets.iter().map(Socket::address).collect();
-    let draining = Draining::default();
-    let admin = match &config.admin {
-        Some(endpoint) => {
-            let socket = Socket::bind(endpoint).map_err(|error| bind_error("admin.listen", endpoint, &error))?;
+    let Sockets { main, are_passed, admin, files } = sockets;
+    let places: Vec<_> = main.iter().map(Socket::address).collect();
+    let health = ProcessHealth::default();
+    let (server, tasks) = server::gateway(&config, main, &health, |_| {})?;
+    let admin = match admin {
+        Some(socket) => {
             log::info!(listen = socket.address(); "operators may ask");
-            Some(server::admin_server(socket, &draining)?)
+            Some(server::admin_server(socket, &health)?)
         }
         None => None,
     };
     let admin_handle = admin.as_ref().map(actix_web::dev::Server::handle);
     let admin = admin.map(actix_web::rt::spawn);
 
-    let (server, tasks) = server::gateway(&config, sockets, &draining, |_| {})?;
     let handle = server.handle();
     let (end, ended) = oneshot::channel();
     let tasks = actix_web::rt::spawn(tasks.run(async { ended.await.unwrap_or_else(|_| Instant::now()) }));
     let server = actix_web::rt::spawn(server);
     let public_url = config.server.public_url.as_str();
     log::info!(listen = places.join(" "), public_url, version = metrics::VERSION, revision = metrics::REVISION; "serving");
+    let systemd = actix_web::rt::spawn(systemd::watch(health.clone()));
 
     let is_graceful = tokio::select! {
         _ = terminate.recv() => true,
@@ -98,11 +110,15 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
     };
     log::info!("ending");
     let deadline = Instant::now() + config.server.shutdown_timeout * 2;
+    let draining = &health.draining;
     draining.begin();
+    systemd::stopping();
     if is_graceful {
         if are_passed {
             // Others listen there as well: they take what comes from now on.
             handle.pause().await;
+            // It has been told, and may still hand a connection to a worker, who must not end before.
+            tokio::time::sleep(PAUSE_LIMIT).await;
         }
         draining.wait_for_connections().await;
     }
@@ -117,33 +133,10 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>) -> io::Result<()> {
         handle.stop(false).await;
         admin.await.map_err(io::Error::other)??;
     }
+    systemd.abort();
+    drop(files);
     log::info!("ended");
     Ok(())
-}
-
-/// The sockets that systemd passes, or else those of the configuration; and whether they were passed.
-fn sockets(listen: &[Endpoint]) -> io::Result<(Vec<Socket>, bool)> {
-    let mut passed = ListenFd::from_env();
-    let mut sockets = Vec::new();
-    for at in 0..passed.len() {
-        // Each is one or the other; asking for the wrong kind leaves it as it is.
-        let tcp = passed.take_tcp_listener(at).ok().flatten().map(Socket::Tcp);
-        let socket = match tcp {
-            Some(socket) => Some(socket),
-            None => passed.take_unix_listener(at)?.map(Socket::Unix),
-        };
-        sockets.extend(socket);
-    }
-    let are_passed = !sockets.is_empty();
-    if !are_passed {
-        for endpoint in listen {
-            sockets.push(Socket::bind(endpoint).map_err(|error| bind_error("server.listen", endpoint, &error))?);
-        }
-    }
-    if sockets.is_empty() {
-        return Err(io::Error::other("server.listen is empty and systemd passed no socket"));
-    }
-    Ok((sockets, are_passed))
 }
 
 fn misconfigured(errors: &impl std::fmt::Display) -> ExitCode {
@@ -160,5 +153,7 @@ fn failed(error: &io::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// How long the thread that accepts connections may take to hear that it is to accept no more.
+const PAUSE_LIMIT: Duration = Duration::from_millis(100);
 /// How long the end waits for the log's reader.
 const LOG_FLUSH: Duration = Duration::from_secs(2);

@@ -17,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
 use crate::access_log::{Event, process_event};
+use crate::admin::systemd;
 use crate::config::Config;
 use crate::metrics;
 
@@ -40,15 +41,21 @@ pub fn watch(config: Arc<Config>, arguments: Vec<PathBuf>) -> io::Result<impl Fu
             if !files.observe(is_requested).await {
                 continue;
             }
+            if is_requested {
+                systemd::reloading();
+            }
             let arguments = arguments.clone();
+            let status;
             match run_blocking(move || Config::load(&arguments)).await {
                 Ok(new) => {
                     told = None;
                     apply(&config, &new);
                     files.set_paths(new.files).await;
+                    status = "serving";
                 }
                 Err(errors) => {
                     metrics::reloaded(false);
+                    status = "serving as before: the configuration has a fault, which the log and `check` name";
                     files.applied = None;
                     let (reason, now) = (errors.to_string(), Instant::now());
                     if is_requested || is_news(told.as_ref(), &reason, now) {
@@ -58,6 +65,8 @@ pub fn watch(config: Arc<Config>, arguments: Vec<PathBuf>) -> io::Result<impl Fu
                     }
                 }
             }
+            // Also after a poll of our own: a fault may have come or gone.
+            systemd::ready(status);
         }
     })
 }

@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::either::Either;
 
-use crate::admin::{self, Draining};
+use crate::admin::{self, ProcessHealth};
 use crate::auth::Auth;
 use crate::auth::pending::PendingLogins;
 use crate::bridge::{self, Bridge, SharedBridge};
@@ -41,12 +41,13 @@ use crate::session::refresh::Refresher;
 pub fn gateway(
     config: &Arc<Config>,
     sockets: Vec<Socket>,
-    draining: &Draining,
+    health: &ProcessHealth,
     more: fn(&mut ServiceConfig),
 ) -> io::Result<(Server, TaskRunner)> {
     let (tasks, runner) = Tasks::new();
-    let new_worker = worker_factory(config, &tasks, draining, more);
+    let new_worker = worker_factory(config, &tasks, health, more);
     let (workers, shutdown) = (config.server.workers, config.server.shutdown_timeout);
+    health.workers.expect(workers);
     let server = Server::build().workers(workers).shutdown_timeout(shutdown.as_secs().max(1)).disable_signals();
     // The bound is ours, over all workers. Here a worker would take no more, and say nothing.
     let server = server.max_concurrent_connections(config.connections.saturating_mul(2));
@@ -73,7 +74,7 @@ pub fn gateway(
 fn worker_factory(
     config: &Arc<Config>,
     tasks: &Tasks,
-    draining: &Draining,
+    health: &ProcessHealth,
     more: fn(&mut ServiceConfig),
 ) -> impl AsyncFn() -> Worker + Clone + Send + 'static {
     let (server, origins) = (&config.server, &config.app.origins);
@@ -106,6 +107,7 @@ fn worker_factory(
     let (config, guard, health) = (Arc::clone(config), Arc::new(guard), health.clone());
     let connections = Arc::new(Connections::new(max_connections(config.connections)));
     async move || {
+        health.workers.join();
         let pool = BufferPool::default();
         let bridge = bridge.clone().map(|shared| Bridge::new(shared, pool.clone(), config.server.workers));
         let names = config.datahubs.iter().map(|datahub| datahub.id.as_str());
@@ -117,8 +119,9 @@ fn worker_factory(
             proxy: Proxy::new(Arc::clone(&proxy), Arc::clone(&guard), pool.clone(), config.server.workers),
             bridge,
             web: Web::new(&config, &auth, more).await,
-            draining: draining.clone(),
-            shutdown: draining.shutdown(),
+            shutdown: health.draining.shutdown(),
+            health: health.clone(),
+            health_path: config.server.is_health_shown.then(|| config.server.base_path.clone()),
             pool,
             clock: DateClock::default(),
             metrics,
@@ -165,9 +168,9 @@ fn service<S: 'static>(
 ///
 /// # Errors
 /// A socket that cannot be listened on.
-pub fn admin_server(socket: Socket, draining: &Draining) -> io::Result<Server> {
-    let draining = draining.clone();
-    let server = HttpServer::new(move || App::new().app_data(Data::new(draining.clone())).configure(admin::routes));
+pub fn admin_server(socket: Socket, health: &ProcessHealth) -> io::Result<Server> {
+    let health = health.clone();
+    let server = HttpServer::new(move || App::new().app_data(Data::new(health.clone())).configure(admin::routes));
     let server = server.workers(1).shutdown_timeout(1).disable_signals();
     let server = match socket {
         Socket::Tcp(socket) => server.listen(socket),

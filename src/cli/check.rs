@@ -14,13 +14,15 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use arcmanager_gateway::access_log::chain;
+use arcmanager_gateway::admin::ask;
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::datahub::DataHub;
 use arcmanager_gateway::datahub::transport::Endpoint;
 use arcmanager_gateway::metrics;
+use arcmanager_gateway::server::socket::SocketError;
 use url::Url;
 
-use crate::cli::{EX_CONFIG, ask, bind_error, place};
+use crate::cli::EX_CONFIG;
 
 /// Checks everything; and the keys against those of running gateways.
 pub(crate) async fn check(config: &Config, against: &[MetricsUrl]) -> io::Result<ExitCode> {
@@ -105,7 +107,7 @@ async fn check_keys(config: &Config, against: &[MetricsUrl], report: &mut Report
         others => say(format!("keys: {first} seals, {} unseal too", others.join(" ")))?,
     }
     for url in against {
-        let told = match ask(&url.endpoint, &url.path).await {
+        let told = match ask::get(url.endpoint.clone(), &url.path) {
             Ok(answer) => theirs(&answer).map(|theirs| differences(&ours, &theirs)),
             Err(error) => Err(format!("no answer ({error}): see that it runs, and that this is its admin.listen")),
         };
@@ -156,7 +158,7 @@ fn differences(ours: &[String], theirs: &[(String, bool)]) -> Vec<String> {
 fn check_sockets(config: &Config, report: &mut Report) -> io::Result<()> {
     let listen = config.server.listen.iter().map(|endpoint| ("server.listen", endpoint));
     for (key, endpoint) in listen.chain(config.admin.iter().map(|endpoint| ("admin.listen", endpoint))) {
-        let name = format!("{key} {}", place(endpoint));
+        let name = format!("{key} {endpoint}");
         let found = match endpoint {
             Endpoint::Tcp(address) => TcpListener::bind(address).map(|_| "free"),
             Endpoint::Unix(path) => try_path(path),
@@ -169,14 +171,14 @@ fn check_sockets(config: &Config, report: &mut Report) -> io::Result<()> {
             }
             // Whoever checks need not be the user who serves.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                warn(bind_error(key, endpoint, &error))?;
+                warn(SocketError::system(key, endpoint, error))?;
             }
             // systemd makes the folders of a service there when it starts it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && place(endpoint).starts_with("unix:/run/") => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && endpoint.to_string().starts_with("unix:/run/") => {
                 let what = "its folder is not there: systemd makes it at the start (RuntimeDirectory=), or make it";
                 warn(format!("{name}: {what}"))?;
             }
-            Err(error) => report.wrong(bind_error(key, endpoint, &error))?,
+            Err(error) => report.wrong(SocketError::system(key, endpoint, error))?,
         }
     }
     if config.server.listen.is_empty() {

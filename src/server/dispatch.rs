@@ -14,8 +14,8 @@ use actix_web::web::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::access_log::chain;
-use crate::admin::Draining;
+use crate::access_log::{LastSaid, chain};
+use crate::admin::{HEALTHZ, ProcessHealth, READYZ};
 use crate::bridge::Bridge;
 use crate::context::{Client, Incomplete, RequestContext};
 use crate::datahub::revocation::Obtained;
@@ -42,7 +42,9 @@ pub(super) struct Worker {
     /// To the ARCmanager's old backend, if there is one.
     pub(super) bridge: Option<Bridge>,
     pub(super) web: Web,
-    pub(super) draining: Draining,
+    pub(super) health: ProcessHealth,
+    /// Below which path a front may ask for it, if it may.
+    pub(super) health_path: Option<String>,
     /// Ready once idle connections are to end.
     pub(super) shutdown: CancellationToken,
     pub(super) pool: BufferPool,
@@ -164,6 +166,11 @@ impl Dispatch<'_> {
 
     /// A call is answered by the proxy or the bridge, anything else by our own routes and the app's files.
     async fn answer(&mut self, request: &RequestHead, peer: Option<SocketAddr>) -> Result<(), Failure> {
+        if let Some(path) = &self.worker.health_path
+            && let Some(route) = health_route(path, request.target())
+        {
+            return self.answer_health(route, request, peer).await;
+        }
         let (guard, proxy) = (&self.worker.guard, &self.worker.proxy);
         let is_proxied = proxy.serves(request);
         let bridge = self.worker.bridge.as_ref().filter(|bridge| !is_proxied && bridge.serves(request));
@@ -200,6 +207,32 @@ impl Dispatch<'_> {
             }
         };
         self.write_response(response, request.method() == "HEAD").await
+    }
+
+    /// Tells a front of ours how the process does, whatever Host it names: a health check names none, or any.
+    async fn answer_health(
+        &mut self,
+        route: &'static str,
+        request: &RequestHead,
+        peer: Option<SocketAddr>,
+    ) -> Result<(), Failure> {
+        if !self.worker.guard.is_front(peer.map(canonical)) {
+            return Err(ApiError::from(Code::NotFound).into());
+        }
+        self.context.set_route(route);
+        if !matches!(request.method(), "GET" | "HEAD") {
+            return Err(ApiError::method_not_allowed("GET, HEAD").into());
+        }
+        let health = &self.worker.health;
+        let verdict = if route == HEALTHZ { health.alive().await } else { health.ready() };
+        let status = if verdict.is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        self.connection.decide_persistence(false, false);
+        let mut out = self.begin_head(status);
+        out.extend_from_slice(b"content-type: text/plain\r\ncache-control: no-store\r\n");
+        self.connection.write_framing(Some(verdict.text.len() as u64), &mut out);
+        let body = if request.method() == "HEAD" { "" } else { &verdict.text };
+        self.write_whole(out, status, None, body.as_bytes()).await;
+        Ok(())
     }
 
     /// Writes the answer of one of our own routes, or a file.
@@ -339,6 +372,12 @@ async fn read_body(
         }
     }
     Ok(body.freeze())
+}
+
+/// Which route about the process's health a target is, below `path`.
+fn health_route(path: &str, target: &str) -> Option<&'static str> {
+    let path = target.split('?').next()?.strip_prefix(path)?;
+    [HEALTHZ, READYZ].into_iter().find(|route| *route == path)
 }
 
 /// A peer's address: an IPv4 address as such, also where it came mapped into an IPv6 one.

@@ -198,6 +198,11 @@ impl SocketError {
         Self { place: place.into(), fault }
     }
 
+    /// What the system says about `endpoint`, which `key` names.
+    pub fn system(key: &str, endpoint: &Endpoint, error: io::Error) -> Self {
+        Self::new(format!("{key}: {endpoint}"), Fault::System(error))
+    }
+
     /// Whether it fails the next time as well, until somebody changes the configuration.
     pub fn is_lasting(&self) -> bool {
         match &self.fault {
@@ -212,10 +217,18 @@ impl fmt::Display for SocketError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.place)?;
         match &self.fault {
-            Fault::System(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(f, "is in use: another process listens there")
-            }
-            Fault::System(error) => write!(f, "cannot be listened on: {error}"),
+            Fault::System(error) => match error.kind() {
+                io::ErrorKind::AddrInUse => f.write_str(
+                    "is in use: end what listens there (`ss -ltnp` or `ss -lxp` says what it is), or name another place",
+                ),
+                io::ErrorKind::AddrNotAvailable => {
+                    f.write_str("is no address of this machine: `ip address` lists those it has")
+                }
+                io::ErrorKind::PermissionDenied => f.write_str(
+                    "is not for this user: ports below 1024 and others' folders are for root, or for systemd to open",
+                ),
+                _ => write!(f, "cannot be listened on: {error}"),
+            },
             Fault::Group(error) => write!(f, "cannot be given to the group that server.unix_group names: {error}"),
             Fault::NoSocket(kind) => {
                 write!(f, "is {kind}: only a socket on which nobody listens is replaced, and nothing was removed")

@@ -25,6 +25,7 @@ mod files;
 mod framing;
 mod gateway;
 mod hardening;
+mod health;
 mod hostile;
 mod keys;
 mod leaving;

@@ -8,14 +8,16 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::dev::ServiceResponse;
 use actix_web::web::{self, Bytes, ServiceConfig};
 use actix_web::{Error, HttpResponse};
-use arcmanager_gateway::admin::Draining;
+use arcmanager_gateway::admin::{ProcessHealth, systemd};
 use arcmanager_gateway::config::Config;
-use arcmanager_gateway::server::{self, Socket};
+use arcmanager_gateway::server;
+use arcmanager_gateway::server::socket::{Socket, Sockets};
+use listenfd::ListenFd;
 
 use crate::gateway::{Gateway, Setup, datahub};
 use crate::wire::{Wire, lines};
@@ -33,6 +35,14 @@ fn routes(config: &mut ServiceConfig) {
             web::get().to(async || -> &str {
                 actix_web::rt::time::sleep(Duration::from_millis(100)).await;
                 panic!("later, expected")
+            }),
+        )
+        // A defect of another kind: nothing else of the worker's goes on meanwhile.
+        .route(
+            "/stuck",
+            web::get().to(async || {
+                std::thread::sleep(Duration::from_secs(3));
+                "no more"
             }),
         )
         // Before there is a future to wait for.
@@ -62,30 +72,37 @@ fn the_other_process() {
     std::io::stdout().write_all(b"\n").expect("a parent that reads");
     let config = Arc::new(Config::load(&[PathBuf::from(file)]).expect("a good configuration"));
     arcmanager_gateway::access_log::start(config.log.0, config.log.1);
+    let sockets = Sockets::open(ListenFd::empty(), &config).expect("free ports");
     let ended = actix_web::rt::System::new().block_on(async {
-        let draining = Draining::default();
-        let operators = Socket::bind(config.admin.as_ref().expect("one"))?;
-        log::info!(listen = operators.address(); "operators may ask");
-        actix_web::rt::spawn(server::admin_server(operators, &draining)?);
-        let socket = Socket::bind(&config.server.listen[0])?;
-        let place = socket.address();
-        let (server, _tasks) = server::gateway(&config, vec![socket], &draining, routes)?;
-        log::info!(listen = place; "serving");
+        let health = ProcessHealth::default();
+        let operators = sockets.admin.expect("one");
+        let places: Vec<_> = [&operators, &sockets.main[0]].map(Socket::address).into();
+        let (server, _tasks) = server::gateway(&config, sockets.main, &health, routes)?;
+        log::info!(listen = places[0]; "operators may ask");
+        actix_web::rt::spawn(server::admin_server(operators, &health)?);
+        actix_web::rt::spawn(systemd::watch(health));
+        log::info!(listen = places[1]; "serving");
         server.await
     });
     ended.expect("it serves");
 }
 
 fn world() -> Gateway {
+    // One worker: neighbours are on the same one.
+    world_with("server.workers = 1", |_| {})
+}
+
+/// The other process with these lines in its configuration, started by a command that `change` may change.
+pub fn world_with(lines: &str, change: impl FnOnce(&mut Command)) -> Gateway {
     let mut command = Command::new(std::env::current_exe().expect("a test binary"));
     command.env_clear().args(["--exact", "panics::the_other_process", "--nocapture", "--test-threads", "2"]);
-    // One worker: neighbours are on the same one.
-    let gateway = Setup::new(&[("a", &datahub())]).and("server.workers = 1").start_as(command);
+    change(&mut command);
+    let gateway = Setup::new(&[("a", &datahub())]).and(lines).start_as(command);
     gateway.keep_secret([CANARY.to_owned()]);
     gateway
 }
 
-fn get(path: &str) -> String {
+pub fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: localhost:8000\r\nX-CSRF: 1\r\n\r\n")
 }
 
@@ -152,6 +169,27 @@ fn a_panic_is_a_500_for_one_request_and_the_worker_goes_on() {
         assert!(error[0]["at"].as_str().is_some_and(|at| at.starts_with("tests/api/panics.rs:")), "{path}: {error:?}");
         assert_eq!(error[0]["reason"].as_str(), reason, "{path}");
     }
+}
+
+/// It tells whoever reads the log before it goes on, but waits for them no longer than a moment.
+#[test]
+fn a_panic_waits_for_the_log_a_tenth_of_a_second() {
+    let gateway = world();
+    gateway.stop_reading();
+    let mut neighbour = Wire::open(&gateway.address);
+    // A pipe holds 64 KiB.
+    for _ in 0..1_000 {
+        is_good(&mut neighbour, "before");
+    }
+    let begun = Instant::now();
+    let mut unlucky = Wire::open(&gateway.address);
+    unlucky.send(get("/bad"));
+    assert_eq!(unlucky.answer().expect("an answer").status, 500);
+    let took = begun.elapsed().as_millis();
+    assert!((90..1_500).contains(&took), "{took} ms");
+    is_good(&mut neighbour, "after");
+    gateway.read_on();
+    gateway.wait_for_line(|line| line["level"] == "ERROR" && line["reason"] == "plain words, expected");
 }
 
 /// EL-05: what has begun cannot be taken back, but never looks whole.
