@@ -3,6 +3,7 @@
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use datahub::behaviour::Answer as Manner;
@@ -24,11 +25,124 @@ fn readiness(gateway: &Gateway) -> u16 {
 /// A gateway on a socket that somebody else made and passes on, as systemd does; the socket stays open here.
 fn with_a_passed_socket(setup: &Setup) -> (Gateway, TcpListener) {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    (on_a_passed_socket(setup, &socket), socket)
+}
+
+fn on_a_passed_socket(setup: &Setup, socket: &TcpListener) -> Gateway {
     let passed = OwnedFd::from(socket.try_clone().expect("a descriptor"));
     let mut command = Command::new("/bin/sh");
     let script = "exec 3<&0; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" --config \"$GATEWAY_OF_A_TEST\" </dev/null";
     command.env_clear().args(["-c", script]).arg(binary()).stdin(Stdio::from(passed));
-    (setup.start_as(command), socket)
+    setup.start_as(command)
+}
+
+/// Four processes on one socket are replaced one after the other, while clients call: over connections of one call, over kept
+/// ones, and with uploads that are longer than the change of a process. Nobody is refused, and nothing is cut off.
+#[test]
+fn a_rolling_restart_of_four_processes_loses_no_call() {
+    let hub = datahub();
+    let setup = Setup::new(&[("a", &hub)]).and("server.workers = 1").quiet();
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = socket.local_addr().expect("it is bound").to_string();
+    let mut gateways: Vec<_> = (0..4).map(|_| on_a_passed_socket(&setup, &socket)).collect();
+    let browser = Browser::default();
+    browser.log_in(&gateways[0], "a", &hub, "testuser");
+    let fields = format!("Host: localhost:8000\r\n{FETCH}{}", browser.cookie_field());
+    let call = format!("GET {BASE}/datahubs/a/api/v4/user HTTP/1.1\r\n{fields}\r\n");
+    let last = format!("GET {BASE}/datahubs/a/api/v4/user HTTP/1.1\r\nConnection: close\r\n{fields}\r\n");
+    let upload = format!(
+        "PUT {BASE}/datahubs/a/api/v4/projects/230/packages/generic/p/1/f.bin HTTP/1.1\r\nContent-Type: application/octet-stream\r\n\
+         Content-Length: 10\r\nConnection: close\r\n{fields}\r\n"
+    );
+    let (is_over, calls) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let done = |status: u16, expected: u16, what: &str| {
+        assert_eq!(status, expected, "{what}");
+        calls.fetch_add(1, Ordering::Relaxed);
+    };
+    let goes_on = || !is_over.load(Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while goes_on() {
+                    done(exchange(&address, &last).pop().expect("an answer").status, 200, "a connection of its own");
+                }
+            });
+            scope.spawn(|| {
+                while goes_on() {
+                    let mut wire = Wire::open(&address);
+                    let mut is_kept = true;
+                    while is_kept && goes_on() {
+                        wire.send(&call);
+                        let answer = wire.answer().expect("an answer, since the one before did not say close");
+                        is_kept = answer.header("connection").is_none();
+                        done(answer.status, 200, "a kept connection");
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                }
+            });
+            scope.spawn(|| {
+                while goes_on() {
+                    let mut wire = Wire::open(&address);
+                    wire.send(&upload);
+                    for _ in 0..10 {
+                        wire.send("x");
+                        std::thread::sleep(Duration::from_millis(60));
+                    }
+                    done(wire.answer().expect("an answer").status, 201, "an upload");
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        for gateway in &mut gateways {
+            gateway.terminate();
+            assert!(gateway.wait_for_end().expect("it ends").success());
+            *gateway = on_a_passed_socket(&setup, &socket);
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert!(calls.load(Ordering::Relaxed) > 200, "that was no load: {calls:?}");
+}
+
+/// A gateway is there for whoever needs no DataHUB while all of them are away, and for the others as soon as one is back.
+#[test]
+fn a_start_does_not_wait_for_a_datahub() {
+    let hub = datahub();
+    let setup = Setup::new(&[("a", &hub)]).at(hub.url(), "http://127.0.0.1:1");
+    let begun = Instant::now();
+    let gateway = setup.start();
+    assert_eq!(readiness(&gateway), 200);
+    let mut wire = Wire::open(&gateway.address);
+    wire.send(request());
+    assert_eq!(wire.answer().expect("an answer").status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let answer = Browser::default().navigate(&gateway, &format!("{BASE}/auth/login?datahub=a"));
+    assert!(answer.location().contains("login_error=unavailable"), "{}", answer.head);
+}
+
+/// The half that had not come is waited for, and taken.
+#[test]
+fn an_upload_under_way_is_finished_before_the_end() {
+    let hub = datahub();
+    let mut gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let fields = format!("Host: localhost:8000\r\n{FETCH}{}", browser.cookie_field());
+    let mut wire = Wire::open(&gateway.address);
+    wire.send(format!(
+        "PUT {BASE}/datahubs/a/api/v4/projects/230/packages/generic/p/1/f.bin HTTP/1.1\r\nContent-Type: application/octet-stream\r\n\
+         Content-Length: 200000\r\n{fields}\r\n"
+    ));
+    wire.send(vec![b'x'; 100_000]);
+    std::thread::sleep(Duration::from_millis(100));
+    gateway.terminate();
+    gateway.wait_for_line(|line| line["message"] == "ending");
+    std::thread::sleep(Duration::from_millis(1_500));
+    wire.send(vec![b'x'; 100_000]);
+    let answer = wire.answer().expect("an answer");
+    assert_eq!((answer.status, answer.header("connection").as_deref()), (201, Some("close")), "{}", answer.text());
+    assert_eq!(answer.json()["size"], 200_000);
+    assert!(gateway.wait_for_end().expect("it ends").success());
 }
 
 /// The socket's other holder gets what comes from the end's beginning on; who is connected already is served.
