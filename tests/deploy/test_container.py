@@ -156,7 +156,7 @@ class TheDocumentation(unittest.TestCase):
         self.addCleanup(self.machine.close)
         (self.machine.path / "etc").mkdir()
         (self.machine.path / "stubs").mkdir()
-        self.machine.write("stubs/make", f'#!/bin/sh\n[ "$*" = image ]\n', 0o755)
+        self.machine.write("stubs/make", '#!/bin/sh\n[ "$*" = image ]\n', 0o755)
         self.machine.write("stubs/docker", f"""#!{sys.executable}
 import json, os, sys
 if sys.argv[1:4] == ["run", "--rm", "arcmanager-gateway"]:
