@@ -6,7 +6,6 @@
 mod process;
 pub mod worker;
 
-use std::io;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -119,14 +118,6 @@ pub fn connection_refused(reason: &'static str) {
 /// So many lines of the log were dropped.
 pub fn log_dropped(lines: u64) {
     METRICS.1.log_dropped.inc_by(lines);
-}
-
-/// How many files and sockets the process may have open.
-///
-/// # Errors
-/// If the system does not say.
-pub fn max_open_files() -> io::Result<u64> {
-    process::max_files()
 }
 
 /// Everything, and its media type: in `OpenMetrics` 1.0 for whoever `accept`s that by name, as Prometheus does, else in the

@@ -18,8 +18,8 @@ use arcmanager_gateway::admin::ask;
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::datahub::DataHub;
 use arcmanager_gateway::datahub::transport::Endpoint;
-use arcmanager_gateway::metrics;
 use arcmanager_gateway::server::socket::SocketError;
+use rustix::process::{Resource, getrlimit};
 use url::Url;
 
 use crate::cli::EX_CONFIG;
@@ -34,7 +34,7 @@ pub(crate) async fn check(config: &Config, against: &[MetricsUrl]) -> io::Result
     if std::env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty()) {
         say("log: the variable RUST_LOG is set and wins over log.level")?;
     }
-    check_keys(config, against, &mut report).await?;
+    check_keys(config, against, &mut report)?;
     check_sockets(config, &mut report)?;
     check_descriptors(config, &mut report)?;
     for datahub in config.datahubs.iter() {
@@ -99,7 +99,7 @@ fn warn(line: impl Display) -> io::Result<()> {
     say(format!("warning: {line}"))
 }
 
-async fn check_keys(config: &Config, against: &[MetricsUrl], report: &mut Report) -> io::Result<()> {
+fn check_keys(config: &Config, against: &[MetricsUrl], report: &mut Report) -> io::Result<()> {
     let ours: Vec<_> = config.keyring.ids().iter().map(ToString::to_string).collect();
     let (first, others) = ours.split_first().expect("a ring holds a key");
     match others {
@@ -218,7 +218,7 @@ fn try_path(path: &Path) -> io::Result<&'static str> {
 
 /// What is wrong if so few files may be open that the workers could not even start.
 pub(crate) fn too_few_files(config: &Config) -> Option<String> {
-    let (most, needed) = (metrics::max_open_files().ok()?, own_descriptors(config));
+    let (most, needed) = (max_open_files(), own_descriptors(config));
     (most < needed).then(|| format!("open files: {most}, and {needed} are needed to start: {RAISE_FILES}"))
 }
 
@@ -227,21 +227,25 @@ fn own_descriptors(config: &Config) -> u64 {
     OWN_DESCRIPTORS + DESCRIPTORS_PER_WORKER * config.server.workers as u64
 }
 
-/// Compares how many files may be open with how many calls may be under way.
+/// How many files and sockets the process may have open. It takes all that it may when it starts.
+fn max_open_files() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
+
+/// Compares how many files may be open with how many connections there may be.
 fn check_descriptors(config: &Config, report: &mut Report) -> io::Result<()> {
-    let Ok(most) = metrics::max_open_files() else { return Ok(()) };
-    let limits = &config.proxy.limits;
+    let most = max_open_files();
     let far_ends = config.datahubs.iter().count() + usize::from(config.bridge.is_some());
-    // The browser's connection and the DataHUB's; who waits has the first only.
-    let calls = (2 * limits.in_flight as u64 + limits.waiting as u64) * far_ends as u64;
-    let needed = own_descriptors(config) + calls;
+    // Browsers' connections, and those to the far ends: each kept for the next call, as many as ever were in use at once.
+    let upstream = config.connections.max(config.proxy.limits.in_flight * far_ends);
+    let needed = own_descriptors(config) + (config.connections + upstream) as u64;
     if let Some(error) = too_few_files(config) {
         report.wrong(error)
     } else if most < needed {
-        let what = format!("{most} here, and calls up to limits.in_flight and limits.waiting need {needed}");
+        let what = format!("{most} here, and limits.connections and limits.in_flight need {needed}");
         warn(format!("open files: {what}: {RAISE_FILES} (the limit of a service is its unit's, not this one)"))
     } else {
-        say(format!("open files: {most}, enough for limits.in_flight and limits.waiting"))
+        say(format!("open files: {most}, enough for limits.connections and limits.in_flight"))
     }
 }
 

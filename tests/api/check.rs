@@ -216,11 +216,12 @@ fn it_compares_how_many_files_may_be_open_with_the_limits() {
         let output = Command::new("sh").args(["-c", &script]).arg(binary()).arg(file).output().expect("a shell");
         (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
     };
-    let few = "limits = { in_flight = 100, waiting = 10 }";
+    let few = "limits = { in_flight = 100, connections = 100 }";
     let (code, text) = told(1000, few);
-    assert!(code == Some(0) && text.contains("\nopen files: 1000, enough for limits.in_flight"), "{text}");
-    let (code, text) = told(277, few);
-    let line = "\nwarning: open files: 277 here, and calls up to limits.in_flight and limits.waiting need 278: raise LimitNOFILE=";
+    assert!(code == Some(0) && text.contains("\nopen files: 1000, enough for limits.connections"), "{text}");
+    let (code, text) = told(267, few);
+    let line =
+        "\nwarning: open files: 267 here, and limits.connections and limits.in_flight need 268: raise LimitNOFILE=";
     assert!(code == Some(0) && text.contains(line), "{text}");
     let (code, text) = told(60, few);
     assert!(code == Some(78) && text.contains("\nopen files: 60, and 68 are needed to start: raise"), "{text}");
