@@ -7,8 +7,7 @@ use std::fmt::Display;
 use std::fs;
 use std::io::{self, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -18,7 +17,7 @@ use arcmanager_gateway::admin::ask;
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::datahub::DataHub;
 use arcmanager_gateway::datahub::transport::Endpoint;
-use arcmanager_gateway::server::socket::SocketError;
+use arcmanager_gateway::server::socket::{self, Found, SocketError};
 use rustix::process::{Resource, getrlimit};
 use url::Url;
 
@@ -159,26 +158,31 @@ fn check_sockets(config: &Config, report: &mut Report) -> io::Result<()> {
     let listen = config.server.listen.iter().map(|endpoint| ("server.listen", endpoint));
     for (key, endpoint) in listen.chain(config.admin.iter().map(|endpoint| ("admin.listen", endpoint))) {
         let name = format!("{key} {endpoint}");
+        let system = |error| SocketError::system(key, endpoint, error);
         let found = match endpoint {
-            Endpoint::Tcp(address) => TcpListener::bind(address).map(|_| "free"),
-            Endpoint::Unix(path) => try_path(path),
+            Endpoint::Tcp(address) => TcpListener::bind(address).map(|_| "free").map_err(system),
+            Endpoint::Unix(path) => socket::find(key, path).and_then(|found| match found {
+                Found::DeadSocket => Ok("nobody listens at the socket that is there: the start replaces it"),
+                Found::Nothing => try_folder(path).map_err(system),
+            }),
         };
         match found {
             Ok(what) => say(format!("{name}: {what}"))?,
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let what = "in use, as it should be if a gateway runs here; else `ss -ltnp` or `ss -lxp` says by what";
-                say(format!("{name}: {what}"))?;
-            }
-            // Whoever checks need not be the user who serves.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                warn(SocketError::system(key, endpoint, error))?;
-            }
-            // systemd makes the folders of a service there when it starts it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && endpoint.to_string().starts_with("unix:/run/") => {
-                let what = "its folder is not there: systemd makes it at the start (RuntimeDirectory=), or make it";
-                warn(format!("{name}: {what}"))?;
-            }
-            Err(error) => report.wrong(SocketError::system(key, endpoint, error))?,
+            Err(error) => match error.kind() {
+                Some(io::ErrorKind::AddrInUse) => {
+                    let what =
+                        "in use, as it should be if a gateway runs here; else `ss -ltnp` or `ss -lxp` says by what";
+                    say(format!("{name}: {what}"))?;
+                }
+                // Whoever checks need not be the user who serves.
+                Some(io::ErrorKind::PermissionDenied) => warn(error)?,
+                // systemd makes the folders of a service there when it starts it.
+                Some(io::ErrorKind::NotFound) if endpoint.to_string().starts_with("unix:/run/") => {
+                    let what = "its folder is not there: systemd makes it at the start (RuntimeDirectory=), or make it";
+                    warn(format!("{name}: {what}"))?;
+                }
+                _ => report.wrong(error)?,
+            },
         }
     }
     if config.server.listen.is_empty() {
@@ -187,31 +191,15 @@ fn check_sockets(config: &Config, report: &mut Report) -> io::Result<()> {
     Ok(())
 }
 
-/// What is at the path of a unix socket, if one can be there.
-fn try_path(path: &Path) -> io::Result<&'static str> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.file_type().is_socket() => match UnixStream::connect(path) {
-            Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                Ok("nobody listens at the socket that is there: the start replaces it")
-            }
-            Err(error) => Err(error),
-        },
-        Ok(_) => Err(io::Error::other("something is there that is no socket: it stays, so name another path")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let folder = path.parent().unwrap_or(Path::new("/"));
-            if !folder.exists() {
-                return Err(io::Error::new(io::ErrorKind::NotFound, "its folder is not there: make it"));
-            }
-            // Beside its own name, which a gateway that starts at this moment may need.
-            let trial = folder.join(format!(".check-{}", std::process::id()));
-            match UnixListener::bind(&trial) {
-                Ok(_) => fs::remove_file(&trial).map(|()| "free"),
-                // The trial's name may be the longer one.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok("free"),
-                Err(error) => Err(error),
-            }
-        }
+/// Whether a socket can be made in the folder of `path`.
+fn try_folder(path: &Path) -> io::Result<&'static str> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    // Beside its own name, which a gateway that starts at this moment may need.
+    let trial = folder.join(format!(".check-{}", std::process::id()));
+    match UnixListener::bind(&trial) {
+        Ok(_) => fs::remove_file(&trial).map(|()| "free"),
+        // The trial's name may be the longer one.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok("free"),
         Err(error) => Err(error),
     }
 }

@@ -83,7 +83,9 @@ impl Socket {
         match endpoint {
             Endpoint::Tcp(address) => Ok((Self::Tcp(TcpListener::bind(address).map_err(Fault::System)?), None)),
             Endpoint::Unix(path) => {
-                remove_dead(path)?;
+                if look_at(path)? == Found::DeadSocket {
+                    fs::remove_file(path).map_err(Fault::System)?;
+                }
                 // Nobody may connect before the file's group and mode are what they are to be. No other thread is there yet
                 // that makes files.
                 let umask = rustix::process::umask(Mode::RWXU | Mode::RWXG | Mode::RWXO);
@@ -112,11 +114,27 @@ impl Socket {
     }
 }
 
-/// Removes a socket on which nobody listens, mostly one that a process left which died.
-fn remove_dead(path: &Path) -> Result<(), Fault> {
+/// What is at a path where a socket of ours may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// A socket on which nobody listens, mostly one that a process left which died.
+    DeadSocket,
+}
+
+/// What is at `path`, which `key` names.
+///
+/// # Errors
+/// [`SocketError`] for whatever must stay as it is.
+pub fn find(key: &str, path: &Path) -> Result<Found, SocketError> {
+    look_at(path).map_err(|fault| SocketError::new(format!("{key}: unix:{}", path.display()), fault))
+}
+
+fn look_at(path: &Path) -> Result<Found, Fault> {
     let kind = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata.file_type(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(Fault::System(error)),
     };
     if !kind.is_socket() {
@@ -133,7 +151,7 @@ fn remove_dead(path: &Path) -> Result<(), Fault> {
         rustix::net::connect(probe, &address)
     });
     match connected {
-        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(Fault::System),
+        Err(Errno::CONNREFUSED) => Ok(Found::DeadSocket),
         Ok(()) | Err(Errno::AGAIN) => Err(Fault::System(Errno::ADDRINUSE.into())),
         Err(error) => Err(Fault::System(error.into())),
     }
@@ -203,6 +221,14 @@ impl SocketError {
         Self::new(format!("{key}: {endpoint}"), Fault::System(error))
     }
 
+    /// What the system said, if it was the system.
+    pub fn kind(&self) -> Option<io::ErrorKind> {
+        match &self.fault {
+            Fault::System(error) => Some(error.kind()),
+            Fault::Group(_) | Fault::NoSocket(_) | Fault::Empty => None,
+        }
+    }
+
     /// Whether it fails the next time as well, until somebody changes the configuration.
     pub fn is_lasting(&self) -> bool {
         match &self.fault {
@@ -221,6 +247,7 @@ impl fmt::Display for SocketError {
                 io::ErrorKind::AddrInUse => f.write_str(
                     "is in use: end what listens there (`ss -ltnp` or `ss -lxp` says what it is), or name another place",
                 ),
+                io::ErrorKind::NotFound => f.write_str("cannot be listened on: its folder is not there: make it"),
                 io::ErrorKind::AddrNotAvailable => {
                     f.write_str("is no address of this machine: `ip address` lists those it has")
                 }

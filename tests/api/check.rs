@@ -172,18 +172,14 @@ fn it_says_of_each_socket_whether_it_can_be_had() {
         (
             format!("unix:{base}/file"),
             78,
-            format!("server.listen: cannot listen at unix:{base}/file: something is there that"),
+            format!("server.listen: unix:{base}/file is a file: only a socket on which nobody listens is replaced"),
         ),
-        (format!("unix:{base}/folder"), 78, format!("server.listen: cannot listen at unix:{base}/folder: something")),
-        (
-            format!("unix:{base}/dangling"),
-            78,
-            format!("server.listen: cannot listen at unix:{base}/dangling: something"),
-        ),
+        (format!("unix:{base}/folder"), 78, format!("server.listen: unix:{base}/folder is a folder: ")),
+        (format!("unix:{base}/dangling"), 78, format!("server.listen: unix:{base}/dangling is a symbolic link: ")),
         (
             format!("unix:{base}/none/new"),
             78,
-            format!("server.listen: cannot listen at unix:{base}/none/new: its folder is"),
+            format!("server.listen: unix:{base}/none/new cannot be listened on: its folder is not there: make it"),
         ),
         (
             "unix:/run/gateway-check-none/new".to_owned(),
@@ -373,8 +369,9 @@ fn a_place_that_cannot_be_listened_at_is_told_with_its_key_and_address() {
         String::from_utf8(output.stderr).expect("UTF-8")
     };
     let text = started(&Setup::new(&[("a", &hub)]).listening_at(&address.to_string()));
-    let told =
-        format!("server.listen: {address} is in use: end what listens there (`ss -ltnp` says what it is), or name");
+    let told = format!(
+        "server.listen: {address} is in use: end what listens there (`ss -ltnp` or `ss -lxp` says what it is), or"
+    );
     assert!(text.contains(&told), "{text}");
     let text = started(&Setup::new(&[("a", &hub)]).listening_at("192.0.2.1:8000"));
     assert!(text.contains("server.listen: 192.0.2.1:8000 is no address of this machine"), "{text}");
