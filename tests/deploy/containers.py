@@ -71,8 +71,8 @@ class Network:
                 except OSError:
                     client.close()
                     continue
-                for source, sink, note in [(client, upstream, bool), (upstream, client, None)]:
-                    threading.Thread(target=pump, args=(source, sink, note), daemon=True).start()
+                for source, sink, is_last in [(client, upstream, False), (upstream, client, True)]:
+                    threading.Thread(target=pump, args=(source, sink, bool, is_last), daemon=True).start()
 
         threading.Thread(target=accept, daemon=True).start()
 
