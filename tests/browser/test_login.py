@@ -67,7 +67,9 @@ class Login(Person):
         browser = self.browser
         self.log_in()
         callback = self.world.origin + self.world.front.asked("GET", "/auth/callback")[-1].target
-        for open_again in (lambda: browser.open(callback), browser.reload, lambda: browser.script("location.href = arguments[0]", callback)):
+        # Emptied, so that what is found is the next page's.
+        go = "document.body.replaceChildren(); location.href = arguments[0]"
+        for open_again in (lambda: browser.open(callback), browser.reload, lambda: browser.script(go, callback)):
             open_again()
             browser.find('[data-session="tuebingen"]')
             self.is_in("tuebingen")
