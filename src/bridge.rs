@@ -121,7 +121,7 @@ impl Bridge {
         if target.len() > limits.target {
             return Err(ApiError::from(Code::TargetTooLong).closing().into());
         }
-        let is_public = policy.is_public(request.method(), target);
+        let is_public = policy.is_public(request.method().as_str(), target);
         let login = match self.identify(request, context, now) {
             Ok(login) => Some(login),
             Err(_) if is_public => None,
@@ -154,7 +154,7 @@ impl Bridge {
         let envelope = call.envelope(address, Credential::DataCookie(cookie.as_ref().map(|value| value.as_str())));
         let message = Message::of_call(self.pool.take(), request, target, length, envelope)?;
         let upstream_request =
-            UpstreamRequest::new(request.method(), message.as_bytes(), length, bearer.map(Login::tag));
+            UpstreamRequest::new(request.method().as_str(), message.as_bytes(), length, bearer.map(Login::tag));
         let holder = holder(login.as_ref(), context);
         let exchanged = self.upstream.exchange(holder, &upstream_request, downstream, context).await;
         let exchange = exchanged.map_err(|error| Failure::of_request(request, error).of_backend())?;

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use actix_web::http::Method;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::access_log::{self, Event, LastSaid};
@@ -147,7 +148,7 @@ impl Guard {
         if self.is_preflight(request) {
             return Ok(Access::Preflight);
         }
-        if self.is_file(path) && !matches!(request.method(), "GET" | "HEAD") {
+        if self.is_file(path) && !matches!(*request.method(), Method::GET | Method::HEAD) {
             context.set_route(self.files.as_ref().map_or_else(String::new, |files| files.path.clone()));
             return Err(ApiError::method_not_allowed("GET, HEAD"));
         }
@@ -173,7 +174,7 @@ impl Guard {
 
     /// Whether a request is one that we take, whatever it asks for.
     fn check_request(&self, request: &RequestHead) -> Result<(), ApiError> {
-        let code = if !METHODS.contains(&request.method()) {
+        let code = if !METHODS.contains(&request.method().as_str()) {
             Code::MethodNotImplemented
         } else if !request.is_below("/") {
             Code::BadRequestTarget
@@ -202,7 +203,7 @@ impl Guard {
 
     fn is_preflight(&self, request: &RequestHead) -> bool {
         let fields = request.fields();
-        request.method() == "OPTIONS"
+        *request.method() == Method::OPTIONS
             && self.dev_origin(fields).is_some()
             && fields.contains("access-control-request-method")
     }
@@ -348,8 +349,8 @@ const MAPPED_PREFIX: u8 = 96;
 pub const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// Whether a method changes nothing (RFC 9110 section 9.2.1).
-pub fn is_safe(method: &str) -> bool {
-    matches!(method, "GET" | "HEAD" | "OPTIONS")
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 const HARDENING: &[u8] =

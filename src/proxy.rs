@@ -23,6 +23,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use actix_web::http::Method;
 use memchr::memchr2;
 
 use crate::access_log::Event;
@@ -245,7 +246,7 @@ impl Proxy {
         let (datahub, raw_target) = self.find_datahub(&replay.target, context)?;
         context.replay.set(replay.replays);
         let caller = self.identify(request, datahub, context, now)?;
-        let target = Target::parse(request.method(), raw_target, &settings.policy);
+        let target = Target::parse(request.method().as_str(), raw_target, &settings.policy);
         let target = target
             .map_err(|error| Failure::from(ApiError::from(error)).record_refusal(datahub.id.as_str(), context))?;
         let length = body_length(request);
@@ -275,7 +276,7 @@ impl Proxy {
             }
             RequestBody::Streaming => length,
         };
-        let upstream_request = UpstreamRequest::new(request.method(), message.as_bytes(), rest, caller.tag());
+        let upstream_request = UpstreamRequest::new(request.method().as_str(), message.as_bytes(), rest, caller.tag());
         let Route { upstream, public } = &self.routes[datahub.index()];
         let exchanged = upstream.exchange(caller.holder(context), &upstream_request, downstream, context).await;
         let mut exchange = exchanged.map_err(|error| Failure::of_request(request, error))?;
@@ -362,7 +363,7 @@ impl Proxy {
         match self.shared.sessions.open(request.fields().values("cookie"), datahub, context, now) {
             Ok((sid, session)) => Ok(Caller { login: Some(Login { datahub, sid, session }) }),
             Err(SessionError::NoCookie)
-                if datahub.anonymous_rate.is_some() && matches!(request.method(), "GET" | "HEAD") =>
+                if datahub.anonymous_rate.is_some() && matches!(*request.method(), Method::GET | Method::HEAD) =>
             {
                 context.is_anonymous.set(true);
                 Ok(Caller { login: None })
@@ -395,7 +396,9 @@ impl Failure {
 pub fn body_length(request: &RequestHead) -> BodyLength {
     match request.body {
         // These have a body by definition, if an empty one (RFC 9110 section 8.6).
-        BodyLength::None if matches!(request.method(), "POST" | "PUT" | "PATCH") => BodyLength::Known(0),
+        BodyLength::None if matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) => {
+            BodyLength::Known(0)
+        }
         length => length,
     }
 }

@@ -396,8 +396,6 @@ fn is_host(text: &str) -> bool {
     !text.is_empty() && is_name(text) || address.parse::<std::net::Ipv6Addr>().is_ok()
 }
 
-/// Longest path of a unix socket, in bytes: `sun_path` of unix(7) less the zero at its end.
-const MAX_SOCKET_PATH_BYTES: usize = 107;
 /// A proxy between us and a DataHUB, as `http://host:port`. It knows the gateway by its address: no password is kept for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutgoingProxy(String);
@@ -504,6 +502,9 @@ pub fn tls_config(ca_file: Option<&[u8]>) -> Result<Arc<ClientConfig>, CaFileErr
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("holds no PEM certificate of an authority")]
 pub struct CaFileError;
+
+/// Longest path of a unix socket, in bytes: `sun_path` of unix(7) less the zero at its end.
+const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 //! Whose script a request is of, and who leads a browser to a URL: what Host, Origin and Fetch Metadata prove.
 
+use actix_web::http::Method;
 use actix_web::http::header::{HeaderMap, HeaderValue};
 
 use crate::error::{ApiError, Code};
@@ -45,7 +46,7 @@ impl TrustedOrigins {
             Some(_) => return Err(CrossSite),
         };
         let script = if is_dev { Access::Dev } else { Access::Script };
-        let may_be_download = is_call && origin.is_none() && matches!(request.method(), "GET" | "HEAD");
+        let may_be_download = is_call && origin.is_none() && matches!(*request.method(), Method::GET | Method::HEAD);
         let Some(FetchMetadata { site, mode, dest }) = metadata else {
             return match request.only(Known::XCsrf)? {
                 Some(b"1") => Ok(script),
@@ -74,7 +75,7 @@ impl TrustedOrigins {
             request.only(field).is_ok_and(|value| names.iter().any(|name| value == Some(name.as_bytes())))
         };
         let is_ours = |origin: Option<&[u8]>| origin.is_none_or(|origin| origin == self.own.as_bytes());
-        matches!(request.method(), "GET" | "HEAD")
+        matches!(*request.method(), Method::GET | Method::HEAD)
             && request.only(Known::Origin).is_ok_and(is_ours)
             && (is_of(&["navigate"], Known::SecFetchMode)
                 || is_of(&["image", "audio", "video", "manifest"], Known::SecFetchDest)

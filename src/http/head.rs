@@ -150,8 +150,8 @@ impl RequestHead {
     }
 
     /// The method, as it came.
-    pub fn method(&self) -> &str {
-        self.method.as_str()
+    pub fn method(&self) -> &Method {
+        &self.method
     }
 
     /// The target, as it came: visible ASCII.
@@ -547,7 +547,7 @@ mod tests {
         let (head, rest) = read(b"PUT /a?b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET", 200)
             .expect("good")
             .expect("whole");
-        assert_eq!((head.method(), head.target(), rest.as_slice()), ("PUT", "/a?b", &b"abcGET"[..]));
+        assert_eq!((head.method().as_str(), head.target(), rest.as_slice()), ("PUT", "/a?b", &b"abcGET"[..]));
     }
 
     #[test]

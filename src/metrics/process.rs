@@ -72,7 +72,7 @@ fn open_files() -> io::Result<u64> {
     Ok(fs::read_dir("/proc/self/fd")?.count().saturating_sub(1) as u64)
 }
 
-pub(super) fn max_files() -> io::Result<u64> {
+fn max_files() -> io::Result<u64> {
     field("/proc/self/limits", "Max open files")
 }
 

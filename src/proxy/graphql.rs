@@ -5,6 +5,7 @@
 //! changes (`personalAccessTokenCreate`) and a token by that word, so the words in a name are what is refused, however they
 //! are joined; a call may so be refused that would have done no harm, and none passes because its name was not in a list.
 
+use actix_web::http::Method;
 use apollo_parser::Parser;
 use apollo_parser::cst::{CstNode, Definition, Field, FragmentDefinition};
 use serde::Deserialize;
@@ -27,7 +28,7 @@ pub(super) async fn inspect(
     downstream: &mut ServerConnection,
     context: &RequestContext,
 ) -> Result<RequestBody, Failure> {
-    if request.method() != "POST" {
+    if *request.method() != Method::POST {
         return Err(ApiError::method_not_allowed("POST").into());
     }
     let fields = request.fields();

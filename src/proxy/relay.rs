@@ -4,7 +4,7 @@
 
 use std::pin::pin;
 
-use actix_web::http::StatusCode;
+use actix_web::http::{Method, StatusCode};
 
 use crate::access_log::chain;
 use crate::context::Incomplete;
@@ -49,7 +49,7 @@ impl Call<'_> {
         rewriter: &UrlRewriter<'_, impl Fn(&str) -> bool>,
         downstream: &mut ServerConnection,
     ) -> Result<Buffer, ApiError> {
-        let (proxy, response, is_head) = (self.proxy, &exchange.response, self.request.method() == "HEAD");
+        let (proxy, response, is_head) = (self.proxy, &exchange.response, *self.request.method() == Method::HEAD);
         downstream.decide_persistence(false, response.length.known().is_none());
         let mut out = proxy.pool.take();
         let status = StatusCode::from_u16(response.status()).expect("it was read as three digits");

@@ -68,7 +68,7 @@ impl Message {
         let Envelope { context, scheme, .. } = envelope;
         let (fields, id) = (request.fields(), context.id.as_bytes());
         bytes.make_room(request.len() + envelope.length());
-        let credential = begin(&mut bytes, request.method(), target, envelope);
+        let credential = begin(&mut bytes, request.method().as_str(), target, envelope);
         // From here on the credential is wiped, whatever comes of the rest.
         let mut message = Self { bytes, credential };
         let passing = envelope.credential.passing_fields();

@@ -102,7 +102,7 @@ impl Worker {
     ) -> Result<(), RequestError> {
         while let Some(request) = connection.next_request().await? {
             let client = self.guard.client(peer.map(canonical), request.fields());
-            let mut dispatch = self.dispatch(request.method(), client, Some(&request), connection);
+            let mut dispatch = self.dispatch(request.method().clone(), client, Some(&request), connection);
             dispatch.context.id.scope(pin!(dispatch.run(&request, peer))).await;
             drop(dispatch);
             connection.finish();
@@ -118,18 +118,18 @@ impl Worker {
         peer: Option<SocketAddr>,
     ) {
         let client = Client { address: peer.map(canonical), is_local: false };
-        let mut dispatch = self.dispatch("-", client, None, connection);
+        let no_method = Method::from_bytes(b"-").expect("it is a token");
+        let mut dispatch = self.dispatch(no_method, client, None, connection);
         dispatch.context.id.scope(pin!(dispatch.write_error(&error.into()))).await;
     }
 
     fn dispatch<'a>(
         &'a self,
-        method: &str,
+        method: Method,
         client: Client,
         request: Option<&'a RequestHead>,
         connection: &'a mut ServerConnection,
     ) -> Dispatch<'a> {
-        let method = Method::from_bytes(method.as_bytes()).expect("the head's parser takes tokens only");
         let context = RequestContext::new(method, client, Rc::clone(&self.metrics));
         Dispatch { worker: self, connection, context, request, access: Access::Open, is_file: false }
     }
@@ -206,7 +206,7 @@ impl Dispatch<'_> {
                 }
             }
         };
-        self.write_response(response, request.method() == "HEAD").await
+        self.write_response(response, *request.method() == Method::HEAD).await
     }
 
     /// Tells a front of ours how the process does, whatever Host it names: a health check names none, or any.
@@ -220,7 +220,7 @@ impl Dispatch<'_> {
             return Err(ApiError::from(Code::NotFound).into());
         }
         self.context.set_route(route);
-        if !matches!(request.method(), "GET" | "HEAD") {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Err(ApiError::method_not_allowed("GET, HEAD").into());
         }
         let health = &self.worker.health;
@@ -230,7 +230,7 @@ impl Dispatch<'_> {
         let mut out = self.begin_head(status);
         out.extend_from_slice(b"content-type: text/plain\r\ncache-control: no-store\r\n");
         self.connection.write_framing(Some(verdict.text.len() as u64), &mut out);
-        let body = if request.method() == "HEAD" { "" } else { &verdict.text };
+        let body = if *request.method() == Method::HEAD { "" } else { &verdict.text };
         self.write_whole(out, status, None, body.as_bytes()).await;
         Ok(())
     }
@@ -306,7 +306,7 @@ impl Dispatch<'_> {
             out.extend_from_slice(b"content-disposition: attachment\r\n");
         }
         self.connection.write_framing(Some(problem.len() as u64), &mut out);
-        let is_head = self.request.is_some_and(|request| request.method() == "HEAD");
+        let is_head = self.request.is_some_and(|request| *request.method() == Method::HEAD);
         self.write_whole(out, status, Some(error.code()), if is_head { b"" } else { problem.as_bytes() }).await;
     }
 

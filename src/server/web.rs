@@ -14,7 +14,7 @@ use actix_service::{IntoServiceFactory as _, Service as _, ServiceFactory as _, 
 use actix_web::body::BoxBody;
 use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse, Url};
 use actix_web::http::header::{HeaderName, HeaderValue};
-use actix_web::http::{Method, StatusCode, Uri, Version};
+use actix_web::http::{StatusCode, Uri, Version};
 use actix_web::web::{self, Bytes, Data, ServiceConfig};
 use actix_web::{App, HttpMessage as _, HttpResponse};
 use futures_util::future::LocalBoxFuture;
@@ -95,7 +95,7 @@ impl WebRequest {
         let mut request = Request::new();
         let message = request.head_mut();
         let malformed = || ApiError::from(Code::BadRequest).closing();
-        message.method = Method::from_bytes(head.method().as_bytes()).map_err(|_| malformed())?;
+        message.method = head.method().clone();
         message.uri = Uri::try_from(head.target()).map_err(|_| malformed())?;
         message.version = if head.is_http_1_1 { Version::HTTP_11 } else { Version::HTTP_10 };
         message.peer_addr = peer;

@@ -140,7 +140,7 @@ async fn serve(mut connection: ServerConnection, manner: Manner) -> Served {
         };
         let is_read = manner.reads || request.body.is_empty();
         let body = if is_read { read(&mut connection).await } else { Body::Unread };
-        served.requests.push(((request.method().to_owned(), request.target().to_owned()), body));
+        served.requests.push(((request.method().to_string(), request.target().to_owned()), body));
         if manner.works {
             // Whoever seems to leave has only said all.
             let _ = connection.unless_client_leaves(pin!(sleep(Duration::from_millis(7)))).await;

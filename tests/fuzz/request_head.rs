@@ -54,7 +54,7 @@ fn read(bytes: &[u8], step: usize) -> Result<Option<Head>, HeadError> {
             assert_eq!(head.len(), end);
             is_found(&head);
             return Ok(Some(Head {
-                method: head.method().into(),
+                method: head.method().to_string(),
                 target: head.target().into(),
                 is_http_1_1: head.is_http_1_1,
                 fields: head.fields().iter().map(|field| (field.name.to_vec(), field.value.to_vec())).collect(),
