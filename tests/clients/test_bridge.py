@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import time
 import unittest
@@ -17,7 +16,7 @@ from cryptography.fernet import Fernet  # noqa: E402
 from cryptography.hazmat.primitives import serialization  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: E402
 from machine import (  # noqa: E402
-    BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, GUNICORN, Browser, Machine, accepts, free_port, start_datahub, wait_until,
+    BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, GUNICORN, Browser, Machine, accepts, free_port, new_key, start_datahub, wait_until,
 )
 
 PIECE = 100 << 20
@@ -44,7 +43,7 @@ class Bridge(unittest.TestCase):
             "BACKEND_TARGETS": json.dumps({name: f"http://127.0.0.1:{port}" for name, port in cls.datahubs.items()}),
         }
         machine.start("backend", *GUNICORN, "--bind", f"127.0.0.1:{cls.backend}", "backend:app", env=environment)
-        sessions = subprocess.check_output([GATEWAY, "key"], text=True).strip()
+        sessions = new_key().strip()
         cls.gateways = [machine.start(f"gateway-{port}", GATEWAY, "--config", machine.write(f"{port}.toml", f"""
             server = {{ listen = ["127.0.0.1:{port}"], public_url = "http://localhost:{cls.port}", workers = 1, trusted_proxies = ["127.0.0.1"] }}
             admin.listen = "none"

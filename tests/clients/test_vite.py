@@ -3,7 +3,6 @@
 import json
 import pathlib
 import re
-import subprocess
 import sys
 import unittest
 
@@ -11,7 +10,7 @@ HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "deploy")]
 
 from machine import (  # noqa: E402
-    CLIENT_ID, CLIENT_SECRET, GATEWAY, ROOT, Browser, Machine, accepts, free_port, start_datahub, wait_until,
+    CLIENT_ID, CLIENT_SECRET, GATEWAY, ROOT, Browser, Machine, accepts, free_port, new_key, start_datahub, wait_until,
 )
 
 NODE = HERE.parent / "provider/node_modules/.bin/node"
@@ -28,7 +27,7 @@ class Vite(unittest.TestCase):
             server.public_url = "http://localhost:{self.port}"
             admin.listen = "none"
             app.url = "/"
-            session.keys = ["{subprocess.check_output([GATEWAY, "key"], text=True).strip()}"]
+            session.keys = ["{new_key().strip()}"]
             datahubs.a = {{ url = "http://127.0.0.1:{self.datahub}", client_id = "{CLIENT_ID}", client_secret = "{CLIENT_SECRET}" }}
             """))
 

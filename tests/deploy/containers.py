@@ -13,10 +13,9 @@ import shlex
 import shutil
 import socket
 import subprocess
-import threading
 import unittest
 
-from machine import end_listening, pump, wait_until
+from machine import end_listening, relay, serve_each, wait_until
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
@@ -60,21 +59,13 @@ class Network:
         listener = socket.create_server(("127.0.0.1", port), backlog=256)
         self.listeners.append(listener)
 
-        def accept():
-            while True:
-                try:
-                    client, _ = listener.accept()
-                except OSError:
-                    return
-                try:
-                    upstream = socket.create_connection((address, to))
-                except OSError:
-                    client.close()
-                    continue
-                for source, sink, is_last in [(client, upstream, False), (upstream, client, True)]:
-                    threading.Thread(target=pump, args=(source, sink, bool, is_last), daemon=True).start()
+        def serve(client):
+            try:
+                relay(client, socket.create_connection((address, to)))
+            except OSError:
+                client.close()
 
-        threading.Thread(target=accept, daemon=True).start()
+        serve_each(listener, serve)
 
 
 def run(command):

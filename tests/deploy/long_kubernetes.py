@@ -11,14 +11,13 @@ import json
 import os
 import re
 import socket
-import subprocess
 import threading
 import time
 import unittest
 import urllib.parse
 
 from containers import Container, Network
-from machine import BASE, CLIENT_ID, CLIENT_SECRET, DATAHUB, GATEWAY, Browser, Machine, accepts, end, wait_until
+from machine import BASE, CLIENT_ID, CLIENT_SECRET, DATAHUB, GATEWAY, Browser, Machine, accepts, end, new_key, wait_until
 from test_container import instructions
 from test_kubernetes import FOLDER, base, pod
 
@@ -191,7 +190,7 @@ class Deployment(unittest.TestCase):
         cls.network.publish(8081, hub.address, 8081)
         cls.hosts = {"datahub": hub.address}
         cls.secrets = Volume(machine.path / "secrets", POD["securityContext"]["fsGroup"])
-        cls.key = subprocess.check_output([GATEWAY, "key"], text=True)
+        cls.key = new_key()
         cls.secrets.write({"keys": cls.key, "tuebingen.secret": CLIENT_SECRET + "\n"})
         # The overlay's, for the DataHUB and the address of here.
         text = (FOLDER / "overlays/example/gateway.toml").read_text()
@@ -265,7 +264,7 @@ class Deployment(unittest.TestCase):
             self.assertIn('"status":200', self.machine.log(new.name))
 
     def test_new_keys_in_the_secret_come_to_all(self):
-        key, new = self.key, subprocess.check_output([GATEWAY, "key"], text=True)
+        key, new = self.key, new_key()
         secret = {"tuebingen.secret": CLIENT_SECRET + "\n"}
         [old_id] = self.roles(self.pods[0])
         browser = Browser(self.origin)

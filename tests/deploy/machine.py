@@ -94,6 +94,24 @@ def end_listening(listener):
     listener.close()
 
 
+def serve_each(listener, serve):
+    """Hands each connection that comes to `serve`, on a thread of its own, until the listener is ended."""
+    def accept():
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+
+
+def new_key():
+    """A line for `session.keys_file`."""
+    return subprocess.check_output([GATEWAY, "key"], text=True, stderr=subprocess.DEVNULL)
+
+
 def accepts(port, address="127.0.0.1"):
     try:
         socket.create_connection((address, port), 1).close()
@@ -190,18 +208,10 @@ class Recorder:
         self.lock = threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
+        serve_each(self.listener, self.serve)
 
-    def accept(self):
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            upstream = socket.create_connection(("127.0.0.1", self.upstream_port))
-            for a, b, note, is_last in [(client, upstream, self.note, False), (upstream, client, self.note_answer, True)]:
-                a.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=pump, args=(a, b, note, is_last), daemon=True).start()
+    def serve(self, client):
+        relay(client, socket.create_connection(("127.0.0.1", self.upstream_port)), self.note, self.note_answer)
 
     def note(self, piece):
         # The gateway writes a head in one go, and its next request only after the answer: a head begins a piece.
@@ -223,6 +233,13 @@ class Recorder:
 
     def close(self):
         end_listening(self.listener)
+
+
+def relay(client, upstream, note=bool, note_answer=bool):
+    """Passes on all bytes, both ways, until both have ended; each piece is told to `note`, or `note_answer`."""
+    for source, sink, told, is_last in [(client, upstream, note, False), (upstream, client, note_answer, True)]:
+        source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(target=pump, args=(source, sink, told, is_last), daemon=True).start()
 
 
 def pump(source, sink, note, is_last):

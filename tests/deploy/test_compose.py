@@ -284,7 +284,7 @@ class NginxConf(unittest.TestCase):
     def test_it_says_the_same_of_calls_as_the_one_for_a_host_of_its_own(self):
         own, here = (
             {line.strip() for line in (ROOT / path).read_text().splitlines()
-             if re.match(r"\s*(proxy_(?!pass|temp)|gzip|client_(max|body_timeout|header)|large_client|keepalive|error_log /dev/null)", line)}
+             if re.match(r"\s*(proxy_(?!pass|temp)|gzip|client_(max|body_timeout|header)|large_client|keepalive|error_log /dev/null|error_page|return 502)", line)}
             for path in ["config/nginx/arcmanager-gateway.conf", "docker/nginx.conf"])
         self.assertEqual(own, here)
         self.assertGreater(len(own), 20)

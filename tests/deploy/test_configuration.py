@@ -4,7 +4,7 @@ import re
 import subprocess
 import unittest
 
-from machine import CLIENT_SECRET, GATEWAY, ROOT, Machine
+from machine import CLIENT_SECRET, GATEWAY, ROOT, Machine, new_key
 
 UNITS = ROOT / "config/systemd"
 DROP_INS = {name: f"arcmanager-gateway.{unit}.d/{name}" for name, unit in [("arcmanager.conf", "service"), ("haproxy.conf", "socket")]}
@@ -31,7 +31,7 @@ class ProductionToml(unittest.TestCase):
         self.assertEqual(len(re.findall(r"client_secret_file", missing.stderr)), len(IDS))
         self.assertEqual(len(missing.stderr.strip().splitlines()), 1 + 1 + len(IDS), missing.stderr)
 
-        self.machine.write("keys", subprocess.check_output([GATEWAY, "key"], text=True))
+        self.machine.write("keys", new_key())
         for name in IDS:
             self.machine.write(f"{name}.secret", CLIENT_SECRET + "\n")
         good = self.check(shipped)

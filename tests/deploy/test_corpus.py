@@ -7,13 +7,12 @@ import http.client
 import json
 import socket
 import subprocess
-import threading
 import time
 import unittest
 
 from fronts import start_haproxy, start_nginx
 from machine import (
-    BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, Browser, Machine, end_listening, free_port, start_datahub, wait_until,
+    BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, Browser, Machine, end_listening, free_port, serve_each, start_datahub, wait_until,
 )
 
 MIB = 1024 * 1024
@@ -32,15 +31,7 @@ class Witness:
         self.hub_port, self.requests, self.answers = hub_port, [], {}
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+        serve_each(self.listener, self.serve)
 
     def serve(self, client):
         with client, client.makefile("rb") as stream:

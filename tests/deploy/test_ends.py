@@ -5,13 +5,12 @@ import http.client
 import json
 import re
 import socket
-import subprocess
 import threading
 import unittest
 
 from fronts import start_haproxy, start_nginx
 from machine import (
-    BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, Browser, Machine, end_listening, free_port, wait_until,
+    BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, Browser, Machine, end_listening, free_port, new_key, serve_each, wait_until,
 )
 
 OWN = "/api/v4/own/"
@@ -25,15 +24,7 @@ class FarEnd:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = self.listener.getsockname()[1]
         self.ends = threading.Event()
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+        serve_each(self.listener, self.serve)
 
     def serve(self, client):
         with client:
@@ -85,7 +76,7 @@ class Ends(unittest.TestCase):
         machine, far = Machine(), FarEnd()
         try:
             port, path = free_port(), machine.path / "gateway.sock"
-            keys = machine.write("keys", subprocess.check_output([GATEWAY, "key"], text=True, stderr=subprocess.DEVNULL))
+            keys = machine.write("keys", new_key())
             config = machine.write("gateway.toml", f"""
                 server = {{ listen = ["unix:{path}"], public_url = "https://localhost:{port}" }}
                 admin.listen = "none"

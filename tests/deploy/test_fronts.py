@@ -11,7 +11,7 @@ import unittest
 
 from fronts import give_to_haproxy, start_haproxy, start_nginx
 from machine import (
-    BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, Browser, Machine, Recorder, free_port, start_datahub, wait_until,
+    BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, Browser, Machine, Recorder, free_port, new_key, start_datahub, wait_until,
 )
 
 MIB = 1024 * 1024
@@ -52,7 +52,7 @@ class Behind:
 def start_gateway(machine, name, hub, origin, listen, trusted, more):
     keys = machine.path / "keys"
     if not keys.exists():
-        machine.write("keys", subprocess.check_output([GATEWAY, "key"], text=True))
+        machine.write("keys", new_key())
     config = machine.write(f"{name}.toml", f"""
         server = {{ public_url = "{origin}", listen = ["{listen}"], trusted_proxies = ["{trusted}"], health = true }}
         admin.listen = "none"

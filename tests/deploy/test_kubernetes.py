@@ -14,7 +14,7 @@ import unittest
 import kubernetes_validate
 import yaml
 
-from machine import CLIENT_SECRET, GATEWAY, ROOT, Machine
+from machine import CLIENT_SECRET, GATEWAY, ROOT, Machine, new_key
 from test_container import documented, instructions, operate
 
 FOLDER = ROOT / "config/kubernetes"
@@ -121,7 +121,7 @@ class TheOverlay(unittest.TestCase):
         text = self.installed["ConfigMap"]["data"]["gateway.toml"]
         named = set(re.findall(rf"{mounts['secrets']}/([\w.]+)", text))
         self.assertEqual(named, {"keys", "tuebingen.secret"})
-        machine.write("keys", subprocess.check_output([GATEWAY, "key"], text=True))
+        machine.write("keys", new_key())
         machine.write("tuebingen.secret", CLIENT_SECRET + "\n")
         config = machine.write("gateway.toml", text.replace(mounts["secrets"], str(machine.path)).replace(
             'url = "https://tuebingen.example.org"', 'url = "https://tuebingen.example.org"\nconnect = "127.0.0.1:1"'))
@@ -169,7 +169,7 @@ class TheDocumentation(unittest.TestCase):
         [secret] = [resource for resource in resources if resource["kind"] == "Secret"]
         self.assertEqual((secret["metadata"]["name"], secret["metadata"]["namespace"]), (pod_secret(), "arcmanager"))
         self.assertEqual(set(secret["data"]), {"keys", "tuebingen.secret"})
-        key = subprocess.check_output([GATEWAY, "key"], text=True)
+        key = new_key()
         self.assertEqual(len(base64.b64decode(secret["data"]["keys"])), len(key))
         self.assertEqual(status["command"], f"rollout status deployment/{base('deployment')['metadata']['name']} --namespace arcmanager")
 

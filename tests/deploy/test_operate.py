@@ -17,7 +17,8 @@ from pathlib import Path
 
 from fronts import haproxy_config, make_certificate, nginx_main, nginx_site
 from machine import (
-    BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, ROOT, TARGET, Browser, Machine, accepts, end, free_port, start_datahub, wait_until,
+    BASE, CLIENT_ID, CLIENT_SECRET, ROOT, TARGET, Browser, Machine, accepts, end, free_port, new_key, start_datahub,
+    wait_until,
 )
 from units import DYNAMIC_USER, IS_ROOT, SHIPPED, Acted, allowed_system_calls, install_gateway, system_calls
 
@@ -63,7 +64,7 @@ class Scratch(unittest.TestCase):
         folder.mkdir(parents=True, mode=0o700, exist_ok=True)
         (folder.parent / "gateway.toml").write_text(self.configuration())
         for name in secrets:
-            text = CLIENT_SECRET if name.endswith(".secret") else subprocess.check_output([GATEWAY, "key"], text=True)
+            text = CLIENT_SECRET if name.endswith(".secret") else new_key()
             self.machine.write(folder / name, text + "\n")
 
     def act(self, **more):
@@ -214,7 +215,7 @@ class Units(Scratch):
         self.start(acted)
         keys = acted.credentials / "gateway_keys"
         keys.chmod(0o600)
-        keys.write_text(keys.read_text() + subprocess.check_output([GATEWAY, "key"], text=True))
+        keys.write_text(keys.read_text() + new_key())
         wait_until(lambda: '"event":"keys_reloaded"' in self.machine.log(acted.name), "the new key is taken over")
 
     @unittest.skipUnless(shutil.which("strace"), "THE FILTER OF SYSTEM CALLS IS NOT TESTED: strace is not installed")

@@ -8,7 +8,7 @@ import unittest
 import urllib.request
 
 from machine import (
-    CLIENT_ID, CLIENT_SECRET, GATEWAY, ROOT, Browser, Machine, accepts, free_port, start_datahub, wait_until,
+    CLIENT_ID, CLIENT_SECRET, GATEWAY, ROOT, Browser, Machine, accepts, free_port, new_key, start_datahub, wait_until,
 )
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as older_text
@@ -40,7 +40,7 @@ class Metrics(unittest.TestCase):
         cls.machine = machine = Machine()
         cls.addClassCleanup(machine.close)
         hub, port, cls.admin = start_datahub(machine, "a"), free_port(), free_port()
-        keys = machine.write("keys", subprocess.check_output([GATEWAY, "key"], text=True, stderr=subprocess.DEVNULL))
+        keys = machine.write("keys", new_key())
         config = machine.write("gateway.toml", f"""
             server = {{ listen = ["127.0.0.1:{port}"], public_url = "http://localhost:{port}" }}
             admin.listen = "127.0.0.1:{cls.admin}"
