@@ -43,8 +43,10 @@ pub(super) fn read(
         );
     }
     if open.as_ref().is_some_and(|open| !open.is_empty()) {
-        section
-            .warn("allow", "opens what the old backend does not guard itself; the README says what each name lets in");
+        section.warn(
+            "allow",
+            "opens what the old backend does not guard itself; docs/arcmanager.md says what each name lets in",
+        );
     }
     let [jwt, fernet] = files;
     let jwt = key(jwt, JWT_CREDENTIAL, &section, |text| JwtKey::from_pem(text.as_bytes()));

@@ -1,4 +1,4 @@
-"""The README's "Replacing the Python backend", followed to the letter: all its commands and nginx lines, there, back, and for good.
+"""docs/arcmanager.md, "Replacing the Python backend", followed to the letter: all its commands and nginx lines, there, back, and for good.
 
 Paths are those of a folder instead of the machine's, hosts the test's own, the gateway the tests' build, and `systemctl` is a small
 one that starts, restarts and reloads the processes that the units describe (`services.py`).
@@ -29,7 +29,7 @@ READABLE = {"logged_in", "timer", "username"}
 
 def steps():
     """The blocks of the section, in order: each a language and a text."""
-    section = (ROOT / "README.md").read_text().split("\n## Replacing the Python backend\n")[1].split("\n## ")[0]
+    section = (ROOT / "docs/arcmanager.md").read_text().split("\n## Replacing the Python backend\n")[1].split("\n## ")[0]
     found = [(kind, textwrap.dedent(text)) for kind, text in re.findall(r"^ *```(\w+)\n(.*?)^ *```$", section, re.M | re.S)]
     assert len(found) * 2 == section.count("```") and "~~~" not in section, "a block that the test does not see"
     return found
