@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Every suite in every engine, and what is known to fail there.
 
-Runs them, the engines side by side, and prints the table of what ran where; with `--docs` it is put into the README, where
+Runs them, the engines side by side, and prints the table of what ran where; with `--docs` it is put into docs/apps.md, where
 test_compatibility.py holds it.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from webdriver import ENGINES, version
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/apps.md"
 
 # What an engine has no way to do, or none that a test can reach: of an engine and a test, the reason and how the test fails.
 CANNOT = {
@@ -110,8 +110,8 @@ BEGIN, END = "<!-- browsers -->\n", "<!-- end of browsers -->\n"
 
 
 def written():
-    """The table in the README."""
-    page = README.read_text()
+    """The table in docs/apps.md."""
+    page = PAGE.read_text()
     return page[page.index(BEGIN) + len(BEGIN):page.index(END)]
 
 
@@ -120,7 +120,7 @@ def main():
     text = table()
     print(text)
     if "--docs" in sys.argv[1:] and not failed:
-        README.write_text(README.read_text().replace(BEGIN + written(), BEGIN + text))
+        PAGE.write_text(PAGE.read_text().replace(BEGIN + written(), BEGIN + text))
     sys.exit(run("Compatibility") or failed)
 
 

@@ -7,7 +7,7 @@ import compatibility
 
 
 class Compatibility(unittest.TestCase):
-    def test_the_readme_has_the_table(self):
+    def test_the_document_has_the_table(self):
         """But for versions: those are of the run that made it."""
         table, written = (re.sub(r"(Chromium|Firefox|WebKitGTK) [\d.]+", r"\1", text) for text in (compatibility.table(), compatibility.written()))
         self.assertEqual(written, table, "tests/browser/compatibility.py --docs writes it")

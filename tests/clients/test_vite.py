@@ -1,4 +1,4 @@
-"""The README's recipe for development, with a real Vite in front of the gateway."""
+"""The recipe of docs/apps.md for development, with a real Vite in front of the gateway."""
 
 import json
 import pathlib
@@ -32,8 +32,8 @@ class Vite(unittest.TestCase):
             """))
 
     def start(self, change=lambda text: text):
-        """Vite with the README's configuration, but for the gateway's port."""
-        text = re.search(r"```js\n(// vite\.config\.js\n.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+        """Vite with the configuration of docs/apps.md, but for the gateway's port."""
+        text = re.search(r"```js\n(// vite\.config\.js\n.*?)```", (ROOT / "docs/apps.md").read_text(), re.S)[1]
         self.assertIn("http://127.0.0.1:8000", text)
         self.machine.write("vite.config.js", change(text.replace(":8000", f":{self.gateway}")))
         self.machine.write("index.html", "<h1>The page of the development server</h1>")
@@ -41,7 +41,7 @@ class Vite(unittest.TestCase):
         for name, port in (("vite", self.port), ("gateway", self.gateway)):
             wait_until(lambda: accepts(port), f"{name} listens: {self.machine.log(name)}", 60)
 
-    def test_the_recipe_of_the_readme(self):
+    def test_the_recipe(self):
         self.start()
         browser = Browser(f"http://localhost:{self.port}")
         self.assertIn(b"The page of the development server", browser.send("GET", "/", [("Accept", "text/html")]).body)
