@@ -248,7 +248,7 @@ pub fn process_event(event: Event, detail: &str) {
 
 /// What the line of one request says.
 #[derive(Debug, Clone, Copy)]
-#[expect(missing_docs, reason = "each field is one of the line, which the README explains")]
+#[expect(missing_docs, reason = "each field is one of the line, which docs/operate.md explains")]
 pub struct AccessLine<'a> {
     pub request_id: RequestId,
     pub method: &'a str,

@@ -52,8 +52,7 @@ def write(table, name, with_docs):
         save(os.path.join(folder, f"{name}.{ending}"), content)
     if with_docs:
         save(os.path.join(ROOT, "docs", {"bench": "speed", "peers": "speed-peers"}[name] + ".svg"), picture)
-        for page in ("docs/speed.md", "README.md"):
-            replace_block(os.path.join(ROOT, page), name, text)
+        replace_block(os.path.join(ROOT, "docs/speed.md"), name, text)
 
 
 def markdown(rows):
@@ -80,13 +79,12 @@ def machine():
 
 
 def replace_block(path, name, text):
-    """What stands between `<!-- NAME -->` and `<!-- end of NAME -->`, where a page has them."""
+    """What stands between `<!-- NAME -->` and `<!-- end of NAME -->`."""
     with open(path, encoding="utf-8") as file:
         page = file.read()
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-    if begin in page:
-        before, rest = page.split(begin, 1)
-        save(path, before + begin + text + rest[rest.index(end):])
+    before, rest = page.split(begin, 1)
+    save(path, before + begin + text + rest[rest.index(end):])
 
 
 def save(path, text):

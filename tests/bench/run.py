@@ -9,7 +9,7 @@ also the DataHUB behind them; it never sleeps, for a sleeping peer would charge 
     tests/bench/run.py --effort 0.2 --only calls,latency    # a quick look at some of it
     tests/bench/run.py --gateway old=/tmp/old --gateway new=target/release/arcmanager-gateway
     tests/bench/run.py --peers                              # Apache and Envoy as well, logged in for real
-    tests/bench/run.py --docs                               # and write it into docs/ and the README
+    tests/bench/run.py --docs                               # and write it into docs/
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main():
     arguments.add_argument("--only", default=",".join(PARTS), metavar="PARTS", help=f"of {','.join(PARTS)}")
     arguments.add_argument("--effort", type=float, default=1, help="how many slices, as a factor")
     arguments.add_argument("--peers", action="store_true", help="Apache with mod_auth_openidc and Envoy, too")
-    arguments.add_argument("--docs", action="store_true", help="write the table and the picture into docs/ and the README")
+    arguments.add_argument("--docs", action="store_true", help="write the table and the picture into docs/")
     options = arguments.parse_args()
     builds = dict(build.split("=", 1) if "=" in build else ("gateway", build)
                   for build in options.gateway or [os.path.join(RELEASE, "arcmanager-gateway")])
