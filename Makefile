@@ -11,7 +11,7 @@ GECKODRIVER := 0.37.1
 help: ## list these
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t14
 
-demo: ## the gateway, two test DataHUBs and a small app; prints one address
+demo: ## the gateway, two test DataHUBs and a small app, or yours (APP=folder); prints one address
 	@demo/start.sh
 
 test: build python-tools browser-tools deploy-tools node-tools fuzz-target bench-counted ## everything that must hold

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Two test DataHUBs and the gateway with the demo app, until Ctrl-C. `make demo` calls it.
+# Two test DataHUBs and the gateway with the demo app, or that in the folder $APP, until Ctrl-C. `make demo` calls it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${CARGO_TARGET_DIR:-target}/debug
-public_url=http://localhost:8000
+public_url=${GATEWAY__SERVER__PUBLIC_URL:-http://localhost:8000}  # that of a development server in front, if one is named
 
 is_taken() { (: <"/dev/tcp/localhost/$1") 2>/dev/null; }
 for port in 8000 8081 8082; do
@@ -41,6 +41,7 @@ export GATEWAY__DATAHUBS__TUEBINGEN__CLIENT_SECRET=$secret_tuebingen
 export GATEWAY__DATAHUBS__FREIBURG__CLIENT_SECRET=$secret_freiburg
 GATEWAY__SESSION__KEYS=$("$bin/arcmanager-gateway" key 2>/dev/null)
 export GATEWAY__SESSION__KEYS
+export GATEWAY__APP__DIR=${APP:-demo}
 "$bin/arcmanager-gateway" --config config/demo.toml &
 pids+=($!)
 

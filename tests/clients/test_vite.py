@@ -26,7 +26,6 @@ class Vite(unittest.TestCase):
             server.listen = ["127.0.0.1:{self.gateway}"]
             server.public_url = "http://localhost:{self.port}"
             admin.listen = "none"
-            app.url = "/"
             session.keys = ["{new_key().strip()}"]
             datahubs.a = {{ url = "http://127.0.0.1:{self.datahub}", client_id = "{CLIENT_ID}", client_secret = "{CLIENT_SECRET}" }}
             """))
@@ -44,9 +43,9 @@ class Vite(unittest.TestCase):
     def test_the_recipe(self):
         self.start()
         browser = Browser(f"http://localhost:{self.port}")
-        self.assertIn(b"The page of the development server", browser.send("GET", "/", [("Accept", "text/html")]).body)
+        self.assertIn(b"The page of the development server", browser.send("GET", "/arcmanager/app/", [("Accept", "text/html")]).body)
         back = browser.log_in("a")
-        self.assertEqual((back.status, back.headers["Location"]), (303, "/"))
+        self.assertEqual((back.status, back.headers["Location"]), (303, "/arcmanager/app/"))
         user = browser.call("GET", "/datahubs/a/api/v4/user")
         self.assertEqual((user.status, json.loads(user.body)["username"]), (200, "testuser"))
         page = browser.call("GET", "/datahubs/a/api/v4/projects?per_page=2")
