@@ -1,5 +1,5 @@
-"""docs/operate.md, "systemd and nginx" and "HAProxy", followed to the letter, with the README's configuration of one DataHUB; and
-the units themselves.
+"""docs/operate.md, "systemd and nginx" and "HAProxy", followed to the letter, with the README's configuration of one DataHUB; the
+README's own commands; and the units themselves.
 
 Paths are those of a folder instead of the machine's, `systemctl` is one that only notes what it is asked, and the units are acted out.
 """
@@ -28,7 +28,7 @@ API = "/datahubs/tuebingen/api/v4"
 def blocks(file, heading):
     """The fenced blocks below a heading: each a language and a text."""
     section = (ROOT / file).read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return [(kind, textwrap.dedent(text)) for kind, text in re.findall(r"^ *```(\w+)\n(.*?)^ *```$", section, re.M | re.S)]
+    return [(kind, textwrap.dedent(text)) for kind, text in re.findall(r"^ *```(\w+(?: test)?)\n(.*?)^ *```$", section, re.M | re.S)]
 
 
 class Scratch(unittest.TestCase):
@@ -83,6 +83,23 @@ class Scratch(unittest.TestCase):
         return subprocess.run(["curl", "-sS", "--max-time", "20", "--unix-socket", acted.path, "-H", f"Host: localhost:{self.port}",
                                "-H", "X-CSRF: 1", *(f"http://gateway{BASE}{target}" for target in targets)],
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+
+
+class Readme(Scratch):
+    def test_its_commands_make_a_key_keep_a_secret_and_check(self):
+        install_gateway(self.path / "usr/local/bin")
+        self.machine.write("gateway.toml", self.configuration())
+        (text,) = [text for kind, text in blocks("README.md", "Point it at a real GitLab") if kind == "sh test"]
+        marked = sum(page.read_text().count("```sh test\n") for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+        self.assertEqual(marked, 1, "a block that says it is tested, and no test knows it")
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=self.path, capture_output=True, text=True, timeout=60,
+                              input=CLIENT_SECRET + "\n", env={"PATH": f"{self.path}/usr/local/bin:{os.environ['PATH']}",
+                                                               "GATEWAY__ADMIN__LISTEN": f"127.0.0.1:{self.admin}"})
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        for line in ("configuration: good\n", "tuebingen: good\n"):
+            self.assertIn(line, done.stdout)
+        self.assertEqual({path.name: path.stat().st_mode & 0o777 for path in (self.path / "credentials").iterdir()},
+                         {"keys": 0o600, "tuebingen.secret": 0o600})
 
 
 class StepByStep(Scratch):
