@@ -161,16 +161,3 @@ fn every_test_that_a_decision_names_is_there() {
     }
     assert!(count > 40, "the pages are read: {count}");
 }
-
-#[test]
-fn every_link_between_the_documents_leads_somewhere() {
-    for document in ["", "docs", "docs/decisions"].into_iter().flat_map(documents) {
-        let text = fs::read_to_string(&document).expect("a text");
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let path = link.split('#').next().unwrap_or(link);
-            let is_ours = !path.is_empty() && !path.contains("://") && !path.contains(['{', '`', ' ', '\n']);
-            let is_there = document.parent().is_some_and(|folder| folder.join(path).exists());
-            assert!(!is_ours || is_there, "{} links to {link}", document.display());
-        }
-    }
-}
