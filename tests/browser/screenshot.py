@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Takes the pictures of the README: the demo app, light and dark, in front of the real gateway."""
+"""Takes the pictures of the README: the demo app, light, dark and on a phone, in front of the real gateway."""
 
 from webdriver import Browser
 from world import ROOT, World
@@ -20,6 +20,9 @@ def main():
         for scheme in ("light", "dark"):
             browser.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
             (ROOT / f"docs/demo-{scheme}.png").write_bytes(browser.screenshot())
+        browser.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
+        browser.cdp("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+        (ROOT / "docs/demo-phone.png").write_bytes(browser.screenshot())
     finally:
         browser.close()
         world.close()
