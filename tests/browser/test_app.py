@@ -151,6 +151,22 @@ class Expiry(Person):
             self.assertLess(status[2][0], 500)
         self.assertNotEqual(self.session(), first)
 
+    def test_a_call_that_follows_no_redirect_is_not_made_and_the_next_one_is(self):
+        """What docs/apps.md says of `redirect`."""
+        browser = self.browser
+        self.log_in()
+        time.sleep(3.2)
+        seen = browser.script("""
+            const [engine] = arguments;
+            const call = (redirect) => fetch(`/arcmanager/api/v1/datahubs/tuebingen/api/v4/user?${engine}=${redirect}`, { redirect })
+                .then(({ type, status, redirected }) => [type, status, redirected], (error) => [error.name]);
+            const refused = await Promise.all([call("error"), call("manual")]);
+            return [...refused, await call("follow")]""", self.engine)
+        self.assertEqual(seen[:2], [["TypeError"], ["opaqueredirect", 0, False]])
+        self.assertEqual(seen[2][:2], ["basic", 200])
+        went_up = [request.target.split("=")[1] for request in self.world.wires["tuebingen"].asked("GET", f"/user?{self.engine}=")]
+        self.assertEqual(went_up, ["follow"])
+
     def test_three_tabs_of_forty_calls_lose_none_while_tokens_expire_under_them(self):
         browser = self.browser
         self.log_in()
