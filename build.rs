@@ -5,7 +5,7 @@ use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-env-changed=GATEWAY_REVISION");
-    for input in ["build.rs", "src", "config/default.toml", "Cargo.toml", "Cargo.lock"] {
+    for input in ["build.rs", "src", "client", "config/default.toml", "Cargo.toml", "Cargo.lock"] {
         println!("cargo::rerun-if-changed={input}");
     }
     // Of a checkout of this repository, and not of one that it lies in.

@@ -160,7 +160,7 @@ impl Guard {
             return self.origins.check(request, false).map_err(|_| Code::NotFound.into());
         };
         let access = match route {
-            "/datahubs" | "/auth/login" | "/auth/callback" => self.open_access(request),
+            "/datahubs" | "/auth/login" | "/auth/callback" | "/client.js" | "/client.d.ts" => self.open_access(request),
             _ => self.check_origin(request, false, context)?,
         };
         check_purpose(request, matches!(route, "/auth/login" | "/auth/callback" | "/auth/refresh" | "/auth/logout"))?;

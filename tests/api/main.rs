@@ -15,6 +15,7 @@ mod bridge;
 mod browser;
 mod callback;
 mod check;
+mod client;
 mod config;
 mod connection;
 mod crowd;
