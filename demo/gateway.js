@@ -1,22 +1,16 @@
-// A small client of the gateway: calls to DataHUBs, the sessions this browser holds, uploads with progress.
+// What the demo knows of the gateway: the DataHUBs and the sessions this browser holds. Calls are the client's.
 
-const BASE = document.querySelector('meta[name="gateway"]').content;
-
-/** An upload refreshes a token with less than this left, so that the gateway need not ask for the body twice. */
-const UPLOAD_AHEAD_MS = 15 * 60 * 1000;
-
-/** Shows browsers without Fetch Metadata to be this origin's own script; the others need nothing. */
-const PROOF = { "X-CSRF": "1" };
+import * as client from "/arcmanager/api/v1/client.js";
 
 /** Emits `sessions` when they changed, `loggedout` after a logout, `renewed` when a call had its token refreshed on the way. */
 class Gateway extends EventTarget {
   datahubs = [];
   #sessions = new Map();
-  #clockSkewMs = 0;
 
   async start() {
-    this.datahubs = await (await send(`${BASE}/datahubs`)).json();
+    this.datahubs = await client.datahubs();
     await this.readSessions();
+    client.onsignout((datahub) => this.#forget(datahub));
   }
 
   datahub(id) {
@@ -33,130 +27,77 @@ class Gateway extends EventTarget {
   }
 
   /** Milliseconds until the access token expires, by the gateway's clock. */
-  millisecondsLeft({ expires_at }) {
-    return Date.parse(expires_at) - (Date.now() + this.#clockSkewMs);
+  millisecondsLeft({ expires_in, readAt }) {
+    return expires_in * 1000 - (Date.now() - readAt);
   }
 
   /** Where to go to log in. The gateway comes back to this page; a fragment may not travel along. */
-  loginUrl(datahub, more = {}) {
-    return `${BASE}/auth/login?${new URLSearchParams({ datahub, return_to: location.pathname, ...more })}`;
+  loginUrl(datahub, more) {
+    return client.loginUrl(datahub, { returnTo: location.pathname, ...more });
   }
 
   apiUrl(datahub, path) {
-    return `${BASE}/datahubs/${datahub}/api/v4/${path}`;
+    return client.downloadUrl(datahub, `/api/v4/${path}`);
   }
 
   async readSessions() {
-    const response = await send(`${BASE}/auth/session`);
-    const answer = await response.json();
+    const sessions = await client.sessions();
     this.#sessions.clear();
-    this.#learn(answer);
+    this.#learn(sessions);
   }
 
   async refresh(datahub) {
-    const response = await this.#watch(datahub, send(`${BASE}/auth/refresh?datahub=${datahub}`, { method: "POST" }));
-    this.#learn(await response.json());
+    this.#learn([await this.#watch(datahub, client.ensureFresh(datahub, Infinity))]);
   }
 
   /** Logs out at one DataHUB, or without an argument at all of them. */
   async logout(datahub) {
-    await send(`${BASE}/auth/logout${datahub ? `?datahub=${datahub}` : ""}`, { method: "POST" });
-    await this.readSessions();
+    await client.logout(datahub);
+    this.#forget(datahub);
     this.dispatchEvent(new Event("loggedout"));
   }
 
-  /** Calls GitLab's API at one DataHUB: resolves to the Response if it is a success, else throws a CallError. */
+  /** Calls GitLab's API at one DataHUB: resolves to the Response if it is a success, else throws a GatewayError. */
   call(datahub, path, { json, ...init } = {}) {
-    if (json) Object.assign(init, { body: JSON.stringify(json), headers: { "Content-Type": "application/json" } });
-    return this.#watch(datahub, send(this.apiUrl(datahub, path), init));
+    if (json) init.body = JSON.stringify(json);
+    return this.#watch(datahub, client.fetch(datahub, `/api/v4/${path}`, init));
   }
 
   /** Sends a JSON body that may be large; `onProgress` is told a share from 0 to 1. */
-  async upload(datahub, path, { json, ...options }) {
-    const session = this.session(datahub);
-    if (session && this.millisecondsLeft(session) < UPLOAD_AHEAD_MS) await this.refresh(datahub);
-    const body = new Blob([JSON.stringify(json)], { type: "application/json" });
-    await this.#watch(datahub, sendWithProgress(this.apiUrl(datahub, path), { body, ...options }));
+  async upload(datahub, path, { json, onProgress, ...init }) {
+    const onprogress = ({ loaded, total }) => onProgress(loaded / total);
+    await this.#watch(datahub, client.upload(datahub, `/api/v4/${path}`, { body: JSON.stringify(json), onprogress, ...init }));
   }
 
-  #learn({ sessions, now }) {
-    this.#clockSkewMs = Date.parse(now) - Date.now();
-    for (const session of sessions) this.#sessions.set(session.datahub, session);
+  /** What this tab has logged out of is heard of a second time, from the client. */
+  #forget(datahub) {
+    const before = this.#sessions.size;
+    if (datahub) this.#sessions.delete(datahub);
+    else this.#sessions.clear();
+    if (this.#sessions.size < before) this.dispatchEvent(new Event("sessions"));
+  }
+
+  #learn(sessions) {
+    for (const session of sessions) this.#sessions.set(session.datahub, { ...session, readAt: Date.now() });
     this.dispatchEvent(new Event("sessions"));
   }
 
   /** Learns from a call's end what became of the session. */
   async #watch(datahub, sent) {
     try {
-      const response = await sent;
+      const answer = await sent;
       // A token that is due is refreshed first; then the gateway has the browser send the call again (a 307).
-      if (response.url.includes("_gateway_replay=")) {
+      if (answer.url?.includes("_gateway_replay=")) {
         this.dispatchEvent(new Event("renewed"));
         this.readSessions().catch(() => {}); // Only the countdown depends on it.
       }
-      return response;
+      return answer;
     } catch (error) {
-      if (error.needsLogin && this.#sessions.delete(datahub)) this.dispatchEvent(new Event("sessions"));
+      const needsLogin = ["not_logged_in", "session_expired"].includes(error.code);
+      if (needsLogin && this.#sessions.delete(datahub)) this.dispatchEvent(new Event("sessions"));
       throw error;
     }
   }
-}
-
-/** A call that did not succeed, with a sentence for people in `message`. Status 0: no answer at all. */
-export class CallError extends Error {
-  constructor(status, body = "") {
-    const answer = parseObject(body);
-    super(sentence(status, answer));
-    this.status = status;
-    this.requestId = answer.request_id;
-    this.needsLogin = ["not_logged_in", "session_expired"].includes(answer.code);
-  }
-}
-
-/** The gateway says `detail`; GitLab says `message` (a text, a list, or an object of lists), or `error`. */
-function sentence(status, { detail, message, error_description, error }) {
-  if (status === 0) return "The gateway did not answer. Please check your connection.";
-  if (Array.isArray(message)) return message.join("; ");
-  if (Object(message) === message) return Object.entries(message).map(([field, faults]) => `${field} ${faults}`).join("; ");
-  return detail || message || error_description || error || `The DataHUB answered with status ${status}.`;
-}
-
-function parseObject(text) {
-  try {
-    return Object(JSON.parse(text));
-  } catch {
-    return {};
-  }
-}
-
-async function send(url, init = {}) {
-  let response;
-  try {
-    response = await fetch(url, { ...init, headers: { ...PROOF, ...init.headers } });
-  } catch (cause) {
-    throw cause.name === "AbortError" ? cause : new CallError(0);
-  }
-  if (!response.ok) throw new CallError(response.status, await response.text());
-  return response;
-}
-
-/** XMLHttpRequest, because fetch does not tell how much has been sent. Resolves to the final URL. */
-function sendWithProgress(url, { method, body, onProgress, signal }) {
-  return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    request.open(method, url);
-    for (const [name, value] of Object.entries(PROOF)) request.setRequestHeader(name, value);
-    request.upload.onprogress = ({ loaded, total }) => onProgress(loaded / total);
-    request.onload = () => {
-      if (request.status >= 200 && request.status < 300) resolve({ url: request.responseURL });
-      else reject(new CallError(request.status, request.responseText));
-    };
-    request.onerror = () => reject(new CallError(0));
-    request.onabort = () => reject(signal.reason);
-    signal.throwIfAborted();
-    signal.addEventListener("abort", () => request.abort());
-    request.send(body);
-  });
 }
 
 export const gateway = new Gateway();
