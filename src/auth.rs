@@ -18,9 +18,14 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, Route, guard};
 use cookie::{Cookie, SameSite};
 use url::form_urlencoded;
+use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
 
 use crate::access_log::Event;
 use crate::auth::pending::PendingLogins;
+use crate::auth::personal_token::Document;
+use crate::auth::status::{Choice, Status};
 use crate::context::RequestContext;
 use crate::datahub::tasks::Tasks;
 use crate::datahub::{DataHub, DataHubs};
@@ -103,6 +108,20 @@ pub fn routes(config: &mut ServiceConfig, auth: &Auth) {
         config
             .service(web::resource("/auth/addPAT").put(personal_token::add).default_service(method_not_allowed("PUT")));
     }
+}
+
+/// The JSON that these routes speak, for the API documents: each by its name, with what it is made of.
+pub fn schemas() -> Vec<(String, RefOr<Schema>)> {
+    let mut schemas = Vec::new();
+    add_schema::<Status>(&mut schemas);
+    add_schema::<Choice<'_>>(&mut schemas);
+    add_schema::<Document>(&mut schemas);
+    schemas
+}
+
+fn add_schema<T: ToSchema>(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+    schemas.push((T::name().into_owned(), T::schema()));
+    T::schemas(schemas);
 }
 
 /// By which methods the app refreshes and logs out.

@@ -8,7 +8,9 @@ use std::sync::LazyLock;
 use std::time::SystemTime;
 
 use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
+use arcmanager_gateway::auth;
 use arcmanager_gateway::config::Config;
+use arcmanager_gateway::docs::document::{Description, document};
 use arcmanager_gateway::error::ApiError;
 use arcmanager_gateway::guard::METHODS;
 use arcmanager_gateway::metrics;
@@ -88,6 +90,11 @@ pub(crate) enum Command {
         #[arg(value_parser = request_target)]
         target: String,
     },
+    /// Print the API's document, OpenAPI 3.1, as a gateway serves it at /openapi.json below its base path
+    ///
+    /// Reads the sections server and limits of the configuration and no other; needs none.
+    #[command(after_help = "Example: arcmanager-gateway openapi > openapi.json")]
+    Openapi,
     /// Ask a running gateway's /healthz, as a container without a shell must
     ///
     /// Goes to admin.listen of the configuration. Exit status 0 if it is healthy, else 1.
@@ -149,6 +156,12 @@ pub(crate) fn inspect(config: &Config) -> io::Result<()> {
         )?;
     }
     if opened == 0 { Err(io::Error::other("no session in it opens")) } else { Ok(()) }
+}
+
+/// Prints the API's document.
+pub(crate) fn openapi(description: &Description) -> io::Result<()> {
+    let document = document(description, auth::schemas()).to_pretty_json()?;
+    writeln!(io::stdout(), "{document}")
 }
 
 /// Says whether a call is forwarded, and why: if not, first the answer that the app gets.

@@ -26,6 +26,7 @@ use crate::config::section::{ConfigErrors, Section};
 use crate::config::sources::Sources;
 use crate::datahub::DataHubs;
 use crate::datahub::transport::{AddressError, Endpoint};
+use crate::docs::document::Description;
 use crate::guard::origins::TrustedOrigins;
 use crate::guard::{AppFiles, ProxyNetwork};
 use crate::http::head::{HeadLimits, MAX_FIELDS};
@@ -165,6 +166,27 @@ impl Config {
         }
     }
 
+    /// What `load` would say of the API, whatever is wrong or missing in other sections than `server` and `limits`.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`]: every one there is in those two.
+    pub fn load_description(files: &[PathBuf]) -> Result<Description, ConfigErrors> {
+        let errors = ConfigErrors::default();
+        let Some(Sources { table, .. }) = sources::read(files, &errors) else { return Err(errors) };
+        let mut root = Section::root(table, &errors);
+        let (server, limits) = (Server::read(root.section("server")), limits(root.section("limits")));
+        errors.name_unknown();
+        match (server, limits) {
+            (Some(server), Some((limits, ..))) if errors.is_empty() => Ok(describe(&server, limits)),
+            _ => Err(errors),
+        }
+    }
+
+    /// What the API's document says of this deployment.
+    pub fn description(&self) -> Description {
+        describe(&self.server, self.proxy.limits)
+    }
+
     /// Where `load` would say that operators may ask, whatever is wrong or missing elsewhere.
     ///
     /// # Errors
@@ -240,6 +262,10 @@ impl Config {
             files: keys_file.into_iter().chain(bridge_files).chain(secret_files).collect(),
         })
     }
+}
+
+fn describe(server: &Server, limits: ProxyLimits) -> Description {
+    Description { base_path: server.base_path.clone(), max_target: limits.target, max_body: limits.body }
 }
 
 /// Notes a digest of each value in a table. It stays in this process.

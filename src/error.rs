@@ -10,6 +10,9 @@ use std::time::Duration;
 use actix_web::ResponseError;
 use actix_web::http::StatusCode;
 use serde::Serialize;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// A call that failed: what the browser is told, and what only the log learns.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -139,6 +142,39 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them, in the order above.
+    pub const ALL: [Self; 29] = [
+        Self::BadRequest,
+        Self::BadRequestTarget,
+        Self::BodyTooLarge,
+        Self::CredentialEndpoint,
+        Self::CredentialParameter,
+        Self::CrossSiteRequest,
+        Self::DatahubInvalidResponse,
+        Self::DatahubTimeout,
+        Self::DatahubUnreachable,
+        Self::Internal,
+        Self::MethodNotAllowed,
+        Self::MethodNotImplemented,
+        Self::NotForwarded,
+        Self::NotFound,
+        Self::NotLoggedIn,
+        Self::Overloaded,
+        Self::PatRefused,
+        Self::PrefetchRefused,
+        Self::RateLimited,
+        Self::RefreshFirst,
+        Self::RefreshUnavailable,
+        Self::HeadTooLarge,
+        Self::RequestTimeout,
+        Self::SessionExpired,
+        Self::SessionSuperseded,
+        Self::TargetTooLong,
+        Self::UnknownDatahub,
+        Self::UpgradeRefused,
+        Self::WrongHost,
+    ];
+
     /// The word in the problem's `code`.
     pub fn as_str(self) -> &'static str {
         self.row().1
@@ -297,13 +333,44 @@ impl Code {
     }
 }
 
-/// RFC 9457 section 3.1, with two members of ours.
-#[derive(Serialize)]
-struct Problem<'a> {
+/// The codes, for the API documents.
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        let words = Self::ALL.map(Self::as_str);
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).into()
+    }
+}
+
+impl ToSchema for Code {}
+
+/// Why a call failed (RFC 9457 section 3.1, with two members of the gateway's): act on `code`.
+#[derive(Serialize, ToSchema)]
+pub struct Problem<'a> {
+    /// Always `about:blank`: `code` says what it is.
     r#type: &'static str,
+    /// For people; `code` is for programs.
     title: &'static str,
+    /// The status of the answer.
     status: u16,
+    /// One sentence for people; never what the DataHUB said.
     detail: &'static str,
+    /// What a program acts on, fixed for ever.
+    #[schema(value_type = Code)]
     code: &'static str,
+    /// The same as in the field X-Request-Id: it leads to the log.
     request_id: &'a str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_codes_is_whole() {
+        let source = include_str!("error.rs");
+        let (_, rest) = source.split_once("pub enum Code {\n").expect("the enum");
+        let (variants, _) = rest.split_once('}').expect("its end");
+        let listed = Code::ALL.map(|code| format!("{code:?}"));
+        assert_eq!(variants.split(',').map(str::trim).filter(|name| !name.is_empty()).collect::<Vec<_>>(), listed);
+    }
 }

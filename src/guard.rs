@@ -73,6 +73,17 @@ pub enum Access {
     Preflight,
 }
 
+/// Whose page an answer is: what may run on our origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// None: nothing in it runs.
+    None,
+    /// One of the app's files, by the policy that its operator has set.
+    App,
+    /// A page of the API's documents: its own script, which may call us and nobody else.
+    Docs,
+}
+
 impl Guard {
     /// A guard of the routes below `base_path` and of the app's `files`.
     pub fn new(
@@ -160,7 +171,10 @@ impl Guard {
             return self.origins.check(request, false).map_err(|_| Code::NotFound.into());
         };
         let access = match route {
-            "/datahubs" | "/auth/login" | "/auth/callback" | "/client.js" | "/client.d.ts" => self.open_access(request),
+            "/datahubs" | "/auth/login" | "/auth/callback" | "/openapi.json" | "/client.js" | "/client.d.ts" => {
+                self.open_access(request)
+            }
+            route if route.starts_with(DOCS) => self.open_access(request),
             _ => self.check_origin(request, false, context)?,
         };
         check_purpose(request, matches!(route, "/auth/login" | "/auth/callback" | "/auth/refresh" | "/auth/logout"))?;
@@ -208,8 +222,19 @@ impl Guard {
             && fields.contains("access-control-request-method")
     }
 
+    /// What an answer at a path may do, if it is no error.
+    pub fn page(&self, path: &str) -> Page {
+        if self.is_file(path) {
+            Page::App
+        } else if below(&self.base_path, path).is_some_and(|route| route.starts_with(DOCS)) {
+            Page::Docs
+        } else {
+            Page::None
+        }
+    }
+
     /// Whether a path is one of the app's files. None below our own routes is, even if the app is at `/`.
-    pub fn is_file(&self, path: &str) -> bool {
+    fn is_file(&self, path: &str) -> bool {
         below(&self.base_path, path).is_none()
             && self.files.as_ref().is_some_and(|files| below(&files.path, path).is_some())
     }
@@ -223,11 +248,14 @@ impl Guard {
         self.origins.dev.iter().find(|dev| origin == dev.as_bytes()).map(String::as_str)
     }
 
-    /// Appends the fields that keep an answer from acting on our origin; the app's own files may run.
-    pub fn harden(&self, is_file: bool, out: &mut Vec<u8>) {
-        match self.files.as_ref().filter(|_| is_file) {
-            Some(files) => append(out, [b"content-security-policy: ", files.csp.as_bytes(), FILE_HARDENING]),
-            None => out.extend_from_slice(HARDENING),
+    /// Appends the fields that keep an answer from acting on our origin; the app's own files and our pages may run.
+    pub fn harden(&self, page: Page, out: &mut Vec<u8>) {
+        match (page, &self.files) {
+            (Page::App, Some(files)) => {
+                append(out, [b"content-security-policy: ", files.csp.as_bytes(), FILE_HARDENING]);
+            }
+            (Page::Docs, _) => append(out, [DOCS_POLICY, FILE_HARDENING]),
+            _ => out.extend_from_slice(HARDENING),
         }
         if self.is_https {
             out.extend_from_slice(b"strict-transport-security: max-age=31536000\r\n");
@@ -353,11 +381,18 @@ fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
+/// Below the base path, the pages of the API's documents.
+const DOCS: &str = "/docs/";
 const HARDENING: &[u8] =
     b"content-security-policy: default-src 'none'; sandbox; frame-ancestors 'none'; base-uri 'none'\r\n\
     x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\ncross-origin-resource-policy: same-origin\r\n\
     cross-origin-opener-policy: same-origin\r\n";
-/// What follows the app's own policy. Its pages name themselves to our own origin, so that a download is known as theirs.
+/// What the pages of the API's documents may do. Trusted Types turn a text that becomes HTML into an error, where a browser
+/// has them. The first field is for browsers that know no frame-ancestors.
+const DOCS_POLICY: &[u8] = b"x-frame-options: DENY\r\ncontent-security-policy: default-src 'none'; script-src 'self'; style-src 'self'; \
+    connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; \
+    trusted-types 'none'";
+/// What follows the app's own policy, or that. Its pages name themselves to our own origin, so that a download is known as theirs.
 const FILE_HARDENING: &[u8] = b"\r\nx-content-type-options: nosniff\r\nreferrer-policy: same-origin\r\n\
     cross-origin-resource-policy: same-origin\r\ncross-origin-opener-policy: same-origin\r\n";
 /// What follows the origin in an answer to a development origin.

@@ -11,7 +11,7 @@
 //! run down only, and rooms on one step do not import each other:
 //!
 //! ```text
-//! main → cli → { server | reload } → config → bridge → { proxy | auth | admin } → session → { datahub | guard } → { rate | places } → { context | seal } → access_log → { metrics | error | http }
+//! main → cli → { server | reload } → config → bridge → { proxy | auth | docs | admin } → session → { datahub | guard } → { rate | places } → { context | seal } → access_log → { metrics | error | http }
 //! ```
 //!
 //! `config` stands above the rooms because it parses into their types.
@@ -23,6 +23,7 @@ pub mod bridge;
 pub mod config;
 pub mod context;
 pub mod datahub;
+pub mod docs;
 pub mod error;
 pub mod guard;
 pub mod http;

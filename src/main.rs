@@ -37,6 +37,12 @@ fn main() -> ExitCode {
             };
         }
         Some(Command::Man { folder }) => return done(cli::man(&folder)),
+        Some(Command::Openapi) => {
+            return match Config::load_description(&files) {
+                Ok(description) => done(cli::openapi(&description)),
+                Err(errors) => misconfigured(&errors),
+            };
+        }
         Some(Command::Policy { method, target }) => {
             return match Config::load_policy(&files) {
                 Ok(policy) => done(cli::judge(&method, &target, &policy)),
@@ -72,7 +78,7 @@ fn main() -> ExitCode {
             System::new().block_on(check(&config, &against)).unwrap_or_else(|error| failed(&error))
         }
         Command::Inspect => done(cli::inspect(&config)),
-        Command::Key | Command::Man { .. } | Command::Policy { .. } | Command::Health => {
+        Command::Key | Command::Man { .. } | Command::Openapi | Command::Policy { .. } | Command::Health => {
             unreachable!("answered above, since they need no whole configuration")
         }
     }

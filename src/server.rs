@@ -10,18 +10,19 @@ use std::sync::Arc;
 
 use actix_server::Server;
 use actix_service::{ServiceFactory, fn_factory, fn_service};
-use actix_web::web::{Data, ServiceConfig};
+use actix_web::web::{Bytes, Data, ServiceConfig};
 use actix_web::{App, HttpServer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::either::Either;
 
 use crate::admin::{self, ProcessHealth};
-use crate::auth::Auth;
 use crate::auth::pending::PendingLogins;
+use crate::auth::{self, Auth};
 use crate::bridge::{self, Bridge, SharedBridge};
 use crate::config::Config;
 use crate::datahub::tasks::{TaskRunner, Tasks};
+use crate::docs;
 use crate::guard::Guard;
 use crate::http::buffer::BufferPool;
 use crate::http::date::DateClock;
@@ -104,6 +105,8 @@ fn worker_factory(
     ));
     let (base_path, files) = (server.base_path.clone(), config.app.files.clone());
     let guard = Guard::new(origins.clone(), base_path, files, server.trusted_proxies.clone());
+    let document = docs::document::document(&config.description(), auth::schemas());
+    let document = Bytes::from(document.to_json().expect("it has nothing that JSON lacks"));
     let (config, guard, health) = (Arc::clone(config), Arc::new(guard), health.clone());
     let connections = Arc::new(Connections::new(max_connections(config.connections)));
     async move || {
@@ -118,7 +121,7 @@ fn worker_factory(
             guard: Arc::clone(&guard),
             proxy: Proxy::new(Arc::clone(&proxy), Arc::clone(&guard), pool.clone(), config.server.workers),
             bridge,
-            web: Web::new(&config, &auth, more).await,
+            web: Web::new(&config, &auth, &document, more).await,
             shutdown: health.draining.shutdown(),
             health: health.clone(),
             health_path: config.server.is_health_shown.then(|| config.server.base_path.clone()),

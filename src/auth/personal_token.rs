@@ -11,6 +11,7 @@ use actix_web::http::header::{CONTENT_TYPE, ContentType, SET_COOKIE};
 use actix_web::web::{Bytes, Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::access_log::Event;
 use crate::auth::logout::MAX_WAIT;
@@ -92,10 +93,13 @@ fn token_of(req: &HttpRequest, body: &Bytes) -> Result<Result<AccessToken, Perso
         .ok_or(PersonalTokenError::Refused("it is empty, too long or not of visible ASCII")))
 }
 
-/// What the app sends. It has no `Debug`.
-#[derive(Deserialize)]
+// It has no `Debug`.
+/// What the app sends.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = PersonalToken)]
 #[serde(deny_unknown_fields)]
-struct Document {
+pub(super) struct Document {
+    /// A personal access token of the session's own user, with the scope `api`.
     pat: String,
 }
 

@@ -8,6 +8,7 @@ use actix_web::http::header::CACHE_CONTROL;
 use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::auth::{Auth, BLOCKED_NOTE, LoginError};
 use crate::context::RequestContext;
@@ -53,31 +54,50 @@ pub(super) fn answer(sessions: Vec<Entry>, now: SystemTime) -> HttpResponse {
     HttpResponse::Ok().json(Status { sessions, now: rfc3339(now), login_error: None })
 }
 
-#[derive(Serialize)]
-struct Status {
+/// Who is logged in where.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Sessions)]
+pub(super) struct Status {
+    /// Those that open and have not ended, in the order of their DataHUBs' ids; empty when nobody is logged in.
     sessions: Vec<Entry>,
+    /// The gateway's clock, by which the times of the sessions are to be read.
+    #[schema(format = DateTime)]
     now: String,
     /// Why the last login failed, if that is for the browser to mend and nobody is logged in.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     login_error: Option<&'static str>,
 }
 
 /// One session, as the app sees it: nothing in it is secret.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Session)]
 pub(super) struct Entry {
+    /// The DataHUB's id.
     datahub: String,
     user: SessionUser,
+    /// What the access token may do at the DataHUB.
     scopes: Vec<String>,
+    /// When the access token ends. It is renewed before, by the next call.
+    #[schema(format = DateTime)]
     expires_at: String,
+    /// When one must log in again, if nothing happens before.
+    #[schema(format = DateTime)]
     session_ends_at: String,
+    /// In the answer of `/auth/refresh`: the code of what went wrong with this one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Code>, nullable = false)]
     error: Option<&'static str>,
 }
 
-#[derive(Serialize)]
+/// Who a person is at a DataHUB.
+#[derive(Serialize, ToSchema)]
+#[schema(as = User)]
 struct SessionUser {
+    /// GitLab's number for them, as a string.
     id: String,
     username: String,
+    /// What people call them; empty or cut where it is long.
     name: String,
 }
 
@@ -100,11 +120,17 @@ impl Entry {
     }
 }
 
-#[derive(Serialize)]
-struct Choice<'a> {
+/// A DataHUB to choose.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DataHub)]
+pub(super) struct Choice<'a> {
+    /// What paths and `?datahub=` call it.
     id: &'a str,
+    /// What people call it.
     name: &'a str,
+    /// One line for a login chooser.
     description: &'a str,
+    /// Where its own pages are.
     url: &'a str,
     /// Whether what is public there can be read without a login.
     #[serde(skip_serializing_if = "Not::not")]

@@ -9,7 +9,7 @@ use actix_web::http::{Method, StatusCode};
 use crate::access_log::chain;
 use crate::context::Incomplete;
 use crate::error::ApiError;
-use crate::guard::Access;
+use crate::guard::{Access, Page};
 use crate::http::buffer::{Buffer, append};
 use crate::http::client::ResponseBodyError;
 use crate::http::server::{ClientLeft, ServerConnection, WriteError};
@@ -56,7 +56,7 @@ impl Call<'_> {
         downstream.write_status_line(status, &mut out);
         response::write_fields(response, rewriter, is_head, self.access == Access::Download, &mut out)?;
         downstream.write_framing(response.content_length, &mut out);
-        proxy.guard.harden(false, &mut out);
+        proxy.guard.harden(Page::None, &mut out);
         out.extend_from_slice(b"cache-control: private, no-store\r\nvary: Cookie, Accept-Encoding\r\n");
         self.context.write_session_field(&mut out);
         proxy.guard.write_cors(self.access, self.request.fields(), &mut out);

@@ -20,7 +20,7 @@ use crate::bridge::Bridge;
 use crate::context::{Client, Incomplete, RequestContext};
 use crate::datahub::revocation::Obtained;
 use crate::error::{ApiError, Code};
-use crate::guard::{self, Access, Guard};
+use crate::guard::{self, Access, Guard, Page};
 use crate::http::admission::ConnectionLimit;
 use crate::http::body;
 use crate::http::buffer::{Buffer, BufferPool, append};
@@ -131,7 +131,7 @@ impl Worker {
         connection: &'a mut ServerConnection,
     ) -> Dispatch<'a> {
         let context = RequestContext::new(method, client, Rc::clone(&self.metrics));
-        Dispatch { worker: self, connection, context, request, access: Access::Open, is_file: false }
+        Dispatch { worker: self, connection, context, request, access: Access::Open, page: Page::None }
     }
 }
 
@@ -144,8 +144,8 @@ struct Dispatch<'a> {
     request: Option<&'a RequestHead>,
     /// What the guard has found. An error's answer depends on it, too (CORS, downloads).
     access: Access,
-    /// Whether it is one for the app's files.
-    is_file: bool,
+    /// Whose page is asked for.
+    page: Page,
 }
 
 impl Dispatch<'_> {
@@ -189,7 +189,7 @@ impl Dispatch<'_> {
         }
         let web_request = WebRequest::new(request, peer)?;
         self.access = guard.check_route(request, web_request.path(), &self.context)?;
-        self.is_file = guard.is_file(web_request.path());
+        self.page = guard.page(web_request.path());
         if self.access == Access::Preflight {
             self.write_preflight().await;
             return Ok(());
@@ -239,7 +239,10 @@ impl Dispatch<'_> {
     async fn write_response(&mut self, mut response: HttpResponse<BoxBody>, is_head: bool) -> Result<(), Failure> {
         let (status, size) = (response.status(), response.body().size());
         let has_body = !is_head && !matches!(size, BodySize::None | BodySize::Sized(0));
-        self.is_file &= !status.is_client_error();
+        if status.is_client_error() {
+            self.page = Page::None;
+        }
+        let is_file = self.page == Page::App;
         let closes = response.head().connection_type() == ConnectionType::Close;
         self.connection.decide_persistence(closes, has_body && size == BodySize::Stream);
 
@@ -248,11 +251,11 @@ impl Dispatch<'_> {
         for (name, value) in headers.iter().filter(|(name, _)| !guard::is_hardening(name.as_str())) {
             append(&mut out, [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
-        if self.is_file {
+        if is_file {
             out.extend_from_slice(self.request.map_or(b"", |request| web::caching(request.target())));
         }
         for (name, line) in [("cache-control", "cache-control: no-store\r\n"), ("vary", "vary: Cookie\r\n")] {
-            if !self.is_file && !headers.contains_key(name) {
+            if !is_file && !headers.contains_key(name) {
                 out.extend_from_slice(line.as_bytes());
             }
         }
@@ -294,7 +297,7 @@ impl Dispatch<'_> {
             log::warn!(datahub = self.context.datahub_id(), code = error.code().as_str(), reason = chain(source); "a call failed");
         }
         let problem = error.problem(self.context.id.as_str());
-        self.is_file = false;
+        self.page = Page::None;
         self.connection.decide_persistence(error.closes(), false);
         let mut out = self.begin_head(status);
         out.extend_from_slice(b"content-type: application/problem+json\r\ncache-control: no-store\r\nvary: Cookie\r\n");
@@ -337,7 +340,7 @@ impl Dispatch<'_> {
 
     /// Writes the fields that every answer of ours has, and the end of its head.
     fn end_head(&self, out: &mut Vec<u8>) {
-        self.worker.guard.harden(self.is_file, out);
+        self.worker.guard.harden(self.page, out);
         if let Some(request) = self.request {
             self.worker.guard.write_cors(self.access, request.fields(), out);
         }

@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use crate::auth::{self, Auth};
 use crate::config::Config;
 use crate::context::RequestContext;
+use crate::docs;
 use crate::error::{ApiError, Code};
 use crate::guard::AppFiles;
 use crate::http::head::RequestHead;
@@ -37,8 +38,13 @@ pub(super) struct WebRequest {
 }
 
 impl Web {
-    /// Our own routes, `more` besides, and the app's files.
-    pub(super) async fn new(config: &Config, auth: &Data<Auth>, more: fn(&mut ServiceConfig)) -> Self {
+    /// Our own routes, the API's `document` among them, `more` besides, and the app's files.
+    pub(super) async fn new(
+        config: &Config,
+        auth: &Data<Auth>,
+        document: &Bytes,
+        more: fn(&mut ServiceConfig),
+    ) -> Self {
         let app = App::new()
             .app_data(auth.clone())
             .service(
@@ -46,6 +52,7 @@ impl Web {
                     .configure(|routes| auth::routes(routes, auth))
                     .service(client("/client.js", "text/javascript; charset=utf-8", CLIENT))
                     .service(client("/client.d.ts", "text/plain; charset=utf-8", CLIENT_TYPES))
+                    .configure(|routes| docs::routes(routes, document))
                     .default_service(web::to(not_found)),
             )
             .configure(more)

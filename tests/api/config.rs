@@ -840,6 +840,7 @@ fn the_command_line_helps() {
         ("key", "Example: arcmanager-gateway key >> "),
         ("inspect", "< cookie.txt"),
         ("policy", "policy GET /api/v4/projects"),
+        ("openapi", "arcmanager-gateway openapi > openapi.json"),
         ("health", "admin.listen"),
     ] {
         let text = run(&[command, "--help"], &[]);

@@ -20,6 +20,7 @@ mod config;
 mod connection;
 mod crowd;
 mod datahubs;
+mod docs;
 mod drain;
 mod far_end;
 mod files;

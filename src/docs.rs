@@ -1,0 +1,73 @@
+//! What app developers read in their browser: the API's document, and a page that shows it and makes its calls.
+//!
+//! The pages stand on our origin, beside our cookies, so they hold to the strictest policy that a page with a script can: no
+//! script but the file beside it, no connection but to us, no frame, no HTML made of text. They know nothing that the app does
+//! not know, and any of their links are relative, so that a front may serve all of it below a path of its own.
+
+pub mod document;
+mod failures;
+mod paths;
+
+use actix_web::http::header::CACHE_CONTROL;
+use actix_web::web::{self, Bytes, ServiceConfig};
+use actix_web::{HttpResponse, Route};
+
+use crate::error::ApiError;
+
+/// The routes below the gateway's base path; `document` is the text of `/openapi.json`.
+pub fn routes(config: &mut ServiceConfig, document: &Bytes) {
+    config
+        .service(file(web::resource("/openapi.json"), "application/json", document))
+        .service(file(web::resource("/docs/"), HTML, &Bytes::from_static(PAGE)))
+        .service(file(web::resource("/docs/page.css"), CSS, &Bytes::from_static(STYLE)))
+        .service(file(web::resource("/docs/page.js"), SCRIPT, &Bytes::from_static(PAGE_SCRIPT)))
+        .service(file(web::resource("/docs/check"), HTML, &Bytes::from_static(CHECK)))
+        .service(file(web::resource("/docs/check.js"), SCRIPT, &Bytes::from_static(CHECK_SCRIPT)));
+}
+
+/// A route that is one file. Browsers ask for it again each time: it changes with the gateway's version.
+fn file(resource: actix_web::Resource, kind: &'static str, text: &Bytes) -> actix_web::Resource {
+    let answer = |text: Bytes| {
+        move || {
+            let text = text.clone();
+            async move { HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-cache")).content_type(kind).body(text) }
+        }
+    };
+    resource.get(answer(text.clone())).head(answer(text.clone())).default_service(method_not_allowed())
+}
+
+fn method_not_allowed() -> Route {
+    web::to(|| async { Err::<HttpResponse, _>(ApiError::method_not_allowed("GET, HEAD")) })
+}
+
+const PAGE: &[u8] = include_bytes!("docs/page.html");
+const STYLE: &[u8] = include_bytes!("docs/page.css");
+const PAGE_SCRIPT: &[u8] = include_bytes!("docs/page.js");
+const CHECK: &[u8] = include_bytes!("docs/check.html");
+const CHECK_SCRIPT: &[u8] = include_bytes!("docs/check.js");
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pages_are_small_and_hold_to_their_policy() {
+        let files = [PAGE, STYLE, PAGE_SCRIPT, CHECK, CHECK_SCRIPT];
+        assert!(files.iter().map(|file| file.len()).sum::<usize>() < 40_000);
+        for page in [PAGE, CHECK] {
+            let page = std::str::from_utf8(page).expect("a text");
+            assert!(!page.contains("style=") && !page.contains(" on") && !page.contains("://"), "{page}");
+            assert_eq!(page.matches("<script").count(), page.matches("<script type=\"module\" src=").count());
+        }
+        for script in [PAGE_SCRIPT, CHECK_SCRIPT] {
+            let script = std::str::from_utf8(script).expect("a text");
+            for sink in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"] {
+                assert!(!script.contains(sink), "{sink}");
+            }
+        }
+    }
+}
