@@ -8,7 +8,7 @@ pub mod document;
 mod failures;
 mod paths;
 
-use actix_web::http::header::CACHE_CONTROL;
+use actix_web::http::header::{CACHE_CONTROL, LOCATION};
 use actix_web::web::{self, Bytes, ServiceConfig};
 use actix_web::{HttpResponse, Route};
 
@@ -19,6 +19,7 @@ pub fn routes(config: &mut ServiceConfig, document: &Bytes) {
     config
         .service(file(web::resource("/openapi.json"), "application/json", document))
         .service(file(web::resource("/docs/"), HTML, &Bytes::from_static(PAGE)))
+        .service(web::resource("/docs").get(to_the_page).head(to_the_page).default_service(method_not_allowed()))
         .service(file(web::resource("/docs/page.css"), CSS, &Bytes::from_static(STYLE)))
         .service(file(web::resource("/docs/page.js"), SCRIPT, &Bytes::from_static(PAGE_SCRIPT)))
         .service(file(web::resource("/docs/check"), HTML, &Bytes::from_static(CHECK)))
@@ -34,6 +35,11 @@ fn file(resource: actix_web::Resource, kind: &'static str, text: &Bytes) -> acti
         }
     };
     resource.get(answer(text.clone())).head(answer(text.clone())).default_service(method_not_allowed())
+}
+
+/// What people type. The page's links need the slash; a front may have put something before the path.
+async fn to_the_page() -> HttpResponse {
+    HttpResponse::TemporaryRedirect().insert_header((LOCATION, "docs/")).finish()
 }
 
 fn method_not_allowed() -> Route {

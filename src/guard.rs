@@ -171,9 +171,8 @@ impl Guard {
             return self.origins.check(request, false).map_err(|_| Code::NotFound.into());
         };
         let access = match route {
-            "/datahubs" | "/auth/login" | "/auth/callback" | "/openapi.json" | "/client.js" | "/client.d.ts" => {
-                self.open_access(request)
-            }
+            "/datahubs" | "/auth/login" | "/auth/callback" => self.open_access(request),
+            "/client.js" | "/client.d.ts" | "/openapi.json" | "/docs" => self.open_access(request),
             route if route.starts_with(DOCS) => self.open_access(request),
             _ => self.check_origin(request, false, context)?,
         };

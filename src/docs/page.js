@@ -117,7 +117,7 @@ async function show(result, send) {
 function attempt(method, path, operation) {
   const isLink = "302" in operation.responses;
   if (!isLink && "303" in operation.responses) return prose("The DataHUB sends people here; it cannot be tried by itself.");
-  const fields = (operation.parameters ?? []).map(resolve).map(field);
+  const fields = (operation.parameters ?? []).map(resolve).sort((a, b) => (a.in === "header") - (b.in === "header")).map(field);
   const content = operation.requestBody?.content;
   const kind = content && Object.keys(content)[0];
   const media = el("input", { type: "text", value: kind === "*/*" ? "application/json" : kind });

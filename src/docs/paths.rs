@@ -35,6 +35,8 @@ pub(super) fn paths(max_target: usize, max_body: u64, failures: &mut Failures) -
         })
         .path("/auth/addPAT", own([("PUT", add_pat())], &[&changes[..], &ADD_PAT].concat(), failures))
         .path("/datahubs/{datahub}/{path}", forwarded(max_target, max_body, failures));
+    let to_the_page = || operation("documents", "Leads to the page", "").response("307", to("To `/docs/`."));
+    let paths = paths.path("/docs", own([("GET", to_the_page()), ("HEAD", to_the_page())], &[], failures));
     DOCUMENTS.into_iter().fold(paths, |paths, (path, kind, summary)| {
         let file = || {
             let file = answer("The file.").content(kind, Content::new(Some(empty())));

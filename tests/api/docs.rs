@@ -181,6 +181,12 @@ fn the_pages_may_be_opened_from_anywhere_and_framed_nowhere() {
             "an error runs nothing"
         );
     }
+    let answer = browser.send(&gateway, "GET", &format!("{BASE}/docs"), FROM_ELSEWHERE, b"");
+    assert_eq!(
+        (answer.status, answer.location().as_str()),
+        (307, "docs/"),
+        "relative, whatever a front puts before it"
+    );
     // What is not there is told, and by a page that runs nothing; what is no document is not opened from elsewhere.
     let answer = browser.send(&gateway, "GET", &format!("{BASE}/docs/nothing"), FROM_ELSEWHERE, b"");
     assert_eq!(summary(&answer), "404 not_found");
