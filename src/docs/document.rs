@@ -119,6 +119,7 @@ const ABOUT: &str = "A backend-for-frontend gateway for GitLab. Your single-page
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::path::Path;
 
     use super::*;
     use crate::docs::paths::{DATAHUB_ID, example_sessions};
@@ -161,12 +162,25 @@ mod tests {
         }
     }
 
-    /// In the sources a route of ours stands as `web::resource("…")`, below the base path.
+    /// Adds the routes of each file of `folder`: in the sources one stands as `web::resource("…")`, below the base path.
+    fn read_routes(folder: &Path, routes: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                read_routes(&path, routes);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(path).expect("a text");
+                let code = text.split("#[cfg(test)]\nmod tests").next().expect("what stands before the tests");
+                let named = code.split("web::resource(\"").skip(1).filter_map(|rest| rest.split('"').next());
+                routes.extend(named.map(str::to_owned));
+            }
+        }
+    }
+
     #[test]
     fn every_route_of_the_code_is_in_the_document_and_none_besides() {
-        let sources = [include_str!("../auth.rs"), include_str!("../docs.rs"), include_str!("../server/web.rs")];
-        let code = sources.iter().flat_map(|source| source.split("web::resource(\"").skip(1));
-        let mut routes: BTreeSet<_> = code.filter_map(|rest| rest.split('"').next()).map(str::to_owned).collect();
+        let mut routes = BTreeSet::new();
+        read_routes(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut routes);
         assert!(routes.insert("/datahubs/{datahub}/{path}".into()), "the proxy is no route of actix-web");
         let document = written();
         let documented: BTreeSet<_> = document["paths"].as_object().expect("paths").keys().cloned().collect();
