@@ -1,4 +1,4 @@
-//! What app developers read in their browser: the API's document, and a page that shows it and makes its calls.
+//! What app developers are given: the API's document, a page that shows it and makes its calls, and the client for apps.
 //!
 //! The pages stand on our origin, beside our cookies, so they hold to the strictest policy that a page with a script can: no
 //! script but the file beside it, no connection but to us, no frame, no HTML made of text. They know nothing that the app does
@@ -8,9 +8,11 @@ pub mod document;
 mod failures;
 mod paths;
 
-use actix_web::http::header::{CACHE_CONTROL, LOCATION};
-use actix_web::web::{self, Bytes, ServiceConfig};
-use actix_web::{HttpResponse, Route};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, ETag, EntityTag, IfNoneMatch, LOCATION};
+use actix_web::web::{self, Bytes, Header, ServiceConfig};
+use actix_web::{HttpResponse, Resource, Route};
+use sha2::{Digest as _, Sha256};
 
 use crate::error::ApiError;
 
@@ -23,18 +25,29 @@ pub fn routes(config: &mut ServiceConfig, document: &Bytes) {
         .service(file(web::resource("/docs/page.css"), CSS, &Bytes::from_static(STYLE)))
         .service(file(web::resource("/docs/page.js"), SCRIPT, &Bytes::from_static(PAGE_SCRIPT)))
         .service(file(web::resource("/docs/check"), HTML, &Bytes::from_static(CHECK)))
-        .service(file(web::resource("/docs/check.js"), SCRIPT, &Bytes::from_static(CHECK_SCRIPT)));
+        .service(file(web::resource("/docs/check.js"), SCRIPT, &Bytes::from_static(CHECK_SCRIPT)))
+        .service(file(web::resource("/client.js"), SCRIPT, &Bytes::from_static(CLIENT)))
+        .service(file(web::resource("/client.d.ts"), "text/plain; charset=utf-8", &Bytes::from_static(CLIENT_TYPES)));
 }
 
-/// A route that is one file. Browsers ask for it again each time: it changes with the gateway's version.
-fn file(resource: actix_web::Resource, kind: &'static str, text: &Bytes) -> actix_web::Resource {
-    let answer = |text: Bytes| {
-        move || {
-            let text = text.clone();
-            async move { HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-cache")).content_type(kind).body(text) }
-        }
+/// A route that is one file. A browser asks for it again each time, since it changes with the gateway, and gets it only if it has
+/// changed.
+fn file(resource: Resource, kind: &'static str, text: &Bytes) -> Resource {
+    let hash: String = Sha256::digest(text)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let (tag, text) = (EntityTag::new_strong(hash), text.clone());
+    let answer = move |known: Option<Header<IfNoneMatch>>| {
+        // Weakly, because a front that compresses makes the tag a weak one.
+        let is_known = known.is_some_and(|known| match &known.0 {
+            IfNoneMatch::Any => true,
+            IfNoneMatch::Items(tags) => tags.iter().any(|other| other.weak_eq(&tag)),
+        });
+        let status = if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
+        let mut response = HttpResponse::build(status);
+        response.insert_header(ETag(tag.clone())).insert_header((CACHE_CONTROL, "no-cache"));
+        let response = if is_known { response.finish() } else { response.content_type(kind).body(text.clone()) };
+        async move { response }
     };
-    resource.get(answer(text.clone())).head(answer(text.clone())).default_service(method_not_allowed())
+    resource.get(answer.clone()).head(answer).default_service(method_not_allowed())
 }
 
 /// What people type. The page's links need the slash; a front may have put something before the path.
@@ -51,6 +64,9 @@ const STYLE: &[u8] = include_bytes!("docs/page.css");
 const PAGE_SCRIPT: &[u8] = include_bytes!("docs/page.js");
 const CHECK: &[u8] = include_bytes!("docs/check.html");
 const CHECK_SCRIPT: &[u8] = include_bytes!("docs/check.js");
+/// An ES module, and its types.
+const CLIENT: &[u8] = include_bytes!("../client/client.js");
+const CLIENT_TYPES: &[u8] = include_bytes!("../client/client.d.ts");
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";

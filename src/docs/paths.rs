@@ -40,7 +40,8 @@ pub(super) fn paths(max_target: usize, max_body: u64, failures: &mut Failures) -
     DOCUMENTS.into_iter().fold(paths, |paths, (path, kind, summary)| {
         let file = || {
             let file = answer("The file.").content(kind, Content::new(Some(empty())));
-            operation("documents", summary, "").response("200", file)
+            let same = answer("The file is the one of `If-None-Match`.");
+            operation("documents", summary, "").response("200", file).response("304", same)
         };
         paths.path(path, own([("GET", file()), ("HEAD", file())], &[], failures))
     })
@@ -137,7 +138,7 @@ fn forwarded(max_target: usize, max_body: u64, failures: &mut Failures) -> PathI
     let path = "The path at the DataHUB, with its slashes as they are, and its query behind it.";
     let anything = || Content::new(Some(empty()));
     let item = METHODS.into_iter().fold(PathItemBuilder::new(), |item, name| {
-        let is_safe = guard::is_safe(name);
+        let is_safe = name.parse().is_ok_and(|method| guard::is_safe(&method));
         let body = (!is_safe).then(|| {
             let text = "Whatever the DataHUB takes. It is sent again if tokens are renewed first, but for a stream.";
             RequestBodyBuilder::new().description(Some(text)).content(ANY, anything()).build()
@@ -261,13 +262,15 @@ const ADD_PAT: [Code; 7] = [
     Code::DatahubInvalidResponse,
 ];
 /// The documents themselves: path, media type, what each is.
-const DOCUMENTS: [(&str, &str, &str); 6] = [
+const DOCUMENTS: [(&str, &str, &str); 8] = [
     ("/openapi.json", JSON, "This document"),
     ("/docs/", HTML, "A page that shows this document and makes its calls"),
     ("/docs/check", HTML, "A page that says what is wrong between this browser and the gateway"),
     ("/docs/page.css", "text/css", "The pages' style"),
     ("/docs/page.js", "text/javascript", "The script of the first"),
     ("/docs/check.js", "text/javascript", "The script of the second"),
+    ("/client.js", "text/javascript", "The client for apps, an ES module"),
+    ("/client.d.ts", TEXT, "Its types"),
 ];
 /// [`crate::datahub::DataHubId`], as a regular expression.
 pub(super) const DATAHUB_ID: &str = "^(?!.*__)[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9])?$";

@@ -13,12 +13,11 @@ use actix_http::h1::Payload;
 use actix_service::{IntoServiceFactory as _, Service as _, ServiceFactory as _, fn_service, map_config};
 use actix_web::body::BoxBody;
 use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse, Url};
-use actix_web::http::header::{CACHE_CONTROL, ETag, EntityTag, HeaderName, HeaderValue, IfNoneMatch};
-use actix_web::http::{Method, StatusCode, Uri, Version};
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::{StatusCode, Uri, Version};
 use actix_web::web::{self, Bytes, Data, ServiceConfig};
-use actix_web::{App, HttpMessage as _, HttpResponse, Resource};
+use actix_web::{App, HttpMessage as _, HttpResponse};
 use futures_util::future::LocalBoxFuture;
-use sha2::{Digest as _, Sha256};
 
 use crate::auth::{self, Auth};
 use crate::config::Config;
@@ -50,8 +49,6 @@ impl Web {
             .service(
                 web::scope(&config.server.base_path)
                     .configure(|routes| auth::routes(routes, auth))
-                    .service(client("/client.js", "text/javascript; charset=utf-8", CLIENT))
-                    .service(client("/client.d.ts", "text/plain; charset=utf-8", CLIENT_TYPES))
                     .configure(|routes| docs::routes(routes, document))
                     .default_service(web::to(not_found)),
             )
@@ -122,29 +119,6 @@ impl WebRequest {
     pub(super) fn path(&self) -> &str {
         self.path.path()
     }
-}
-
-/// One file of the client for apps. A browser asks for it again each time, since it changes with the gateway, and gets it only
-/// if it has changed.
-fn client(path: &str, kind: &'static str, text: &'static str) -> Resource {
-    let hash: String = Sha256::digest(text)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    let tag = EntityTag::new_strong(hash);
-    let answer = move |known: Option<web::Header<IfNoneMatch>>| {
-        // Weakly, because a front that compresses makes the tag a weak one.
-        let is_known = known.is_some_and(|known| match &known.0 {
-            IfNoneMatch::Any => true,
-            IfNoneMatch::Items(tags) => tags.iter().any(|other| other.weak_eq(&tag)),
-        });
-        let status = if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
-        let mut response = HttpResponse::build(status);
-        response.insert_header(ETag(tag.clone())).insert_header((CACHE_CONTROL, "no-cache"));
-        let response = if is_known { response.finish() } else { response.content_type(kind).body(text) };
-        async move { response }
-    };
-    web::resource(path)
-        .get(answer.clone())
-        .head(answer)
-        .default_service(web::to(|| async { Err::<HttpResponse, _>(ApiError::method_not_allowed("GET, HEAD")) }))
 }
 
 /// The app's files at `path`. What is no file and has no extension is a route of the app's own, which its page knows.
@@ -225,10 +199,6 @@ fn api_error(error: &actix_web::Error) -> ApiError {
         }),
     }
 }
-
-/// The client for apps: an ES module, and its types.
-const CLIENT: &str = include_str!("../../client/client.js");
-const CLIENT_TYPES: &str = include_str!("../../client/client.d.ts");
 
 /// The app's page.
 const INDEX: &str = "index.html";
