@@ -1,5 +1,8 @@
 //! Keys and cut-offs that change while gateways run, and what operators see of them.
 
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -25,31 +28,46 @@ struct Machines {
     /// The blocks of the document, which are run one after the other; the first one is about all others.
     blocks: Vec<String>,
     processes: String,
+    layout: Layout,
+}
+
+/// Where the document says that keys are, and how a process gets to know them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// `session.keys_file`, which is read anew by itself.
+    File,
+    /// The folder of credentials, which systemd copies at a start.
+    Systemd,
 }
 
 impl Machines {
     const NAMES: [&str; 2] = ["gw1.example.org", "gw2.example.org"];
 
     /// All of them have this key.
-    fn new(key: &str) -> Self {
+    fn new(key: &str, layout: Layout) -> Self {
         let folder = Folder::default();
         for name in Self::NAMES {
-            std::fs::create_dir(folder.path().join(name)).expect("a folder of our own");
-            folder.file(&format!("{name}/keys"), &format!("{key}\n"));
+            std::fs::create_dir_all(folder.path().join(name).join("credentials")).expect("a folder of our own");
+            let place = if layout == Layout::Systemd { "credentials/keys" } else { "keys" };
+            folder.file(&format!("{name}/{place}"), &format!("{key}\n"));
         }
         // What is said to a machine happens in its folder.
-        let etc = format!("s#/etc/arcmanager-gateway#{}/$machine#", folder.path().display());
-        let ssh = format!("#!/bin/sh -eu\nmachine=$1\nexec sh -c \"$(printf %s \"$2\" | sed \"{etc}\")\"\n");
-        let ssh = folder.file("ssh", &ssh);
-        std::fs::set_permissions(ssh, std::fs::Permissions::from_mode(0o700)).expect("a file of our own");
+        let etc = format!("s#/etc/arcmanager-gateway#{}/$1#", folder.path().display());
+        for (name, script) in [
+            ("ssh", format!("MACHINE=$1 exec sh -euc \"$(printf %s \"$2\" | sed \"{etc}\")\"\n")),
+            ("systemctl", SYSTEMCTL.to_owned()),
+        ] {
+            let file = folder.file(name, &format!("#!/bin/sh -eu\n{script}"));
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o700)).expect("a file of our own");
+        }
         symlink(binary(), folder.path().join("arcmanager-gateway")).expect("a folder of our own");
         let document = include_str!("../../docs/operate.md").split("```sh rotation\n").skip(1);
         let blocks = document.map(|rest| rest.split("```").next().expect("its end").to_owned()).collect();
-        Self { folder, blocks, processes: String::new() }
+        Self { folder, blocks, processes: String::new(), layout }
     }
 
     fn keys(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name).join("keys")
+        self.folder.path().join(name).join(if self.layout == Layout::Systemd { "credentials/keys" } else { "keys" })
     }
 
     fn start(&mut self, datahub: &DataHub) -> Vec<Gateway> {
@@ -64,11 +82,42 @@ impl Machines {
         gateways
     }
 
-    /// Does what this block of the document says, word for word but for the places of the processes.
+    /// One process on each machine, started as systemd does.
+    fn start_services(&mut self, datahub: &DataHub) -> Services<'_> {
+        let port = || TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it is bound").port();
+        for name in Self::NAMES {
+            let port = port();
+            let (url, client) = (datahub.url(), datahub.client_id());
+            let text = format!(
+                "server.listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:{port}\"\n\
+                 datahubs.a = {{ url = {url:?}, client_id = {client:?} }}\n"
+            );
+            self.folder.file(&format!("{name}/gateway.toml"), &text);
+            self.folder.file(&format!("{name}/port"), &port.to_string());
+            write!(self.processes, "{name}:{port} ").expect("a String takes everything");
+        }
+        let services = Services(self);
+        for name in Self::NAMES {
+            let (is_done, told) = services.0.run(&format!("ssh {name} 'systemctl restart arcmanager-gateway'"));
+            assert!(is_done, "{told}");
+        }
+        services
+    }
+
+    /// Does what this block of the document says, word for word but for the places of the processes, and where there is no systemd
+    /// with the folder and the restart of its table.
     fn run(&self, block: &str) -> (bool, String) {
-        let places = "gw1.example.org:9000 gw2.example.org:9000";
-        assert!(self.blocks[0].contains(places), "{}", self.blocks[0]);
-        let script = format!("{}\n{block}", self.blocks[0].replace(places, &self.processes));
+        let mut first = self.blocks[0].clone();
+        let mut replace = |text: &str, by: &str| {
+            assert!(first.contains(text), "{first}");
+            first = first.replace(text, by);
+        };
+        replace("gw1.example.org:9000 gw2.example.org:9000", &self.processes);
+        if self.layout == Layout::File {
+            replace("FOLDER=/etc/arcmanager-gateway/credentials\n", "FOLDER=/etc/arcmanager-gateway\n");
+            replace("RESTART=\"systemctl restart arcmanager-gateway\"\n", "RESTART=true\n");
+        }
+        let script = format!("{first}\n{block}");
         let path = format!("{}:/usr/local/bin:/usr/bin:/bin", self.folder.path().display());
         let mut shell = Command::new("sh");
         shell.args(["-c", &script]).env_clear().env("PATH", path).current_dir(self.folder.path());
@@ -77,6 +126,39 @@ impl Machines {
         (output.status.success(), told)
     }
 }
+
+/// The gateways of [`Machines`] that its `systemctl` has started.
+struct Services<'a>(&'a Machines);
+
+impl Drop for Services<'_> {
+    fn drop(&mut self) {
+        for name in Machines::NAMES {
+            let _ = Command::new("sh")
+                .args(["-c", "kill \"$(cat pid)\" 2> /dev/null"])
+                .current_dir(self.0.folder.path().join(name))
+                .status();
+        }
+    }
+}
+
+/// A `systemctl` that can restart the gateway of the machine where it is called, with copies of the credentials as they are then.
+const SYSTEMCTL: &str = r#"[ "$*" = "restart arcmanager-gateway" ]
+cd "${0%/*}/$MACHINE"
+is_there() { curl -fso /dev/null "http://127.0.0.1:$(cat port)/healthz"; }
+[ ! -e pid ] || kill "$(cat pid)" || true
+while is_there; do sleep 0.02; done
+rm -rf copies
+mkdir copies
+for file in credentials/*; do cp "$file" "copies/gateway_${file##*/}"; done
+CREDENTIALS_DIRECTORY=copies arcmanager-gateway --config gateway.toml < /dev/null >> log 2>&1 &
+echo $! > pid
+for _ in $(seq 200); do
+    if is_there; then exit 0; fi
+    [ -e "/proc/$!/exe" ] || exit 1
+    sleep 0.02
+done
+exit 1
+"#;
 
 /// Waits until each has read its keys so many times.
 fn wait_for_reloads(gateways: &[Gateway], count: usize) {
@@ -93,7 +175,7 @@ fn wait_for_reloads(gateways: &[Gateway], count: usize) {
 fn a_rotation_as_the_document_says_logs_nobody_out() {
     let hub = datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(4));
     let old = new_key();
-    let mut machines = Machines::new(&old);
+    let mut machines = Machines::new(&old, Layout::File);
     let gateways = machines.start(&hub);
     for gateway in &gateways {
         gateway.keep_secret([old.clone()]);
@@ -103,7 +185,9 @@ fn a_rotation_as_the_document_says_logs_nobody_out() {
         browser.log_in(&gateways[0], "a", &hub, user);
         assert_eq!(sealed_under(browser), id(&old));
     }
-    let [_, add, check, promote, _, retire, _] = &machines.blocks[..] else { panic!("{:?}", machines.blocks) };
+    let [_, add, added, promote, promoted, retire, retired] = &machines.blocks[..] else {
+        panic!("{:?}", machines.blocks)
+    };
 
     let (is_over, calls, logins) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
     let new = std::thread::scope(|scope| {
@@ -131,7 +215,7 @@ fn a_rotation_as_the_document_says_logs_nobody_out() {
                 logins.fetch_add(1, Ordering::Relaxed);
             }
         });
-        let step = |block: &str, reloads: usize| {
+        let step = |block: &str, check: &str, reloads: usize| {
             let (is_done, told) = machines.run(block);
             assert!(is_done, "{told}");
             wait_for_reloads(&gateways, reloads);
@@ -140,20 +224,20 @@ fn a_rotation_as_the_document_says_logs_nobody_out() {
             assert_eq!(told.lines().count(), if reloads < 3 { 2 } else { 1 }, "{told}");
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            step(add, 1);
+            step(add, added, 1);
             let new =
                 std::fs::read_to_string(machines.folder.path().join("new-key")).expect("it is made").trim().to_owned();
             for gateway in &gateways {
                 gateway.keep_secret([new.clone()]);
             }
-            step(promote, 2);
+            step(promote, promoted, 2);
             let until = Instant::now() + Duration::from_secs(20);
             while browsers.iter().any(|(browser, _)| sealed_under(browser) != id(&new)) {
                 assert!(Instant::now() < until, "nothing was sealed under the new key");
                 std::thread::sleep(Duration::from_millis(50));
             }
             std::thread::sleep(Duration::from_millis(500));
-            step(retire, 3);
+            step(retire, retired, 3);
             std::thread::sleep(Duration::from_secs(1));
             new
         }));
@@ -180,20 +264,91 @@ fn a_rotation_as_the_document_says_logs_nobody_out() {
 #[test]
 fn a_key_of_its_own_on_each_machine_is_found() {
     let hub = datahub();
-    let mut machines = Machines::new(&new_key());
+    let mut machines = Machines::new(&new_key(), Layout::File);
     let gateways = machines.start(&hub);
-    let check = machines.blocks[2].clone();
+    let (add, check) = (machines.blocks[1].clone(), machines.blocks[2].clone());
+    assert!(machines.run(&add).0);
+    wait_for_reloads(&gateways, 1);
     assert!(machines.run(&check).0);
     for name in Machines::NAMES {
         let (is_done, told) =
             machines.run(&format!("ssh {name} 'arcmanager-gateway key >> /etc/arcmanager-gateway/keys'"));
         assert!(is_done, "{told}");
     }
-    wait_for_reloads(&gateways, 1);
+    wait_for_reloads(&gateways, 2);
     let (is_good, told) = machines.run(&check);
     let counts: Vec<_> = told.lines().map(|line| line.trim_start().split(' ').next().unwrap_or_default()).collect();
-    assert!(!is_good && told.lines().count() == 3, "{told}");
-    assert_eq!((counts.iter().filter(|count| **count == "2").count(), counts.contains(&"4")), (2, true), "{told}");
+    assert!(!is_good && told.lines().count() == 4, "{told}");
+    let times = |text| counts.iter().filter(|count| **count == text).count();
+    assert_eq!((times("2"), times("4")), (2, 2), "{told}");
+}
+
+/// **Seen**: the document's commands knew nothing of the folder that the same document has for keys, nor of the restart.
+#[test]
+fn a_rotation_as_the_document_says_works_with_the_credentials_of_systemd() {
+    let hub = datahub();
+    let old = new_key();
+    let mut machines = Machines::new(&old, Layout::Systemd);
+    for name in Machines::NAMES {
+        machines.folder.file(&format!("{name}/credentials/a.secret"), hub.client_secret());
+    }
+    let services = machines.start_services(&hub);
+    let machines = services.0;
+    let read = |path: PathBuf| std::fs::read_to_string(path).expect("it is there").trim().to_owned();
+    let [_, add, added, promote, promoted, retire, retired] = &machines.blocks[..] else {
+        panic!("{:?}", machines.blocks)
+    };
+    let shown = |told: &str| {
+        let lines = told.lines().map(|line| line.trim_start());
+        lines.map(|line| line.replace("gateway_key_info", "").replace("} 1", "}")).collect::<BTreeSet<_>>()
+    };
+    let line = |key: &str, role: &str| format!("2 {{key=\"{}\",role=\"{role}\"}}", id(key));
+    let check = |block: &str, is_good: bool, keys: &[String]| {
+        let (is, told) = machines.run(block);
+        assert_eq!((is, shown(&told)), (is_good, keys.iter().cloned().collect()), "{block}: {told}");
+    };
+    // Nothing is done with a key that was not made, and what was not done is not called done.
+    machines.folder.file("new-key", "");
+    check(added, false, &[line(&old, "seal")]);
+    for (step, block) in [promote, retire].into_iter().enumerate() {
+        let (is_done, told) = machines.run(block);
+        assert!(!is_done && told.contains("new-key is empty"), "{step}: {told}");
+        check([promoted, retired][step], false, &[line(&old, "seal")]);
+    }
+    std::fs::remove_file(machines.folder.path().join("new-key")).expect("it is ours");
+
+    let step = |block: &str| {
+        let (is_done, told) = machines.run(block);
+        assert!(is_done, "{told}");
+    };
+    step(add);
+    let new = read(machines.folder.path().join("new-key"));
+    let both = [line(&old, "seal"), line(&new, "unseal")];
+    check(added, true, &both);
+    check(promoted, false, &both);
+    step(add);
+    check(added, true, &both);
+    step(promote);
+    let both = [line(&new, "seal"), line(&old, "unseal")];
+    check(promoted, true, &both);
+    check(added, false, &both);
+    check(retired, false, &both);
+    step(retire);
+    check(retired, true, &[line(&new, "seal")]);
+    check(promoted, false, &[line(&new, "seal")]);
+    for name in Machines::NAMES {
+        assert_eq!(read(machines.keys(name)), new);
+        let log = read(machines.folder.path().join(name).join("log"));
+        assert!(!log.contains(&old) && !log.contains(&new), "{log}");
+    }
+
+    // One that does not start ends it before the next machine.
+    let before = read(machines.keys(Machines::NAMES[1]));
+    std::fs::rename(machines.folder.path().join("gw1.example.org/gateway.toml"), machines.folder.path().join("away"))
+        .expect("our own");
+    machines.folder.file("new-key", &new_key());
+    assert!(!machines.run(add).0);
+    assert_eq!(read(machines.keys(Machines::NAMES[1])), before);
 }
 
 /// CR-06: dropping a key ends what it has sealed, at once; a new login works.
