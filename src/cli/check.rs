@@ -4,11 +4,7 @@
 
 use std::error::Error as _;
 use std::fmt::Display;
-use std::fs;
 use std::io::{self, Write};
-use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -17,7 +13,7 @@ use arcmanager_gateway::admin::ask;
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::datahub::DataHub;
 use arcmanager_gateway::datahub::transport::Endpoint;
-use arcmanager_gateway::server::socket::{self, Found, SocketError};
+use arcmanager_gateway::server::socket::trial::Trial;
 use rustix::process::{Resource, getrlimit};
 use url::Url;
 
@@ -156,17 +152,10 @@ fn differences(ours: &[String], theirs: &[(String, bool)]) -> Vec<String> {
 
 fn check_sockets(config: &Config, report: &mut Report) -> io::Result<()> {
     let listen = config.server.listen.iter().map(|endpoint| ("server.listen", endpoint));
+    let mut trial = Trial::new(&config.server);
     for (key, endpoint) in listen.chain(config.admin.iter().map(|endpoint| ("admin.listen", endpoint))) {
         let name = format!("{key} {endpoint}");
-        let system = |error| SocketError::system(key, endpoint, error);
-        let found = match endpoint {
-            Endpoint::Tcp(address) => TcpListener::bind(address).map(|_| "free").map_err(system),
-            Endpoint::Unix(path) => socket::find(key, path).and_then(|found| match found {
-                Found::DeadSocket => Ok("nobody listens at the socket that is there: the start replaces it"),
-                Found::Nothing => try_folder(path).map_err(system),
-            }),
-        };
-        match found {
+        match trial.listen(key, endpoint) {
             Ok(what) => say(format!("{name}: {what}"))?,
             Err(error) => match error.kind() {
                 Some(io::ErrorKind::AddrInUse) => {
@@ -181,7 +170,8 @@ fn check_sockets(config: &Config, report: &mut Report) -> io::Result<()> {
                     let what = "its folder is not there: systemd makes it at the start (RuntimeDirectory=), or make it";
                     warn(format!("{name}: {what}"))?;
                 }
-                _ => report.wrong(error)?,
+                _ if error.is_lasting() => report.wrong(error)?,
+                _ => report.away(error)?,
             },
         }
     }
@@ -189,19 +179,6 @@ fn check_sockets(config: &Config, report: &mut Report) -> io::Result<()> {
         warn("server.listen: empty: only sockets that systemd passes are served")?;
     }
     Ok(())
-}
-
-/// Whether a socket can be made in the folder of `path`.
-fn try_folder(path: &Path) -> io::Result<&'static str> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    // Beside its own name, which a gateway that starts at this moment may need.
-    let trial = folder.join(format!(".check-{}", std::process::id()));
-    match UnixListener::bind(&trial) {
-        Ok(_) => fs::remove_file(&trial).map(|()| "free"),
-        // The trial's name may be the longer one.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok("free"),
-        Err(error) => Err(error),
-    }
 }
 
 /// What is wrong if so few files may be open that the workers could not even start.

@@ -3,10 +3,12 @@
 //! A unix socket is a file among others. Nothing but a socket on which nobody listens is ever replaced by one of ours, none of
 //! ours is open to more people than it is meant for, not for a moment, and at the end we remove it if it is still ours.
 
+pub mod trial;
+
 use std::fmt;
 use std::fs::{self, FileType, Permissions};
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -56,10 +58,10 @@ impl Sockets {
             main.extend(socket.map_err(|error| SocketError::new("LISTEN_FDS", Fault::System(error)))?);
         }
         let are_passed = !main.is_empty();
+        let mut tried = Tried::default();
         if !are_passed {
             for endpoint in &config.server.listen {
-                let (socket, file) = Socket::bind(endpoint, &config.server)
-                    .map_err(|fault| SocketError::new(format!("server.listen: {endpoint}"), fault))?;
+                let (socket, file) = tried.note("server.listen", endpoint, Socket::bind(endpoint, &config.server))?;
                 main.push(socket);
                 files.extend(file);
             }
@@ -67,10 +69,10 @@ impl Sockets {
         if main.is_empty() {
             return Err(SocketError::new("server.listen", Fault::Empty));
         }
-        let admin = config.admin.as_ref().map(|endpoint| {
-            Socket::bind(endpoint, &config.server)
-                .map_err(|fault| SocketError::new(format!("admin.listen: {endpoint}"), fault))
-        });
+        let admin = config
+            .admin
+            .as_ref()
+            .map(|endpoint| tried.note("admin.listen", endpoint, Socket::bind(endpoint, &config.server)));
         let (admin, file) = admin.transpose()?.unzip();
         files.extend(file.flatten());
         Ok(Self { main, are_passed, admin, files })
@@ -114,21 +116,53 @@ impl Socket {
     }
 }
 
+/// The places that a process has tried to listen at, each with the key that names it.
+#[derive(Debug, Default)]
+struct Tried<'a>(Vec<(&'static str, &'a Endpoint)>);
+
+impl<'a> Tried<'a> {
+    /// What came of listening at `endpoint`. One that is in use may be so by one that was tried before, and then stays so.
+    fn note<T>(
+        &mut self,
+        key: &'static str,
+        endpoint: &'a Endpoint,
+        outcome: Result<T, Fault>,
+    ) -> Result<T, SocketError> {
+        let outcome = outcome.map_err(|fault| match fault {
+            Fault::System(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                match self.0.iter().find(|(_, other)| overlap(endpoint, other)) {
+                    Some((other_key, other)) => Fault::Collides(format!("{other_key} {other}")),
+                    None => Fault::System(error),
+                }
+            }
+            fault => fault,
+        });
+        self.0.push((key, endpoint));
+        outcome.map_err(|fault| SocketError::new(format!("{key}: {endpoint}"), fault))
+    }
+}
+
+/// Whether two places are of one port and have an address in common. `[::]` has those of IPv4 too.
+fn overlap(one: &Endpoint, other: &Endpoint) -> bool {
+    let (Endpoint::Tcp(one), Endpoint::Tcp(other)) = (one, other) else { return one == other };
+    let [one, other] =
+        [one, other].map(|text| text.to_socket_addrs().map(Iterator::collect::<Vec<_>>).unwrap_or_default());
+    let covers = |one: &SocketAddr, other: &SocketAddr| {
+        one.ip().to_canonical() == other.ip().to_canonical()
+            || one.ip().is_unspecified() && (one.is_ipv6() || other.is_ipv4())
+    };
+    let is_same =
+        |one: &SocketAddr, other: &SocketAddr| one.port() == other.port() && (covers(one, other) || covers(other, one));
+    one.iter().any(|one| other.iter().any(|other| is_same(one, other)))
+}
+
 /// What is at a path where a socket of ours may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
+enum Found {
     /// Nothing.
     Nothing,
     /// A socket on which nobody listens, mostly one that a process left which died.
     DeadSocket,
-}
-
-/// What is at `path`, which `key` names.
-///
-/// # Errors
-/// [`SocketError`] for whatever must stay as it is.
-pub fn find(key: &str, path: &Path) -> Result<Found, SocketError> {
-    look_at(path).map_err(|fault| SocketError::new(format!("{key}: unix:{}", path.display()), fault))
 }
 
 fn look_at(path: &Path) -> Result<Found, Fault> {
@@ -152,6 +186,7 @@ fn look_at(path: &Path) -> Result<Found, Fault> {
     });
     match connected {
         Err(Errno::CONNREFUSED) => Ok(Found::DeadSocket),
+        Err(Errno::PROTOTYPE) => Err(Fault::NoSocket("a socket of another kind, such as one for datagrams")),
         Ok(()) | Err(Errno::AGAIN) => Err(Fault::System(Errno::ADDRINUSE.into())),
         Err(error) => Err(Fault::System(error.into())),
     }
@@ -208,6 +243,8 @@ enum Fault {
     System(io::Error),
     Group(io::Error),
     NoSocket(&'static str),
+    /// With which of ours.
+    Collides(String),
     Empty,
 }
 
@@ -216,25 +253,29 @@ impl SocketError {
         Self { place: place.into(), fault }
     }
 
-    /// What the system says about `endpoint`, which `key` names.
-    pub fn system(key: &str, endpoint: &Endpoint, error: io::Error) -> Self {
-        Self::new(format!("{key}: {endpoint}"), Fault::System(error))
-    }
-
     /// What the system said, if it was the system.
     pub fn kind(&self) -> Option<io::ErrorKind> {
         match &self.fault {
             Fault::System(error) => Some(error.kind()),
-            Fault::Group(_) | Fault::NoSocket(_) | Fault::Empty => None,
+            Fault::Group(_) | Fault::NoSocket(_) | Fault::Collides(_) | Fault::Empty => None,
         }
     }
 
-    /// Whether it fails the next time as well, until somebody changes the configuration.
+    /// Whether it fails the next time as well, until somebody changes something. Whoever listens there now may end, an address may
+    /// come with a network, a name with DNS.
     pub fn is_lasting(&self) -> bool {
+        use io::ErrorKind::{
+            InvalidFilename, InvalidInput, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+        };
+
         match &self.fault {
-            // A path that is too long, or none.
-            Fault::System(error) => error.kind() == io::ErrorKind::InvalidInput,
-            Fault::Group(_) | Fault::NoSocket(_) | Fault::Empty => true,
+            Fault::System(error) => {
+                // `InvalidInput` is a path that is too long.
+                let kinds =
+                    [InvalidFilename, InvalidInput, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem];
+                kinds.contains(&error.kind()) || Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT)
+            }
+            Fault::Group(_) | Fault::NoSocket(_) | Fault::Collides(_) | Fault::Empty => true,
         }
     }
 }
@@ -248,8 +289,14 @@ impl fmt::Display for SocketError {
                     "is in use: end what listens there (`ss -ltnp` or `ss -lxp` says what it is), or name another place",
                 ),
                 io::ErrorKind::NotFound => f.write_str("cannot be listened on: its folder is not there: make it"),
-                io::ErrorKind::AddrNotAvailable => {
-                    f.write_str("is no address of this machine: `ip address` lists those it has")
+                io::ErrorKind::NotADirectory => {
+                    f.write_str("cannot be listened on: a part of its path is no folder: name another place")
+                }
+                io::ErrorKind::AddrNotAvailable => f.write_str(
+                    "is no address of this machine, or not yet: `ip address` lists those it has",
+                ),
+                _ if error.raw_os_error().is_none() && error.kind() != io::ErrorKind::InvalidInput => {
+                    write!(f, "cannot be looked up, which may pass: see to DNS, or write an IP address: {error}")
                 }
                 io::ErrorKind::PermissionDenied => f.write_str(
                     "is not for this user: ports below 1024 and others' folders are for root, or for systemd to open",
@@ -259,6 +306,9 @@ impl fmt::Display for SocketError {
             Fault::Group(error) => write!(f, "cannot be given to the group that server.unix_group names: {error}"),
             Fault::NoSocket(kind) => {
                 write!(f, "is {kind}: only a socket on which nobody listens is replaced, and nothing was removed")
+            }
+            Fault::Collides(other) => {
+                write!(f, "has an address in common with {other}: leave out one of the two ([::] takes IPv4, too)")
             }
             Fault::Empty => write!(f, "is empty, and systemd passed no socket"),
         }

@@ -1,9 +1,10 @@
 //! `check`, line by line: whether the gateway would work, and what to do where it would not.
 
 use std::fs::{self, Permissions};
-use std::net::TcpListener;
+use std::net::{TcpListener, ToSocketAddrs};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -165,7 +166,7 @@ fn it_says_of_each_socket_whether_it_can_be_had() {
     for (listen, code, line) in [
         (format!("127.0.0.1:{port}"), 0, format!("server.listen 127.0.0.1:{port}: in use, as it should be")),
         ("127.0.0.1:0".to_owned(), 0, "server.listen 127.0.0.1:0: free".to_owned()),
-        ("192.0.2.1:8000".to_owned(), 78, "server.listen: 192.0.2.1:8000 is no address of this machine".to_owned()),
+        ("192.0.2.1:8000".to_owned(), 1, "server.listen: 192.0.2.1:8000 is no address of this machine".to_owned()),
         (format!("unix:{base}/living"), 0, format!("server.listen unix:{base}/living: in use")),
         (format!("unix:{base}/dead"), 0, format!("server.listen unix:{base}/dead: nobody listens at the socket")),
         (format!("unix:{base}/new"), 0, format!("server.listen unix:{base}/new: free")),
@@ -193,6 +194,136 @@ fn it_says_of_each_socket_whether_it_can_be_had() {
     assert_eq!(names(folder.path()), before);
     assert_eq!(fs::read_to_string(file).expect("it is there"), "ours");
     drop(living);
+}
+
+/// The exit status and the words of a start that does not get as far as serving; 124 if it does.
+fn serve(setup: &Setup, environment: &[(&str, &str)]) -> Told {
+    let mut command = Command::new("timeout");
+    command.arg("5").arg(binary()).arg("--config").arg(setup.write());
+    let output = command.env_clear().envs(environment.iter().copied()).output().expect("coreutils");
+    let [told, errors] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
+    (output.status.code(), told, errors)
+}
+
+/// **Seen**: what `check` called wrong, a start called passing, and so systemd made it again and again.
+#[test]
+fn what_can_never_be_listened_on_is_the_same_to_it_and_to_a_start() {
+    let (hub, folder) = (datahub(), Folder::default());
+    let base = folder.path().to_str().expect("a plain path");
+    folder.file("file", "ours");
+    let _datagrams = UnixDatagram::bind(folder.path().join("datagrams")).expect("a path of our own");
+    let before = names(folder.path());
+    let long = "x".repeat(200);
+    for (listen, code, words) in [
+        (format!("unix:{base}/none/new"), 78, "cannot be listened on: its folder is not there: make it"),
+        (format!("unix:{base}/file/new"), 78, "cannot be listened on: a part of its path is no folder"),
+        (format!("unix:{base}/file"), 78, "is a file: only a socket on which nobody listens is replaced"),
+        (format!("unix:{base}/datagrams"), 78, "is a socket of another kind, such as one for datagrams: only a"),
+        (format!("unix:/proc/{long}"), 78, ""),
+        // It may come, by DHCP.
+        ("192.0.2.1:8000".to_owned(), 1, "is no address of this machine, or not yet"),
+        ("nobody-knows.invalid:8000".to_owned(), 1, "cannot be looked up, which may pass: see to DNS"),
+    ] {
+        let setup = Setup::new(&[("a", &hub)]).listening_at(&listen);
+        let (checked, told, _) = check(&setup, &[]);
+        let (served, _, errors) = serve(&setup, &[]);
+        assert_eq!((checked, served), (Some(code), Some(code)), "{listen}: {told}{errors}");
+        assert!(told.contains(words) && errors.contains(words), "{listen}: {told}{errors}");
+    }
+    assert_eq!(names(folder.path()), before);
+}
+
+/// **Seen**: each by itself is free, and both cannot be had.
+#[test]
+fn two_places_with_an_address_in_common_are_found_before_the_start() {
+    let hub = datahub();
+    let free = || TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
+    let has_ipv6 = TcpListener::bind("[::]:0").is_ok();
+    for (first, second, collides) in [
+        ("0.0.0.0", "[::]", true),
+        ("[::]", "0.0.0.0", true),
+        ("[::]", "127.0.0.1", true),
+        ("localhost", "127.0.0.1", true),
+        ("127.0.0.1", "localhost", true),
+        ("127.0.0.2", "127.0.0.1", false),
+        ("0.0.0.0", "[::1]", false),
+    ] {
+        if [first, second].iter().any(|place| place.starts_with('[')) && !has_ipv6 {
+            continue;
+        }
+        if [first, second].contains(&"localhost") && is_two_addresses("localhost") {
+            continue;
+        }
+        let port = free();
+        let [first, second] = [first, second].map(|place| format!("{place}:{port}"));
+        let listen = format!("{first},{second}");
+        let setup = Setup::new(&[("a", &hub)]);
+        let file = setup.write();
+        let environment = [("GATEWAY__SERVER__LISTEN", listen.as_str())];
+        let checked = || {
+            let output = run(&["check", "--config", file.to_str().expect("a plain path")], &environment);
+            (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
+        };
+        let (code, told) = checked();
+        let line =
+            format!("server.listen: {second} has an address in common with server.listen {first}: leave out one");
+        assert_eq!((code, told.contains(&line)), if collides { (Some(78), true) } else { (Some(0), false) }, "{told}");
+        if collides {
+            let (code, _, errors) = serve(&setup, &environment);
+            assert_eq!((code, errors.contains(&line)), (Some(78), true), "{errors}");
+            // Also beside a gateway that runs with the first one alone.
+            let _running = TcpListener::bind(&first).expect("it is free");
+            let (code, told) = checked();
+            assert_eq!((code, told.contains(&line)), (Some(78), true), "{told}");
+        }
+    }
+    // The operators' place counts, too.
+    let listen = format!("localhost:{}", free());
+    let admin = listen.replace("localhost", "127.0.0.1");
+    let setup = Setup::new(&[("a", &hub)]).at("127.0.0.1:0", &admin).listening_at(&listen);
+    if !is_two_addresses("localhost") {
+        let (code, told, _) = check(&setup, &[]);
+        let line = format!("admin.listen: {admin} has an address in common with server.listen {listen}");
+        assert_eq!((code, told.contains(&line)), (Some(78), true), "{told}");
+    }
+}
+
+/// Then a name is had as long as one of them is free.
+fn is_two_addresses(name: &str) -> bool {
+    (name, 0).to_socket_addrs().expect("it is looked up").count() > 1
+}
+
+/// **Seen**: called free, and then not to be given.
+#[test]
+fn a_group_that_the_user_may_not_give_is_found_before_the_start() {
+    const NOBODY: u32 = 65534;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (hub, folder) = (datahub(), Folder::default());
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("our own");
+    let place = folder.path().join("sockets");
+    fs::create_dir(&place).expect("a folder of our own");
+    chown(&place, Some(NOBODY), Some(NOBODY)).expect("we are root");
+    for (group, code) in [("0", 78), ("65534", 0)] {
+        let setup = Setup::new(&[("a", &hub)]).listening_at(&format!("unix:{}/it", place.display()));
+        let text =
+            fs::read_to_string(setup.and(&format!("server.unix_group = {group:?}")).write()).expect("it is there");
+        let file = folder.file("gateway.toml", &text);
+        fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("our own");
+        let mut commands = [Command::new(binary()), Command::new("timeout")];
+        commands[0].arg("check");
+        commands[1].arg("1").arg(binary());
+        for (command, code) in commands.iter_mut().zip([code, if code == 0 { 124 } else { code }]) {
+            let output =
+                command.env_clear().arg("--config").arg(&file).uid(NOBODY).gid(NOBODY).output().expect("built");
+            let told = String::from_utf8([output.stdout, output.stderr].concat()).expect("UTF-8");
+            assert_eq!(output.status.code(), Some(code), "{group}: {told}");
+            let words = "cannot be given to the group that server.unix_group names";
+            assert_eq!(told.contains(words), code == 78, "{group}: {told}");
+        }
+        assert_eq!(names(&place), Vec::<String>::new());
+    }
 }
 
 fn names(folder: &Path) -> Vec<String> {

@@ -74,8 +74,8 @@ fn nothing_but_a_socket_on_which_nobody_listens_is_replaced() {
             ("link-to-a-dead-socket", EX_CONFIG, "is a symbolic link"),
             ("pipe", EX_CONFIG, "is no socket"),
             ("living", 1, "is in use"),
-            ("datagrams", 1, "cannot be listened on"),
-            ("missing/socket", 1, "cannot be listened on"),
+            ("datagrams", EX_CONFIG, "is a socket of another kind"),
+            ("missing/socket", EX_CONFIG, "its folder is not there: make it"),
         ] {
             let path = path(name);
             let before = fs::symlink_metadata(&path).ok().map(|it| (it.ino(), it.mode(), it.len()));
