@@ -350,8 +350,11 @@ fn unix_mode(section: &mut Section<'_>) -> Option<u32> {
 #[expect(clippy::option_option, reason = "outside: whether it could be read; inside: what it says")]
 fn unix_group(section: &mut Section<'_>) -> Option<Option<u32>> {
     let Some(name) = section.text("unix_group") else { return Some(None) };
-    if let Ok(id) = name.parse() {
-        return Some(Some(id));
+    match name.parse() {
+        // By which chown(2) is told to leave it as it is.
+        Ok(u32::MAX) => return section.record_error("unix_group", "must be the number of a group, which this is not"),
+        Ok(id) => return Some(Some(id)),
+        Err(_) => {}
     }
     // Not by way of the C library, whose modules a static program cannot load.
     let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
@@ -625,7 +628,7 @@ fn log(mut section: Section<'_>) -> Option<(Format, log::LevelFilter)> {
 fn secret_file(path: &Path, key: &str, section: &Section<'_>) -> Option<String> {
     match std::fs::read_to_string(path) {
         Ok(text) => {
-            if let Some(who) = std::fs::metadata(path).ok().and_then(|metadata| sources::readers(path, &metadata)) {
+            if let Some(who) = std::fs::metadata(path).ok().as_ref().and_then(sources::readers) {
                 section.warn(key, &format!("names a file with secrets that {who} may read or change: chmod 600"));
             }
             Some(text)

@@ -52,7 +52,7 @@ fn read_file(path: &Path, errors: &ConfigErrors) -> Option<String> {
     match File::from_str(&text, FileFormat::Toml).collect() {
         Ok(table) => {
             let metadata = std::fs::metadata(path).ok().filter(|_| holds_secret(&table));
-            if let Some(who) = metadata.and_then(|metadata| readers(path, &metadata)) {
+            if let Some(who) = metadata.as_ref().and_then(readers) {
                 let what = "may read or change: chmod 600, or put its secrets into files of their own";
                 errors.warn(&name, format!("holds a secret that {who} {what}"));
             }
@@ -83,12 +83,9 @@ fn holds_secret(table: &Map<String, Value>) -> bool {
 }
 
 /// Who may read or change a file with secrets that should not. Not the group that root has given it to: so are the files that
-/// Kubernetes mounts, and those of a service below `/etc`. Nor whoever systemd lets read a credential.
-pub(super) fn readers(path: &Path, metadata: &Metadata) -> Option<&'static str> {
-    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|folder| !folder.is_empty());
-    if credentials.is_some_and(|folder| path.starts_with(folder)) {
-        return None;
-    }
+/// Kubernetes mounts, those of a service below `/etc`, and the credentials that systemd gives to a user by an ACL, which makes
+/// them 0440. Those that it gives away are 0400.
+pub(super) fn readers(metadata: &Metadata) -> Option<&'static str> {
     let mode = metadata.mode();
     let is_for_group = mode & 0o020 != 0 || mode & 0o040 != 0 && metadata.uid() != 0;
     if mode & 0o007 != 0 { Some("everybody on this machine") } else { is_for_group.then_some("its group") }

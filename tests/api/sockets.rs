@@ -194,6 +194,8 @@ fn a_mode_is_octal_and_a_group_is_there() {
         "server.unix_group = \"canary\"",
         "server.unix_group = \"\"",
         "server.unix_group = -1",
+        "server.unix_group = 4294967295",
+        "server.unix_group = \"4294967296\"",
         "server.health = \"canary\"",
         "limits.connections = 0",
         "limits.connections = \"canary\"",
