@@ -71,7 +71,15 @@ pub(super) fn read(
 fn cut_off(section: &mut Section<'_>, id: &DataHubId, cut_offs: &mut CutOffs) {
     cut_offs.datahubs.extend(not_before(section, "not_before").map(|time| (id.clone(), time)));
     let mut users = section.section("not_before_users");
-    let times = users.keys().into_iter().filter_map(|user| Some((user.clone(), not_before(&mut users, &user)?)));
+    let ids = users.keys();
+    // The one with a username would stay in. Which it is, is not told: the log has no names.
+    if !ids.iter().all(|id| id.parse::<u64>().is_ok_and(|number| number > 0 && number.to_string() == *id)) {
+        users.record_own_error::<()>(
+            "must name people by GitLab's number of them, such as \"7\", and not by a name: GitLab shows it at \
+             /api/v4/users?username=NAME and on the person's page (Copy user ID)",
+        );
+    }
+    let times = ids.into_iter().filter_map(|user| Some((user.clone(), not_before(&mut users, &user)?)));
     cut_offs.users.insert(id.clone(), times.collect());
     users.finish();
 }
@@ -120,7 +128,7 @@ fn datahub(
         .or_else(|| {
             server.map(|server| format!("{}{}/auth/callback?datahub={id}", server.public_url, server.base_path))
         })
-        .and_then(|uri| redirect_url(uri, server, &section));
+        .and_then(|uri| redirect_url(uri, &id, server, &section));
     let address = |key, url, connect| {
         // Where `ca_file` is wrong, the address is looked at all the same.
         let tls = tls.clone().or_else(|| transport::tls_config(None).ok())?;
@@ -226,15 +234,25 @@ fn scopes(section: &mut Section<'_>) -> Option<Vec<String>> {
 }
 
 /// Where the DataHUB sends people back to, as it must be registered there.
-fn redirect_url(text: String, server: Option<&Server>, section: &Section<'_>) -> Option<RedirectUrl> {
+fn redirect_url(text: String, id: &DataHubId, server: Option<&Server>, section: &Section<'_>) -> Option<RedirectUrl> {
     let key = "redirect_uri";
     let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.fragment().is_none());
     let Some(url) = url.filter(|_| is_visible(&text)) else {
         return section.record_error(key, "must be a URL such as https://app.example.org/callback, without #");
     };
-    if server.is_some_and(|server| url.origin().ascii_serialization() != server.public_url) {
-        section
-            .warn(key, "is not at server.public_url: people do not come back here, unless something there sends them");
+    if let Some(server) = server {
+        let is_ours = url.path() == format!("{}/auth/callback", server.base_path)
+            && url.query_pairs().any(|(name, value)| name == "datahub" && value == id.as_str());
+        if url.origin().ascii_serialization() != server.public_url {
+            let what = "is not at server.public_url: people do not come back here, unless something there sends them";
+            section.warn(key, what);
+        } else if !is_ours {
+            let place = format!("{}/auth/callback?datahub={id}", server.base_path);
+            section.warn(
+                key,
+                &format!("is not {place}, where logins end: people do not come back here, unless a front rewrites it"),
+            );
+        }
     }
     RedirectUrl::new(text).map_err(|_| section.record_error::<()>(key, "must be a URL")).ok()
 }

@@ -474,6 +474,17 @@ fn what_will_not_work_is_refused_and_what_is_next_to_it_taken() {
             "datahubs.b.redirect_uri must be a URL",
             b("redirect_uri = \"http://localhost:8000/ab\""),
         ),
+        // **Seen**: a username was taken, and the person stayed in.
+        (
+            b("not_before_users = { canary = 2026-01-01T00:00:00Z }"),
+            "datahubs.b.not_before_users must name people by GitLab's number of them, such as \"7\"",
+            b("not_before_users = { 7 = 2026-01-01T00:00:00Z, \"18446744073709551615\" = \"2026-01-01T00:00:00Z\" }"),
+        ),
+        (
+            b("not_before_users = { \"007\" = 2026-01-01T00:00:00Z }"),
+            "datahubs.b.not_before_users must name people by",
+            b("not_before_users = {}"),
+        ),
         (b("issuer = \"gitlab\""), "datahubs.b.issuer must be a URL such as", b("issuer = \"http://127.0.0.1:1\"")),
         (b("connect = \"*:443\""), "datahubs.b.connect must name an address", b("connect = \"127.0.0.1:1\"")),
         (b("connect = \"127.0.0.1:0\""), "datahubs.b.connect must name a port", b("connect = \"[::1]:1\"")),
@@ -542,7 +553,18 @@ fn what_works_and_is_seldom_meant_is_a_warning() {
         ("app.url = \"https://app.example/\"".to_owned(), "app.url is on another origin"),
         ("app.dir = \"/proc/self/fd\"".to_owned(), "app.dir holds no index.html"),
         (b("scopes = [\"openid\"]"), "datahubs.b.scopes hold neither api nor read_api"),
-        (b("redirect_uri = \"https://elsewhere.example/callback\""), "datahubs.b.redirect_uri is not at"),
+        (
+            b("redirect_uri = \"https://elsewhere.example/callback\""),
+            "datahubs.b.redirect_uri is not at server.public_url",
+        ),
+        (
+            b("redirect_uri = \"http://localhost:8000/x\""),
+            "datahubs.b.redirect_uri is not /arcmanager/api/v1/auth/callback?datahub=b, where logins end",
+        ),
+        (
+            b("redirect_uri = \"http://localhost:8000/arcmanager/api/v1/auth/callback?datahub=a\""),
+            "datahubs.b.redirect_uri is not /arcmanager/api/v1/auth/callback?datahub=b, where logins end",
+        ),
         (twin, "datahubs.b has the url and client_id of another DataHUB"),
     ] {
         let output = started_with(&format!("session.keys = [{key:?}]\n{lines}\n{a}"), &[]);
@@ -552,7 +574,8 @@ fn what_works_and_is_seldom_meant_is_a_warning() {
     }
     let good = "server.trusted_proxies = [\"10.0.0.0/8\"]\nlimits = { head = \"8KiB\", fields = 32 }\n\
         app = { url = \"http://localhost:5173/\", dev_origins = [\"http://localhost:5173\"] }";
-    let output = started_with(&format!("session.keys = [{key:?}]\n{good}\n{a}"), &[]);
+    let own = b("redirect_uri = \"http://localhost:8000/arcmanager/api/v1/auth/callback?datahub=b\"");
+    let output = started_with(&format!("session.keys = [{key:?}]\n{good}\n{own}\n{a}"), &[]);
     let text = String::from_utf8_lossy(&output.stdout);
     let is_of_it = |line: &&str| line.starts_with("warning: ") && !line.contains("open files");
     assert_eq!(text.lines().find(is_of_it), None, "{text}");
