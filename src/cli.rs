@@ -71,7 +71,8 @@ pub(crate) enum Command {
     ///
     /// Standard output is one line for `session.keys_file`. Make one key and take that line to every machine: each process must show
     /// the same ids (`gateway_key_info`, `check --against`).
-    #[command(after_help = "Example: arcmanager-gateway key >> /etc/arcmanager-gateway/keys")]
+    #[command(after_help = "Example: (umask 077; arcmanager-gateway key > new-key)\n\n\
+            docs/operate.md, \"Keys\", has the commands that take it to every machine without anybody noticing.")]
     Key,
     /// Say what is in a Cookie header, read from standard input: for each session its DataHUB, key, user and times
     ///
@@ -97,8 +98,9 @@ pub(crate) enum Command {
     Openapi,
     /// Ask a running gateway's /healthz, as a container without a shell must
     ///
-    /// Goes to admin.listen of the configuration. Exit status 0 if it is healthy, else 1.
-    #[command(after_help = "Example: arcmanager-gateway health --config gateway.toml")]
+    /// Goes to admin.listen of the configuration.
+    #[command(after_help = "Example: arcmanager-gateway health --config gateway.toml\n\n\
+            Exit status: 0 healthy, 1 not, or nobody answers, 78 admin.listen cannot be read.")]
     Health,
     /// Write the pages of the manual into a folder, for a package
     #[command(hide = true)]

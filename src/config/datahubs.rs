@@ -118,7 +118,7 @@ fn datahub(
     let tls = ca_file(&mut section);
     let name: Option<String> = section.optional("name");
     let description: Option<String> = section.optional("description");
-    let aliases = section.list("aliases");
+    let aliases: Option<Vec<String>> = section.list("aliases");
     let is_anonymous = section.boolean("anonymous").unwrap_or(false);
     let anonymous_rate =
         section.optional("anonymous_rate").unwrap_or_else(|| DEFAULT_ANONYMOUS_RATE.parse().expect("a rate"));
@@ -128,7 +128,7 @@ fn datahub(
         .or_else(|| {
             server.map(|server| format!("{}{}/auth/callback?datahub={id}", server.public_url, server.base_path))
         })
-        .and_then(|uri| redirect_url(uri, &id, server, &section));
+        .and_then(|uri| redirect_url(uri, &id, aliases.as_deref().unwrap_or_default(), server, &section));
     let address = |key, url, connect| {
         // Where `ca_file` is wrong, the address is looked at all the same.
         let tls = tls.clone().or_else(|| transport::tls_config(None).ok())?;
@@ -234,7 +234,13 @@ fn scopes(section: &mut Section<'_>) -> Option<Vec<String>> {
 }
 
 /// Where the DataHUB sends people back to, as it must be registered there.
-fn redirect_url(text: String, id: &DataHubId, server: Option<&Server>, section: &Section<'_>) -> Option<RedirectUrl> {
+fn redirect_url(
+    text: String,
+    id: &DataHubId,
+    aliases: &[String],
+    server: Option<&Server>,
+    section: &Section<'_>,
+) -> Option<RedirectUrl> {
     let key = "redirect_uri";
     let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.fragment().is_none());
     let Some(url) = url.filter(|_| is_visible(&text)) else {
@@ -242,7 +248,9 @@ fn redirect_url(text: String, id: &DataHubId, server: Option<&Server>, section: 
     };
     if let Some(server) = server {
         let is_ours = url.path() == format!("{}/auth/callback", server.base_path)
-            && url.query_pairs().any(|(name, value)| name == "datahub" && value == id.as_str());
+            && url.query_pairs().any(|(name, value)| {
+                name == "datahub" && (value == id.as_str() || aliases.iter().any(|alias| *alias == value))
+            });
         if url.origin().ascii_serialization() != server.public_url {
             let what = "is not at server.public_url: people do not come back here, unless something there sends them";
             section.warn(key, what);

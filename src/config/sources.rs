@@ -61,14 +61,34 @@ fn read_file(path: &Path, errors: &ConfigErrors) -> Option<String> {
         Err(error) => {
             // Of its text, which quotes the file and so perhaps a secret, the place at the beginning and the reason at the
             // end: that is one of the parser's own phrases.
-            let text = error.to_string();
-            let place = text.lines().next().and_then(|line| line.strip_prefix("TOML parse error at "));
-            let reason = text.lines().next_back().filter(|_| place.is_some());
-            let (place, reason) = (place.unwrap_or("some place"), reason.unwrap_or("a number is too large"));
+            let told = error.to_string();
+            let place = told.lines().next().and_then(|line| line.strip_prefix("TOML parse error at "));
+            let reason = told.lines().next_back().filter(|_| place.is_some());
+            let too_large = || format!("line {}", line_of_large_number(&text).unwrap_or(1));
+            let (place, reason) =
+                (place.map_or_else(too_large, str::to_owned), reason.unwrap_or("a number is too large"));
             errors.add(&name, format!("is no TOML at {place}: {reason}"));
             None
         }
     }
+}
+
+/// The line with the first number that is too large for what reads it, which does not say where it stands.
+fn line_of_large_number(toml: &str) -> Option<usize> {
+    let is_too_large = |word: &str| {
+        let word = word.replace('_', "");
+        let radix = [("0x", 16), ("0o", 8), ("0b", 2)].into_iter().find(|(start, _)| word.starts_with(start));
+        let (digits, radix) = radix.map_or((word.as_str(), 10), |(start, radix)| (&word[start.len()..], radix));
+        let digits = digits.trim_start_matches(['+', '-']);
+        let is_whole = !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
+        let is_float = word.starts_with(|first: char| first.is_ascii_digit() || "+-".contains(first));
+        let is_infinite = || is_float && !word.contains("inf") && word.parse().is_ok_and(f64::is_infinite);
+        is_whole && i64::from_str_radix(digits, radix).is_err() || is_infinite()
+    };
+    // What is in quotes is no number.
+    let is_between = |letter: char| !letter.is_ascii_alphanumeric() && !"_+-.\"'".contains(letter);
+    let has_one = |line: &str| line.split('#').next().unwrap_or(line).split(is_between).any(is_too_large);
+    toml.lines().position(has_one).map(|at| at + 1)
 }
 
 /// Whether it has a key, or a client's secret, in itself.
@@ -100,7 +120,10 @@ fn variables(errors: &ConfigErrors) -> (Map<String, String>, Vec<String>) {
             strays.extend(rest.starts_with('_').then_some(name));
             return;
         };
-        if key.split("__").any(str::is_empty) {
+        // Every key is in a section.
+        if key.contains('_') && !key.contains("__") {
+            strays.push(name);
+        } else if key.split("__").any(str::is_empty) {
             errors.add(&name, "is no name of a key: write GATEWAY__SECTION__KEY");
         } else if let Ok(value) = value.into_string() {
             ours.insert(name, value);
@@ -126,13 +149,17 @@ fn is_prefixed(name: &str) -> bool {
 pub(super) fn report(strays: Vec<String>, errors: &ConfigErrors) {
     for name in strays {
         let rest = name[PREFIX.len() + 1..].to_ascii_lowercase();
-        if let Some(key) = errors.known_as(&rest) {
+        let (rest, is_ours) = rest.strip_prefix('_').map_or((rest.as_str(), false), |rest| (rest, true));
+        if let Some(key) = errors.known_as(rest) {
             let spelled = key.to_ascii_uppercase().replace('.', "__");
             errors
                 .add(&name, format!("is not read: write {PREFIX}__{spelled}, with two underscores between the parts"));
         } else if rest.starts_with("datahubs_") {
             errors.add(&name, "is not read: write GATEWAY__DATAHUBS__ID__KEY, with two underscores between the parts");
-        } else if !is_service_link(&rest) {
+        } else if is_ours {
+            errors
+                .add(&name, "is no name of a key: write GATEWAY__SECTION__KEY, with two underscores between the parts");
+        } else if !is_service_link(rest) {
             errors.warn(&name, "is not read: the gateway's variables are GATEWAY__SECTION__KEY, with two underscores");
         }
     }
@@ -152,6 +179,21 @@ const DEFAULTS: &str = include_str!("../../config/default.toml");
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_that_is_too_large_is_found() {
+        for (case, toml, expected) in [
+            ("whole", "a = 1\nb = 123456789012345678901234567890", Some(2)),
+            ("in a list", "a = [1,\n\n 99999999999999999999,\n 3]", Some(3)),
+            ("in a table", "t = { a = 9_223_372_036_854_775_808 }", Some(1)),
+            ("in hexadecimal digits", "a = 0xffff_ffff_ffff_ffff_f", Some(1)),
+            ("with a point", "a = 1\n\nb = 1e999", Some(3)),
+            ("the largest", "a = 9_223_372_036_854_775_807 # 99999999999999999999\nb = -9.9e307", None),
+            ("text", "a = \"99999999999999999999\"\nb = inf", None),
+        ] {
+            assert_eq!(line_of_large_number(toml), expected, "{case}");
+        }
+    }
 
     #[test]
     fn what_kubernetes_says_of_a_service_is_no_setting() {
