@@ -14,14 +14,19 @@ use crate::datahub::transport::Endpoint;
 /// # Errors
 /// What it said, if that is not that it lives, or why nothing was heard in time.
 pub fn health(endpoint: Endpoint) -> io::Result<()> {
-    let answer = get(endpoint, "/healthz")?;
+    let place = format!("admin.listen {endpoint}");
+    let unheard = |error: io::Error| {
+        let what = "see that a gateway runs there, and that this is its admin.listen";
+        io::Error::new(error.kind(), format!("{place}: no answer ({error}): {what}"))
+    };
+    let answer = get(endpoint, "/healthz").map_err(unheard)?;
     if answer.starts_with(b"HTTP/1.1 200 ") {
         return Ok(());
     }
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let (status, reason) = (head.lines().next().unwrap_or_default(), body.lines().next().unwrap_or_default());
-    Err(io::Error::other(format!("not healthy: {} {}", status.escape_debug(), reason.escape_debug())))
+    Err(io::Error::other(format!("{place}: not healthy: {} {}", status.escape_debug(), reason.escape_debug())))
 }
 
 /// The answer to a GET at an operators' listener, head and body.

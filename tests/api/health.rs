@@ -92,13 +92,14 @@ fn health_needs_no_more_than_to_know_where_to_ask() {
         ("admin.listen is wrong", with_file("admin.listen = \"canary\""), 78),
         ("in a variable", with_variable("canary"), 78),
         ("no TOML", with_file("admin.listen = \"127.0.0.1"), 78),
-        ("nobody is there", with_variable("127.0.0.1:1"), 1),
-        ("nobody is there", with_variable("unix:/nowhere/at/all"), 1),
+        ("admin.listen 127.0.0.1:1: no answer", with_variable("127.0.0.1:1"), 1),
+        ("admin.listen unix:/nowhere/at/all: no answer", with_variable("unix:/nowhere/at/all"), 1),
         ("nobody is to be there", with_variable("none"), 1),
     ] {
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{case}: {told}");
         assert!(!told.is_empty() && !told.contains("canary"), "{case}: {told}");
+        assert!(!case.ends_with("no answer") || told.starts_with(case), "{told}");
     }
 }
 
@@ -161,6 +162,7 @@ fn health_waits_for_no_more_than_its_limit() {
                 let told = String::from_utf8_lossy(&output.stderr).into_owned();
                 assert_eq!(output.status.code(), Some(code), "{case}: {told}");
                 assert!(begun.elapsed() < Duration::from_secs(5), "{case}: {:?}", begun.elapsed());
+                assert!(code == 0 || told.starts_with(&format!("admin.listen {address}: ")), "{case}: {told}");
                 if case == "not alive" {
                     assert!(told.contains("503") && told.contains("1 of 2 workers"), "{told}");
                 }
