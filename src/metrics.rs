@@ -128,17 +128,27 @@ pub fn exposition(accept: &str) -> (&'static str, String) {
     if accepts_openmetrics(accept) { (OPENMETRICS, text) } else { (TEXT, plain(&text)) }
 }
 
-/// Whether an Accept field names `OpenMetrics`, in a version that we speak, and does not rule it out.
+/// Whether an Accept field names `OpenMetrics`, in a version that we speak, and wants the older text no more than that.
 fn accepts_openmetrics(accept: &str) -> bool {
-    accept.split(',').any(|range| {
+    let openmetrics = weight(accept, "application/openmetrics-text", "1.0.0");
+    openmetrics > 0.0 && openmetrics >= weight(accept, "text/plain", "0.0.4")
+}
+
+/// How much an Accept field wants what it names so (RFC 9110 section 12.4.2), 0 if it does not name it.
+fn weight(accept: &str, media_type: &str, spoken: &str) -> f32 {
+    let weights = accept.split(',').filter_map(|range| {
         let mut parts = range.split(';').map(str::trim);
-        parts.next().is_some_and(|range| range.eq_ignore_ascii_case("application/openmetrics-text"))
-            && parts.all(|parameter| match parameter.split_once('=') {
-                Some(("version", version)) => version == "1.0.0",
-                Some(("q", weight)) => weight.parse::<f32>().is_ok_and(|weight| weight > 0.0),
-                _ => true,
-            })
-    })
+        let mut weight = parts.next().filter(|range| range.eq_ignore_ascii_case(media_type)).map(|_| 1.0)?;
+        for parameter in parts {
+            match parameter.split_once('=') {
+                Some(("version", version)) if version != spoken => return None,
+                Some(("q" | "Q", text)) => weight = text.parse().ok().filter(|weight| (0.0..=1.0).contains(weight))?,
+                _ => {}
+            }
+        }
+        Some(weight)
+    });
+    weights.fold(0.0, f32::max)
 }
 
 /// `OpenMetrics` as the older text: there a family of counters is named as its samples are, an info is a gauge, and units and
@@ -326,6 +336,12 @@ mod tests {
             (prometheus, true),
             ("application/openmetrics-text", true),
             ("text/plain, Application/OpenMetrics-Text; version=1.0.0; charset=utf-8", true),
+            ("text/plain;q=0.5, application/openmetrics-text;q=0.5", true),
+            ("text/plain;q=1,application/openmetrics-text;q=0.1", false),
+            ("application/openmetrics-text;q=0.9, text/plain", false),
+            ("text/plain;version=0.0.5, application/openmetrics-text;q=0.1", true),
+            ("text/html, application/openmetrics-text;q=0.1", true),
+            ("application/openmetrics-text;q=NaN", false),
             ("", false),
             ("*/*", false),
             ("application/*", false),
