@@ -14,12 +14,23 @@ use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 #[error("{0}")]
 pub(super) struct TlsError(String);
 
-/// The same error in words for people, if it is one of TLS.
-pub(super) fn explain(error: io::Error) -> io::Error {
+/// The same error in words for people, if it is one of TLS. What was reached through a `proxy` may be the proxy itself.
+pub(super) fn explain(error: io::Error, proxy: Option<&str>) -> io::Error {
+    let through = proxy.map(|proxy| {
+        format!(
+            " (it was reached through {proxy}, which may answer in its place: see that this proxy lets CONNECT through)"
+        )
+    });
+    let told = |text: String| text + through.as_deref().unwrap_or_default();
     match error.get_ref().and_then(|error| error.downcast_ref()) {
-        Some(tls) => io::Error::new(error.kind(), TlsError(sentence(tls))),
+        Some(Error::InvalidMessage(_)) if proxy.is_some() => {
+            let what = "what answers there speaks no TLS: see that the port is that of https";
+            io::Error::new(error.kind(), TlsError(told(what.to_owned())))
+        }
+        Some(tls) => io::Error::new(error.kind(), TlsError(told(sentence(tls)))),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
-            io::Error::new(error.kind(), "it ended the connection before TLS had begun: see that TLS is spoken there")
+            let what = "it ended the connection before TLS had begun: see that TLS is spoken there";
+            io::Error::new(error.kind(), told(what.to_owned()))
         }
         None => error,
     }
@@ -191,12 +202,12 @@ mod tests {
             (Error::InvalidMessage(InvalidMessage::InvalidContentType), "what answers there speaks no TLS"),
             (Error::AlertReceived(AlertDescription::ProtocolVersion), "it speaks TLS older than 1.2"),
         ] {
-            let error = explain(io::Error::new(io::ErrorKind::InvalidData, error));
+            let error = explain(io::Error::new(io::ErrorKind::InvalidData, error), None);
             let text = error.to_string();
             assert!(text.starts_with(told) && text.len() < 400 && !text.contains('\n'), "{told}: {text}");
             assert!(error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<TlsError>), "{told}");
         }
-        let plain = explain(io::ErrorKind::ConnectionReset.into());
+        let plain = explain(io::ErrorKind::ConnectionReset.into(), None);
         assert_eq!(plain.kind(), io::ErrorKind::ConnectionReset);
     }
 }

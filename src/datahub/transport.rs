@@ -219,7 +219,8 @@ impl Address {
     async fn secure(&self, socket: Stream) -> io::Result<Stream> {
         let Some((name, config)) = &self.tls else { return Ok(socket) };
         let tls = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket).await;
-        Ok(Box::new(tls.map_err(tls_error::explain).inspect_err(|error| self.report_tls(error))?))
+        let explain = |error| tls_error::explain(error, self.proxy().map(ToString::to_string).as_deref());
+        Ok(Box::new(tls.map_err(explain).inspect_err(|error| self.report_tls(error))?))
     }
 
     /// Says what is wrong with the TLS there, if it is that; once a minute, since the proxy tries again and again.

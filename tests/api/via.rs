@@ -201,6 +201,29 @@ fn a_proxy_that_lets_nobody_through_is_named_in_the_log_with_what_it_said() {
     }
 }
 
+/// What speaks no TLS, or shows a certificate of its own, may be the proxy: it says 200, and answers itself.
+#[test]
+fn a_proxy_that_answers_in_the_datahubs_place_is_named() {
+    let hub = datahub();
+    let (far, _) = listen(Far::tls(Authority::new().certify("localhost", 2020, 2050), &[&rustls::version::TLS13]));
+    for (place, words) in [(hub.address(), "speaks no TLS"), (far, "nobody known vouches for its certificate")] {
+        let proxy = Proxy::to(place);
+        let setup = Setup::new(&[("a", &hub)]).at(hub.url(), "https://localhost:8443");
+        for (lines, is_named) in [
+            (format!("datahubs.a.via = \"http://{}\"", proxy.address), true),
+            (format!("datahubs.a.connect = \"{place}\""), false),
+        ] {
+            let file = setup.clone().and(&lines).write();
+            let output = run(&["check", "--config", file.to_str().expect("a plain path")], &[]);
+            let told = String::from_utf8(output.stdout).expect("UTF-8");
+            let line = told.lines().find(|line| line.starts_with("a: ") && line.contains(words)).expect(&told);
+            let name = format!("it was reached through http://{}, which may answer in its place", proxy.address);
+            assert_eq!(line.contains(&name), is_named, "{line}");
+            assert!(!is_named || !line.contains("write http://"), "{line}");
+        }
+    }
+}
+
 /// A proxy that is gone is a DataHUB that cannot be reached: after five failures nobody waits for it any more.
 #[test]
 fn the_breaker_takes_a_proxy_for_the_way_that_it_is() {
