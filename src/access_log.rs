@@ -12,6 +12,7 @@ mod line;
 mod queue;
 
 use std::cell::{Cell, RefCell};
+use std::env;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
@@ -23,14 +24,45 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use env_logger::{Builder, Env, Target};
+use env_logger::{Builder, Target};
 use log::{Level, LevelFilter, Metadata, Record};
 
 use self::queue::{Priority, Queue};
 use crate::metrics;
 
+/// The parts of the variable `RUST_LOG` that say something, and whether there are others. The logger would say of those that
+/// they are ignored, in words of its own and not in the log.
+fn filter() -> (String, bool) {
+    let text = env::var_os(VARIABLE).unwrap_or_default();
+    let Some(text) = text.to_str() else { return (String::new(), true) };
+    // What stands behind a slash is looked for in the text.
+    if text.matches('/').count() > 1 {
+        return (String::new(), true);
+    }
+    let (parts, words) = text.split_at(text.find('/').unwrap_or(text.len()));
+    let is_level = |text: &str| text.trim().is_empty() || text.trim().parse::<LevelFilter>().is_ok();
+    // Also a level by itself.
+    let is_name = |text: &str| text.trim().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_:-.".contains(&byte));
+    let is_good = |part: &&str| match part.split('=').collect::<Vec<_>>()[..] {
+        [name] => is_name(name),
+        [name, level] => is_name(name) && is_level(level),
+        _ => false,
+    };
+    let good: Vec<_> = parts.split(',').filter(is_good).collect();
+    (good.join(",") + words, good.len() < parts.split(',').count())
+}
+
+/// What is wrong with the variable `RUST_LOG`, if anything is.
+pub fn filter_warning() -> Option<&'static str> {
+    filter().1.then_some(
+        "RUST_LOG has a part that says nothing and is not heeded: write levels (off, error, warn, info, debug, trace), each by itself \
+         or for a target, such as info,access=off",
+    )
+}
+
 /// Starts the log. `RUST_LOG` wins over `level`.
 pub fn start(format: Format, level: LevelFilter) {
+    let (filter, _) = filter();
     let write = match format {
         Format::Json => line::write_json,
         Format::Text => line::write_text,
@@ -45,7 +77,7 @@ pub fn start(format: Format, level: LevelFilter) {
         .filter_level(level)
         // It tells of every worker and listener, twice.
         .filter_module("actix_server", level.min(LevelFilter::Warn))
-        .parse_env(Env::default())
+        .parse_filters(&filter)
         .target(Target::Pipe(Box::new(Pipe)))
         .format(move |out, record| {
             out.write_all(&[priority(record.metadata()) as u8])?;
@@ -114,6 +146,8 @@ static QUEUE: Queue = Queue::new();
 static ACCESS: OnceLock<Format> = OnceLock::new();
 /// How long a panic waits for its line to be written.
 const PANIC_FLUSH: Duration = Duration::from_millis(100);
+/// What the log's filter is taken from.
+const VARIABLE: &str = "RUST_LOG";
 /// The target of security events.
 const SECURITY: &str = "security";
 

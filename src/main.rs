@@ -67,7 +67,7 @@ fn main() -> ExitCode {
                 Err(error) => return done(Err(io::Error::other(error))),
             };
             access_log::start(config.log.0, config.log.1);
-            for warning in &config.warnings {
+            for warning in config.warnings.iter().map(String::as_str).chain(access_log::filter_warning()) {
                 log::warn!("{warning}");
             }
             let outcome = done(System::new().block_on(serve(config, files, sockets)));

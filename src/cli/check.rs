@@ -7,13 +7,16 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use arcmanager_gateway::access_log::chain;
+use arcmanager_gateway::access_log::{self, chain};
 use arcmanager_gateway::admin::ask;
 use arcmanager_gateway::config::Config;
 use arcmanager_gateway::datahub::DataHub;
+use arcmanager_gateway::datahub::oidc::error::CheckError;
 use arcmanager_gateway::datahub::transport::Endpoint;
 use arcmanager_gateway::server::socket::trial::Trial;
+use futures_util::future::{join, join_all};
 use rustix::process::{Resource, getrlimit};
 use url::Url;
 
@@ -29,14 +32,24 @@ pub(crate) async fn check(config: &Config, against: &[MetricsUrl]) -> io::Result
     if std::env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty()) {
         say("log: the variable RUST_LOG is set and wins over log.level")?;
     }
+    if let Some(warning) = access_log::filter_warning() {
+        warn(warning)?;
+    }
     check_keys(config, against, &mut report)?;
     check_sockets(config, &mut report)?;
     check_descriptors(config, &mut report)?;
-    for datahub in config.datahubs.iter() {
-        check_datahub(datahub, &mut report).await?;
+    // All at once: one that is silent makes nobody wait for the others.
+    let asked = join_all(config.datahubs.iter().map(ask_datahub));
+    let connected = async {
+        let limit = config.proxy.timeouts.connect;
+        Some(config.bridge.as_ref()?.address.connect(limit).await)
+    };
+    let (asked, connected) = join(asked, connected).await;
+    for (datahub, (outcome, clock_offset)) in config.datahubs.iter().zip(asked) {
+        check_datahub(datahub, outcome, clock_offset, &mut report)?;
     }
-    if let Some(bridge) = &config.bridge {
-        match bridge.address.connect(config.proxy.timeouts.connect).await {
+    if let Some(connected) = connected {
+        match connected {
             Ok(_) => say("bridge: good")?,
             Err(error) => {
                 let cause = error.source().map(|cause| format!(" ({})", chain(cause))).unwrap_or_default();
@@ -86,8 +99,12 @@ impl Report {
     }
 }
 
+/// A line for whoever reads it. One who has read enough, such as `head`, does not change what comes of it.
 fn say(line: impl Display) -> io::Result<()> {
-    writeln!(io::stdout(), "{line}")
+    match writeln!(io::stdout(), "{line}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome,
+    }
 }
 
 fn warn(line: impl Display) -> io::Result<()> {
@@ -214,9 +231,19 @@ fn check_descriptors(config: &Config, report: &mut Report) -> io::Result<()> {
     }
 }
 
-async fn check_datahub(datahub: &DataHub, report: &mut Report) -> io::Result<()> {
+/// Whether it is there and knows us, and by how many seconds its clock is ahead, if that could be heard.
+async fn ask_datahub(datahub: &Arc<DataHub>) -> (Result<(), CheckError>, Option<i64>) {
+    (datahub.provider.check().await, datahub.provider.clock_offset().await)
+}
+
+fn check_datahub(
+    datahub: &DataHub,
+    outcome: Result<(), CheckError>,
+    clock_offset: Option<i64>,
+    report: &mut Report,
+) -> io::Result<()> {
     let (id, provider) = (&datahub.id, &datahub.provider);
-    match provider.check().await {
+    match outcome {
         Ok(()) => {
             let through = datahub.address.proxy().map_or_else(String::new, |proxy| format!(", through {proxy}"));
             say(format!("{id}: good{through}"))?;
@@ -224,7 +251,7 @@ async fn check_datahub(datahub: &DataHub, report: &mut Report) -> io::Result<()>
         Err(error) if error.is_ours() => report.wrong(format!("{id}: {}", chain(&error)))?,
         Err(error) => report.away(format!("{id}: {}", chain(&error)))?,
     }
-    if let Some(offset) = provider.clock_offset().await {
+    if let Some(offset) = clock_offset {
         let (seconds, way) = (offset.unsigned_abs(), if offset > 0 { "ahead of" } else { "behind" });
         let line =
             format!("{id}: its clock is {seconds} s {way} this machine's: see that both follow NTP (`timedatectl`)");

@@ -6,8 +6,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
 use datahub::behaviour::Answer;
 
@@ -331,6 +331,80 @@ fn a_group_that_the_user_may_not_give_is_found_before_the_start() {
         }
         assert_eq!(names(&place), Vec::<String>::new());
     }
+}
+
+/// They are asked at once, so that five that are silent take as long as one.
+#[test]
+fn datahubs_that_are_silent_keep_it_waiting_once() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = silent.local_addr().expect("it is bound");
+    let datahubs = (1..=5).map(|number| {
+        format!("datahubs.d{number} = {{ url = \"http://{address}\", client_id = \"d{number}\", client_secret = \"0123456789abcdef\" }}\n")
+    });
+    let config = format!(
+        "session.keys = [{:?}]\nserver.listen = \"127.0.0.1:0\"\nadmin.listen = \"none\"\n\
+         timeouts = {{ connect = \"1s\", back_channel = \"1s\", token = \"1s\" }}\n{}",
+        new_key(),
+        datahubs.collect::<String>()
+    );
+    let folder = Folder::default();
+    let file = folder.file("gateway.toml", &config);
+    let begun = Instant::now();
+    let output = run(&["check", "--config", file.to_str().expect("a plain path")], &[]);
+    let told = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}: {told}", begun.elapsed());
+    let lines: Vec<_> = told.lines().filter(|line| line.contains(": cannot fetch the metadata")).collect();
+    let ids: Vec<_> = lines.iter().map(|line| &line[..2]).collect();
+    assert_eq!((output.status.code(), ids), (Some(1), vec!["d1", "d2", "d3", "d4", "d5"]), "{told}");
+}
+
+/// As in `check | head -1`.
+#[test]
+fn whoever_has_read_enough_does_not_change_what_comes_of_it() {
+    let hub = datahub();
+    let setup = Setup::new(&[("a", &hub)]);
+    for (setup, code) in [(setup.clone(), 0), (setup.at(hub.client_secret(), "another-secret-than-it-has"), 78)] {
+        let mut command = Command::new(binary());
+        command.env_clear().arg("check").arg("--config").arg(setup.write());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary is built");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("it ends");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), told.contains("Broken pipe")), (Some(code), false), "{told}");
+        assert_eq!(told.is_empty(), code == 0, "{told}");
+    }
+}
+
+/// In words of ours, in the log of a gateway that serves, and nothing of it is said again.
+#[test]
+fn a_log_filter_that_says_nothing_is_a_warning() {
+    let hub = datahub();
+    let setup = Setup::new(&[("a", &hub)]);
+    let file = setup.write();
+    for (filter, is_wrong) in [
+        ("info", false),
+        ("info,access=off", false),
+        ("", false),
+        ("warn,actix_server::worker=DEBUG,,", false),
+        ("debug/words to look for", false),
+        ("canary===", true),
+        ("info,access=canary", true),
+        ("info;access=off", true),
+        ("info access", true),
+        ("info/a/canary", true),
+    ] {
+        let output = run(&["check", "--config", file.to_str().expect("a plain path")], &[("RUST_LOG", filter)]);
+        let [told, errors] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
+        let warned = told.contains("\nwarning: RUST_LOG has a part that says nothing and is not heeded: write levels");
+        assert_eq!((output.status.code(), warned, errors.as_str()), (Some(0), is_wrong, ""), "{filter}: {told}");
+        assert!(!told.contains("canary"), "{filter}: {told}");
+    }
+    let gateway = setup.logging("info,access=off,canary===").start();
+    let line =
+        gateway.wait_for_line(|line| line["message"].as_str().is_some_and(|text| text.starts_with("RUST_LOG has")));
+    assert_eq!(line["level"], "WARN");
+    let output = gateway.output().join("\n");
+    assert!(!output.contains("canary") && !output.contains("logging spec"), "{output}");
 }
 
 fn names(folder: &Path) -> Vec<String> {
