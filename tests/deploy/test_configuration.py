@@ -1,8 +1,11 @@
 """What we ship for operators is understood by those it is meant for: the gateway, systemd, and, in test_nginx, nginx."""
 
+import os
 import re
 import subprocess
+import tomllib
 import unittest
+from fnmatch import fnmatch
 
 from machine import CLIENT_SECRET, GATEWAY, ROOT, Machine, new_key
 
@@ -92,6 +95,32 @@ class SystemdUnits(unittest.TestCase):
             return subprocess.run(
                 ["systemd-analyze", "verify", "--man=no", *(folder.path / name for name in names)],
                 capture_output=True, text=True, timeout=60)
+
+
+class Package(unittest.TestCase):
+    def test_the_pages_of_the_debian_package_lead_to_what_it_brings(self):
+        """Seen: docs/operate.md led to rules, a dashboard and manifests that were in no package."""
+        package = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["metadata"]["deb"]
+        self.assertNotRegex(package["maintainer"], "localhost")
+        doc = "usr/share/doc/arcmanager-gateway/"
+        # Nothing of a container is of use on a machine with a package, nor are sources.
+        others = re.compile(r"(docker|tests|src|demo|LICENSE|CONTRIBUTING|\.ci|Makefile|Cargo)")
+        paths = [path for pattern in ["*", "docs/**/*", "config/**/*"] for path in ROOT.glob(pattern) if path.is_file()]
+        there = [str(path.relative_to(ROOT)) for path in paths]
+        brought = set()
+        for pattern, to, _ in package["assets"]:
+            files = [name for name in there if fnmatch(name, pattern) and name.count("/") == pattern.count("/")]
+            self.assertTrue(files or pattern.startswith("target/"), pattern)
+            if to.startswith(doc):
+                brought |= {to.removeprefix(doc) + os.path.basename(name) for name in files}
+        self.assertLessEqual({name for name in there if name.startswith("config/") and not name.startswith("config/debian/")}, brought)
+        folders = {name[:at.start()] for name in brought for at in re.finditer("/", name)}
+        pages = [name for name in brought if name.endswith(".md")]
+        self.assertGreater(len(pages), 10)
+        for page in pages:
+            for link in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", (ROOT / page).read_text()):
+                place = os.path.normpath(os.path.join(os.path.dirname(page), link))
+                self.assertTrue(place in brought | folders or others.match(place), f"{page} leads to {place}")
 
 
 class units:
