@@ -312,11 +312,12 @@ fn a_group_that_the_user_may_not_give_is_found_before_the_start() {
     let place = folder.path().join("sockets");
     fs::create_dir(&place).expect("a folder of our own");
     chown(&place, Some(NOBODY), Some(NOBODY)).expect("we are root");
+    let file = folder.path().join("gateway.toml");
     for (group, code) in [("0", 78), ("65534", 0)] {
         let setup = Setup::new(&[("a", &hub)]).listening_at(&format!("unix:{}/it", place.display()));
         let text =
             fs::read_to_string(setup.and(&format!("server.unix_group = {group:?}")).write()).expect("it is there");
-        let file = folder.file("gateway.toml", &text);
+        fs::write(&file, text).expect("our own");
         fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("our own");
         let mut commands = [Command::new(binary()), Command::new("timeout")];
         commands[0].arg("check");
@@ -330,6 +331,16 @@ fn a_group_that_the_user_may_not_give_is_found_before_the_start() {
             assert_eq!(told.contains(words), code == 78, "{group}: {told}");
         }
         assert_eq!(names(&place), Vec::<String>::new());
+    }
+    // A folder that is not this user's: the user who serves may be another, but a start of this one will never do.
+    let setup = Setup::new(&[("a", &hub)]).listening_at(&format!("unix:{}/it", folder.path().display()));
+    fs::write(&file, fs::read_to_string(setup.write()).expect("it is there")).expect("our own");
+    for (command, code) in [("check", 0), ("serve", 78)] {
+        let output =
+            Command::new(binary()).env_clear().arg(command).arg("--config").arg(&file).uid(NOBODY).gid(NOBODY).output();
+        let output = output.expect("it is built");
+        let told = String::from_utf8([output.stdout, output.stderr].concat()).expect("UTF-8");
+        assert_eq!((output.status.code(), told.contains("/it is not for this user")), (Some(code), true), "{told}");
     }
 }
 

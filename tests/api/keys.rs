@@ -299,7 +299,7 @@ fn a_rotation_as_the_document_says_works_with_the_credentials_of_systemd() {
         panic!("{:?}", machines.blocks)
     };
     let shown = |told: &str| {
-        let lines = told.lines().map(|line| line.trim_start());
+        let lines = told.lines().map(str::trim_start);
         lines.map(|line| line.replace("gateway_key_info", "").replace("} 1", "}")).collect::<BTreeSet<_>>()
     };
     let line = |key: &str, role: &str| format!("2 {{key=\"{}\",role=\"{role}\"}}", id(key));
