@@ -121,6 +121,11 @@ impl Socket {
 struct Tried<'a>(Vec<(&'static str, &'a Endpoint)>);
 
 impl<'a> Tried<'a> {
+    /// Whether one of them has the place of `endpoint`, or a part of it.
+    fn has(&self, endpoint: &Endpoint) -> bool {
+        self.0.iter().any(|(_, other)| overlap(endpoint, other))
+    }
+
     /// What came of listening at `endpoint`. One that is in use may be so by one that was tried before, and then stays so.
     fn note<T>(
         &mut self,
@@ -142,9 +147,13 @@ impl<'a> Tried<'a> {
     }
 }
 
-/// Whether two places are of one port and have an address in common. `[::]` has those of IPv4 too.
+/// Whether two places are of one file, or of one port with an address in common. `[::]` has those of IPv4 too.
 fn overlap(one: &Endpoint, other: &Endpoint) -> bool {
-    let (Endpoint::Tcp(one), Endpoint::Tcp(other)) = (one, other) else { return one == other };
+    let (one, other) = match (one, other) {
+        (Endpoint::Tcp(one), Endpoint::Tcp(other)) => (one, other),
+        (Endpoint::Unix(one), Endpoint::Unix(other)) => return is_same_path(one, other),
+        _ => return false,
+    };
     let [one, other] =
         [one, other].map(|text| text.to_socket_addrs().map(Iterator::collect::<Vec<_>>).unwrap_or_default());
     let covers = |one: &SocketAddr, other: &SocketAddr| {
@@ -154,6 +163,12 @@ fn overlap(one: &Endpoint, other: &Endpoint) -> bool {
     let is_same =
         |one: &SocketAddr, other: &SocketAddr| one.port() == other.port() && (covers(one, other) || covers(other, one));
     one.iter().any(|one| other.iter().any(|other| is_same(one, other)))
+}
+
+/// Whether two paths are of one file, which need not be there.
+fn is_same_path(one: &Path, other: &Path) -> bool {
+    let folder = |path: &Path| path.parent().and_then(|folder| folder.canonicalize().ok());
+    one == other || one.file_name() == other.file_name() && folder(one).is_some_and(|it| folder(other) == Some(it))
 }
 
 /// What is at a path where a socket of ours may be.
@@ -308,7 +323,7 @@ impl fmt::Display for SocketError {
                 write!(f, "is {kind}: only a socket on which nobody listens is replaced, and nothing was removed")
             }
             Fault::Collides(other) => {
-                write!(f, "has an address in common with {other}: leave out one of the two ([::] takes IPv4, too)")
+                write!(f, "is the same place as {other}, or a part of it: leave out one of the two ([::] takes IPv4, too)")
             }
             Fault::Empty => write!(f, "is empty, and systemd passed no socket"),
         }

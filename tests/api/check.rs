@@ -272,8 +272,9 @@ fn two_places_with_an_address_in_common_are_found_before_the_start() {
             (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
         };
         let (code, told) = checked();
-        let line =
-            format!("server.listen: {second} has an address in common with server.listen {first}: leave out one");
+        let line = format!(
+            "server.listen: {second} is the same place as server.listen {first}, or a part of it: leave out one"
+        );
         assert_eq!((code, told.contains(&line)), if collides { (Some(78), true) } else { (Some(0), false) }, "{told}");
         if collides {
             let (code, _, errors) = serve(&setup, &environment);
@@ -284,13 +285,32 @@ fn two_places_with_an_address_in_common_are_found_before_the_start() {
             assert_eq!((code, told.contains(&line)), (Some(78), true), "{told}");
         }
     }
+    // One file has many names.
+    let folder = Folder::default();
+    let base = folder.path().to_str().expect("a plain path");
+    std::os::unix::fs::symlink(base, folder.path().join("link")).expect("a folder of our own");
+    for (second, collides) in [("link/it", true), ("other", false)] {
+        let listen = format!("unix:{base}/it,unix:{base}/{second}");
+        let environment = [("GATEWAY__SERVER__LISTEN", listen.as_str())];
+        let setup = Setup::new(&[("a", &hub)]);
+        let output = run(&["check", "--config", setup.write().to_str().expect("a plain path")], &environment);
+        let told = String::from_utf8(output.stdout).expect("UTF-8");
+        let line = format!("unix:{base}/{second} is the same place as server.listen unix:{base}/it, or");
+        let expected = if collides { (Some(78), true) } else { (Some(0), false) };
+        assert_eq!((output.status.code(), told.contains(&line)), expected, "{told}");
+        if collides {
+            let (code, _, errors) = serve(&setup, &environment);
+            assert_eq!((code, errors.contains(&line)), (Some(78), true), "{errors}");
+        }
+        assert_eq!(names(folder.path()), ["link"]);
+    }
     // The operators' place counts, too.
     let listen = format!("localhost:{}", free());
     let admin = listen.replace("localhost", "127.0.0.1");
     let setup = Setup::new(&[("a", &hub)]).at("127.0.0.1:0", &admin).listening_at(&listen);
     if !is_two_addresses("localhost") {
         let (code, told, _) = check(&setup, &[]);
-        let line = format!("admin.listen: {admin} has an address in common with server.listen {listen}");
+        let line = format!("admin.listen: {admin} is the same place as server.listen {listen}, or");
         assert_eq!((code, told.contains(&line)), (Some(78), true), "{told}");
     }
 }

@@ -36,6 +36,8 @@ impl<'a> Trial<'a> {
                 self.held.push(socket);
                 "free"
             }),
+            // No socket is left there by a trial, so that a second one finds none.
+            Endpoint::Unix(_) if self.tried.has(endpoint) => Err(Fault::System(io::ErrorKind::AddrInUse.into())),
             Endpoint::Unix(path) => look_at(path).and_then(|found| {
                 self.try_folder(path)?;
                 Ok(match found {
