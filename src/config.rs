@@ -7,6 +7,7 @@ mod bridge;
 mod conflicts;
 mod credentials;
 mod datahubs;
+pub mod file;
 mod section;
 mod sources;
 
@@ -22,6 +23,7 @@ use url::{Host, Position, Url};
 use crate::access_log::Format;
 use crate::bridge::BridgeSettings;
 use crate::config::credentials::credential;
+use crate::config::file::told;
 use crate::config::section::{ConfigErrors, Section};
 use crate::config::sources::Sources;
 use crate::datahub::DataHubs;
@@ -626,27 +628,14 @@ fn log(mut section: Section<'_>) -> Option<(Format, log::LevelFilter)> {
 
 /// The text of a file that should be nobody else's to read.
 fn secret_file(path: &Path, key: &str, section: &Section<'_>) -> Option<String> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => {
-            if let Some(who) = std::fs::metadata(path).ok().as_ref().and_then(sources::readers) {
+    match file::read_text(path) {
+        Ok((text, metadata)) => {
+            if let Some(who) = sources::readers(&metadata) {
                 section.warn(key, &format!("names a file with secrets that {who} may read or change: chmod 600"));
             }
             Some(text)
         }
-        Err(error) => section.record_error(key, format!("cannot be read: {}", told(&error))),
-    }
-}
-
-/// What the system says about a file, for people.
-fn told(error: &std::io::Error) -> String {
-    use std::io::ErrorKind;
-
-    match error.kind() {
-        ErrorKind::NotFound => "it is not there".to_owned(),
-        ErrorKind::PermissionDenied => "this user may not, see its mode and those of the folders above it".to_owned(),
-        ErrorKind::IsADirectory => "it is a folder".to_owned(),
-        ErrorKind::InvalidData => "it is no UTF-8 text".to_owned(),
-        _ => error.to_string(),
+        Err(error) => section.record_error(key, format!("cannot be read: {error}")),
     }
 }
 

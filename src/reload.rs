@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::access_log::{Event, process_event};
 use crate::admin::systemd;
-use crate::config::Config;
+use crate::config::{Config, file};
 use crate::metrics;
 
 /// Watches over the files of `config`, the first of which were given as `arguments`, for ever.
@@ -136,8 +136,8 @@ impl Files {
 fn content(paths: &[PathBuf]) -> Content {
     let mut hash = Sha256::new();
     for path in paths {
-        match std::fs::read(path) {
-            Ok(bytes) => hash.update(Sha256::digest(Zeroizing::new(bytes))),
+        match file::read(path) {
+            Ok((bytes, _)) => hash.update(Sha256::digest(Zeroizing::new(bytes))),
             Err(error) => hash.update(error.to_string()),
         }
     }

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::credentials::credential;
 use super::section::Section;
-use super::{BackChannelTimeouts, Server, is_loopback, not_before, secret_file, told};
+use super::{BackChannelTimeouts, Server, file, is_loopback, not_before, secret_file};
 use crate::datahub::back_channel::BackChannel;
 use crate::datahub::discovery::Discovery;
 use crate::datahub::health::Health;
@@ -272,9 +272,9 @@ fn is_visible(text: &str) -> bool {
 
 fn ca_file(section: &mut Section<'_>) -> Option<Arc<rustls::ClientConfig>> {
     let pem = match section.optional::<PathBuf>("ca_file") {
-        Some(path) => match std::fs::read(&path) {
-            Ok(pem) => Some(pem),
-            Err(error) => return section.record_error("ca_file", format!("cannot be read: {}", told(&error))),
+        Some(path) => match file::read(&path) {
+            Ok((pem, _)) => Some(pem),
+            Err(error) => return section.record_error("ca_file", format!("cannot be read: {error}")),
         },
         None => None,
     };

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
 
+use super::file;
 use super::section::ConfigErrors;
-use super::told;
 
 /// What has been read.
 pub(super) struct Sources {
@@ -41,9 +41,8 @@ pub(super) fn read(files: &[PathBuf], errors: &ConfigErrors) -> Option<Sources> 
 /// The text of a file that is TOML.
 fn read_file(path: &Path, errors: &ConfigErrors) -> Option<String> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| errors.add(&name, format!("cannot be read: {}", told(&error))))
-        .ok()?;
+    let (text, metadata) =
+        file::read_text(path).map_err(|error| errors.add(&name, format!("cannot be read: {error}"))).ok()?;
     // As some editors begin a file.
     let text = match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
@@ -51,8 +50,7 @@ fn read_file(path: &Path, errors: &ConfigErrors) -> Option<String> {
     };
     match File::from_str(&text, FileFormat::Toml).collect() {
         Ok(table) => {
-            let metadata = std::fs::metadata(path).ok().filter(|_| holds_secret(&table));
-            if let Some(who) = metadata.as_ref().and_then(readers) {
+            if let Some(who) = holds_secret(&table).then(|| readers(&metadata)).flatten() {
                 let what = "may read or change: chmod 600, or put its secrets into files of their own";
                 errors.warn(&name, format!("holds a secret that {who} {what}"));
             }

@@ -2,7 +2,10 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::process::Output;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use datahub::DataHub;
 
@@ -240,6 +243,67 @@ fn a_file_that_cannot_be_read_is_said_with_its_path() {
 }
 
 /// Each value with which the gateway cannot work, how the message begins, and the nearest value that is good.
+/// Whatever a setting names is read at once or not at all: who opens a pipe waits, and some devices have no end.
+#[test]
+fn a_file_that_is_none_is_a_fault_and_hangs_nothing() {
+    let (hub, folder) = (datahub(), Folder::default());
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("coreutils").success());
+    let pipe = pipe.to_str().expect("a plain path");
+    let long = folder.file("long", &"# a comment\n".repeat(100_000));
+    let long = long.to_str().expect("a plain path");
+    let keys = folder.file("keys", &new_key());
+    symlink(&keys, folder.path().join("link")).expect("a folder of our own");
+    let with_keys = |path: &Path| format!("session.keys_file = {path:?}\n{}", section("a", &hub));
+    let good = with_keys(&keys);
+    let (url, client) = (hub.url(), hub.client_id());
+    let jwt = "bridge.url = \"http://127.0.0.1:1\"\nbridge.jwt_key_file";
+    let secret = format!("datahubs.b = {{ url = {url:?}, client_id = {client:?}, client_secret_file");
+    let ca =
+        format!("datahubs.b = {{ url = {url:?}, client_id = {client:?}, client_secret = \"{client:0<32}\", ca_file");
+    for (file, kind) in [(pipe, "it is a pipe"), ("/dev/zero", "it is a device"), (long, "it is longer than 1 MiB")] {
+        for (key, config) in [
+            ("session.keys_file", with_keys(Path::new(file))),
+            ("datahubs.b.client_secret_file", format!("{good}{secret} = {file:?} }}")),
+            ("datahubs.b.ca_file", format!("{good}{ca} = {file:?} }}")),
+            ("bridge.jwt_key_file", format!("{good}{jwt} = {file:?}\nbridge.fernet_key_file = {keys:?}")),
+            ("bridge.fernet_key_file", format!("{good}{jwt} = {keys:?}\nbridge.fernet_key_file = {file:?}")),
+        ] {
+            let path = folder.file("gateway.toml", &config);
+            for command in ["check", "serve"] {
+                let (status, told) = within_seconds(&[command, "--config", path.to_str().expect("a plain path")]);
+                assert_eq!(status, Some(EX_CONFIG), "{command} {key} {file}: {told}");
+                assert!(told.contains(&format!("{key} cannot be read: {kind}")), "{command} {key}: {told}");
+            }
+        }
+        for command in ["check", "serve", "health", "inspect"] {
+            let (status, told) = within_seconds(&[command, "--config", file]);
+            assert_eq!(status, Some(EX_CONFIG), "{command} {file}: {told}");
+            assert!(told.contains(&format!("{file} cannot be read: {kind}")), "{command}: {told}");
+        }
+    }
+    // The twin: what Kubernetes mounts is links.
+    let path = folder.file("gateway.toml", &with_keys(&folder.path().join("link")));
+    symlink(&path, folder.path().join("link.toml")).expect("a folder of our own");
+    let link = folder.path().join("link.toml");
+    let (status, told) = within_seconds(&["check", "--config", link.to_str().expect("a plain path")]);
+    assert_eq!(status, Some(0), "{told}");
+}
+
+/// The exit status of a command and what it said; none if it has not ended after some seconds.
+fn within_seconds(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(binary());
+    command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary is built");
+    let until = Instant::now() + Duration::from_secs(5);
+    while child.try_wait().expect("our own child").is_none() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let _ = child.kill();
+    let output = child.wait_with_output().expect("it ends");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 #[test]
 fn what_will_not_work_is_refused_and_what_is_next_to_it_taken() {
     let hub = datahub();

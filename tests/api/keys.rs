@@ -438,6 +438,26 @@ fn a_broken_file_leaves_the_keys_as_they_were_and_says_what_is_wrong() {
 }
 
 /// A secret that was renewed at the DataHUB: in a file of its own, on SIGHUP and by itself, and in the configuration.
+/// Whoever opens a pipe waits for its other end: nobody does, and the end of the process does not either.
+#[test]
+fn a_file_that_becomes_a_pipe_is_a_fault_and_hangs_nothing() {
+    let (hub, folder) = (datahub(), Folder::default());
+    let path = folder.file("keys", &new_key());
+    let mut gateway = Setup::with_keys_file(&[("a", &hub)], &path).start();
+    std::fs::remove_file(&path).expect("it is there");
+    assert!(Command::new("mkfifo").arg(&path).status().expect("coreutils").success());
+    let told = gateway.reload();
+    assert_eq!(told["event"], "reload_failed");
+    let detail = told["detail"].as_str().expect("a text");
+    assert!(detail.contains("session.keys_file cannot be read: it is a pipe"), "{detail}");
+    assert!(failed_reloads(&gateway) > 0);
+    std::fs::remove_file(&path).expect("it is there");
+    folder.file("keys", &new_key());
+    assert_eq!(gateway.reload()["event"], "keys_reloaded");
+    gateway.terminate();
+    assert!(gateway.wait_for_end().expect("it ends").success());
+}
+
 #[test]
 fn a_client_secret_is_taken_over_without_a_restart() {
     const WRONG: &str = "gloas-canary-of-a-secret-that-was-renewed";
