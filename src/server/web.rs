@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -130,11 +131,13 @@ fn files(path: &str, dir: &Path) -> Files {
         .default_handler(fn_service(move |req: ServiceRequest| app_route(req, page.clone())))
 }
 
-/// Whether the file that is served for a path is there and, behind all links, in the folder.
+/// Whether the file that is served for a path is there and, behind all links, in the folder. A pipe is none: whoever opens it
+/// waits for ever.
 fn is_inside(dir: &Path, path: &Path) -> bool {
     let file = dir.join(path);
     let file = if file.is_dir() { file.join(INDEX) } else { file };
-    dir.canonicalize().and_then(|dir| Ok(file.canonicalize()?.starts_with(dir))).unwrap_or(false)
+    let is_pipe = file.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
+    !is_pipe && dir.canonicalize().and_then(|dir| Ok(file.canonicalize()?.starts_with(dir))).unwrap_or(false)
 }
 
 /// The app's page, for a path that its script will read.

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
+use std::process::Command;
 
 use crate::browser::{Answer, Browser, NAVIGATION};
 use crate::gateway::{Folder, Gateway, Setup, datahub};
@@ -50,6 +51,27 @@ fn no_link_leads_out_of_the_folder() {
     // Nor does the page itself.
     std::fs::remove_file(app.path().join("index.html")).expect("it is there");
     link(&secret, "index.html");
+    for path in ["/arcmanager/app/", "/arcmanager/app/index.html", "/arcmanager/app/route"] {
+        assert_eq!(open(&gateway, path).status, 404, "{path}");
+    }
+}
+
+/// Whoever opens a pipe waits for its other end, and a thread for each call with it.
+#[test]
+fn a_pipe_in_the_folder_is_no_file_and_keeps_nobody() {
+    let app = Folder::default();
+    app.file("index.html", "the app");
+    let pipe =
+        |name: &str| assert!(Command::new("mkfifo").arg(app.path().join(name)).status().expect("there").success());
+    pipe("pipe.js");
+    pipe("pipe");
+    let dir = app.path().to_str().expect("a plain path");
+    let gateway = Setup::new(&[("a", &datahub())]).and(&format!("app.dir = {dir:?}")).start();
+    for (name, status) in [("pipe.js", 404), ("pipe", 200), ("", 200)] {
+        assert_eq!(open(&gateway, &format!("/arcmanager/app/{name}")).status, status, "{name}");
+    }
+    std::fs::remove_file(app.path().join("index.html")).expect("it is there");
+    pipe("index.html");
     for path in ["/arcmanager/app/", "/arcmanager/app/index.html", "/arcmanager/app/route"] {
         assert_eq!(open(&gateway, path).status, 404, "{path}");
     }
