@@ -22,7 +22,7 @@ use actix_web::http::StatusCode;
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::either::Either;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
@@ -95,7 +95,7 @@ pub struct ClientTimeouts {
 
 impl ServerConnection {
     /// A connection that was just accepted. Once `is_draining` is set, the next answer is its last; once `shutdown` is
-    /// ready, it ends as soon as nothing is under way.
+    /// ready, it ends as soon as nothing is under way; a head that has begun has a second more.
     pub fn new(
         stream: AcceptedStream,
         settings: Rc<ServerSettings>,
@@ -140,6 +140,8 @@ impl ServerConnection {
         let read = self.read_head().await;
         match self.admission.finish_head() {
             Ok(parked) if parked.is_empty() => {}
+            // Of a head that breaks off nobody is told, so that nobody need be waited for.
+            Ok(_) if matches!(read, Ok(None)) => {}
             // What is no head is answered, and the client may still be sending.
             Ok(parked) => *self.read_buffer = parked,
             Err(displaced) => {
@@ -155,7 +157,7 @@ impl ServerConnection {
         let timeouts = self.settings.timeouts;
         self.turn.spend(MESSAGE_BYTES).await;
         let idle = if self.is_new { timeouts.head } else { KEEP_ALIVE_TIMEOUT };
-        let mut deadline = None;
+        let (mut deadline, mut end) = (None, None);
         let mut scanned = 0;
         loop {
             if scanned < self.read_buffer.len() {
@@ -184,7 +186,13 @@ impl ServerConnection {
                     biased;
                     () = admission.displaced(), if has_head => Ok(false),
                     is_ready = readable(stream) => is_ready.map(|()| true),
-                    () = shutdown.as_mut(), if is_idle => Ok(false),
+                    () = async {
+                        shutdown.as_mut().await;
+                        if !is_idle {
+                            // Its rest may be on the way. In a box, so that no other connection holds memory for it.
+                            Box::pin(sleep_until(*end.get_or_insert_with(|| Instant::now() + LAST_HEAD_TIMEOUT))).await;
+                        }
+                    } => Ok(false),
                 }
             };
             let deadline = || {
@@ -559,6 +567,8 @@ pub enum WriteError {
 
 /// How long an idle connection is kept: longer than front proxies keep theirs (nginx: 60 s), so that it is they who close.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long the rest of a head may take once idle connections end.
+const LAST_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a body may keep us waiting on the whole, before what has come of it counts, and after any amount of it.
 const MAX_BODY_PATIENCE: Duration = Duration::from_mins(1);
 /// How long a connection that is closed is still read, so that the client gets the last answer.
@@ -830,7 +840,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_connection_ends_with_the_process_and_no_other_does() {
+    fn a_connection_ends_with_the_process_once_nothing_is_under_way() {
         run(async {
             // Also those that fill the buffer exactly.
             for length in [100, 4096, 8191, 8192, 8193, 16_384] {
@@ -845,15 +855,31 @@ mod tests {
                 assert!(matches!((end, waited), (Ok(None), 0)), "{length} bytes, {waited} s");
                 assert_eq!(heard(&mut client).await.as_bytes(), ANSWER);
             }
-            let (mut connection, mut client, process) = connected();
-            client.write_all(b"GET / HT").await.expect("there is room");
-            let sending = async {
-                tokio::time::sleep(SECOND).await;
-                process.cancel();
-                tokio::time::sleep(SECOND).await;
-                client.write_all(b"TP/1.1\r\nHost: a\r\n\r\n").await.expect("there is room");
-            };
-            tokio::join!(connection.request(), sending);
+            // Of a head that has begun the rest may be on the way, for a second and no longer, however it comes.
+            for (pieces, is_whole) in [(1, true), (8, false)] {
+                let (mut connection, mut client, process) = connected();
+                client.write_all(b"GET / HT").await.expect("there is room");
+                let rest = b"TP/1.1\r\nHost: a\r\n\r\n";
+                let sending = async {
+                    tokio::time::sleep(SECOND).await;
+                    process.cancel();
+                    for piece in rest.chunks(rest.len().div_ceil(pieces)) {
+                        tokio::time::sleep(SECOND * 9 / 10).await;
+                        let _ = client.write_all(piece).await;
+                    }
+                };
+                let reading = async {
+                    let begun = Instant::now();
+                    let request = connection.next_request().await.expect("no error");
+                    let took = begun.elapsed();
+                    if request.is_none() {
+                        connection.close().await;
+                    }
+                    assert!(took <= 2 * SECOND && begun.elapsed() == took, "{took:?}, and then {:?}", begun.elapsed());
+                    request.is_some()
+                };
+                assert_eq!(tokio::join!(reading, sending).0, is_whole, "{pieces} pieces");
+            }
         });
     }
 
