@@ -214,6 +214,8 @@ const MAX_BYTES: usize = 128 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn client(number: u8) -> IpAddr {
@@ -276,11 +278,12 @@ mod tests {
 
     #[test]
     fn whoever_waits_hears_of_it() {
-        tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(async {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(async {
             let limit = ConnectionLimit::new(1);
             let mut one = limit.admit(Some(client(1))).expect("a place");
             let other = limit.admit(Some(client(2))).expect("a place");
-            one.displaced().await;
+            let told = tokio::time::timeout(Duration::from_secs(10), one.displaced()).await;
+            assert!(told.is_ok(), "it never heard of it");
             assert_eq!(one.finish_head(), Err(Displaced));
             drop((one, other));
             assert!(limit.admit(Some(client(1))).is_some());
