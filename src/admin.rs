@@ -95,6 +95,11 @@ impl Draining {
         OpenConnection(self.clone())
     }
 
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        self.0.connections.load(Ordering::Relaxed)
+    }
+
     /// From now on a connection is closed once nothing is under way on it.
     pub fn close_idle(&self) {
         self.0.close_idle.cancel();
@@ -108,7 +113,7 @@ impl Draining {
     /// Waits until no connection is open, but a second at most.
     pub async fn wait_for_connections(&self) {
         for _ in 0..100 {
-            if self.0.connections.load(Ordering::Relaxed) == 0 {
+            if self.connections() == 0 {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::dev::ServerHandle;
 use actix_web::rt::System;
 use arcmanager_gateway::access_log;
 use arcmanager_gateway::admin::{ProcessHealth, ask, systemd};
@@ -20,7 +21,8 @@ use clap::Parser;
 use listenfd::ListenFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 
 use crate::cli::check::{check, too_few_files};
 use crate::cli::{Arguments, Command};
@@ -70,13 +72,11 @@ fn main() -> ExitCode {
             for warning in config.warnings.iter().map(String::as_str).chain(access_log::filter_warning()) {
                 log::warn!("{warning}");
             }
-            let outcome = done(System::new().block_on(serve(config, files, sockets)));
+            let status = block_on(serve(config, files, sockets)).unwrap_or_else(|error| failed(&error));
             access_log::flush(LOG_FLUSH);
-            outcome
+            status
         }
-        Command::Check { against } => {
-            System::new().block_on(check(&config, &against)).unwrap_or_else(|error| failed(&error))
-        }
+        Command::Check { against } => block_on(check(&config, &against)).unwrap_or_else(|error| failed(&error)),
         Command::Inspect => done(cli::inspect(&config)),
         Command::Key | Command::Man { .. } | Command::Openapi | Command::Policy { .. } | Command::Health => {
             unreachable!("answered above, since they need no whole configuration")
@@ -84,23 +84,29 @@ fn main() -> ExitCode {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then lets calls under way finish, then tasks: in twice `server.shutdown_timeout` at most.
-async fn serve(config: Arc<Config>, files: Vec<PathBuf>, sockets: Sockets) -> io::Result<()> {
-    actix_web::rt::spawn(reload::watch(Arc::clone(&config), files)?);
+/// Runs `work` to its end, and nothing longer: a file or a name that some thread still waits for must not keep the process.
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let system = System::new();
+    let output = system.block_on(work);
+    // Dropped, it would wait for those threads.
+    std::mem::forget(system);
+    output
+}
+
+/// Serves until SIGTERM or SIGINT. After SIGTERM calls under way are finished, then tasks, in twice `server.shutdown_timeout`, or
+/// five seconds more than that where it is short; after SIGINT nothing, also if it comes second. A worker that hangs is given
+/// up, and then it is a failure: an operator is to see that something was cut off.
+async fn serve(config: Arc<Config>, files: Vec<PathBuf>, sockets: Sockets) -> io::Result<ExitCode> {
+    let reload = actix_web::rt::spawn(reload::watch(Arc::clone(&config), files)?);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let Sockets { main, are_passed, admin, files } = sockets;
+    let Sockets { main, are_passed, admin, files: _files } = sockets;
     let places: Vec<_> = main.iter().map(Socket::address).collect();
     let health = ProcessHealth::default();
     let (server, tasks) = server::gateway(&config, main, &health, |_| {})?;
-    let admin = match admin {
-        Some(socket) => {
-            log::info!(listen = socket.address(); "operators may ask");
-            Some(server::admin_server(socket, &health)?)
-        }
-        None => None,
-    };
-    let admin_handle = admin.as_ref().map(actix_web::dev::Server::handle);
-    let admin = admin.map(actix_web::rt::spawn);
+    if let Some(socket) = admin {
+        log::info!(listen = socket.address(); "operators may ask");
+        actix_web::rt::spawn(server::admin_server(socket, &health)?);
+    }
 
     let handle = server.handle();
     let (end, ended) = oneshot::channel();
@@ -108,41 +114,68 @@ async fn serve(config: Arc<Config>, files: Vec<PathBuf>, sockets: Sockets) -> io
     let server = actix_web::rt::spawn(server);
     let public_url = config.server.public_url.as_str();
     log::info!(listen = places.join(" "), public_url, version = metrics::VERSION, revision = metrics::REVISION; "serving");
-    let systemd = actix_web::rt::spawn(systemd::watch(health.clone()));
+    actix_web::rt::spawn(systemd::watch(health.clone()));
 
     let is_graceful = tokio::select! {
         _ = terminate.recv() => true,
         _ = interrupt.recv() => false,
     };
     log::info!("ending");
-    let deadline = Instant::now() + config.server.shutdown_timeout * 2;
-    let draining = &health.draining;
-    draining.begin();
+    // What it said to systemd now would take back that the process ends.
+    reload.abort();
+    health.draining.begin();
     systemd::stopping();
-    if is_graceful {
-        if are_passed {
-            // Others listen there as well: they take what comes from now on.
-            handle.pause().await;
-            // It has been told, and may still hand a connection to a worker, who must not end before.
-            tokio::time::sleep(PAUSE_LIMIT).await;
+    let deadline = Instant::now() + config.server.shutdown_timeout * 2;
+    let finish = async {
+        let stop = stop(handle, server, are_passed, &health);
+        let status = if let Ok(stopped) = timeout(stop_limit(&config), stop).await {
+            stopped.map(|()| ExitCode::SUCCESS)?
+        } else {
+            let (connections, (answered, workers)) = (health.draining.connections(), health.workers.ask().await);
+            let hung = workers - answered;
+            log::warn!(workers, hung, connections; "workers have not ended in time: they are given up, and what they had under way is cut off");
+            ExitCode::FAILURE
+        };
+        // Refreshes, logins and revocations that were begun are finished: GitLab has taken the old tokens already, or is about
+        // to.
+        let _ = end.send(deadline);
+        tasks.await.map_err(io::Error::other)?;
+        io::Result::Ok(status)
+    };
+    let status = if is_graceful {
+        tokio::select! {
+            status = finish => status?,
+            _ = interrupt.recv() => ExitCode::SUCCESS,
         }
-        draining.wait_for_connections().await;
-    }
-    draining.close_idle();
-    handle.stop(is_graceful).await;
-    server.await.map_err(io::Error::other)??;
-    // Refreshes, logins and revocations that were begun are finished: GitLab has taken the old tokens already, or is about
-    // to.
-    let _ = end.send(deadline);
-    tasks.await.map_err(io::Error::other)?;
-    if let (Some(handle), Some(admin)) = (admin_handle, admin) {
-        handle.stop(false).await;
-        admin.await.map_err(io::Error::other)??;
-    }
-    systemd.abort();
-    drop(files);
+    } else {
+        ExitCode::SUCCESS
+    };
     log::info!("ended");
-    Ok(())
+    Ok(status)
+}
+
+/// Takes nothing new, lets calls under way finish, and ends the workers.
+async fn stop(
+    handle: ServerHandle,
+    server: JoinHandle<io::Result<()>>,
+    are_passed: bool,
+    health: &ProcessHealth,
+) -> io::Result<()> {
+    if are_passed {
+        // Others listen there as well: they take what comes from now on.
+        handle.pause().await;
+        // It has been told, and may still hand a connection to a worker, who must not end before.
+        tokio::time::sleep(PAUSE_LIMIT).await;
+    }
+    health.draining.wait_for_connections().await;
+    health.draining.close_idle();
+    handle.stop(true).await;
+    server.await.map_err(io::Error::other)?
+}
+
+/// How long [`stop`] may take: it gives up calls after `server.shutdown_timeout`, unless a worker hangs.
+fn stop_limit(config: &Config) -> Duration {
+    config.server.shutdown_timeout.max(LEAST_SHUTDOWN) + STOP_MARGIN
 }
 
 fn misconfigured(errors: &impl std::fmt::Display) -> ExitCode {
@@ -161,5 +194,9 @@ fn failed(error: &io::Error) -> ExitCode {
 
 /// How long the thread that accepts connections may take to hear that it is to accept no more.
 const PAUSE_LIMIT: Duration = Duration::from_millis(100);
+/// Calls under way have so long even if `server.shutdown_timeout` is less, since that is counted in whole seconds.
+const LEAST_SHUTDOWN: Duration = Duration::from_secs(1);
+/// What ending takes besides calls under way: a second for whoever is connected and silent, and a second's step of the workers.
+const STOP_MARGIN: Duration = Duration::from_secs(3);
 /// How long the end waits for the log's reader.
 const LOG_FLUSH: Duration = Duration::from_secs(2);

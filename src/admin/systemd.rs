@@ -19,7 +19,9 @@ pub async fn watch(health: ProcessHealth) {
     while !health.alive().await.is_good {
         sleep(STARTING_INTERVAL).await;
     }
-    ready("serving");
+    if !health.draining.has_begun() {
+        ready("serving");
+    }
     let Some(period) = watchdog() else { return };
     let mut beats = interval(period / 2);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -245,6 +245,25 @@ fn silent_connections_do_not_keep_a_process() {
     drop(wires);
 }
 
+/// SIGINT ends the process at once, also if it ends already: whoever is in front of it does not want to wait.
+#[test]
+fn who_has_no_time_for_the_end_says_so_by_a_second_signal() {
+    let hub = datahub();
+    let mut gateway = Setup::new(&[("a", &hub)]).start();
+    let mut wire = Wire::open(&gateway.address);
+    wire.send(format!(
+        "POST {BASE}/auth/refresh HTTP/1.1\r\nHost: localhost:8000\r\n{FETCH}Content-Length: 9\r\n\r\nabc"
+    ));
+    std::thread::sleep(Duration::from_millis(100));
+    gateway.terminate();
+    gateway.wait_for_line(|line| line["message"] == "ending");
+    std::thread::sleep(Duration::from_millis(1_200));
+    let begun = Instant::now();
+    signal("INT", gateway.pid());
+    assert!(gateway.wait_for_end().expect("it ends").success());
+    assert!(begun.elapsed() < Duration::from_millis(1_500), "{:?}", begun.elapsed());
+}
+
 /// A call under way is waited for, but for `server.shutdown_timeout`; by SIGINT, for nothing.
 #[test]
 fn a_call_that_takes_too_long_is_given_up() {

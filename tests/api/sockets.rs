@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::gateway::{BASE, Folder, Setup, binary, datahub};
+use crate::gateway::{BASE, Folder, Setup, binary, datahub, signal};
 use crate::wire::exchange;
 
 const EX_CONFIG: i32 = 78;
@@ -294,6 +294,17 @@ impl Manager {
             assert!(!text.contains("READY=1"), "{what} comes first: {text}");
         }
     }
+
+    /// What has come and was not heard yet.
+    fn rest(&self) -> Vec<String> {
+        self.socket.set_nonblocking(true).expect("a socket");
+        let next = || {
+            let mut buffer = [0; 4096];
+            let count = self.socket.recv(&mut buffer).ok()?;
+            Some(String::from_utf8_lossy(&buffer[..count]).into_owned())
+        };
+        std::iter::from_fn(next).collect()
+    }
 }
 
 fn told_by(manager: &Manager, watchdog: &str) -> Command {
@@ -331,9 +342,20 @@ fn systemd_hears_what_the_process_does() {
         let told = manager.hear("READY=1");
         assert!(told.lines().any(|line| line.starts_with(status)), "{told}");
     }
+    // Half a body is under way, so that it takes its time.
+    let mut wire = crate::wire::Wire::open(&gateway.address);
+    wire.send(format!(
+        "POST {BASE}/auth/refresh HTTP/1.1\r\nHost: localhost:8000\r\nX-CSRF: 1\r\nContent-Length: 9\r\n\r\nabc"
+    ));
     gateway.terminate();
     manager.hear("STOPPING=1");
+    signal("HUP", gateway.pid());
+    std::thread::sleep(Duration::from_millis(500));
+    signal("INT", gateway.pid());
     assert!(gateway.wait_for_end().expect("it ends").success());
+    for told in manager.rest() {
+        assert!(!told.contains("RELOADING=1") && !told.contains("READY=1"), "it does not take back its end: {told}");
+    }
 }
 
 /// Who does not read what it asked to be told, or is not there, keeps nobody.
