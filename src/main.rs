@@ -62,7 +62,7 @@ fn main() -> ExitCode {
             if let Some(error) = too_few_files(&config) {
                 return misconfigured(&error);
             }
-            // Both while there is no other thread: they change the environment and the mode of new files.
+            // While there is no other thread, since it changes the environment.
             let sockets = match Sockets::open(ListenFd::from_env(), &config) {
                 Ok(sockets) => sockets,
                 Err(error) if error.is_lasting() => return misconfigured(&error),

@@ -1,20 +1,24 @@
 //! What the process listens on: sockets that systemd passes, or those of the configuration.
 //!
 //! A unix socket is a file among others. Nothing but a socket on which nobody listens is ever replaced by one of ours, none of
-//! ours is open to more people than it is meant for, not for a moment, and at the end we remove it if it is still ours.
+//! ours is open to more people than it is meant for, not for a moment, and at the end we remove it if it is still ours. Whoever
+//! looks at such a file and then replaces it holds its folder's lock meanwhile: several processes may start, or end, at once.
 
 pub mod trial;
 
 use std::fmt;
-use std::fs::{self, FileType, Permissions};
+use std::fs::{self, File, FileType, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use listenfd::ListenFd;
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags, fchmod};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -85,20 +89,7 @@ impl Socket {
         match endpoint {
             Endpoint::Tcp(address) => Ok((Self::Tcp(TcpListener::bind(address).map_err(Fault::System)?), None)),
             Endpoint::Unix(path) => {
-                if look_at(path)? == Found::DeadSocket {
-                    fs::remove_file(path).map_err(Fault::System)?;
-                }
-                // Nobody may connect before the file's group and mode are what they are to be. No other thread is there yet
-                // that makes files.
-                let umask = rustix::process::umask(Mode::RWXU | Mode::RWXG | Mode::RWXO);
-                let socket = UnixListener::bind(path);
-                rustix::process::umask(umask);
-                let socket = socket.map_err(Fault::System)?;
-                let file = SocketFile::new(path).map_err(Fault::System)?;
-                if let Some(group) = server.unix_group {
-                    chown(path, None, Some(group)).map_err(Fault::Group)?;
-                }
-                fs::set_permissions(path, Permissions::from_mode(server.unix_mode)).map_err(Fault::System)?;
+                let (socket, file) = bind_unix(path, server.unix_mode, server.unix_group)?;
                 Ok((Self::Unix(socket), Some(file)))
             }
         }
@@ -171,6 +162,64 @@ fn is_same_path(one: &Path, other: &Path) -> bool {
     one == other || one.file_name() == other.file_name() && folder(one).is_some_and(|it| folder(other) == Some(it))
 }
 
+/// Listens at `path`, where there is nothing, or a socket on which nobody listens.
+fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> Result<(UnixListener, SocketFile), Fault> {
+    let _lock = FolderLock::take(path)?;
+    if look_at(path)? == Found::DeadSocket {
+        fs::remove_file(path).map_err(Fault::System)?;
+    }
+    let listen = || {
+        let socket = new_socket(SocketFlags::CLOEXEC)?;
+        // Linux gives the file the mode that the socket has. Nobody may connect before group and mode are what they are to be.
+        fchmod(&socket, Mode::empty())?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok(UnixListener::from(socket))
+    };
+    let socket = listen().map_err(|error: Errno| Fault::System(error.into()))?;
+    let file = SocketFile::new(path).map_err(Fault::System)?;
+    if let Some(group) = group {
+        chown(path, None, Some(group)).map_err(Fault::Group)?;
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(Fault::System)?;
+    Ok((socket, file))
+}
+
+fn new_socket(flags: SocketFlags) -> rustix::io::Result<OwnedFd> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+/// Held by whoever looks at a socket's file and then changes something in its folder.
+#[derive(Debug)]
+struct FolderLock {
+    /// Closed, it is free. On the folder itself, so that no other file is ever left behind.
+    _folder: Option<File>,
+}
+
+impl FolderLock {
+    /// The lock of the folder of `path`. Nobody needs it for long: after two seconds it is given up.
+    fn take(path: &Path) -> Result<Self, Fault> {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        // What is no folder is not opened: some files would keep us waiting.
+        let flags = OFlags::DIRECTORY.bits().cast_signed();
+        let folder = match OpenOptions::new().read(true).custom_flags(flags).open(folder) {
+            Ok(folder) => folder,
+            // One in which we may make files and not look around. There, and on a file system without locks, we are no worse
+            // off than without.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(Self { _folder: None }),
+            Err(error) => return Err(Fault::System(error)),
+        };
+        let until = Instant::now() + LOCK_TIMEOUT;
+        loop {
+            match folder.try_lock() {
+                Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(LOCK_INTERVAL),
+                Err(TryLockError::WouldBlock) => return Err(Fault::Locked),
+                Ok(()) | Err(TryLockError::Error(_)) => return Ok(Self { _folder: Some(folder) }),
+            }
+        }
+    }
+}
+
 /// What is at a path where a socket of ours may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
@@ -191,12 +240,7 @@ fn look_at(path: &Path) -> Result<Found, Fault> {
     }
     // Whoever listens and is too busy to answer makes us wait no more than whoever answers.
     let connected = SocketAddrUnix::new(path).and_then(|address| {
-        let probe = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let probe = new_socket(SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
         rustix::net::connect(probe, &address)
     });
     match connected {
@@ -223,24 +267,27 @@ fn name_of(kind: FileType) -> &'static str {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode.
-    id: (u64, u64),
+    id: FileId,
 }
+
+/// Device, inode and birth: a file system may give the inode of a file that is gone to the next one.
+type FileId = (u64, u64, Option<SystemTime>);
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<Self> {
         Ok(Self { path: path.to_owned(), id: Self::id(path)? })
     }
 
-    fn id(path: &Path) -> io::Result<(u64, u64)> {
-        fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+    fn id(path: &Path) -> io::Result<FileId> {
+        fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino(), metadata.created().ok()))
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        // Without the lock another start may just be replacing it. What is left over, the next start replaces.
+        let Ok(_lock) = FolderLock::take(&self.path) else { return };
         if Self::id(&self.path).is_ok_and(|id| id == self.id) {
-            // What is left over, the next start replaces.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -260,6 +307,8 @@ enum Fault {
     NoSocket(&'static str),
     /// With which of ours.
     Collides(String),
+    /// Something else holds the folder's lock.
+    Locked,
     Empty,
 }
 
@@ -272,7 +321,7 @@ impl SocketError {
     pub fn kind(&self) -> Option<io::ErrorKind> {
         match &self.fault {
             Fault::System(error) => Some(error.kind()),
-            Fault::Group(_) | Fault::NoSocket(_) | Fault::Collides(_) | Fault::Empty => None,
+            _ => None,
         }
     }
 
@@ -290,6 +339,7 @@ impl SocketError {
                     [InvalidFilename, InvalidInput, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem];
                 kinds.contains(&error.kind()) || Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT)
             }
+            Fault::Locked => false,
             Fault::Group(_) | Fault::NoSocket(_) | Fault::Collides(_) | Fault::Empty => true,
         }
     }
@@ -325,9 +375,164 @@ impl fmt::Display for SocketError {
             Fault::Collides(other) => {
                 write!(f, "is the same place as {other}, or a part of it: leave out one of the two ([::] takes IPv4, too)")
             }
+            Fault::Locked => f.write_str(
+                "cannot be listened on: another process holds the lock of its folder (`lslocks` says which): end it, or try again",
+            ),
             Fault::Empty => write!(f, "is empty, and systemd passed no socket"),
         }
     }
 }
 
 impl std::error::Error for SocketError {}
+
+/// How many connections may wait at a unix socket: as many as the system lets.
+const BACKLOG: i32 = -1;
+/// How long a folder's lock is waited for, and how often it is tried.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+    use std::sync::Barrier;
+
+    use rustix::fs::{CWD, mknodat};
+
+    use super::*;
+
+    /// A folder of one test, which is gone afterwards.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).expect("a folder");
+            Self(path)
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn bind(path: &Path) -> Result<(UnixListener, SocketFile), String> {
+        bind_unix(path, 0o600, None).map_err(|fault| SocketError::new("here", fault).to_string())
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_nothing_else_is_touched() {
+        let folder = Folder::new("found");
+        drop(UnixListener::bind(folder.path("dead")).expect("a short path"));
+        let _living = UnixListener::bind(folder.path("living")).expect("a short path");
+        let _datagrams = UnixDatagram::bind(folder.path("datagrams")).expect("a short path");
+        fs::write(folder.path("file"), "precious").expect("a file");
+        fs::create_dir(folder.path("folder")).expect("a folder");
+        mknodat(CWD, folder.path("pipe"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).expect("a pipe");
+        for (link, to) in [("dangling", "nowhere"), ("link-to-a-file", "file"), ("link-to-a-dead-socket", "dead")] {
+            symlink(to, folder.path(link)).expect("a link");
+        }
+        for (name, expected) in [
+            ("file", "here is a file"),
+            ("folder", "here is a folder"),
+            ("dangling", "here is a symbolic link"),
+            ("link-to-a-file", "here is a symbolic link"),
+            ("link-to-a-dead-socket", "here is a symbolic link"),
+            ("living", "here is in use"),
+            ("datagrams", "here cannot be listened on"),
+            ("missing/socket", "here cannot be listened on: its folder is not there"),
+            ("file/socket", "here cannot be listened on: Not a directory"),
+            ("pipe/socket", "here cannot be listened on: Not a directory"),
+        ] {
+            let path = folder.path(name);
+            let before = SocketFile::id(&path).ok();
+            let told = bind(&path).expect_err(name);
+            assert!(told.starts_with(expected), "{name}: {told}");
+            assert_eq!(SocketFile::id(&path).ok(), before, "{name}");
+        }
+        assert_eq!(fs::read(folder.path("file")).expect("it is there"), b"precious");
+        for name in ["dead", "new"] {
+            let path = folder.path(name);
+            let (_socket, file) = bind(&path).expect(name);
+            UnixStream::connect(&path).expect(name);
+            assert_eq!(fs::metadata(&path).expect(name).mode() & 0o777, 0o600);
+            assert!(bind(&path).is_err_and(|told| told.starts_with("here is in use")), "{name}");
+            drop(file);
+            assert!(!path.exists(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_took_a_sockets_place_stays() {
+        let folder = Folder::new("taken");
+        let path = folder.path("socket");
+        let (_socket, file) = bind(&path).expect("nothing is there");
+        let _other = UnixListener::bind(folder.path("other")).expect("a short path");
+        fs::rename(folder.path("other"), &path).expect("a folder of our own");
+        drop(file);
+        assert!(UnixStream::connect(&path).is_ok());
+    }
+
+    /// Each start finds the same dead socket, and replaces it at the same moment.
+    #[test]
+    fn of_starts_at_once_one_gets_the_socket_and_keeps_it() {
+        let folder = Folder::new("race");
+        let path = folder.path("socket");
+        for round in 0..200 {
+            drop(UnixListener::bind(&path).expect("nothing is there"));
+            let barrier = Barrier::new(4);
+            let start = || {
+                barrier.wait();
+                bind(&path)
+            };
+            let bound = thread::scope(|scope| {
+                let starts = [(); 4].map(|()| scope.spawn(start));
+                starts.map(|thread| thread.join().expect("no panic"))
+            });
+            let living: Vec<_> = bound.iter().flatten().collect();
+            assert_eq!(living.len(), 1, "round {round}: {bound:?}");
+            assert!(UnixStream::connect(&path).is_ok(), "round {round}");
+        }
+    }
+
+    /// An end removes what is its own, and not what a start puts there at that moment.
+    #[test]
+    fn an_end_takes_nothing_from_a_start() {
+        let folder = Folder::new("end");
+        let path = folder.path("socket");
+        for round in 0..50 {
+            let (socket, file) = bind(&path).expect("nothing is there");
+            drop(socket);
+            // Longer than a tick of the file system's clock: no process that serves ends sooner.
+            thread::sleep(Duration::from_millis(10));
+            let barrier = Barrier::new(2);
+            let new = thread::scope(|scope| {
+                let start = scope.spawn(|| {
+                    barrier.wait();
+                    bind(&path)
+                });
+                barrier.wait();
+                drop(file);
+                start.join().expect("no panic")
+            });
+            assert!(new.is_ok() && UnixStream::connect(&path).is_ok(), "round {round}: {new:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_holds_the_lock_is_not_waited_for_for_ever() {
+        let folder = Folder::new("lock");
+        let path = folder.path("socket");
+        let lock = FolderLock::take(&path).expect("it is free");
+        let told = bind(&path).expect_err("it is held");
+        assert!(told.contains("holds the lock of its folder"), "{told}");
+        drop(lock);
+        assert!(bind(&path).is_ok());
+    }
+}

@@ -266,6 +266,39 @@ fn sockets_that_systemd_passes_are_served_and_left() {
     assert!(unix.exists(), "it is systemd's");
 }
 
+/// Four processes find a dead socket at the same moment: one of them replaces it, and nobody takes it away from that one.
+#[test]
+fn of_processes_that_start_at_once_one_serves() {
+    let hub = datahub();
+    let folder = Folder::default();
+    let path = folder.path().join("gateway.sock");
+    let setup = Setup::new(&[("a", &hub)]).and("server.workers = 1").at("127.0.0.1:0", "none");
+    let setup = setup.listening_at(&format!("unix:{}", path.display()));
+    let config = setup.write();
+    for round in 0..50 {
+        let start = |_| {
+            let mut command = Command::new(binary());
+            command.env_clear().arg("--config").arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
+            command.spawn().expect("the binary is built")
+        };
+        let mut processes: Vec<_> = (0..4).map(start).collect();
+        let until = Instant::now() + Duration::from_secs(5);
+        let mut living = processes.len();
+        while living > 1 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+            living =
+                processes.iter_mut().filter_map(|it| it.try_wait().expect("our own").is_none().then_some(())).count();
+        }
+        let answers = living == 1 && ask(&path, &request()).starts_with("HTTP/1.1 200 ");
+        // As a power cut would: the socket is a dead one for the next round.
+        for process in &mut processes {
+            let _ = process.kill();
+            process.wait().expect("our own child");
+        }
+        assert_eq!((living, answers), (1, true), "round {round}");
+    }
+}
+
 /// What systemd, or whoever stands in for it, has heard.
 struct Manager {
     socket: UnixDatagram,
@@ -442,6 +475,8 @@ fn a_front_sees_that_a_gateway_is_about_to_end() {
     let setup = Setup::new(&[("a", &hub)]).and("server.health = true");
     let mut gateway = setup.listening_at(&format!("unix:{}", path.display())).start();
     let mut streams = ["/readyz", "/healthz"].map(|route| (UnixStream::connect(&path).expect("it listens"), route));
+    // Until a worker has them.
+    std::thread::sleep(Duration::from_millis(100));
     gateway.terminate();
     gateway.wait_for_line(|line| line["message"] == "ending");
     for (stream, route) in &mut streams {
