@@ -16,9 +16,8 @@ use arcmanager_gateway::config::Config;
 use arcmanager_gateway::metrics;
 use arcmanager_gateway::reload;
 use arcmanager_gateway::server;
-use arcmanager_gateway::server::socket::{Socket, Sockets};
+use arcmanager_gateway::server::socket::{self, Socket, Sockets};
 use clap::Parser;
-use listenfd::ListenFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -63,7 +62,7 @@ fn main() -> ExitCode {
                 return misconfigured(&error);
             }
             // While there is no other thread, since it changes the environment.
-            let sockets = match Sockets::open(ListenFd::from_env(), &config) {
+            let sockets = match socket::passed().and_then(|passed| Sockets::open(passed, &config)) {
                 Ok(sockets) => sockets,
                 Err(error) if error.is_lasting() => return misconfigured(&error),
                 Err(error) => return done(Err(io::Error::other(error))),

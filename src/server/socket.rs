@@ -6,6 +6,7 @@
 
 pub mod trial;
 
+use std::env;
 use std::fmt;
 use std::fs::{self, File, FileType, OpenOptions, Permissions, TryLockError};
 use std::io;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 use listenfd::ListenFd;
 use rustix::fs::{Mode, OFlags, fchmod};
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_acceptconn;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::config::{Config, Server};
@@ -53,14 +55,9 @@ impl Sockets {
     /// # Errors
     /// [`SocketError`], which names the key.
     pub fn open(mut passed: ListenFd, config: &Config) -> Result<Self, SocketError> {
-        let (mut main, mut files) = (Vec::new(), Vec::new());
-        for at in 0..passed.len() {
-            // Each is one or the other; asking for the wrong kind leaves it as it is.
-            let tcp = passed.take_tcp_listener(at).ok().flatten().map(Socket::Tcp);
-            let unix = || passed.take_unix_listener(at).map(|socket| socket.map(Socket::Unix));
-            let socket = tcp.map_or_else(unix, |socket| Ok(Some(socket)));
-            main.extend(socket.map_err(|error| SocketError::new("LISTEN_FDS", Fault::System(error)))?);
-        }
+        let fault = |fault| SocketError::new("LISTEN_FDS", fault);
+        let main = (0..passed.len()).map(|at| take_passed(&mut passed, at).map_err(fault));
+        let (mut main, mut files) = (main.collect::<Result<Vec<_>, _>>()?, Vec::new());
         let are_passed = !main.is_empty();
         let mut tried = Tried::default();
         if !are_passed {
@@ -81,6 +78,50 @@ impl Sockets {
         files.extend(file.flatten());
         Ok(Self { main, are_passed, admin, files })
     }
+}
+
+/// The sockets that systemd passes, or whoever does as it does (`sd_listen_fds(3)`). It takes what says so out of the environment,
+/// so there must be no other thread yet.
+///
+/// # Errors
+/// [`SocketError`] if nobody can tell how many they are.
+pub fn passed() -> Result<ListenFd, SocketError> {
+    // What another process was told, and handed on, is not for us.
+    if env::var("LISTEN_PID").is_ok_and(|pid| !pid.is_empty() && pid != std::process::id().to_string()) {
+        return Ok(ListenFd::empty());
+    }
+    let count = env::var_os("LISTEN_FDS").unwrap_or_default();
+    check_passed_count(&count.to_string_lossy()).map_err(|fault| SocketError::new("LISTEN_FDS", fault))?;
+    Ok(ListenFd::from_env())
+}
+
+/// Whether it says how many sockets are passed. One that cannot be read would count as none, and another place be served.
+fn check_passed_count(text: &str) -> Result<(), Fault> {
+    let is_good = text.is_empty() || text.parse().is_ok_and(|count: u16| count <= MAX_PASSED);
+    if is_good { Ok(()) } else { Err(Fault::PassedCount) }
+}
+
+fn take_passed(passed: &mut ListenFd, at: usize) -> Result<Socket, Fault> {
+    let (number, count) = (at + 1, passed.len());
+    let fault = |kind| Fault::Passed { number, count, kind };
+    // Asking for the wrong kind leaves it as it is.
+    let socket = if let Ok(Some(socket)) = passed.take_tcp_listener(at) {
+        Socket::Tcp(socket)
+    } else if let Ok(Some(socket)) = passed.take_unix_listener(at) {
+        Socket::Unix(socket)
+    } else {
+        return Err(fault(match (passed.take_udp_socket(at), passed.take_unix_datagram(at)) {
+            (Ok(Some(_)), _) => "is one for UDP",
+            (_, Ok(Some(_))) => "is one for datagrams",
+            _ => "is no TCP socket and no unix one",
+        }));
+    };
+    // Also what systemd passes with Accept=yes, and an end of a pair.
+    let listens = match &socket {
+        Socket::Tcp(socket) => socket_acceptconn(socket),
+        Socket::Unix(socket) => socket_acceptconn(socket),
+    };
+    if listens == Ok(true) { Ok(socket) } else { Err(fault("does not listen")) }
 }
 
 impl Socket {
@@ -309,6 +350,14 @@ enum Fault {
     Collides(String),
     /// Something else holds the folder's lock.
     Locked,
+    /// `LISTEN_FDS` is no number.
+    PassedCount,
+    /// One of the sockets that were passed is none to take connections from.
+    Passed {
+        number: usize,
+        count: usize,
+        kind: &'static str,
+    },
     Empty,
 }
 
@@ -340,7 +389,7 @@ impl SocketError {
                 kinds.contains(&error.kind()) || Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT)
             }
             Fault::Locked => false,
-            Fault::Group(_) | Fault::NoSocket(_) | Fault::Collides(_) | Fault::Empty => true,
+            _ => true,
         }
     }
 }
@@ -378,6 +427,12 @@ impl fmt::Display for SocketError {
             Fault::Locked => f.write_str(
                 "cannot be listened on: another process holds the lock of its folder (`lslocks` says which): end it, or try again",
             ),
+            Fault::PassedCount => write!(f, "must be the number of sockets that are passed, {MAX_PASSED} at most"),
+            Fault::Passed { number, count, kind } => write!(
+                f,
+                "passes what nobody can connect to: number {number} of {count} {kind}; a socket unit has ListenStream= and \
+                 Accept=no for each"
+            ),
             Fault::Empty => write!(f, "is empty, and systemd passed no socket"),
         }
     }
@@ -385,6 +440,8 @@ impl fmt::Display for SocketError {
 
 impl std::error::Error for SocketError {}
 
+/// How many sockets may be passed.
+const MAX_PASSED: u16 = 1000;
 /// How many connections may wait at a unix socket: as many as the system lets.
 const BACKLOG: i32 = -1;
 /// How long a folder's lock is waited for, and how often it is tried.
@@ -406,7 +463,7 @@ mod tests {
 
     impl Folder {
         fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+            let path = env::temp_dir().join(format!("{name}-{}", std::process::id()));
             fs::create_dir_all(&path).expect("a folder");
             Self(path)
         }
@@ -534,5 +591,15 @@ mod tests {
         assert!(told.contains("holds the lock of its folder"), "{told}");
         drop(lock);
         assert!(bind(&path).is_ok());
+    }
+
+    #[test]
+    fn how_many_sockets_are_passed_is_a_number() {
+        for text in ["", "0", "1", "1000"] {
+            assert!(check_passed_count(text).is_ok(), "{text}");
+        }
+        for text in ["two", "-1", "1.0", "1001", "4000000000", " 1", "1 "] {
+            assert!(check_passed_count(text).is_err(), "{text}");
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,11 @@ fn ask(path: &Path, bytes: &str) -> String {
 fn refused(setup: &Setup) -> (Option<i32>, String) {
     let mut command = Command::new(binary());
     command.env_clear().arg("--config").arg(setup.write()).stdout(Stdio::null()).stderr(Stdio::piped());
+    ended(command)
+}
+
+/// The same of any command.
+fn ended(mut command: Command) -> (Option<i32>, String) {
     let mut child = command.spawn().expect("the binary is built");
     let until = Instant::now() + Duration::from_secs(5);
     while child.try_wait().expect("our own child").is_none() && Instant::now() < until {
@@ -296,6 +302,47 @@ fn of_processes_that_start_at_once_one_serves() {
             process.wait().expect("our own child");
         }
         assert_eq!((living, answers), (1, true), "round {round}");
+    }
+}
+
+/// What is passed is served, or it is a fault that says why not: no place of the configuration is served instead.
+#[test]
+fn what_is_passed_and_takes_no_connections_is_a_fault() {
+    let hub = datahub();
+    let setup = Setup::new(&[("a", &hub)]);
+    let config = setup.write();
+    let silent = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None);
+    let (end, _other) = UnixStream::pair().expect("a pair");
+    let datagrams = UnixDatagram::unbound().expect("a socket");
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let copy = || OwnedFd::from(listener.try_clone().expect("a descriptor"));
+    let number = "must be the number of sockets that are passed";
+    for (case, passed, count, expected) in [
+        ("it does not listen", silent.expect("a socket"), "1", "number 1 of 1 does not listen"),
+        ("an end of a pair", end.into(), "1", "number 1 of 1 does not listen"),
+        ("UDP", udp.into(), "1", "number 1 of 1 is one for UDP"),
+        ("datagrams", datagrams.into(), "1", "number 1 of 1 is one for datagrams"),
+        ("a file", fs::File::open("/dev/null").expect("it is there").into(), "1", "number 1 of 1 is no TCP socket"),
+        ("one is missing", copy(), "2", "number 2 of 2 is no TCP socket"),
+        ("a word", copy(), "two", number),
+        ("less than none", copy(), "-1", number),
+        ("more than there are", copy(), "4000000000", number),
+    ] {
+        let script = "exec 3<&0; export LISTEN_PID=$$; exec \"$0\" --config \"$1\" </dev/null 4<&-";
+        let mut command = Command::new("/bin/sh");
+        command.env_clear().env("LISTEN_FDS", count).args(["-c", script]).arg(binary()).arg(&config);
+        command.stdin(Stdio::from(passed)).stdout(Stdio::null()).stderr(Stdio::piped());
+        let (status, told) = ended(command);
+        assert!(status == Some(EX_CONFIG) && told.contains("LISTEN_FDS") && told.contains(expected), "{case}: {told}");
+    }
+    // The twin: none at all, or what another process was told.
+    for (name, value) in [("LISTEN_FDS", "0"), ("LISTEN_FDS", ""), ("LISTEN_PID", "1")] {
+        let mut command = Command::new("/bin/sh");
+        command.env_clear().env("LISTEN_FDS", "two").env(name, value);
+        command.args(["-c", "exec \"$0\" --config \"$GATEWAY_OF_A_TEST\""]).arg(binary());
+        let gateway = setup.start_as(command);
+        assert_eq!(exchange(&gateway.address, request())[0].status, 200, "{name}={value}");
     }
 }
 
