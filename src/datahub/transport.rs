@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,9 @@ use futures_util::stream::FuturesUnordered;
 use openidconnect::HttpRequest;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
@@ -50,12 +52,21 @@ struct Tunnel {
 }
 
 /// What all clones of an address remember.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Memory {
     /// The IP address that worked last, which is tried first.
     last_good: Mutex<Option<SocketAddr>>,
     /// When it was last said that the TLS there is not right.
     tls_reported: LastSaid,
+    /// One permit for each thread that may look up the name.
+    lookups: Arc<Semaphore>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        let (last_good, tls_reported) = Default::default();
+        Self { last_good, tls_reported, lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
+    }
 }
 
 impl Address {
@@ -156,7 +167,7 @@ impl Address {
         let connecting = Box::pin(async {
             match &self.connect_to {
                 Endpoint::Tcp(name) => {
-                    let addresses = lookup_host(name).await.map_err(|error| self.unreachable(error))?;
+                    let addresses = self.look_up(name).await.map_err(|error| self.unreachable(error))?;
                     self.connect_to_any(addresses).await
                 }
                 Endpoint::Unix(path) => self.secure(Box::new(connect_unix(path).await?)).await,
@@ -164,6 +175,22 @@ impl Address {
         });
         let connected = timeout(limit, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         connected.map_err(ConnectError::from)
+    }
+
+    /// The IP addresses of `host:port`. Where a name server is silent, the thread that asks goes on after everybody has given
+    /// up. Threads are for all DataHUBs, so only a few ask for one, and whoever comes then waits for one of them.
+    async fn look_up(&self, name: &str) -> io::Result<std::vec::IntoIter<SocketAddr>> {
+        if let Ok(address) = name.parse() {
+            return Ok(vec![address].into_iter());
+        }
+        let permit = Arc::clone(&self.memory.lookups).acquire_owned().await.map_err(io::Error::other)?;
+        let name = name.to_owned();
+        let lookup = spawn_blocking(move || {
+            let found = name.to_socket_addrs();
+            drop(permit);
+            found
+        });
+        lookup.await.map_err(io::Error::other)?
     }
 
     /// A connection to the first of these IP addresses that answers. Each but the first has to wait until the one before has
@@ -351,6 +378,8 @@ const HEAD_START: Duration = Duration::from_millis(250);
 const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 /// How many IP addresses of one name are tried.
 const MAX_ADDRESSES: usize = 16;
+/// How many threads look up one name at a time.
+const MAX_LOOKUPS: usize = 8;
 /// The numbers of Linux, which std has no kinds for.
 const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
