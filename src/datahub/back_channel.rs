@@ -14,7 +14,7 @@ use std::time::Duration;
 use actix_rt::net::{ActixStream, Ready};
 use actix_service::fn_service;
 use actix_tls::connect::{ConnectError as AwcConnectError, ConnectInfo, Connection};
-use actix_web::error::PayloadError;
+use actix_web::error::{ParseError, PayloadError};
 use actix_web::http::{StatusCode, Uri, header};
 use openidconnect::{HttpRequest, HttpResponse};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -98,7 +98,7 @@ impl BackChannel {
         }
         let body = answer.body().limit(MAX_RESPONSE_BYTES).await.map_err(|error| match error {
             PayloadError::Overflow => BackChannelError::TooLarge,
-            PayloadError::Io(error) => BackChannelError::Broken(error),
+            PayloadError::Io(error) | PayloadError::Incomplete(Some(error)) => BackChannelError::Broken(error),
             _ => BackChannelError::Malformed,
         })?;
         // awc takes a body that was cut for a whole one, and one that ends with the connection for none.
@@ -143,8 +143,11 @@ fn send_error(error: awc::error::SendRequestError) -> BackChannelError {
     use awc::error::SendRequestError;
     match error {
         SendRequestError::Timeout => BackChannelError::Timeout,
+        // What awc reads of an answer, it reads as one: a connection that is reset is an error of the answer's, too.
+        SendRequestError::Send(error) | SendRequestError::Response(ParseError::Io(error)) => {
+            BackChannelError::Broken(error)
+        }
         SendRequestError::Response(_) => BackChannelError::Malformed,
-        SendRequestError::Send(error) => BackChannelError::Broken(error),
         other => BackChannelError::Broken(io::Error::other(other.to_string())),
     }
 }
