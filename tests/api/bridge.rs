@@ -154,7 +154,7 @@ fn body(reader: &mut impl BufRead, request: &Request) -> Option<usize> {
 }
 
 /// The same with a bridge to `url`, whose keys are beside the configuration.
-fn bridged(setup: Setup, url: &str) -> Setup {
+pub fn bridged(setup: Setup, url: &str) -> Setup {
     let [jwt, fernet] = [("jwt.pem", JWT_KEY), ("fernet", FERNET_KEY)].map(|(name, text)| file(&setup, name, text));
     setup.and(&format!("bridge.url = {url:?}\nbridge.jwt_key_file = {jwt:?}\nbridge.fernet_key_file = {fernet:?}"))
 }

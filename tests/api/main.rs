@@ -23,6 +23,7 @@ mod datahubs;
 mod docs;
 mod drain;
 mod far_end;
+mod faults;
 mod files;
 mod framing;
 mod gateway;
