@@ -114,7 +114,8 @@ browser-tools: deploy-tools geckodriver
 deploy-tools:
 	@command -v nginx >/dev/null && command -v haproxy >/dev/null && command -v openssl >/dev/null \
 		&& command -v systemd-socket-activate >/dev/null && command -v curl >/dev/null && command -v strace >/dev/null \
-		|| { $(APT) nginx-light haproxy openssl systemd curl strace; }
+		&& ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 \
+		|| { $(APT) nginx-light haproxy openssl systemd curl strace libfaketime; }
 
 # Prometheus' own checker, out of Debian's package: installed, that would start a service, and take 100 MiB.
 deploy-tools: promtool

@@ -16,6 +16,7 @@ mod browser;
 mod callback;
 mod check;
 mod client;
+mod clock;
 mod config;
 mod connection;
 mod crowd;
