@@ -7,20 +7,21 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{BufReader, Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use datahub::{DataHub, Options};
+use ::datahub::{DataHub, Options};
 use rustix::net::sockopt::{set_socket_linger, set_socket_send_buffer_size};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::bridge::bridged;
 use crate::browser::{Browser, FETCH};
 use crate::far_end;
-use crate::gateway::{BASE, Gateway, Setup, binary, new_key, wait_until};
+use crate::gateway::{BASE, Gateway, Setup, binary, datahub, new_key, wait_until};
 use crate::tls::{Authority, Far};
 
 /// What the gateway asks of others.
@@ -155,6 +156,30 @@ fn names_that_nobody_tells_keep_nobody_from_other_names() {
     front.disarm();
     // The gateway itself finds out that the name is known again.
     wait_until(|| ask(gateway, &crowd[0].0, "/datahubs/api/api/v4/user") == "200");
+}
+
+/// What is held for clients has its limits (`tests/api/crowd.rs`); a machine that has less than that is told so at once, and
+/// whoever watches the process may start another.
+#[test]
+fn a_process_without_memory_ends_at_once_with_a_line() {
+    let hub = datahub();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -v 60000 && exec \"$0\" --config \"$GATEWAY_OF_A_TEST\""]).arg(binary()).env_clear();
+    let mut gateway = Setup::new(&[("a", &hub)]).and("server.workers = 1").quiet().start_as(command);
+    assert_eq!(Browser::default().fetch(&gateway, "GET", "/datahubs").status, 200, "there is enough for one");
+    let half = format!("GET / HTTP/1.1\r\nHost: localhost:8000\r\nX-Half: {}", "a".repeat(30 << 10));
+    let begun = Instant::now();
+    let mut crowd = Vec::new();
+    while begun.elapsed() < MAX_TIME {
+        let Ok(mut stream) = TcpStream::connect(&gateway.address) else { break };
+        if stream.write_all(half.as_bytes()).is_err() {
+            break;
+        }
+        crowd.push(stream);
+    }
+    let status = gateway.wait_for_end().expect("it ends");
+    assert_eq!(status.signal(), Some(6), "{status:?} with {} connections", crowd.len());
+    gateway.wait_for(|line| line.starts_with("memory allocation of ").then_some(()));
 }
 
 /// Runs all calls with one fault; returns what was not as expected.

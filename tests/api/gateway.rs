@@ -268,7 +268,8 @@ impl Gateway {
         })
     }
 
-    fn wait_for<T>(&self, find: impl Fn(&str) -> Option<T>) -> T {
+    /// What is found in the first line that has it, once it is there.
+    pub fn wait_for<T>(&self, find: impl Fn(&str) -> Option<T>) -> T {
         let until = Instant::now() + Duration::from_secs(10);
         loop {
             let output = self.output();
