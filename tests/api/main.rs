@@ -37,6 +37,7 @@ mod links;
 mod login;
 mod logout;
 mod metrics;
+mod nginx;
 mod odd_bytes;
 mod origin;
 mod panics;

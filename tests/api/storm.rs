@@ -4,9 +4,6 @@
 //! A few thousand calls are part of every test run; `make storm` runs hundreds of thousands and prints figures.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,8 +11,9 @@ use std::time::{Duration, Instant};
 use datahub::DataHub;
 use datahub::behaviour::{Answer as Manner, Jitter, RefreshMode, RefreshTrouble};
 
-use crate::browser::{Browser, Connection, FETCH, NAVIGATION, sign_in};
+use crate::browser::{Browser, Connection, FETCH};
 use crate::gateway::{BASE, Folder, Gateway, Setup, datahub_with, new_key};
+use crate::nginx::Nginx;
 
 /// What the weather is like.
 #[derive(Clone, Copy)]
@@ -197,17 +195,19 @@ fn storm(weather: Weather) -> Figures {
     });
     let folder = Folder::default();
     let key = new_key();
-    let setups: Vec<_> = (0..4)
-        .map(|at| {
-            let place = format!("unix:{}", folder.path().join(format!("{at}.sock")).display());
+    let places: Vec<_> =
+        (0..4).map(|at| format!("unix:{}", folder.path().join(format!("{at}.sock")).display())).collect();
+    let setups: Vec<_> = places
+        .iter()
+        .map(|place| {
             let setup = Setup::with_keys(&[("a", &hub)], &[&key])
                 .and("server.workers = 2")
                 .and("rate_limit.login = \"1000/1s\"");
-            setup.and("rate_limit.callback = \"1000/1s\"").quiet().listening_at(&place)
+            setup.and("rate_limit.callback = \"1000/1s\"").quiet().listening_at(place)
         })
         .collect();
     let gateways: Vec<_> = setups.iter().map(|setup| Mutex::new(setup.start())).collect();
-    let nginx = Nginx::start(&folder, 4);
+    let nginx = Nginx::start(&folder, &places, "");
     let sea = Sea {
         hub: &hub,
         address: nginx.address.clone(),
@@ -454,28 +454,13 @@ impl Sea<'_> {
     }
 
     fn log_in(&self, ship: &Ship) {
-        let ask = |target: &str, fields: &str| {
-            let mut line = Connection::open(&self.address);
-            let cookies = ship.browser.cookie_field();
-            line.write(format!("GET {target} HTTP/1.1\r\nHost: localhost:8000\r\n{cookies}{fields}\r\n").as_bytes());
-            let answer = line.answer(true);
-            ship.browser.apply(&answer);
-            answer
-        };
         let mut told = String::new();
         // A process may be killed under a login, too; people try again.
         for _ in 0..10 {
-            let login = ask(&format!("{BASE}/auth/login?datahub=a"), NAVIGATION);
-            if login.status != 302 {
-                told = login.head + &String::from_utf8_lossy(&login.body);
-                continue;
+            match ship.browser.try_log_in(&self.address, self.hub, &ship.user) {
+                Ok(()) => return,
+                Err(answer) => told = answer,
             }
-            let callback = sign_in(self.hub, &login.location(), &format!("user={}", ship.user));
-            let answer = ask(&callback, NAVIGATION);
-            if answer.header("location").as_deref() == Some("/arcmanager/app/") {
-                return;
-            }
-            told = answer.head;
         }
         panic!("no login in ten tries: {told}");
     }
@@ -513,50 +498,4 @@ fn dice(sides: u64) -> u64 {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).expect("the system's generator");
     u64::from_le_bytes(bytes) % sides
-}
-
-/// A real nginx that gives each request to the next of several gateways.
-struct Nginx {
-    child: Child,
-    address: String,
-}
-
-impl Nginx {
-    fn start(folder: &Folder, gateways: usize) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
-        let place = folder.path().display();
-        let mut servers = String::new();
-        for at in 0..gateways {
-            writeln!(servers, "server unix:{place}/{at}.sock;").expect("a String takes everything");
-        }
-        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|kind| format!("{kind}_temp_path {place}/{kind};\n"))
-            .concat();
-        let config = format!(
-            "user root; daemon off; worker_processes 1; pid {place}/nginx.pid; error_log {place}/nginx.log;\n\
-            events {{ worker_connections 4096; }}\n\
-            http {{ access_log off; {temporary} keepalive_requests 100000; client_max_body_size 0;\n\
-            upstream gateways {{ {servers} keepalive 64; }}\n\
-            server {{ listen {free}; location / {{ proxy_pass http://gateways; proxy_http_version 1.1;\n\
-            proxy_set_header Connection \"\"; proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr;\n\
-            proxy_request_buffering off; proxy_buffering off; proxy_next_upstream error; proxy_read_timeout 120s; }} }} }}"
-        );
-        let file = folder.file("nginx.conf", &config);
-        let mut command = Command::new("nginx");
-        command.arg("-c").arg(file).arg("-e").arg(folder.path().join("nginx.log")).stdin(Stdio::null());
-        let child = command.spawn().expect("nginx is installed: make deploy-tools");
-        let until = Instant::now() + Duration::from_secs(10);
-        while std::net::TcpStream::connect(free).is_err() {
-            assert!(Instant::now() < until, "nginx does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Self { child, address: free.to_string() }
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        crate::gateway::signal("TERM", self.child.id());
-        let _ = self.child.wait();
-    }
 }
