@@ -64,6 +64,7 @@ pub struct Setup {
     config: String,
     listen: String,
     log_level: &'static str,
+    forgets: &'static [&'static str],
     folder: Arc<Folder>,
     secrets: Arc<Mutex<BTreeSet<String>>>,
     ledger: Arc<Ledger>,
@@ -96,7 +97,15 @@ impl Setup {
         let secrets = datahubs.iter().map(|(_, datahub)| datahub.client_secret().to_owned()).collect();
         let listen = "127.0.0.1:0".to_owned();
         let (folder, ledger) = (Arc::default(), Ledger::of(datahubs));
-        Self { config, listen, log_level: "trace", folder, secrets: Arc::new(Mutex::new(secrets)), ledger }
+        Self {
+            config,
+            listen,
+            log_level: "trace",
+            forgets: &[],
+            folder,
+            secrets: Arc::new(Mutex::new(secrets)),
+            ledger,
+        }
     }
 
     /// The same with further lines of TOML, such as `session.max_age = "1h"`.
@@ -142,6 +151,12 @@ impl Setup {
         self
     }
 
+    /// The same, whose lines with one of these texts are read and forgotten: where there would be too many.
+    pub fn forgetting(mut self, texts: &'static [&'static str]) -> Self {
+        self.forgets = texts;
+        self
+    }
+
     /// Writes the configuration's file, over the one of a gateway that was started by this setup.
     pub fn write(&self) -> PathBuf {
         let config = format!("server.listen = [{:?}]\n{}", self.listen, self.config);
@@ -174,8 +189,8 @@ impl Gateway {
             .expect("the binary is built");
         let output = Arc::new(Written::default());
         let readers = vec![
-            collect(child.stdout.take().expect("piped"), &output, true),
-            collect(child.stderr.take().expect("piped"), &output, false),
+            collect(child.stdout.take().expect("piped"), &output, setup.forgets, true),
+            collect(child.stderr.take().expect("piped"), &output, setup.forgets, false),
         ];
         let mut gateway = Self {
             child,
@@ -436,10 +451,16 @@ pub fn datahub_with(change: impl FnOnce(&mut Behaviour)) -> DataHub {
     datahub
 }
 
-fn collect(stream: impl Read + Send + 'static, output: &Arc<Written>, may_stop: bool) -> std::thread::JoinHandle<()> {
+fn collect(
+    stream: impl Read + Send + 'static,
+    output: &Arc<Written>,
+    forgets: &'static [&'static str],
+    may_stop: bool,
+) -> std::thread::JoinHandle<()> {
     let output = Arc::clone(output);
     std::thread::spawn(move || {
-        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        for line in lines.filter(|line| !forgets.iter().any(|text| line.contains(text))) {
             output.lines.lock().expect("no panic while held").push(line);
             if may_stop && !output.may_read() {
                 return;

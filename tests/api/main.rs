@@ -19,6 +19,7 @@ mod client;
 mod clock;
 mod config;
 mod connection;
+mod crossing;
 mod crowd;
 mod datahubs;
 mod docs;
