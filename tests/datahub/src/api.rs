@@ -28,9 +28,15 @@ pub async fn answer(hub: &Hub, request: &Request, body: &mut Body<'_>) -> io::Re
         counts.api_calls += 1;
         counts.api_calls
     };
-    let response = match authenticate(hub, request) {
-        Ok(user) => route(hub, request, body, user.as_ref()).await?,
-        Err(refusal) => refusal,
+    let (response, caller) = match authenticate(hub, request) {
+        Ok(user) => (route(hub, request, body, user.as_ref()).await?, user),
+        Err(refusal) => (refusal, None),
+    };
+    let response = if hub.behaviour().names_caller {
+        let name = caller.map_or_else(|| "nobody".to_owned(), |user| user.username);
+        response.header("X-Gitlab-Caller", format!("{name} {} {}", request.method, request.target))
+    } else {
+        response
     };
     Ok(dress(hub, response, call_number))
 }

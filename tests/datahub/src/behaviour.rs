@@ -54,6 +54,8 @@ pub struct Behaviour {
     pub jitter: Jitter,
     /// Added to every answer of the API, such as `("Clear-Site-Data", "\"*\"")`.
     pub extra_headers: Vec<(String, String)>,
+    /// Every answer of the API says who asked for what, in `X-Gitlab-Caller`: such as `testuser GET /api/v4/user?n=7`.
+    pub names_caller: bool,
 }
 
 /// A personal access token, as `/api/v4/personal_access_tokens/self` shows it. It opens the API as long as it is in the list.
@@ -99,6 +101,7 @@ impl Default for Behaviour {
             announces_iss: false,
             jitter: Jitter::default(),
             extra_headers: Vec::new(),
+            names_caller: false,
         }
     }
 }
