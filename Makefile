@@ -35,7 +35,7 @@ check: cargo-deny ## format, lints, documentation, dependencies
 
 long: build python-tools browser-tools deploy-tools image-tools package-tools node-tools fuzz-target cargo-mutants ## what takes too long for every commit
 	LONG=1 cargo test --locked --lib --test api
-	cargo test --locked --test api -- --ignored --skip storm::
+	cargo test --locked --test api -- --ignored --skip storm:: --skip soak::
 	$(call FUZZ,-max_total_time=1800)
 	PATH=$$PWD/.tools/bin:$$PATH cargo mutants --output target/mutants --file src/seal.rs --file src/seal/cookie.rs \
 		--file src/session/encoding.rs -- --lib
@@ -43,6 +43,10 @@ long: build python-tools browser-tools deploy-tools image-tools package-tools no
 
 storm: build deploy-tools ## half a million calls through everything that can go wrong at once; prints figures
 	cargo test --locked --test api storm:: -- --include-ignored --nocapture --test-threads 1
+
+soak: deploy-tools ## an hour of everything at once; MINUTES=10 for less; docs/soak.md says what, and gets the figures
+	cargo build --locked --release -p arcmanager-gateway
+	GATEWAY_BINARY=$$PWD/target/release/arcmanager-gateway cargo test --locked --test api soak:: -- --include-ignored --skip minute --nocapture
 
 bench: bench-tools bench-build ## speed and memory beside nginx and HAProxy, by turns in one run; docs/speed.md says how to read it
 	cargo bench --locked --bench seal
@@ -175,4 +179,4 @@ cargo-mutants:
 		|| CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=.tools/target \
 		   cargo install --locked --quiet --root .tools --version $(CARGO_MUTANTS) cargo-mutants
 
-.PHONY: promtool help demo test quick check long storm bench bench-peers bench-check bench-record bench-build bench-counted release image deb advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools package-tools fuzz-target cargo-deb cargo-deny cargo-mutants geckodriver cargo-cyclonedx
+.PHONY: promtool help demo test quick check long storm soak bench bench-peers bench-check bench-record bench-build bench-counted release image deb advisories build python-tools browser-tools deploy-tools node-tools bench-tools peer-tools check-tools image-tools package-tools fuzz-target cargo-deb cargo-deny cargo-mutants geckodriver cargo-cyclonedx

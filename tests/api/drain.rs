@@ -28,7 +28,8 @@ fn with_a_passed_socket(setup: &Setup) -> (Gateway, TcpListener) {
     (on_a_passed_socket(setup, &socket), socket)
 }
 
-fn on_a_passed_socket(setup: &Setup, socket: &TcpListener) -> Gateway {
+/// Another one on the same socket.
+pub fn on_a_passed_socket(setup: &Setup, socket: &TcpListener) -> Gateway {
     let passed = OwnedFd::from(socket.try_clone().expect("a descriptor"));
     let mut command = Command::new("/bin/sh");
     let script = "exec 3<&0; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" --config \"$GATEWAY_OF_A_TEST\" </dev/null";

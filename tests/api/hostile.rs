@@ -49,7 +49,7 @@ const ROWS: &[Row] = &[
 ];
 
 /// Nothing was said on a connection, and nobody ended it.
-const HELD: &str = "held";
+pub const HELD: &str = "held";
 
 #[test]
 fn fifty_people_notice_nothing_of_a_hostile_one() {
@@ -107,7 +107,7 @@ fn fifty_people_notice_nothing_of_a_hostile_one() {
         for (at, (_, threads, act, _)) in ROWS.iter().enumerate() {
             row.store(at, Ordering::Relaxed);
             let (cookies, until) = (cookies.clone(), Instant::now() + lasts);
-            let hostile = Hostile { gateway: &gateway, cookies, until, saw: Mutex::default() };
+            let hostile = Hostile { address: &gateway.address, cookies, until, saw: Mutex::default() };
             scope(|row| {
                 for _ in 0..*threads {
                     row.spawn(|| act(&hostile));
@@ -178,12 +178,13 @@ fn call(gateway: &Gateway, browser: &Browser, name: &str, kept: &mut Option<Conn
 }
 
 /// Somebody with an account at the DataHUB, and ideas.
-struct Hostile<'a> {
-    gateway: &'a Gateway,
-    cookies: String,
-    until: Instant,
+pub struct Hostile<'a> {
+    /// Where a gateway listens.
+    pub address: &'a str,
+    pub cookies: String,
+    pub until: Instant,
     /// How often what came back.
-    saw: Mutex<BTreeMap<String, usize>>,
+    pub saw: Mutex<BTreeMap<String, usize>>,
 }
 
 impl Hostile<'_> {
@@ -198,7 +199,7 @@ impl Hostile<'_> {
     }
 
     fn send(&self, head: &str, body: &[u8]) -> Connection {
-        let mut connection = Connection::open(&self.gateway.address);
+        let mut connection = Connection::open(self.address);
         connection.give_up_after(self.until.saturating_duration_since(Instant::now()));
         connection.write(head.as_bytes());
         connection.write(body);
@@ -220,14 +221,14 @@ impl Hostile<'_> {
         answer.ok()
     }
 
-    fn call_again_and_again(&self, method: &str, path: &str, pause_ms: u64) {
+    pub fn call_again_and_again(&self, method: &str, path: &str, pause_ms: u64) {
         while !self.is_over() {
             self.see_answer(&mut self.send(&self.head(method, path, "Content-Length: 0\r\n"), b""));
             sleep(Duration::from_millis(pause_ms));
         }
     }
 
-    fn upload_slowly(&self) {
+    pub fn upload_slowly(&self) {
         let head = self.head("PUT", "/projects/230/packages/generic/p/1/f.bin", "Content-Length: 1000000\r\n");
         let mut connection = self.send(&head, b"x");
         while !self.is_over() {
@@ -250,7 +251,7 @@ impl Hostile<'_> {
     }
 
     /// Reads nothing of it.
-    fn ask_and_wait(&self, path: &str) {
+    pub fn ask_and_wait(&self, path: &str) {
         let mut connection = self.send(&self.head("GET", path, ""), b"");
         sleep(self.until.saturating_duration_since(Instant::now()));
         self.see_answer(&mut connection);
@@ -270,11 +271,22 @@ impl Hostile<'_> {
         }
     }
 
-    fn send_half_a_head(&self) {
+    /// Asks for much at once, hears the beginning and is gone, which resets the connection.
+    pub fn pipeline_and_leave(&self) {
+        let requests = self.head("GET", "/user", "").repeat(50);
+        while !self.is_over() {
+            self.see_answer(&mut self.send(&requests, b""));
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub fn send_half_a_head(&self) {
         while !self.is_over() {
             let mut half = self.send(&format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(30_000)), b"");
             half.give_up_after(Duration::from_millis(200).min(self.until.saturating_duration_since(Instant::now())));
             self.see_answer(&mut half);
+            // A front may refuse it at once.
+            sleep(Duration::from_millis(10));
         }
     }
 
@@ -296,6 +308,45 @@ impl Hostile<'_> {
         while !self.is_over() {
             self.see_answer(&mut self.send(&head, b""));
             sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What is no HTTP, or none that we speak.
+    pub fn send_garbage(&self) {
+        let mut noise = vec![0; 2_000];
+        while !self.is_over() {
+            getrandom::fill(&mut noise).expect("the system's generator");
+            let host = b"GET / HTTP/1.1\r\nHost: localhost:8000\r\n";
+            for garbage in [
+                noise.as_slice(),
+                b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                b"GET / HTTP/9.9\r\n\r\n",
+                &[host, b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".as_slice()].concat(),
+                &[host, noise.as_slice(), b"\r\n\r\n"].concat(),
+            ] {
+                let mut connection = Connection::open(self.address);
+                connection.give_up_after(Duration::from_millis(50));
+                connection.write(garbage);
+                self.see_answer(&mut connection);
+            }
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Cookies that look like ours and do not open, that are there twice, and more of them than a head may hold.
+    pub fn flood_with_bad_cookies(&self) {
+        let cookies = self.cookies.trim_end();
+        let altered = cookies.replace("session-a=A", "session-a=B").replace("sid-a=", "sid-a=A");
+        let bad = [altered, format!("{cookies}; {}", &cookies[8..]), format!("{cookies}; a={}", "b".repeat(40_000))];
+        while !self.is_over() {
+            for cookies in &bad {
+                let head = format!(
+                    "GET {BASE}/datahubs/a/api/v4/user HTTP/1.1\r\nHost: localhost:8000\r\n{cookies}\r\n{FETCH}\r\n"
+                );
+                self.see_answer(&mut self.send(&head, b""));
+            }
+            sleep(Duration::from_millis(20));
         }
     }
 }

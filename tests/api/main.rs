@@ -56,6 +56,7 @@ mod return_to;
 mod revocation;
 mod session;
 mod shares;
+mod soak;
 mod sockets;
 mod storm;
 mod streams;
