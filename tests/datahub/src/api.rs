@@ -2,6 +2,7 @@
 
 mod commits;
 mod files;
+mod jobs;
 mod paging;
 mod projects;
 mod uploads;

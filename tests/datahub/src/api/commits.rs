@@ -21,12 +21,26 @@ pub fn change_file(call: &Call, project: &mut Project, path: &str) -> Outcome {
         "PUT" => Action::Update { path: path.clone(), content: needed_content(&call.params)? },
         _ => Action::Create { path: path.clone(), content: needed_content(&call.params)? },
     };
+    refuse_outdated(call, project, &path)?;
     let branch = commit(call, project, vec![action])?;
     Ok(match call.method() {
         "DELETE" => Response::new(204),
         "PUT" => Response::json(200, &json!({ "file_path": path, "branch": branch })),
         _ => Response::json(201, &json!({ "file_path": path, "branch": branch })),
     })
+}
+
+/// What is based on a version that is not the file's last one is not written.
+fn refuse_outdated(call: &Call, project: &Project, path: &str) -> Result<(), Response> {
+    let Some(known) = call.params.text("last_commit_id") else {
+        return Ok(());
+    };
+    let branch = call.params.text("branch").and_then(|branch| project.repository.resolve(branch));
+    if branch.and_then(|commit| commit.tree.get(path)).is_some_and(|file| file.last_commit != known) {
+        let why = "You are attempting to update a file that has changed since you started editing it.";
+        return Err(message(400, why));
+    }
+    Ok(())
 }
 
 /// Several actions at once.

@@ -1,13 +1,13 @@
 //! Projects, their members, and what else a project has that nobody looks at closely.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use humantime::format_rfc3339_millis;
 use serde_json::{Value, json};
 
-use super::{Call, Outcome, find, message, missing, needs_level, no_route, paging, unauthorized, user_json};
-use crate::http::response::{Content, Response};
+use super::{Call, Outcome, find, jobs, message, missing, needs_level, no_route, paging, unauthorized, user_json};
+use crate::http::response::Response;
 use crate::repository::{DEFAULT_BRANCH, Repository};
 use crate::seed;
 use crate::world::{Project, User, World};
@@ -120,11 +120,9 @@ pub fn members(call: &Call, world: &mut World, id: &str, rest: &[&str]) -> Outco
     }
 }
 
-/// Enough of issues, jobs, merge requests and protected branches that a proxied call gets a plausible answer.
+/// Enough of issues, merge requests and protected branches that a proxied call gets a plausible answer.
 pub fn side_show(call: &Call, project: &Project, rest: &[&str]) -> Outcome {
     let url = &call.hub.url;
-    let job = json!({ "id": 9, "name": "build:test", "stage": "test", "status": "success", "ref": DEFAULT_BRANCH,
-        "web_url": format!("{url}/{}/-/jobs/9", project.path_with_namespace) });
     match (call.method(), rest) {
         ("GET", ["issues" | "merge_requests" | "pipelines" | "protected_branches"]) => {
             paging::by_number(call, &[] as &[Value], Value::clone)
@@ -147,9 +145,9 @@ pub fn side_show(call: &Call, project: &Project, rest: &[&str]) -> Outcome {
             let name = call.needs("name")?;
             Ok(Response::json(201, &protected_branch(name, call.params.flag("allow_force_push"))))
         }
-        ("GET", ["jobs"]) => paging::by_number(call, &[job], Value::clone),
-        ("GET", ["jobs", "9"]) => Ok(Response::json(200, &job)),
-        ("GET", ["jobs", _, "trace"]) => Ok(Response::new(200).header("Content-Type", "text/plain").content(trace())),
+        ("GET", ["jobs"]) => jobs::list(call, project),
+        ("GET", ["jobs", id]) => jobs::show(call, project, id),
+        ("GET", ["jobs", id, "trace"]) => jobs::trace(id),
         ("GET", ["jobs", _, "artifacts"]) => Ok(Response::redirect(
             302,
             "https://s3.example/artifacts/9/artifacts.zip?X-Amz-Expires=600&X-Amz-Signature=0123456789abcdef",
@@ -159,14 +157,6 @@ pub fn side_show(call: &Call, project: &Project, rest: &[&str]) -> Outcome {
             "<!doctype html><title>Report</title><script>alert(document.domain)</script>".to_owned(),
         )),
         _ => Err(no_route()),
-    }
-}
-
-/// A line every 100 ms, for two seconds.
-fn trace() -> Content {
-    Content::Pieces {
-        pieces: (1..=20).map(|line| format!("line {line} of 20\n").into_bytes()).collect(),
-        pause: Duration::from_millis(100),
     }
 }
 

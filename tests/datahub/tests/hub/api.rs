@@ -142,6 +142,40 @@ fn files_are_created_changed_and_deleted_by_commits() {
 }
 
 #[test]
+fn a_commit_that_knows_an_older_version_is_refused() {
+    let hub = hub();
+    let token = token(&hub, "joerg");
+    let file = format!("{FILES}/README.md");
+    let last = || get(&hub, &format!("{file}?ref=main"), &bearer(&token)).json()["last_commit_id"].clone();
+    let change = |known: &serde_json::Value| {
+        let body = json!({ "branch": "main", "content": "x", "commit_message": "A change", "last_commit_id": known });
+        send_json(&hub, "PUT", &file, &token, &body)
+    };
+    let first = last();
+    assert_eq!(change(&first).status, 200);
+    let why = "You are attempting to update a file that has changed since you started editing it.";
+    let refused = change(&first);
+    assert_eq!((refused.status, refused.json()), (400, json!({ "message": why })));
+    assert_eq!(change(&last()).status, 200);
+}
+
+#[test]
+fn a_job_begins_with_each_minute_and_its_log_grows() {
+    let hub = hub();
+    let token = bearer(&token(&hub, "testuser"));
+    let jobs = get(&hub, "/api/v4/projects/230/jobs", &token);
+    assert_eq!(jobs.header("x-total"), Some("7"));
+    let (jobs, path) = (jobs.json(), "/api/v4/projects/230/jobs");
+    assert_eq!(get(&hub, &format!("{path}/{}", jobs[1]["id"]), &token).json()["status"], jobs[1]["status"]);
+    let lines = |job: usize| get(&hub, &format!("{path}/{}/trace", jobs[job]["id"]), &token).text().lines().count();
+    assert_eq!((lines(1), lines(6)), (42, 20));
+    assert!(lines(0) <= 42);
+    for target in ["500", "500/trace", "99999999999", "x"] {
+        assert_eq!(get(&hub, &format!("{path}/{target}"), &token).status, 404, "{target}");
+    }
+}
+
+#[test]
 fn a_commit_does_all_its_actions_or_none() {
     let hub = hub();
     let token = token(&hub, "testuser");
