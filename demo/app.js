@@ -1,17 +1,20 @@
 // The demo app of arcmanager-gateway: starts the page, follows the hash, and keeps header and session bar current.
 //
 // Hooks for tests: [data-login=ID] [data-logout=ID] [data-session=ID] (text holds the user's name), #logout-all,
-// [data-another-account=ID], #countdown, #refresh, #search, #projects [data-project=NUMBER], #previous-page, #next-page, #tree [data-path=PATH],
-// #file-text (a textarea, readonly until #edit), #edit, #commit-message, #save, #conflict, #download, #upload-input,
-// #upload-folder, #upload-progress, #upload-cancel, #banner (login errors), #status (last outcome; data-kind=ok|info|error).
-// Routes: #/ · #/DATAHUB?page=N&search=TEXT · #/DATAHUB/PROJECT?path=PATH
+// [data-another-account=ID], #countdown, #refresh, #search-all, [data-found=ID] [data-project=NUMBER], #search,
+// #projects [data-project=NUMBER], #previous-page, #next-page, [data-room=files|jobs], #tree [data-path=PATH],
+// #file-text (a textarea, readonly until #edit), #edit, #diff, #commit-message, #save, #conflict, #download, #upload-input,
+// #upload-folder, #upload-progress, #upload-cancel, #upload-result, #jobs [data-job=NUMBER], #trace, #trace-state,
+// #banner (login errors), #status (last outcome; data-kind=ok|info|error).
+// Routes: #/?search=TEXT · #/DATAHUB?page=N&search=TEXT · #/DATAHUB/PROJECT?path=PATH · #/DATAHUB/PROJECT/jobs/JOB
 
 import { announce, el, forgetError, load, skeleton } from "./dom.js";
 import { EDITS } from "./editor.js";
 import { gateway } from "./gateway.js";
+import { homeView } from "./home.js";
 import { projectView } from "./project.js";
 import { projectsView } from "./projects.js";
-import { chooserView, loginView, renderChips, renderSessionBar, takeRememberedRoute } from "./sessions.js";
+import { loginView, renderChips, renderSessionBar, takeRememberedRoute } from "./sessions.js";
 import { mayDiscard } from "./unsaved.js";
 
 /** Where no setting helps: only a gateway that is tried out on one machine is reached by http. */
@@ -58,7 +61,7 @@ function show(route) {
   const isFirst = !shown;
   if (!isFirst) forgetErrors();
   const user = gateway.session(route.datahub)?.user.id;
-  const key = [route.datahub, route.project, user].join("/");
+  const key = [route.datahub, route.project, route.room, user].join("/");
   if (shown?.key === key) {
     Object.assign(shown, { route, hash: location.hash });
     shown.view?.update(route);
@@ -77,7 +80,7 @@ function show(route) {
 }
 
 function viewFor(route, user) {
-  if (!route.datahub) return chooserView;
+  if (!route.datahub) return homeView;
   if (!user) return loginView;
   return route.project ? projectView : projectsView;
 }
@@ -85,8 +88,8 @@ function viewFor(route, user) {
 function followHash() {
   const route = parseRoute(location.hash);
   if (location.hash === shown.hash) return;
-  const staysInProject = route.datahub === shown.route.datahub && route.project === shown.route.project;
-  if (mayDiscard(staysInProject ? EDITS : undefined)) show(route);
+  const staysInRoom = ["datahub", "project", "room"].every((part) => route[part] === shown.route[part]);
+  if (mayDiscard(staysInRoom ? EDITS : undefined)) show(route);
   else history.replaceState(null, "", shown.hash || "#/");
 }
 
@@ -95,7 +98,7 @@ function sessionsChanged() {
   const { route, user } = shown;
   const now = gateway.session(route.datahub)?.user.id;
   const isOther = now && now !== user;
-  if (!route.datahub) chooserView(root);
+  if (!route.datahub) shown.view.update(route);
   if (isOther && mayDiscard()) show(shown.route);
   else renderSessions();
 }
@@ -114,13 +117,15 @@ function readSessionsWhenSeen() {
   if (document.visibilityState === "visible") gateway.readSessions().catch((error) => announce(error.message, "error"));
 }
 
-/** An unknown DataHUB leads to the chooser. */
+/** An unknown DataHUB leads to all of them. */
 function parseRoute(hash) {
   const [path, query] = hash.slice(2).split("?");
-  const [datahub, project] = path.split("/");
-  const { page, search, path: file } = Object.fromEntries(new URLSearchParams(query));
-  if (!gateway.datahub(datahub)) return {};
-  return { datahub, project: /^\d+$/.test(project) ? project : undefined, path: file ?? "", page: Number(page) || 1, search: search ?? "" };
+  const [datahub, project, room, job] = path.split("/");
+  const { page, search = "", path: file = "" } = Object.fromEntries(new URLSearchParams(query));
+  if (!gateway.datahub(datahub)) return { search };
+  if (!/^\d+$/.test(project)) return { datahub, page: Number(page) || 1, search };
+  if (room === "jobs") return { datahub, project, room, job: /^\d+$/.test(job) ? job : undefined };
+  return { datahub, project, room: "files", path: file };
 }
 
 /** By script, because the hash is the route. */

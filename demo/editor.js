@@ -1,5 +1,6 @@
-// One file: its text, edits that become commits, and what happens if someone else was faster.
+// One file: its text, edits that are shown as a diff and become commits, and what happens if someone else was faster.
 
+import { diffView } from "./diff.js";
 import { announce, bytes, el, errorNotice, load, skeleton } from "./dom.js";
 import { gateway } from "./gateway.js";
 import { setUnsaved } from "./unsaved.js";
@@ -75,14 +76,15 @@ export function fileEditor(project, signal) {
       "aria-label": `Text of ${file.path}`, oninput: noteEdits,
     });
     const edit = el("button", { type: "button", id: "edit", onclick: startEditing }, "Edit");
+    const changes = el("section", { id: "diff", class: "diff", "aria-label": "Your changes", hidden: true });
     const message = el("input", { id: "commit-message", required: true, value: `Update ${file.path}` });
-    const save = el("button", { type: "submit", id: "save", class: "primary", disabled: true }, "Commit");
+    const save = el("button", { type: "submit", id: "save", class: "primary", disabled: true, "aria-describedby": "diff-count" }, "Commit");
     const cancel = el("button", { type: "button", class: "quiet", onclick: dropEdits }, "Cancel");
     const form = el("form", { class: "commit", hidden: true, onsubmit: commit },
       el("label", { for: "commit-message" }, "What did you change?"), message, save, cancel);
     const trouble = el("div", { class: "trouble" });
     text.value = file.text;
-    element.replaceChildren(header(downloadLink("quiet"), edit), trouble, text, form);
+    element.replaceChildren(header(downloadLink("quiet"), edit), trouble, text, changes, form);
 
     function startEditing() {
       edit.hidden = true;
@@ -92,8 +94,11 @@ export function fileEditor(project, signal) {
     }
 
     function noteEdits() {
-      save.disabled = text.value === asInTextarea(file.text);
-      setUnsaved(EDITS, save.disabled ? undefined : () => {});
+      const before = asInTextarea(file.text);
+      const isSame = text.value === before;
+      save.disabled = changes.hidden = isSame;
+      changes.replaceChildren(...(isSame ? [] : diffView(before, text.value)));
+      setUnsaved(EDITS, isSame ? undefined : () => {});
     }
 
     function dropEdits() {
@@ -138,14 +143,14 @@ export function fileEditor(project, signal) {
     function showTrouble(error) {
       announce(`Not saved: ${error.message}`, "error");
       if (isConflict(error)) trouble.replaceChildren(conflictNotice());
-      else if (!error.needsLogin) trouble.replaceChildren(errorNotice(error));
+      else if (gateway.session(project.datahub)) trouble.replaceChildren(errorNotice(error));
     }
 
     function conflictNotice() {
       return el("div", { id: "conflict", class: "notice warning", role: "alert" },
         el("p", {}, "Someone committed to this file while you were editing. Your text is still below, not yet saved."),
         el("button", { type: "button", onclick: takeTheirs }, "Drop mine, show the new version"),
-        el("button", { type: "button", onclick: keepMine }, "Commit mine on top"));
+        el("button", { type: "button", onclick: compare }, "Compare mine with it"));
     }
 
     async function takeTheirs() {
@@ -153,10 +158,16 @@ export function fileEditor(project, signal) {
       await open(file.path);
     }
 
-    async function keepMine() {
+    /** From now on the edit is one of the new version; the next commit goes on top of it. */
+    async function compare() {
       await load(trouble, async () => {
-        file.lastCommit = (await read(file.path)).lastCommit;
-        await commit();
+        const theirs = await read(file.path);
+        if (theirs.text === undefined) throw new Error("The new version is not text, so yours cannot be compared with it.");
+        file = theirs;
+        trouble.replaceChildren();
+        noteEdits();
+        announce(save.disabled ? "The new version is the same as yours." : "Below is what yours changes in the new version. Commit to put it on top.", "info");
+        text.focus();
       });
     }
   }

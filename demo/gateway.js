@@ -63,10 +63,10 @@ class Gateway extends EventTarget {
     return this.#watch(datahub, client.fetch(datahub, `/api/v4/${path}`, init));
   }
 
-  /** Sends a JSON body that may be large; `onProgress` is told a share from 0 to 1. */
-  async upload(datahub, path, { json, onProgress, ...init }) {
+  /** Sends a body that may be large; `onProgress` is told a share from 0 to 1. */
+  upload(datahub, path, { onProgress, ...init }) {
     const onprogress = ({ loaded, total }) => onProgress(loaded / total);
-    await this.#watch(datahub, client.upload(datahub, `/api/v4/${path}`, { body: JSON.stringify(json), onprogress, ...init }));
+    return this.#watch(datahub, client.upload(datahub, `/api/v4/${path}`, { onprogress, ...init }));
   }
 
   /** What this tab has logged out of is heard of a second time, from the client. */
@@ -95,9 +95,21 @@ class Gateway extends EventTarget {
     } catch (error) {
       const needsLogin = ["not_logged_in", "session_expired"].includes(error.code);
       if (needsLogin && this.#sessions.delete(datahub)) this.dispatchEvent(new Event("sessions"));
+      explain(error);
       throw error;
     }
   }
 }
+
+/** GitLab says no more than `403 Forbidden` where it refuses. */
+function explain(error) {
+  if (/^\d{3} /.test(error.message)) error.message = `${REASONS[error.status] ?? "The DataHUB cannot do this."} It says “${error.message}”.`;
+}
+
+const REASONS = {
+  401: "The DataHUB does not accept your login for this.",
+  403: "You may not do this here.",
+  404: "This is not there, or you may not see it.",
+};
 
 export const gateway = new Gateway();

@@ -2,29 +2,25 @@
 
 import { ago, el, heading, load, skeleton } from "./dom.js";
 import { gateway } from "./gateway.js";
+import { searchForm } from "./search.js";
 
 const PER_PAGE = 20;
-const TYPING_PAUSE_MS = 300;
 
 /** Stays while page and search change in the hash; `update` brings the list there. */
 export function projectsView(root, route, signal) {
   const { datahub } = route;
-  const search = el("input", {
-    type: "search", id: "search", placeholder: "Search your projects", "aria-label": "Search your projects",
-    autocomplete: "off", oninput: searchSoon,
-  });
+  const search = searchForm("search", "Search your projects", signal, (text) => go({ page: 1, search: text }));
   const list = el("div", { id: "projects", class: "rows" }, skeleton(6, "row-skeleton"));
   const position = el("span", { class: "fine" });
   const previous = el("button", { type: "button", id: "previous-page", disabled: true }, "Previous");
   const next = el("button", { type: "button", id: "next-page", disabled: true }, "Next");
   root.replaceChildren(
-    el("header", { class: "list-header" }, heading("Your projects"), el("form", { role: "search", onsubmit: searchNow }, search)),
+    el("header", { class: "list-header" }, heading("Your projects"), search.element),
     list,
     el("nav", { class: "pager", "aria-label": "Pages" }, previous, position, next));
 
   let latest;
   let reading;
-  let typing;
   update(route);
   return { update };
 
@@ -32,7 +28,7 @@ export function projectsView(root, route, signal) {
     latest = wanted;
     reading?.abort();
     reading = new AbortController();
-    if (search.value.trim() !== wanted.search) search.value = wanted.search;
+    search.show(wanted.search);
     list.setAttribute("aria-busy", "true");
     const query = new URLSearchParams({ membership: "true", order_by: "last_activity_at", per_page: PER_PAGE, page: wanted.page });
     if (wanted.search) query.set("search", wanted.search);
@@ -45,10 +41,7 @@ export function projectsView(root, route, signal) {
   }
 
   function show(projects, wanted, headers) {
-    const nothing = wanted.search ? `No project of yours matches “${wanted.search}”.` : "You are not a member of any project here yet.";
-    list.replaceChildren(projects.length
-      ? el("ul", {}, projects.map((project) => el("li", {}, row(datahub, project))))
-      : el("p", { class: "empty" }, nothing));
+    list.replaceChildren(projectRows(datahub, projects, wanted.search));
     const total = headers.get("X-Total-Pages");
     position.textContent = `Page ${headers.get("X-Page") || wanted.page}${total ? ` of ${Math.max(1, total)}` : ""}`;
     for (const [button, page] of [[previous, headers.get("X-Prev-Page")], [next, headers.get("X-Next-Page")]]) {
@@ -57,20 +50,15 @@ export function projectsView(root, route, signal) {
     }
   }
 
-  function searchSoon() {
-    clearTimeout(typing);
-    typing = setTimeout(searchNow, TYPING_PAUSE_MS);
-  }
-
-  function searchNow(event) {
-    event?.preventDefault();
-    const text = search.value.trim();
-    if (!signal.aborted && text !== latest.search) go({ page: 1, search: text });
-  }
-
   function go(query) {
     location.hash = `#/${datahub}?${new URLSearchParams(query)}`;
   }
+}
+
+/** A list of projects, or the sentence that there are none. */
+export function projectRows(datahub, projects, search) {
+  const nothing = search ? `No project of yours matches “${search}”.` : "You are not a member of any project here yet.";
+  return projects.length ? el("ul", {}, projects.map((project) => el("li", {}, row(datahub, project)))) : el("p", { class: "empty" }, nothing);
 }
 
 function row(datahub, { id, name, name_with_namespace, description, visibility, last_activity_at }) {

@@ -1,4 +1,4 @@
-// Who you are and where: the header's chips, the session bar of the DataHUB in view, and the chooser.
+// Who you are and where: the header's chips, the session bar of the DataHUB in view, and each DataHUB's card.
 
 import { announce, clock, dateAndTime, el, heading, icon, initials, refill } from "./dom.js";
 import { gateway } from "./gateway.js";
@@ -54,20 +54,10 @@ function endedSession(datahub) {
   ];
 }
 
-/** The chooser: a card for each DataHUB. */
-export function chooserView(root) {
-  refill(root,
-    el("header", { class: "intro" },
-      heading("Choose a DataHUB"),
-      el("p", {}, "Log in at one or several. This page never sees a token: the gateway keeps it sealed in a cookie that no script can read.")),
-    gateway.datahubs.length
-      ? el("ul", { class: "cards" }, gateway.datahubs.map((datahub) => el("li", {}, card(datahub))))
-      : el("p", { class: "empty" }, "This gateway has no DataHUBs yet."));
-}
-
-function card(datahub) {
+/** What a DataHUB's card holds: what it is, who you are there, and what you can do about it. */
+export function datahubCard(datahub) {
   const session = gateway.session(datahub.id);
-  return el("article", { class: "card", "data-datahub": datahub.id },
+  return [
     el("h2", {}, datahub.name),
     el("p", { class: "description" }, datahub.description || "A GitLab instance for research data."),
     el("p", { class: "address" }, el("a", { href: datahub.url, target: "_blank", rel: "noreferrer" }, new URL(datahub.url).host, icon("external"))),
@@ -78,7 +68,8 @@ function card(datahub) {
           anotherAccountLink(datahub),
           el("button", { type: "button", class: "quiet", "data-logout": datahub.id, onclick: () => logOut(datahub.id) }, "Log out"),
         ]
-      : loginLink(datahub)));
+      : loginLink(datahub)),
+  ];
 }
 
 /** What stands in the place of a DataHUB's views as long as nobody is logged in there. */

@@ -1,4 +1,4 @@
-// The upload of one file into the current folder: chosen or dropped, with progress, cancelled at any time.
+// The upload of files into the current folder: chosen or dropped, one after the other, with progress, cancelled at any time.
 
 import { announce, bytes, el, icon } from "./dom.js";
 import { filePath, onBranch } from "./editor.js";
@@ -6,24 +6,31 @@ import { gateway } from "./gateway.js";
 import { setUnsaved } from "./unsaved.js";
 
 /** A commit carries the file as base64 in JSON, which is not made for more. */
-const MAX_BYTES = 20_000_000;
+const MAX_COMMIT_BYTES = 20_000_000;
+
+/** Of the generic packages that hold what is larger. */
+const PACKAGE = "uploads";
 
 const UPLOAD = "the running upload";
 
-/** `onDone(folder, path)` is called after each upload. */
+/** `onDone(folder, path)` is called after each commit. */
 export function uploadPanel(project, signal, onDone) {
+  const waiting = [];
   let folder = "";
   let running;
-  const input = el("input", { type: "file", id: "upload-input", onchange: () => start(input.files[0]) });
+  const input = el("input", { type: "file", id: "upload-input", multiple: true, onchange: () => add(input.files) });
   const zone = el("label", { class: "dropzone", ondragover: drag, ondragleave: drag, ondrop: drop },
-    input, icon("upload"), el("span", {}, el("strong", {}, "Choose"), " or drop a file"));
+    input, icon("upload"), el("span", {}, el("strong", {}, "Choose"), " or drop files"));
   const progress = el("progress", { id: "upload-progress", max: "1", value: "0", "aria-label": "Upload progress" });
   const stage = el("span", { class: "fine" });
-  const cancel = el("button", { type: "button", id: "upload-cancel", class: "quiet", onclick: () => running.abort() }, "Cancel");
+  const cancel = el("button", { type: "button", id: "upload-cancel", class: "quiet", onclick: stop }, "Cancel");
   const meter = el("div", { class: "meter idle" }, progress, stage, cancel);
   const place = el("p", { class: "place" });
-  const element = el("section", { class: "upload panel", "aria-label": "Upload" }, el("h2", {}, "Upload"), place, zone, meter);
-  signal.addEventListener("abort", () => running?.abort());
+  const result = el("p", { id: "upload-result", class: "fine", hidden: true });
+  const element = el("section", { class: "upload panel", "aria-label": "Upload" }, el("h2", {}, "Upload"), place, zone, meter, result,
+    el("p", { class: "fine" }, `A file of up to ${bytes(MAX_COMMIT_BYTES)} becomes a commit. A larger one, of any size, becomes a generic package`
+      + " of this project: GitLab takes commits as base64 in JSON, and packages as they are."));
+  signal.addEventListener("abort", stop);
   into("");
   return { element, into };
 
@@ -33,44 +40,63 @@ export function uploadPanel(project, signal, onDone) {
     if (folder) place.append(" ", el("button", { type: "button", class: "link", onclick: () => into("") }, "use the root"));
   }
 
-  async function start(file) {
+  async function add(files) {
+    waiting.push(...[...files].map((file) => ({ file, folder })));
     input.value = "";
-    if (!file || running) return;
-    if (file.size > MAX_BYTES) {
-      announce(`${file.name} has ${bytes(file.size)}; this demo uploads up to ${bytes(MAX_BYTES)}.`, "error");
-      return;
-    }
-    const target = folder;
-    const path = target ? `${target}/${file.name}` : file.name;
-    running = new AbortController();
-    setUnsaved(UPLOAD, () => running?.abort());
+    if (running || !waiting.length) return;
+    result.hidden = true;
     meter.classList.remove("idle");
+    while (waiting.length) await upload(waiting.shift());
+    if (document.activeElement === cancel) input.focus(); // It goes out of sight.
+    meter.classList.add("idle");
+  }
+
+  function stop() {
+    waiting.length = 0;
+    running?.abort();
+  }
+
+  async function upload({ file, folder }) {
+    const path = folder ? `${folder}/${file.name}` : file.name;
+    running = new AbortController();
+    setUnsaved(UPLOAD, stop);
     showProgress(0);
+    announce(`Uploading ${path} …`, "info");
     try {
-      const replaced = await send(path, file, running.signal);
-      announce(replaced ? `Uploaded ${path}; the version before stays in the history.` : `Uploaded ${path}.`);
-      if (!signal.aborted) onDone(target, path);
+      const isCommit = file.size <= MAX_COMMIT_BYTES;
+      announce(await (isCommit ? commit : putPackage)(path, file, running.signal));
+      if (isCommit && !signal.aborted) onDone(folder, path);
     } catch (error) {
       if (error.name === "AbortError") announce("Upload cancelled.", "info");
       else announce(`${path} was not uploaded: ${error.message}`, "error");
     } finally {
       running = undefined;
       setUnsaved(UPLOAD);
-      meter.classList.add("idle");
     }
   }
 
-  /** Resolves to whether the file was there before. */
-  async function send(path, file, signal) {
-    announce(`Uploading ${path} …`, "info");
+  /** Resolves to what was done, in words; so does `putPackage`. */
+  async function commit(path, file, signal) {
     const [exists, content] = await Promise.all([isThere(path, signal), base64(file)]);
+    const json = { branch: project.branch, content, encoding: "base64", commit_message: `${exists ? "Replace" : "Add"} ${path}` };
     await gateway.upload(project.datahub, filePath(project, path), {
-      method: exists ? "PUT" : "POST",
-      json: { branch: project.branch, content, encoding: "base64", commit_message: `${exists ? "Replace" : "Add"} ${path}` },
-      onProgress: showProgress,
-      signal,
+      method: exists ? "PUT" : "POST", body: JSON.stringify(json), onProgress: showProgress, signal,
     });
-    return exists;
+    return exists ? `Uploaded ${path}; the version before stays in the history.` : `Uploaded ${path}.`;
+  }
+
+  /** The browser reads the file from disk as it goes. Each upload has a version of its own, so none takes another's place. */
+  async function putPackage(path, file, signal) {
+    const version = new Date().toISOString().replace(/\D/g, "");
+    const name = file.name.replace(/[^\w.+-]+/g, "_"); // GitLab takes no other characters.
+    const url = `projects/${project.id}/packages/generic/${PACKAGE}/${version}/${encodeURIComponent(name)}?select=package_file`;
+    const headers = { "Content-Type": "application/octet-stream" };
+    const answer = await gateway.upload(project.datahub, url, { method: "PUT", headers, body: file, onProgress: showProgress, signal });
+    const { file_sha256 } = await answer.json();
+    result.replaceChildren("Kept as ", el("code", {}, `${PACKAGE}/${version}/${name}`), ` (${bytes(file.size)}).`,
+      ...(file_sha256 ? [" SHA-256 ", el("code", {}, file_sha256)] : []));
+    result.hidden = false;
+    return `Uploaded ${file.name} as a package.`;
   }
 
   async function isThere(path, signal) {
@@ -85,7 +111,8 @@ export function uploadPanel(project, signal, onDone) {
 
   function showProgress(share) {
     progress.value = share;
-    stage.textContent = share < 1 ? `${Math.floor(share * 100)} %` : "Writing the commit …";
+    const now = share < 1 ? `${Math.floor(share * 100)} %` : "GitLab is storing it …";
+    stage.textContent = waiting.length ? `${now} · ${waiting.length} more` : now;
   }
 
   function drag(event) {
@@ -95,7 +122,7 @@ export function uploadPanel(project, signal, onDone) {
 
   function drop(event) {
     drag(event);
-    start(event.dataTransfer.files[0]);
+    add(event.dataTransfer.files);
   }
 }
 
