@@ -1,9 +1,12 @@
 """The demo app for everybody: by keyboard, by ear, on a phone, in light and dark."""
 
+import hashlib
+import json
+import time
 import unittest
 
 from compatibility import in_every_engine
-from person import Person
+from person import API, Person
 from world import ROOT
 
 AXE = ROOT / "tests/browser/node_modules/axe-core/axe.min.js"
@@ -50,6 +53,22 @@ STALLED_UPLOAD = """
     input.files = chosen.files;
     input.dispatchEvent(new Event("change"));
 """
+# What of a log is there first.
+FIRST_WORDS = """
+    document.querySelector('#jobs [data-job="9"]').click();
+    for (;;) {
+        await new Promise((go) => setTimeout(go, 10));
+        const log = document.querySelector("#trace");
+        if (log?.textContent) return log.textContent;
+    }
+"""
+LARGE = 24_000_000  # Bytes: more than a commit of the demo takes.
+DROP = """
+    const dataTransfer = new DataTransfer();
+    for (const [name, size] of arguments[0]) dataTransfer.items.add(new File([new Uint8Array(size)], name));
+    document.querySelector(".dropzone").dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+"""
+JOB = {"id": 77, "name": "build", "stage": "test", "ref": "main", "created_at": "2026-01-01T00:00:00.000Z", "started_at": None}
 
 
 @in_every_engine
@@ -90,15 +109,23 @@ class Demo(Person):
         check("logged out, at a DataHUB")
         self.log_in("freiburg", "joerg")
         self.log_in()
-        self.open("#/")
-        browser.find('[data-another-account="tuebingen"]')
-        check("sessions")
+        self.open("#/?search=barley")
+        browser.find('[data-found="tuebingen"] .row')
+        browser.find('[data-found="freiburg"] .row')
+        check("both DataHUBs, with a search")
         self.open("#/tuebingen")
         browser.find("#projects [data-project]")
         check("projects")
         self.open("#/tuebingen?search=nothing-is-called-so")
         browser.find("#projects .empty")
         check("no projects")
+        self.open("#/tuebingen/230/jobs/9")
+        browser.find("#trace", "line 1 of 20")
+        browser.find("#jobs .job")
+        check("the log of a job")
+        self.open("#/tuebingen/230/jobs/500")
+        browser.find(".trouble .notice.error")
+        check("the log of no job")
         self.open_project()
         browser.click('#tree [aria-expanded="false"]')
         browser.find("#tree li li .item")
@@ -107,8 +134,9 @@ class Demo(Person):
         browser.find("#edit")
         check("file")
         browser.click("#edit")
-        browser.find("#save")
-        check("editor")
+        browser.type("#file-text", "Seen by a checker.\n")
+        browser.find("#diff ins")
+        check("editor, with a diff")
         browser.script(STALLED_UPLOAD)
         browser.find(".meter:not(.idle)")
         check("upload")
@@ -293,12 +321,226 @@ class Demo(Person):
                 self.assertEqual(len(seen["names"]), sessions)
                 for name in seen["names"]:
                     self.assertIn("DataHUB", name, "is read out all the same")
+        for route, found in [("#/?search=barley", '[data-found="freiburg"] .row'), ("#/tuebingen/230?path=LICENSE", "#edit"),
+                             ("#/tuebingen/230/jobs/9", "#trace")]:
+            self.open(route)
+            browser.find(found)
+            with self.subTest(route=route):
+                self.assertLessEqual(browser.script(PHONE)["overflow"], 0, "nothing is wider than the screen")
 
     def test_blocked_cookies_are_explained(self):
         self.browser.open(f"{self.world.app}?login_error=cookies_blocked")
         self.browser.find("#banner", "Your browser blocked")
         is_told = "WebKit" in self.browser.text("#banner")
         self.assertEqual(is_told, self.world.origin.startswith("http:"), "that WebKit takes https alone")
+
+
+@in_every_engine
+class Showcase(Person):
+    """The demo app's search, diff, uploads, logs and session panel."""
+
+    def open(self, route, found):
+        self.browser.script("location.hash = arguments[0]", route)
+        self.browser.find(found)
+
+    def answers(self, path, body, status="200 OK", datahub="tuebingen"):
+        """What a DataHUB answers to a path from now on."""
+        answers = self.world.wires[datahub].answers
+        text = body if isinstance(body, str) else json.dumps(body)
+        kind = "text/plain" if isinstance(body, str) else "application/json"
+        answers[path] = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
+        self.addCleanup(answers.pop, path, None)
+
+    def drops(self, *files):
+        """Drags files onto the page: name, size in bytes."""
+        self.browser.script(DROP, files)
+
+    def found(self, datahub):
+        return self.browser.script("""
+            return [...document.querySelectorAll(`[data-found="${arguments[0]}"] strong`)].map((one) => one.textContent)""", datahub)
+
+    def test_one_search_goes_to_both_datahubs(self):
+        browser = self.browser
+        self.log_in()
+        self.open("#/", '[data-found="tuebingen"] .row')
+        self.assertTrue(browser.script("return document.querySelector('[data-found=freiburg]').hidden"), "nobody is logged in there")
+        self.log_in("freiburg", "joerg")
+        self.open("#/", '[data-found="freiburg"] .row')
+        browser.type("#search-all", "barley")
+        browser.find("#status", "7 projects at DataHUB Freiburg, 6 projects at DataHUB Tübingen.")
+        self.assertIn("barley-roots", self.found("freiburg"))
+        for datahub in ("tuebingen", "freiburg"):
+            self.assertEqual(len(self.found(datahub)), 5)
+            self.assertTrue(all("barley" in name.lower() for name in self.found(datahub)))
+        left, right = browser.script("return [...document.querySelectorAll('.card')].map((one) => one.getBoundingClientRect().top)")
+        self.assertEqual(left, right, "side by side")
+        self.assertTrue(browser.address().endswith("#/?search=barley"))
+        self.click('[data-found="tuebingen"] .all')
+        browser.find("#projects [data-project]")
+        self.assertEqual(browser.text("#search"), "barley")
+        self.open("#/?search=nothing-is-called-so", '[data-found="freiburg"] .empty')
+        browser.find('[data-found="tuebingen"] .empty', "No project of yours matches")
+        # Where one DataHUB fails, the other's answer is there all the same.
+        self.answers("/api/v4/projects", {"message": "500 Internal Server Error"}, "500 Internal Server Error", "freiburg")
+        self.open("#/?search=rye", '[data-found="tuebingen"] .row')
+        browser.find('[data-found="freiburg"] .notice.error', "The DataHUB cannot do this.")
+        browser.find("#status[data-kind=error]")
+        self.world.wires["freiburg"].answers.clear()
+        self.click('[data-found="freiburg"] .notice.error button')
+        browser.find('[data-found="freiburg"] .row')
+        browser.find("#status", "Ready.")
+
+    def test_the_session_panel_says_who_where_what_and_until_when(self):
+        browser = self.browser
+        self.log_in()
+        self.open("#/tuebingen", "#refresh")
+        for words in ("@testuser at DataHUB Tübingen", "openid profile api", "Session ends", "Access token expires in"):
+            browser.find("#session-bar", words)
+        browser.script("window.real = fetch; window.fetch = () => Promise.reject(new TypeError('no network'))")
+        browser.click("#refresh")
+        browser.find("#status[data-kind=error]", "The gateway did not answer.")
+        browser.script("window.fetch = real")
+        browser.click("#refresh")
+        browser.find("#status[data-kind=ok]", "is fresh")
+
+    def test_a_diff_stands_before_the_commit(self):
+        browser = self.browser
+        self.log_in()
+        path, words = "dir/diff.md", f"Seen in {self.engine} at {time.time()}."
+        self.commit(path, "one\ntwo\nthree\nfour\nfive\nsix")
+        self.edit(230, path)
+        nothing = "return document.querySelector('#diff').hidden && document.querySelector('#save').disabled"
+        self.assertTrue(browser.script(nothing))
+        self.write(f"one\ntwo\nthree\nfour\n{words}\nsix")
+        browser.find("#diff", "What you changed: 1 line added, 1 line removed")
+        self.assertEqual(self.changes(), [["P", "…"], ["SPAN", " two"], ["SPAN", " three"], ["SPAN", " four"], ["DEL", "−Removed: five"],
+                                          ["INS", f"+Added: {words}"], ["SPAN", " six (no line end)"]])
+        self.click("#save")
+        browser.find("#status[data-kind=ok]", "Committed")
+        self.assertIn(words.encode(), self.world.file("tuebingen", 230, path))
+        # What is taken back is nothing to commit; a line end is something.
+        self.click("#edit")
+        before = browser.text("#file-text")
+        self.write(f"{before}\n")
+        self.assertEqual([tag for tag, _ in self.changes() if tag in ("INS", "DEL")], ["DEL", "INS"])
+        self.write(before)
+        self.assertTrue(browser.script(nothing))
+        # Where somebody was faster, it is a diff to theirs.
+        self.write(f"{before}, mine")
+        self.commit(path, "theirs")
+        self.click("#save")
+        browser.find("#conflict", "Someone committed")
+        self.click("#conflict button:last-child")
+        browser.find("#diff del", "theirs")
+        self.click("#save")
+        browser.find("#status[data-kind=ok]", "Committed")
+        self.assertEqual(self.world.file("tuebingen", 230, path).decode(), f"{before}, mine")
+        # Who may only read keeps what was written.
+        self.edit(8, "README.md")
+        self.write("mine\n")
+        self.click("#save")
+        browser.find("#status[data-kind=error]", "Not saved: You may not do this here.")
+        self.assertEqual((browser.text("#file-text"), browser.text("#diff ins")), ("mine\n", "+Added: mine"))
+
+    def test_files_of_any_size_are_dropped(self):
+        browser, wire = self.browser, self.world.wires["tuebingen"]
+        self.log_in()
+        self.open("#/tuebingen/230", "#tree .item")
+        names = [f"{self.engine}-{letter}.bin" for letter in "ab"]
+        self.drops([names[0], 1000], [names[1], 2000])
+        browser.find(f'#tree [data-path="{names[1]}"]')
+        for name, size in zip(names, (1000, 2000)):
+            self.assertEqual(self.world.file("tuebingen", 230, name), bytes(size))
+        # A large one is a package.
+        self.drops([f"{self.engine} large ä.bin", LARGE])
+        browser.find("#upload-result", hashlib.sha256(bytes(LARGE)).hexdigest())
+        browser.find("#status[data-kind=ok]", "as a package")
+        self.assertEqual([one.status for one in wire.asked("PUT", f"/{self.engine}_large_.bin")], [201])
+        self.assertEqual(browser.script("return document.querySelector('.meter').getClientRects().length"), 0)
+        # Those that wait are cancelled with it.
+        wire.bytes_per_second = 8 << 20
+        self.addCleanup(setattr, wire, "bytes_per_second", None)
+        self.drops([f"{self.engine}-slow.bin", 4 * LARGE], ["after.bin", 1000])
+        browser.wait(lambda: 0 < browser.script("return document.querySelector('#upload-progress').value") < 1, "some progress")
+        self.assertRegex(browser.text(".meter .fine"), r"^\d+ % · 1 more$")
+        self.click("#upload-cancel")
+        browser.find("#status", "Upload cancelled.")
+        browser.wait(lambda: browser.script("return document.activeElement.id") == "upload-input", "the focus")
+        wire.bytes_per_second = None
+        self.assertEqual(browser.script("return document.querySelectorAll('[data-path=\"after.bin\"]').length"), 0)
+        self.assertEqual([one.status for one in wire.asked("PUT", f"/{self.engine}-slow.bin") if one.status], [])
+        # Who may only read is told so, whatever the size.
+        self.open("#/tuebingen/8", '#tree [data-path="README.md"]')
+        browser.wait(lambda: browser.script("return document.querySelectorAll('#tree [data-path]').length") == 1, "the other project")
+        for size in (1000, LARGE):
+            self.drops(["refused.bin", size])
+            browser.find("#status[data-kind=error]", "refused.bin was not uploaded: You may not do this here.")
+            browser.script("document.querySelector('#status').textContent = ''")
+
+    def test_the_log_of_a_job_comes_while_it_is_written(self):
+        browser, jobs = self.browser, "/api/v4/projects/230/jobs"
+        self.log_in()
+        self.open("#/tuebingen/230", "#tree .item")
+        browser.click('[data-room="jobs"]')
+        browser.find('#jobs [data-job="9"]')
+        self.assertNotIn("line 20 of 20", browser.script(FIRST_WORDS), "it takes two seconds")
+        browser.find("#trace", "line 20 of 20")
+        browser.find("#trace-state", "has ended")
+        # GitLab ends its answer where the log is at; more of it is asked for as long as the job runs.
+        begin = "section_start:1:build\r\x1b[0K\x1b[32;1mgreen\x1b[0;m\n10 %\r20 %\nhalf a li"
+        self.answers(f"{jobs}/77", JOB | {"status": "running"})
+        self.answers(f"{jobs}/77/trace", begin)
+        self.open("#/tuebingen/230/jobs/77", "#trace-state")
+        browser.find("#trace", "20 %")
+        self.assertEqual(browser.text("#trace"), "green\n20 %\n")
+        browser.find("#trace-state", "Live")
+        self.answers(f"{jobs}/77/trace", f"{begin}ne\nend")
+        self.answers(f"{jobs}/77", JOB | {"status": "failed"})
+        browser.find("#status", "Job #77: failed.")
+        browser.find(".viewer .badge", "failed")
+        self.assertEqual(browser.text("#trace"), "green\n20 %\nhalf a line\nend")
+        # What is not there, or not yet.
+        self.open("#/tuebingen/230/jobs/500", ".trouble .notice.error")
+        browser.find("#status[data-kind=error]", "This is not there, or you may not see it.")
+        self.answers(f"{jobs}/500", JOB | {"status": "success"})
+        self.answers(f"{jobs}/500/trace", "")
+        self.click(".trouble .notice.error button")
+        browser.find("#trace-state", "This job has written no log.")
+        self.answers("/api/v4/projects/81/jobs", [])
+        self.open("#/tuebingen/81/jobs", ".viewer .empty")
+        browser.find("#jobs", "No job has run here yet.")
+        self.answers("/api/v4/projects/229/jobs", {"message": "403 Forbidden"}, "403 Forbidden")
+        self.open("#/tuebingen/229/jobs", "#jobs .notice.error")
+
+    def edit(self, project, path):
+        self.open(f"#/tuebingen/{project}?path={path}", "#edit")
+        self.browser.wait(lambda: path.split("/")[-1] in self.browser.text(".viewer h2"), path)
+        self.click("#edit")
+
+    def click(self, selector):
+        """On what the status line may cover."""
+        self.browser.find(selector)
+        self.browser.script("document.querySelector(arguments[0]).scrollIntoView({ block: 'center', behavior: 'instant' })", selector)
+        self.browser.click(selector)
+
+    def write(self, text):
+        self.browser.script("""
+            const place = document.querySelector("#file-text");
+            place.value = arguments[0];
+            place.dispatchEvent(new Event("input"))""", text)
+
+    def changes(self):
+        return self.browser.script("return [...document.querySelectorAll('#diff .lines > *')].map((one) => [one.tagName, one.textContent])")
+
+    def commit(self, path, content):
+        """By the page's session, past the page."""
+        status = self.browser.script("""
+            const [url, json] = arguments;
+            const send = (method) => fetch(url, { method, headers: { "Content-Type": "application/json" }, body: json });
+            return (await send("PUT")).ok || (await send("POST")).ok""",
+            f"{API}/datahubs/tuebingen/api/v4/projects/230/repository/files/{path.replace('/', '%2F')}",
+            json.dumps({"branch": "main", "content": content, "commit_message": "By somebody else"}))
+        self.assertTrue(status)
 
 
 @in_every_engine
