@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Takes the pictures of the README: the demo app, light, dark and on a phone, in front of the real gateway."""
+"""Takes the pictures of the README: what the demo app shows, light, dark and on a phone, in front of the real gateway."""
+
+import time
 
 from webdriver import Browser
 from world import ROOT, World
@@ -13,19 +15,42 @@ def main():
             browser.click(f'[data-login="{datahub}"]')
             browser.click(f"#sign-in-{user}")
             browser.find(f'[data-session="{datahub}"]')
-        browser.open(f"{world.app}#/tuebingen/230")
-        browser.click('#tree [data-path="README.md"]')
-        browser.find("#edit")
         (ROOT / "docs").mkdir(exist_ok=True)
-        for scheme in ("light", "dark"):
-            browser.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-            (ROOT / f"docs/demo-{scheme}.png").write_bytes(browser.screenshot())
-        browser.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
+        browser.open(f"{world.app}#/?search=barley")
+        browser.find('[data-found="freiburg"] .row')
+        browser.find('[data-found="tuebingen"] .row')
+        browser.find("#status", "projects at")
+        picture(browser, "light")
+
+        browser.open(f"{world.app}#/tuebingen/230?path=README.md")
+        browser.click("#edit")
+        browser.type("#file-text", "# Heat stress in Arabidopsis")
+        browser.script("""
+            const text = document.querySelector("#file-text");
+            text.value = text.value.replace("Arabidopsis# Heat stress", "Arabidopsis");
+            text.dispatchEvent(new Event("input"));
+            document.querySelector(".rooms").scrollIntoView({ block: "start", behavior: "instant" });""")
+        picture(browser, "dark")
+        browser.click(".commit .quiet")
+
         browser.cdp("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
-        (ROOT / "docs/demo-phone.png").write_bytes(browser.screenshot())
+        # One begins with each minute and runs for forty seconds.
+        time.sleep((75 - time.time() % 60) % 60)
+        browser.open(f"{world.app}#/tuebingen/230/jobs")
+        browser.click("#jobs .job")
+        browser.find("#trace", "sample 10")
+        browser.script("document.querySelector('.viewer').scrollIntoView({ block: 'end', behavior: 'instant' })")
+        picture(browser, "phone")
     finally:
         browser.close()
         world.close()
+
+
+def picture(browser, name):
+    scheme = "dark" if name == "dark" else "light"
+    browser.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    browser.script("await Promise.allSettled(document.getAnimations().map((one) => one.finished))")
+    (ROOT / f"docs/demo-{name}.png").write_bytes(browser.screenshot())
 
 
 if __name__ == "__main__":
