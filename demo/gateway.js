@@ -10,7 +10,9 @@ class Gateway extends EventTarget {
   async start() {
     this.datahubs = await client.datahubs();
     await this.readSessions();
-    client.onsignout((datahub) => this.#forget(datahub));
+    try {
+      client.onsignout((datahub) => this.#forget(datahub));
+    } catch {} // Firefox has no channel between tabs where it blocks all cookies. Nobody is logged in there, then.
   }
 
   datahub(id) {
