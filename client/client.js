@@ -25,16 +25,23 @@ export function gateway(base) {
 
   const logout = async (datahub) => {
     await send(route("auth/logout", { datahub }), { method: "POST" });
-    const channel = new BroadcastChannel(base);
-    channel.postMessage({ datahub });
-    channel.close();
+    const channel = open();
+    channel?.postMessage({ datahub });
+    channel?.close();
+  };
+
+  /** None where Firefox blocks all cookies; nobody is logged in there. */
+  const open = () => {
+    try {
+      return new BroadcastChannel(base);
+    } catch {}
   };
 
   // Not the object that tells, so this tab is told, too.
   const onsignout = (listener) => {
-    const channel = new BroadcastChannel(base);
-    channel.onmessage = ({ data }) => listener(data.datahub);
-    return () => channel.close();
+    const channel = open();
+    channel?.addEventListener("message", ({ data }) => listener(data.datahub));
+    return () => channel?.close();
   };
 
   const datahubs = () => json(route("datahubs"));
@@ -51,7 +58,7 @@ export function gateway(base) {
 
   const fetch = async (datahub, path, init) => {
     const url = downloadUrl(datahub, path);
-    const isStream = init?.body instanceof ReadableStream; // Nobody can send it twice.
+    const isStream = init?.body instanceof ReadableStream; // It cannot be sent twice.
     return isStream ? long(datahub, () => send(url, init)) : twice(datahub, () => send(url, init));
   };
 
@@ -69,7 +76,7 @@ export function gateway(base) {
     return long(datahub, () => twice(datahub, async () => check(await sendWithProgress(url, init))));
   };
 
-  // Whatever the parts come from, no path leads to another route or DataHUB.
+  // No path leads to another route or DataHUB.
   const downloadUrl = (datahub, path) => {
     const target = `/${encodeURIComponent(datahub)}/${path.replace(/^\//, "")}`;
     if (/#|^[^?]*([\\\t\r\n]|\/(\.|%2e){1,2}(\/|\?|$))/i.test(target)) throw new TypeError(`${path} is no path of a DataHUB`);
@@ -90,7 +97,7 @@ export function gateway(base) {
     return sessions.map((session) => ({ ...session, expires_in: secondsLeft(session) }));
   };
 
-  /** Renews tokens, but not while another long body is on its way up with them: that would fail. */
+  /** Renews tokens, unless a long body is on its way up with them. */
   const long = async (datahub, work) => {
     const uploads = `${base}${datahub}#uploads`;
     await locked(uploads, { ifAvailable: true }, (isFree) => isFree && ensureFresh(datahub, UPLOAD_AHEAD_S));

@@ -10,9 +10,7 @@ class Gateway extends EventTarget {
   async start() {
     this.datahubs = await client.datahubs();
     await this.readSessions();
-    try {
-      client.onsignout((datahub) => this.#forget(datahub));
-    } catch {} // Firefox has no channel between tabs where it blocks all cookies. Nobody is logged in there, then.
+    client.onsignout((datahub) => this.#forget(datahub));
   }
 
   datahub(id) {

@@ -502,7 +502,7 @@ mod tests {
             ("link-to-a-file", "here is a symbolic link"),
             ("link-to-a-dead-socket", "here is a symbolic link"),
             ("living", "here is in use"),
-            ("datagrams", "here cannot be listened on"),
+            ("datagrams", "here is a socket of another kind"),
             ("missing/socket", "here cannot be listened on: its folder is not there"),
             ("file/socket", "here cannot be listened on: Not a directory"),
             ("pipe/socket", "here cannot be listened on: Not a directory"),

@@ -95,6 +95,16 @@ test("logout tells each listener of this and other tabs, at one DataHUB or at al
   assert.deepEqual(asks(), ["POST auth/logout?datahub=a", "POST auth/logout"]);
 });
 
+test("where a browser has no channel, a logout is one all the same", async (t) => {
+  const { BroadcastChannel } = globalThis;
+  t.after(() => { globalThis.BroadcastChannel = BroadcastChannel; });
+  globalThis.BroadcastChannel = function () { throw new DOMException("The operation is insecure.", "SecurityError"); };
+  answer(new Response(null, { status: 204 }));
+  client.onsignout(() => {})();
+  await client.logout();
+  assert.deepEqual(asks(), ["POST auth/logout"]);
+});
+
 test("a logout that fails tells nobody", async (t) => {
   let told = 0;
   t.after(client.onsignout(() => told++));
