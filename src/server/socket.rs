@@ -504,8 +504,8 @@ mod tests {
             ("living", "here is in use"),
             ("datagrams", "here is a socket of another kind"),
             ("missing/socket", "here cannot be listened on: its folder is not there"),
-            ("file/socket", "here cannot be listened on: Not a directory"),
-            ("pipe/socket", "here cannot be listened on: Not a directory"),
+            ("file/socket", "here cannot be listened on: a part of its path is no folder"),
+            ("pipe/socket", "here cannot be listened on: a part of its path is no folder"),
         ] {
             let path = folder.path(name);
             let before = SocketFile::id(&path).ok();
