@@ -205,7 +205,7 @@ fn is_same_path(one: &Path, other: &Path) -> bool {
 
 /// Listens at `path`, where there is nothing, or a socket on which nobody listens.
 fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> Result<(UnixListener, SocketFile), Fault> {
-    let _lock = FolderLock::take(path)?;
+    let lock = FolderLock::take(path)?;
     if look_at(path)? == Found::DeadSocket {
         fs::remove_file(path).map_err(Fault::System)?;
     }
@@ -219,6 +219,8 @@ fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> Result<(UnixListener
     };
     let socket = listen().map_err(|error: Errno| Fault::System(error.into()))?;
     let file = SocketFile::new(path).map_err(Fault::System)?;
+    // From here on it is a socket on which somebody listens; and after a fault below, its removal takes the lock.
+    drop(lock);
     if let Some(group) = group {
         chown(path, None, Some(group)).map_err(Fault::Group)?;
     }

@@ -341,7 +341,7 @@ fn a_group_that_the_user_may_not_give_is_found_before_the_start() {
         fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("our own");
         let mut commands = [Command::new(binary()), Command::new("timeout")];
         commands[0].arg("check");
-        commands[1].arg("3").arg(binary());
+        commands[1].arg("2").arg(binary());
         for (command, code) in commands.iter_mut().zip([code, if code == 0 { 124 } else { code }]) {
             let output =
                 command.env_clear().arg("--config").arg(&file).uid(NOBODY).gid(NOBODY).output().expect("built");
