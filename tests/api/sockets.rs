@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::gateway::{BASE, Folder, Setup, binary, datahub, signal};
+use crate::gateway::{BASE, Folder, Setup, binary, datahub, signal, wait_until};
 use crate::wire::exchange;
 
 const EX_CONFIG: i32 = 78;
@@ -98,7 +98,8 @@ fn nothing_but_a_socket_on_which_nobody_listens_is_replaced() {
         drop(UnixListener::bind(&dead).expect("a path of our own"));
         let gateway = at(&setup, key, &dead).start();
         let target = if key == "server.listen" { request() } else { healthz() };
-        assert!(ask(&dead, &target).starts_with("HTTP/1.1 200 "), "{key}");
+        // Health waits for every worker to have begun.
+        wait_until(|| ask(&dead, &target).starts_with("HTTP/1.1 200 "));
         drop(gateway);
     }
 }
