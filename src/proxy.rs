@@ -9,7 +9,7 @@ pub mod call;
 pub mod caller;
 mod graphql;
 mod idle;
-mod inspect;
+pub mod inspect;
 pub mod limiter;
 pub mod policy;
 mod rejection;

@@ -73,17 +73,21 @@ pub(super) async fn buffer(
 }
 
 /// Bodies whose parameters GitLab reads, told apart as Rack and Grape do (`lib/rack/media_type.rb`: up to a `;` or `,`).
-enum Kind {
+#[derive(Debug)]
+pub enum Kind {
+    /// Pairs of names and values.
     Form,
     /// With its Content-Type, which holds the boundary.
     Multipart(String),
+    /// An object, if it holds parameters.
     Json,
     /// Without a Content-Type: a form to Rack (`lib/rack/request.rb`), JSON to Grape (`lib/grape/middleware/formatter.rb`).
     Untyped,
 }
 
 impl Kind {
-    fn of(fields: Fields<'_>) -> Option<Self> {
+    /// The one that these fields tell of; `None` for a body in which nobody looks for parameters.
+    pub fn of(fields: Fields<'_>) -> Option<Self> {
         let value = lossy(fields.values("content-type").next().unwrap_or_default());
         let essence = value.split([';', ',']).next().unwrap_or(&value).trim().to_ascii_lowercase();
         match essence.as_str() {
@@ -96,7 +100,11 @@ impl Kind {
         }
     }
 
-    fn names_credential(&self, body: &[u8]) -> Result<bool, Unreadable> {
+    /// Whether GitLab would find a parameter in this body that it takes for a credential.
+    ///
+    /// # Errors
+    /// [`Unreadable`] where it might be read in another way than here.
+    pub fn names_credential(&self, body: &[u8]) -> Result<bool, Unreadable> {
         match self {
             _ if body.is_empty() => Ok(false),
             Self::Form => Ok(form_names_credential(body)),
@@ -175,7 +183,12 @@ fn part_names_credential(kind: &str, body: &[u8]) -> Option<bool> {
         let head = &part[..memmem::find(part, b"\r\n\r\n")?];
         found |= head_names_credential(head)?;
         let content = &part[head.len() + 2..];
-        rest = &content[memmem::find(content, delimiter)? + delimiter.len()..];
+        let end = memmem::find(content, delimiter)?;
+        // To Rack a part ends at a boundary wherever it stands, and the next begins behind a line that is one but for blanks.
+        if memmem::find(&part[..head.len() + 2 + end], dashes).is_some() {
+            return None;
+        }
+        rest = &content[end + delimiter.len()..];
     }
     let epilogue = &rest[2..];
     let is_plain = epilogue.is_empty() || epilogue.starts_with(b"\r\n");
@@ -249,7 +262,7 @@ fn lossy(bytes: &[u8]) -> String {
 /// A body that is not plainly what its Content-Type says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not what its Content-Type says")]
-pub(super) struct Unreadable;
+pub struct Unreadable;
 
 impl From<Unreadable> for ApiError {
     fn from(error: Unreadable) -> Self {
@@ -334,6 +347,29 @@ mod tests {
             for kind in kinds {
                 let _ = kind.names_credential(body.as_bytes());
             }
+        }
+    }
+
+    /// Rack 2.2.22 reads a `private_token` out of the first three.
+    #[test]
+    fn a_boundary_within_a_part_is_refused() {
+        let disposition = |name: &str| format!("Content-Disposition: form-data; name=\"{name}\"\r\n\r\n");
+        let [a, b, token] = ["a", "b", "private_token"].map(disposition);
+        let names = |parts: &str| {
+            let body = format!("--b\r\n{parts}\r\n--b--\r\n");
+            part_names_credential("multipart/form-data; boundary=b", body.as_bytes())
+        };
+        for parts in [
+            format!("{a}x--b--\n --b \n{token}x"),
+            format!("{a}x--b\r\n\t--b\n{token}x"),
+            format!("{a}--b\r\n{b} --b \n{token}x"),
+            format!("{a}--b\r\nX: y\r\n --b\r\n{b}"),
+            format!("{a}x--b"),
+        ] {
+            assert_eq!(names(&parts), None, "{parts:?}");
+        }
+        for parts in [format!("{a}x--c--\n --c \n{token}x"), format!("{a}--b\r\n{b} -- \n-b \nx")] {
+            assert_eq!(names(&parts), Some(false), "{parts:?}");
         }
     }
 
