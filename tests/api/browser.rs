@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -247,6 +247,16 @@ impl Connection {
     /// What was refused may have closed the connection already; the answer tells.
     pub fn write(&mut self, bytes: &[u8]) {
         let _ = self.0.get_mut().write_all(bytes);
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn finish(&self) {
+        let _ = self.0.get_ref().shutdown(Shutdown::Write);
+    }
+
+    /// Ends it as a client does that crashes: whatever is on its way is lost.
+    pub fn reset(self) {
+        let _ = rustix::net::sockopt::set_socket_linger(self.0.get_ref(), Some(Duration::ZERO));
     }
 
     pub fn answer(&mut self, has_body: bool) -> Answer {

@@ -58,6 +58,7 @@ mod session;
 mod shares;
 mod soak;
 mod sockets;
+mod stateful;
 mod storm;
 mod streams;
 mod tls;
