@@ -16,7 +16,7 @@ demo: ## the gateway, two test DataHUBs and a small app, or yours (APP=folder); 
 
 test: build python-tools browser-tools deploy-tools node-tools fuzz-target bench-counted ## everything that must hold
 	cargo test --locked --workspace
-	$(call FUZZ,-max_total_time=5)
+	$(call FUZZ,$(FUZZ_TARGETS),-max_total_time=5)
 	$(PYTHON) tests/browser/compatibility.py
 	$(PYTHON) -W ignore -m unittest discover -s tests/deploy -v
 	$(PYTHON) -W ignore -m unittest discover -s tests/clients -v
@@ -36,7 +36,8 @@ check: cargo-deny ## format, lints, documentation, dependencies
 long: build python-tools browser-tools deploy-tools image-tools package-tools node-tools fuzz-target cargo-mutants ## what takes too long for every commit
 	LONG=1 cargo test --locked --lib --test api
 	cargo test --locked --test api -- --ignored --skip storm:: --skip soak::
-	$(call FUZZ,-max_total_time=1800)
+	$(call FUZZ,$(FUZZ_LONG_TARGETS),-max_total_time=1800)
+	$(call FUZZ,$(filter-out $(FUZZ_LONG_TARGETS),$(FUZZ_TARGETS)),-max_total_time=300)
 	PATH=$$PWD/.tools/bin:$$PATH cargo mutants --output target/mutants --file src/seal.rs --file src/seal/cookie.rs \
 		--file src/session/encoding.rs -- --lib
 	$(PYTHON) -W ignore -m unittest discover -s tests/deploy -p 'long_*.py' -v
@@ -91,10 +92,12 @@ advisories: cargo-deny ## known weaknesses of dependencies; needs the advisory d
 build:
 	cargo build --locked --workspace
 
-# Coverage of our own crates leads the search. What it finds stays in target/fuzz; what broke something is named there.
-FUZZ_TARGETS := cookie-header target bridge-policy request-head chunks connection answer
-FUZZ = set -e; for target in $(FUZZ_TARGETS); do target/fuzz/$$target target/fuzz/corpus/$$target tests/fuzz/corpus/$$target \
-	-artifact_prefix=target/fuzz/$$target- -print_final_stats=1 -verbosity=0 $(1); done
+# Coverage of our own crates leads the search, two targets at a time. What it finds stays in target/fuzz; what broke something
+# is named there, and ends it all.
+FUZZ_LONG_TARGETS := request-head chunks answer
+FUZZ_TARGETS := $(FUZZ_LONG_TARGETS) cookie-header target bridge-policy connection return-to multipart id-token discovery configuration
+FUZZ = printf '%s\n' $(1) | xargs -P 2 -I TARGET sh -c 'SSL_CERT_FILE=/dev/null target/fuzz/TARGET target/fuzz/corpus/TARGET tests/fuzz/corpus/TARGET \
+	-dict=tests/fuzz/dictionaries/TARGET -artifact_prefix=target/fuzz/TARGET- -print_final_stats=1 -verbosity=0 $(2) || exit 255'
 
 fuzz-target:
 	@command -v c++ >/dev/null || { $(APT) g++; }

@@ -7,7 +7,7 @@ mod logout;
 pub mod pending;
 mod personal_token;
 mod refresh;
-mod return_to;
+pub mod return_to;
 mod status;
 
 use std::sync::Arc;

@@ -6,11 +6,11 @@
 
 /// A path, with its query, that leads nowhere but to our own origin, or to one where the app is developed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ReturnTo(String);
+pub struct ReturnTo(String);
 
 impl ReturnTo {
     /// `None` for whatever is not plainly such a path.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let (path, query) = text.split_once('?').unwrap_or((text, ""));
         let is_safe = text.len() <= MAX_BYTES
             && path.starts_with('/')
@@ -32,7 +32,7 @@ impl ReturnTo {
     }
 
     /// The path and query, behind the origin if it is another than ours.
-    pub(super) fn into_string(self) -> String {
+    pub fn into_string(self) -> String {
         self.0
     }
 }

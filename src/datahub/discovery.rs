@@ -183,35 +183,12 @@ impl SharedDiscovery {
         }
     }
 
-    /// Metadata and keys, checked: OpenID Connect Discovery section 4.3, and what we need of them.
+    /// Metadata and keys, checked.
     async fn fetch(&self) -> Result<Metadata, MetadataError> {
         let url = self.issuer.join(".well-known/openid-configuration").map_err(|_| MetadataError::Unreadable)?;
-        let json: Value = self.get(&url, Document::Metadata).await?;
-        let is_url = |value: &Value| value.as_str().is_some_and(|text| Url::parse(text).is_ok());
-        let is_missing = |name: &&str, is_right: fn(&Value) -> bool| !json.get(*name).is_some_and(is_right);
-        let missing = REQUIRED_URLS.iter().find(|name| is_missing(name, is_url));
-        if let Some(name) = missing.or_else(|| REQUIRED_LISTS.iter().find(|name| is_missing(name, Value::is_array))) {
-            return Err(MetadataError::Lacks(name));
-        }
-        let metadata: Metadata = serde_json::from_value(json).map_err(|_| MetadataError::Unreadable)?;
-        if *metadata.issuer() != self.issuer {
-            let told: String = metadata.issuer().chars().take(MAX_TOLD_CHARS).collect();
-            return Err(MetadataError::Issuer { expected: self.issuer.to_string(), told });
-        }
-        let own = self.issuer.url().origin();
-        let endpoints = [
-            ("authorization_endpoint", Some(metadata.authorization_endpoint().url())),
-            ("token_endpoint", metadata.token_endpoint().map(openidconnect::TokenUrl::url)),
-            ("userinfo_endpoint", metadata.userinfo_endpoint().map(openidconnect::UserInfoUrl::url)),
-            ("jwks_uri", Some(metadata.jwks_uri().url())),
-            ("revocation_endpoint", metadata.additional_metadata().revocation_endpoint.as_ref()),
-        ];
-        let foreign = endpoints.into_iter().find(|(_, url)| url.is_some_and(|url| url.origin() != own));
-        if let Some((name, _)) = foreign {
-            return Err(MetadataError::ForeignEndpoint(name));
-        }
-        let keys: CoreJsonWebKeySet = self.get(metadata.jwks_uri().url(), Document::Keys).await?;
-        if keys.keys().iter().any(can_sign_id_tokens) { Ok(metadata.set_jwks(keys)) } else { Err(MetadataError::NoKey) }
+        let metadata = metadata(self.get(&url, Document::Metadata).await?, &self.issuer)?;
+        let keys = self.get(metadata.jwks_uri().url(), Document::Keys).await?;
+        with_keys(metadata, keys)
     }
 
     async fn get<T: serde::de::DeserializeOwned>(&self, url: &Url, document: Document) -> Result<T, MetadataError> {
@@ -230,6 +207,46 @@ impl Fetches {
     fn has_failed_at(&self, now: Instant) -> bool {
         self.failed.is_some_and(|failed| now.saturating_duration_since(failed) < RETRY_INTERVAL)
     }
+}
+
+/// What a document tells (OpenID Connect Discovery section 4.3): metadata of exactly this `issuer`, of which nothing is missing that
+/// a login needs, and whose endpoints are all on the issuer's origin.
+///
+/// # Errors
+/// [`MetadataError`] for what is wrong with it.
+pub fn metadata(json: Value, issuer: &IssuerUrl) -> Result<Metadata, MetadataError> {
+    let is_url = |value: &Value| value.as_str().is_some_and(|text| Url::parse(text).is_ok());
+    let is_missing = |name: &&str, is_right: fn(&Value) -> bool| !json.get(*name).is_some_and(is_right);
+    let missing = REQUIRED_URLS.iter().find(|name| is_missing(name, is_url));
+    if let Some(name) = missing.or_else(|| REQUIRED_LISTS.iter().find(|name| is_missing(name, Value::is_array))) {
+        return Err(MetadataError::Lacks(name));
+    }
+    let metadata: Metadata = serde_json::from_value(json).map_err(|_| MetadataError::Unreadable)?;
+    if metadata.issuer() != issuer {
+        let told: String = metadata.issuer().chars().take(MAX_TOLD_CHARS).collect();
+        return Err(MetadataError::Issuer { expected: issuer.to_string(), told });
+    }
+    let own = issuer.url().origin();
+    let endpoints = [
+        ("authorization_endpoint", Some(metadata.authorization_endpoint().url())),
+        ("token_endpoint", metadata.token_endpoint().map(openidconnect::TokenUrl::url)),
+        ("userinfo_endpoint", metadata.userinfo_endpoint().map(openidconnect::UserInfoUrl::url)),
+        ("jwks_uri", Some(metadata.jwks_uri().url())),
+        ("revocation_endpoint", metadata.additional_metadata().revocation_endpoint.as_ref()),
+    ];
+    let foreign = endpoints.into_iter().find(|(_, url)| url.is_some_and(|url| url.origin() != own));
+    if let Some((name, _)) = foreign {
+        return Err(MetadataError::ForeignEndpoint(name));
+    }
+    Ok(metadata)
+}
+
+/// The same with these keys, of which one at least can sign ID tokens.
+///
+/// # Errors
+/// [`MetadataError::NoKey`] if none can.
+pub fn with_keys(metadata: Metadata, keys: CoreJsonWebKeySet) -> Result<Metadata, MetadataError> {
+    if keys.keys().iter().any(can_sign_id_tokens) { Ok(metadata.set_jwks(keys)) } else { Err(MetadataError::NoKey) }
 }
 
 /// Whether its Content-Type, if it has one, says that it is JSON.

@@ -25,7 +25,7 @@ fn every_request_ends_once_with_its_own_answer_and_nothing_is_left() {
     let seed = std::env::var("SEED").ok().map_or_else(random_seed, |seed| seed.parse().expect("a number"));
     let _told = Seed(seed);
     let hub = datahub_with(|behaviour| behaviour.token_lifetime = Duration::from_secs(6));
-    hub.add_people(PEOPLE);
+    hub.add_people(PEOPLE as u64);
     let far = Arc::new(FarEnd { books: hub.books(), tokens: Mutex::default(), held: AtomicUsize::new(0) });
     let taken = Arc::clone(&far);
     let place = far_end::before(hub.address(), move |reader, head| taken.serve(reader, head));
@@ -149,7 +149,7 @@ struct Person {
 }
 
 impl Person {
-    fn log_in(gateway: &Gateway, hub: &DataHub, number: u64) -> Self {
+    fn log_in(gateway: &Gateway, hub: &DataHub, number: usize) -> Self {
         let (name, browser) = (format!("person{number}"), Browser::default());
         browser.log_in(gateway, "a", hub, &name);
         Self { name, browser }
@@ -324,7 +324,7 @@ fn request(dice: &mut Dice) -> Request {
     };
     let length = [0, 0, 1, 4_000, 70_000, 400_000][dice.roll(6)];
     let body = vec![b'x'; dice.roll(length + 1)];
-    Request { person: dice.roll(PEOPLE as usize), mark: dice.next(), kind, body, is_chunked: dice.roll(2) == 0 }
+    Request { person: dice.roll(PEOPLE), mark: dice.next(), kind, body, is_chunked: dice.roll(2) == 0 }
 }
 
 /// Answers `/api/v4/own/KIND/MARK` with who asked, for which mark, and how long the body was.
@@ -475,7 +475,7 @@ fn random_seed() -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-const PEOPLE: u64 = 8;
+const PEOPLE: usize = 8;
 /// Clients at once.
 const PLAYERS: u64 = 12;
 /// Calls under way at once, of which a person may have an eighth.

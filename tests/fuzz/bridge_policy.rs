@@ -6,6 +6,7 @@
 
 use arcmanager_gateway::bridge::policy::{BridgePolicy, Hole};
 use libfuzzer_sys::fuzz_target;
+use reference::decoded;
 
 fuzz_target!(|raw: &str| {
     // What a request's line may hold: `http::head` has refused everything else before.
@@ -65,26 +66,6 @@ fuzz_target!(|raw: &str| {
         assert!(at >= path.len() || !open.is_public("GET", &escaped), "public in its plain spelling only");
     }
 });
-
-/// Percent-decoded once; what is no escape stays.
-fn decoded(text: &[u8]) -> Vec<u8> {
-    let (mut out, mut rest) = (Vec::new(), text);
-    while let Some((byte, after)) = rest.split_first() {
-        let digits = after.get(..2).and_then(|digits| str::from_utf8(digits).ok());
-        let value = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        match value.and_then(|value| u8::from_str_radix(value, 16).ok()).filter(|_| *byte == b'%') {
-            Some(value) => {
-                out.push(value);
-                rest = &after[2..];
-            }
-            None => {
-                out.push(*byte);
-                rest = after;
-            }
-        }
-    }
-    out
-}
 
 /// What stands between these separators, in lower case.
 fn pieces(path: &[u8], separators: &[u8]) -> Vec<String> {

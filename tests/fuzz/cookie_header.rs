@@ -15,6 +15,7 @@ use arcmanager_gateway::context::{Client, RequestContext};
 use arcmanager_gateway::datahub::DataHub;
 use arcmanager_gateway::metrics::worker::WorkerMetrics;
 use arcmanager_gateway::seal::cookie::{Plaintext, SealedCookie};
+use arcmanager_gateway::seal::sealed_len;
 use arcmanager_gateway::session::open_session::OpenSession;
 use arcmanager_gateway::session::{Session, Sessions};
 use base64::Engine;
@@ -34,6 +35,9 @@ fuzz_target!(|input: &[u8]| {
 /// Nobody has the key: whatever these bytes are, they are no session.
 fn anything(field: &[u8]) {
     assert!(GATEWAY.open(field).is_none());
+    let keyring = &GATEWAY.config.keyring;
+    assert!(keyring.unseal(&[b"a"], field).is_err());
+    assert!(keyring.unseal(&[b"a"], URL_SAFE_NO_PAD.encode(field).as_bytes()).is_err());
 }
 
 /// One session has one encoding.
@@ -43,6 +47,13 @@ fn plaintext(bytes: &[u8]) {
     assert_eq!(opened, Session::decode(bytes));
     if let Some(session) = opened {
         assert_eq!(session.encode().as_slice(), bytes);
+    }
+    let keyring = &GATEWAY.config.keyring;
+    let sealed = keyring.seal(&[b"a", b"b"], bytes);
+    assert_eq!(sealed.len(), sealed_len(bytes.len()));
+    assert_eq!(keyring.unseal(&[b"a", b"b"], sealed.as_bytes()).as_deref(), Ok(bytes));
+    for other in [&[&b"a"[..]][..], &[b"a", b""], &[b"b", b"a"], &[b"a", b"b", b"c"]] {
+        assert!(keyring.unseal(other, sealed.as_bytes()).is_err(), "for its own context only");
     }
 }
 

@@ -152,6 +152,26 @@ fn next_line<'a>(bytes: &'a [u8], at: &mut usize, is_good: impl FnOnce(&[u8], bo
     if end.len() < 2 { Err(End::Open) } else { Ok(line) }
 }
 
+/// Percent-decoded once; what is no escape stays.
+pub fn decoded(text: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::new(), text);
+    while let Some((byte, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|digits| str::from_utf8(digits).ok());
+        let value = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        match value.and_then(|value| u8::from_str_radix(value, 16).ok()).filter(|_| *byte == b'%') {
+            Some(value) => {
+                out.push(value);
+                rest = &after[2..];
+            }
+            None => {
+                out.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
 fn lines(text: &[u8]) -> Vec<&[u8]> {
     let (mut lines, mut start) = (Vec::new(), 0);
     for at in 0..text.len() {
