@@ -279,7 +279,7 @@ impl Game<'_> {
         person.browser.apply(&answer);
         let status = answer.status;
         let is_good = match (status, request.kind) {
-            (200, "echo" | "slow" | "chunks" | "open" | "early") => {
+            (200, "echo" | "slow" | "chunks" | "open" | "early" | "eager") => {
                 let text = answer.text();
                 let start = format!("{}:{}:", person.name, request.mark);
                 if text.starts_with(&format!("?:{}:", request.mark)) {
@@ -288,7 +288,7 @@ impl Game<'_> {
                     assert!(text.starts_with(&start), "not {start} but {text:.60}");
                 }
                 let length = text.split(':').nth(2).and_then(|length| length.parse::<usize>().ok());
-                request.kind == "early" || length == Some(request.body.len())
+                matches!(request.kind, "early" | "eager") || length == Some(request.body.len())
             }
             // There may be a newer cookie.
             (307, _) => {
@@ -297,7 +297,7 @@ impl Game<'_> {
             }
             // Too many at once, or a renewal that takes too long.
             (503, _) => true,
-            (502 | 504, "short" | "nonsense" | "close" | "hang" | "early") => true,
+            (502 | 504, "short" | "nonsense" | "close" | "hang" | "early" | "eager") => true,
             // Large ones that are sent slowly may be late.
             (502 | 408, _) => request.body.len() > 5_000,
             _ => false,
@@ -315,8 +315,10 @@ impl Game<'_> {
 }
 
 fn request(dice: &mut Dice) -> Request {
-    let kinds =
-        ["echo", "echo", "echo", "slow", "chunks", "chunks", "open", "early", "short", "nonsense", "close", "hang"];
+    let kinds = [
+        "echo", "echo", "echo", "slow", "chunks", "chunks", "open", "early", "eager", "short", "nonsense", "close",
+        "hang",
+    ];
     // What takes a second is seldom.
     let kind = match kinds[dice.roll(kinds.len())] {
         "hang" if dice.roll(8) > 0 => "echo",
@@ -350,7 +352,7 @@ impl FarEnd {
         let mut path = head.split(' ').nth(1)?.split('/').skip(4);
         let (kind, mark) = (path.next()?, path.next()?);
         let person = self.person(field(head, "authorization")?.strip_prefix("Bearer ")?);
-        let length = if kind == "early" { 0 } else { body(reader, head)? };
+        let length = if matches!(kind, "early" | "eager") { 0 } else { body(reader, head)? };
         let text = format!("{person}:{mark}:{length}:{}", ".".repeat(mark.len() * 300));
         let whole = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
         let mut stream = reader.get_ref();
@@ -379,6 +381,11 @@ impl FarEnd {
                 let _ = stream.shutdown(Shutdown::Write);
                 far_end::end(reader).ok();
                 None
+            }
+            // It goes on reading, and keeps the connection.
+            "eager" => {
+                stream.write_all(whole.as_bytes()).ok()?;
+                body(reader, head).map(drop)
             }
             "short" => {
                 stream.write_all(&whole.as_bytes()[..whole.len() - 1]).ok()?;
