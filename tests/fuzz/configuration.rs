@@ -2,6 +2,9 @@
 //! a secret.
 #![no_main]
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -13,8 +16,8 @@ fuzz_target!(|text: &str| {
     if ["/dev", "/proc", "/sys"].iter().any(|folder| text.contains(folder)) {
         return;
     }
-    let path = &*FILE;
-    std::fs::write(path, text).expect("a file of our own");
+    let (file, path) = &*FILE;
+    file.set_len(0).and_then(|()| file.write_all_at(text.as_bytes(), 0)).expect("a file of our own");
     let files = [concat!(env!("CARGO_MANIFEST_DIR"), "/gateway.toml").into(), path.clone()];
     match Config::load(&files) {
         Ok(config) => {
@@ -46,9 +49,13 @@ fuzz_target!(|text: &str| {
     }
 });
 
-static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = if std::path::Path::new("/dev/shm").is_dir() { "/dev/shm".into() } else { std::env::temp_dir() };
-    folder.join(format!("arcmanager-gateway-fuzz-{}.toml", std::process::id()))
+/// One that is open and has no name any more, so that nothing is left behind, and where else it can be found.
+static FILE: LazyLock<(File, PathBuf)> = LazyLock::new(|| {
+    let path = std::env::temp_dir().join(format!("arcmanager-gateway-fuzz-{}.toml", std::process::id()));
+    let file = File::create(&path).expect("a temporary file");
+    std::fs::remove_file(path).expect("a file of our own");
+    let place = format!("/proc/self/fd/{}", file.as_raw_fd());
+    (file, place.into())
 });
 
 /// Those of `gateway.toml`.
