@@ -157,7 +157,7 @@ impl Bridge {
             UpstreamRequest::new(request.method().as_str(), message.as_bytes(), length, bearer.map(Login::tag));
         let holder = holder(login.as_ref(), context);
         let exchanged = self.upstream.exchange(holder, &upstream_request, downstream, context).await;
-        let exchange = exchanged.map_err(|error| Failure::of_request(request, error).of_backend())?;
+        let mut exchange = exchanged.map_err(|error| Failure::of_request(request, error).of_backend())?;
         call.note_answer(&exchange).map_err(Failure::of_backend)?;
         drop((message, cookie, upload));
 
@@ -174,7 +174,7 @@ impl Bridge {
         if let Some(reason) = rewriter.dropped.get().filter(|_| link_reported.is_due(REPORT_INTERVAL, Instant::now())) {
             event_because(Event::LinkDropped, NAME, None, reason);
         }
-        call.relay(exchange, head?, None, NAME, downstream).await;
+        call.relay(&mut exchange, head?, None, NAME, downstream).await;
         Ok(())
     }
 

@@ -304,7 +304,7 @@ impl Proxy {
         if let Some(reason) = rewriter.dropped.get() {
             datahub.report_dropped_link(reason);
         }
-        call.relay(exchange, head?, peeked.as_deref(), datahub.id.as_str(), downstream).await;
+        call.relay(&mut exchange, head?, peeked.as_deref(), datahub.id.as_str(), downstream).await;
         Ok(())
     }
 

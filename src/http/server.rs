@@ -393,21 +393,24 @@ impl ServerConnection {
         let used = parts.iter().filter(|part| !part.is_empty());
         let count = slices.iter_mut().zip(used).map(|(slice, part)| *slice = IoSlice::new(part)).count();
         let mut slices = &mut slices[..count];
-        let Self { stream, timer, settings, .. } = self;
         while !slices.is_empty() {
-            // Mostly there is room, and nothing to wait for.
-            match try_write(stream, slices) {
+            match try_write(&self.stream, slices) {
                 Ok(count) if count > 0 => IoSlice::advance_slices(&mut slices, count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    match timer.within(settings.timeouts.answer, pin!(writable(stream))).await {
-                        Ok(ready) => ready.map_err(|_| WriteError::Gone)?,
-                        Err(Elapsed) => return Err(WriteError::TooSlow),
-                    }
-                }
+                // Mostly there is room, and nothing to wait for. So no answer holds memory for that.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Box::pin(self.until_writable()).await?,
                 _ => return Err(WriteError::Gone),
             }
         }
         Ok(())
+    }
+
+    /// Waits until the client takes more of the answer.
+    async fn until_writable(&mut self) -> Result<(), WriteError> {
+        let Self { stream, timer, settings, .. } = self;
+        match timer.within(settings.timeouts.answer, pin!(writable(stream))).await {
+            Ok(ready) => ready.map_err(|_| WriteError::Gone),
+            Err(Elapsed) => Err(WriteError::TooSlow),
+        }
     }
 
     /// Writes what is in `out`, the answer's head at first, and the next piece of its body behind it. `out` is empty then.

@@ -21,12 +21,12 @@ impl Timer {
     ///
     /// # Errors
     /// [`Elapsed`]; `work` is not polled any more then.
-    pub(super) async fn within<T>(
+    pub(super) fn within<T>(
         &mut self,
         limit: Duration,
         work: impl Future<Output = T> + Unpin,
-    ) -> Result<T, Elapsed> {
-        self.until(|| Instant::now() + limit, work).await
+    ) -> impl Future<Output = Result<T, Elapsed>> {
+        self.until(move || Instant::now() + limit, work)
     }
 
     /// The same until a `deadline`, which is asked for once `work` has to be waited for.

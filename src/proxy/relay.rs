@@ -22,14 +22,14 @@ impl Call<'_> {
     /// if that is more than what came with the head.
     pub async fn relay(
         &self,
-        mut exchange: Exchange<'_>,
+        exchange: &mut Exchange<'_>,
         head: Buffer,
         peeked: Option<&[u8]>,
         datahub: &str,
         downstream: &mut ServerConnection,
     ) {
         self.context.record_answer(exchange.response.status(), None);
-        if let Err(broken) = self.stream(&mut exchange, head, peeked, downstream).await {
+        if let Err(broken) = self.stream(exchange, head, peeked, downstream).await {
             downstream.abort();
             self.context.record_incomplete(Incomplete::from(&broken));
             if let Broken::Upstream(error) = broken {
@@ -79,7 +79,9 @@ impl Call<'_> {
         let start = peeked.unwrap_or_else(|| exchange.response.start());
         self.context.count_out(start.len());
         downstream.write_piece(&mut out, start).await?;
-        while let Some(piece) = downstream.unless_client_leaves(pin!(exchange.next_piece())).await?? {
+        while !exchange.response.body.is_done() {
+            let next = downstream.unless_client_leaves(pin!(exchange.next_piece())).await??;
+            let Some(piece) = next else { break };
             self.context.count_out(piece.len());
             downstream.write_piece(&mut out, &piece).await?;
         }

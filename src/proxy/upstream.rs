@@ -132,8 +132,10 @@ impl Upstream {
         context: &RequestContext,
     ) -> Result<Exchange<'_>, SendError> {
         self.breaker.check()?;
-        let acquiring = pin!(self.limit.acquire(holder, self.timeouts.connect));
-        let permit = downstream.unless_client_leaves(acquiring).await??;
+        let permit = {
+            let acquiring = pin!(self.limit.acquire(holder, self.timeouts.connect));
+            downstream.unless_client_leaves(acquiring).await??
+        };
         self.exchange_holding(Some(permit), holder, request, downstream, context).await
     }
 

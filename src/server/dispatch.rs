@@ -151,11 +151,11 @@ struct Dispatch<'a> {
 impl Dispatch<'_> {
     /// Answers the request. Where that fails before anything has been written, the answer is an error.
     async fn run(&mut self, request: &RequestHead, peer: Option<SocketAddr>) {
-        // In a box, so that an idle connection holds no memory for a call. A panic ends this request and not the worker.
-        let answered = AssertUnwindSafe(Box::pin(self.answer(request, peer))).catch_unwind().await;
+        // A panic ends this request and not the worker.
+        let answered = AssertUnwindSafe(self.answer(request, peer)).catch_unwind().await;
         match answered.unwrap_or_else(|_| Err(ApiError::from(Code::Internal).closing().into())) {
             Ok(()) => {}
-            Err(Failure::Error(error)) if !self.connection.has_answered() => self.write_error(&error).await,
+            Err(Failure::Error(error)) if !self.connection.has_answered() => Box::pin(self.write_error(&error)).await,
             Err(failure) => {
                 let left = matches!(failure, Failure::ClientLeft);
                 self.context.record_incomplete(if left { Incomplete::ClientGone } else { Incomplete::Internal });
@@ -164,35 +164,39 @@ impl Dispatch<'_> {
         }
     }
 
-    /// A call is answered by the proxy or the bridge, anything else by our own routes and the app's files.
+    /// A call is answered by the proxy or the bridge, anything else by our own routes and the app's files: each in a box of its
+    /// own, so that an idle connection holds no memory for them, and none of them memory for the others.
     async fn answer(&mut self, request: &RequestHead, peer: Option<SocketAddr>) -> Result<(), Failure> {
         if let Some(path) = &self.worker.health_path
             && let Some(route) = health_route(path, request.target())
         {
-            return self.answer_health(route, request, peer).await;
+            return Box::pin(self.answer_health(route, request, peer)).await;
         }
         let (guard, proxy) = (&self.worker.guard, &self.worker.proxy);
         let is_proxied = proxy.serves(request);
         let bridge = self.worker.bridge.as_ref().filter(|bridge| !is_proxied && bridge.serves(request));
-        if is_proxied || bridge.is_some() {
-            self.access = guard.check_call(request, &self.context)?;
-            if self.access == Access::Preflight {
-                self.write_preflight().await;
-                return Ok(());
-            }
-            let (downstream, context) = (&mut *self.connection, &self.context);
-            return match bridge {
-                // In a box, so that no other call holds memory for one of these.
-                Some(bridge) => Box::pin(bridge.forward(proxy, request, downstream, self.access, context)).await,
-                None => proxy.forward(request, downstream, self.access, context).await,
-            };
+        if !is_proxied && bridge.is_none() {
+            return Box::pin(self.answer_route(request, peer)).await;
         }
+        self.access = guard.check_call(request, &self.context)?;
+        if self.access == Access::Preflight {
+            return Box::pin(self.write_preflight()).await;
+        }
+        let (downstream, context) = (&mut *self.connection, &self.context);
+        match bridge {
+            Some(bridge) => Box::pin(bridge.forward(proxy, request, downstream, self.access, context)).await,
+            None => Box::pin(proxy.forward(request, downstream, self.access, context)).await,
+        }
+    }
+
+    /// Answers by one of our own routes, or with one of the app's files.
+    async fn answer_route(&mut self, request: &RequestHead, peer: Option<SocketAddr>) -> Result<(), Failure> {
+        let guard = &self.worker.guard;
         let web_request = WebRequest::new(request, peer)?;
         self.access = guard.check_route(request, web_request.path(), &self.context)?;
         self.page = guard.page(web_request.path());
         if self.access == Access::Preflight {
-            self.write_preflight().await;
-            return Ok(());
+            return self.write_preflight().await;
         }
         let body = read_body(request, self.connection, &self.context).await?;
         let response = {
@@ -314,12 +318,13 @@ impl Dispatch<'_> {
     }
 
     /// Answers a development origin's preflight, the question what its script may send (Fetch, CORS protocol).
-    async fn write_preflight(&mut self) {
+    async fn write_preflight(&mut self) -> Result<(), Failure> {
         self.connection.decide_persistence(false, false);
         let mut out = self.begin_head(StatusCode::NO_CONTENT);
         out.extend_from_slice(guard::PREFLIGHT);
         out.extend_from_slice(b"cache-control: no-store\r\nvary: Cookie\r\n");
         self.write_whole(out, StatusCode::NO_CONTENT, None, b"").await;
+        Ok(())
     }
 
     /// Writes the rest of an answer whose body is here already.
