@@ -7,12 +7,22 @@ use std::rc::Rc;
 
 /// A worker's buffers.
 #[derive(Debug, Clone, Default)]
-pub struct BufferPool(Rc<RefCell<Vec<Vec<u8>>>>);
+pub struct BufferPool(Rc<RefCell<Unused>>);
+
+#[derive(Debug, Default)]
+struct Unused {
+    buffers: Vec<Vec<u8>>,
+    /// Room in all of them, in bytes.
+    capacity: usize,
+}
 
 impl BufferPool {
     /// An empty buffer with room for a usual head.
     pub fn take(&self) -> Buffer {
-        let bytes = self.0.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(MIN_CAPACITY));
+        let mut unused = self.0.borrow_mut();
+        let bytes = unused.buffers.pop();
+        unused.capacity -= bytes.as_ref().map_or(0, Vec::capacity);
+        let bytes = bytes.unwrap_or_else(|| Vec::with_capacity(MIN_CAPACITY));
         Buffer { bytes, pool: self.clone() }
     }
 
@@ -22,10 +32,11 @@ impl BufferPool {
     }
 
     fn put_back(&self, mut bytes: Vec<u8>) {
-        let mut pool = self.0.borrow_mut();
-        if pool.len() < MAX_POOLED && (MIN_CAPACITY..=MAX_CAPACITY).contains(&bytes.capacity()) {
+        let (mut unused, capacity) = (self.0.borrow_mut(), bytes.capacity());
+        if (MIN_CAPACITY..=MAX_CAPACITY).contains(&capacity) && unused.capacity + capacity <= MAX_UNUSED {
             bytes.clear();
-            pool.push(bytes);
+            unused.capacity += capacity;
+            unused.buffers.push(bytes);
         }
     }
 }
@@ -45,6 +56,13 @@ impl Buffer {
         self.bytes.extend_from_slice(&front.bytes[length..]);
         front.bytes.truncate(length);
         front
+    }
+
+    /// Gives the room back to the worker, if nothing is in it.
+    pub(super) fn release(&mut self) {
+        if self.bytes.is_empty() {
+            *self = self.pool.none();
+        }
     }
 
     /// Makes room for `more` bytes; one without any room gets a used one of the worker.
@@ -99,8 +117,8 @@ pub(super) const MIN_READ: usize = 4 * 1024;
 const MIN_CAPACITY: usize = 8 * 1024;
 /// A buffer that has grown beyond this is not kept, in bytes.
 const MAX_CAPACITY: usize = 64 * 1024;
-/// How many unused buffers a worker keeps.
-const MAX_POOLED: usize = 32;
+/// How much a worker keeps in unused buffers, in bytes: 512 of usual room, or 64 of the largest.
+const MAX_UNUSED: usize = 4 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -123,9 +141,17 @@ mod tests {
         let mut large = pool.take();
         large.reserve(MAX_CAPACITY + 1);
         drop(large);
-        assert_eq!(pool.0.borrow().len(), 0, "a large one goes");
-        let many: Vec<_> = (0..2 * MAX_POOLED).map(|_| pool.take()).collect();
-        drop(many);
-        assert_eq!(pool.0.borrow().len(), MAX_POOLED);
+        assert_eq!(pool.0.borrow().buffers.len(), 0, "a large one goes");
+        for (capacity, kept) in [(MIN_CAPACITY, 512), (MAX_CAPACITY, 64)] {
+            let pool = BufferPool::default();
+            let mut many: Vec<_> = (0..2 * kept).map(|_| pool.take()).collect();
+            for buffer in &mut many {
+                buffer.reserve_exact(capacity);
+            }
+            drop(many);
+            assert_eq!(pool.0.borrow().buffers.len(), kept);
+            drop((0..kept).map(|_| pool.take()).collect::<Vec<_>>());
+            assert_eq!(pool.0.borrow().capacity, MAX_UNUSED, "what is taken and given back counts once");
+        }
     }
 }

@@ -304,7 +304,11 @@ impl Io {
                 return Poll::Ready(Ok(response));
             }
             self.read_buffer.make_room(MIN_READ);
-            let read = ready!(pin!(self.stream.read_buf(&mut *self.read_buffer)).poll(cx));
+            let Poll::Ready(read) = pin!(self.stream.read_buf(&mut *self.read_buffer)).poll(cx) else {
+                // Many calls may wait at once, and none of them is to hold room for an answer so long.
+                self.read_buffer.release();
+                return Poll::Pending;
+            };
             return Poll::Ready(Err(match read {
                 Ok(0) if self.has_begun => ReceiveError::Invalid("a head that breaks off"),
                 Ok(0) => ReceiveError::Closed,
@@ -427,6 +431,7 @@ const INITIAL_DEADLINE: Duration = Duration::from_mins(1);
 mod tests {
     use std::sync::Arc;
 
+    use futures_util::FutureExt as _;
     use tokio_test::io::{Builder, Mock};
 
     use super::*;
@@ -459,6 +464,22 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(50)).await;
             use_up().await;
             assert_eq!(connection.since_answer(), SinceAnswer::Unasked, "an answer to no request has come");
+        });
+    }
+
+    #[test]
+    fn a_connection_holds_no_buffer_while_it_waits_for_an_answer() {
+        run(async {
+            let (ours, mut theirs) = tokio::io::duplex(64);
+            let mut connection = connection(ours);
+            let (begin, rest) = EMPTY.split_at(9);
+            assert!(connection.receive(false, HOUR).now_or_never().is_none());
+            assert_eq!(connection.io.read_buffer.capacity(), 0);
+            theirs.write_all(begin).await.expect("there is room");
+            assert!(connection.receive(false, HOUR).now_or_never().is_none());
+            assert_eq!(&**connection.io.read_buffer, begin, "what has come is kept");
+            theirs.write_all(rest).await.expect("there is room");
+            connection.receive(false, HOUR).await.expect("an answer");
         });
     }
 

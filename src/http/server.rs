@@ -444,9 +444,7 @@ impl ServerConnection {
 
     /// The answer has been written: the connection waits for the next request.
     pub fn finish(&mut self) {
-        if self.read_buffer.is_empty() {
-            self.read_buffer = self.pool.none();
-        }
+        self.read_buffer.release();
     }
 
     /// The answer cannot be brought to its end: the connection ends, so that nobody takes what there is of it for the whole.
