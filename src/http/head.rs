@@ -291,8 +291,9 @@ impl Field<'_> {
 
     /// Appends the field to `out`, as a line: as it came, if it came in the usual form.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let (begin, end) = (self.span.name.begin, self.span.value.end);
-        let is_usual = self.span.value.begin == self.span.name.end + 2 && self.bytes[self.span.name.end + 1] == b' ';
+        let FieldSpan { name, value } = self.span;
+        let (begin, end) = (name.begin(), value.end());
+        let is_usual = value.begin() == name.end() + 2 && self.bytes[name.end() + 1] == b' ';
         match self.bytes.get(begin..end + 2) {
             Some(line) if is_usual && line.ends_with(b"\r\n") => out.extend_from_slice(line),
             _ => append(out, [self.name, b": ", self.value, b"\r\n"]),
@@ -328,20 +329,28 @@ pub enum HeadError {
     TooLarge,
 }
 
-/// Which bytes of a head.
+/// Which bytes of a head, which is never as long as 4 GiB. A call has some thirty fields of four such places in all.
 #[derive(Debug, Clone, Copy)]
 struct Span {
-    begin: usize,
-    end: usize,
+    begin: u32,
+    end: u32,
 }
 
 impl Span {
     fn of(self, bytes: &[u8]) -> &[u8] {
-        &bytes[self.begin..self.end]
+        &bytes[self.begin()..self.end()]
+    }
+
+    fn begin(self) -> usize {
+        self.begin as usize
+    }
+
+    fn end(self) -> usize {
+        self.end as usize
     }
 
     fn len(self) -> usize {
-        self.end - self.begin
+        self.end() - self.begin()
     }
 }
 
@@ -356,9 +365,10 @@ struct Source<'a>(&'a [u8]);
 
 impl Source<'_> {
     /// Where `part`, which is one of the bytes' own slices, is in them.
+    #[expect(clippy::cast_possible_truncation, reason = "no more is read of a head than its limit, of 1 MiB at most")]
     fn span(&self, part: &[u8]) -> Span {
         let begin = part.as_ptr().addr() - self.0.as_ptr().addr();
-        Span { begin, end: begin + part.len() }
+        Span { begin: begin as u32, end: (begin + part.len()) as u32 }
     }
 
     fn field(&self, field: &httparse::Header<'_>) -> FieldSpan {
@@ -368,7 +378,7 @@ impl Source<'_> {
     /// The same, if the field's line ends with CR LF.
     fn strict_field(&self, field: &httparse::Header<'_>) -> Result<FieldSpan, HeadError> {
         let span = self.field(field);
-        let rest = &self.0[span.value.end..];
+        let rest = &self.0[span.value.end()..];
         // White space may follow the value.
         let is_strict = rest.starts_with(b"\r\n")
             || memchr(b'\n', rest).and_then(|end| end.checked_sub(1)).is_some_and(|last| rest[last] == b'\r');
