@@ -98,16 +98,16 @@ impl Guard {
 
     /// Who sent a request: the peer, or whom a front proxy that we trust speaks for. Of the addresses in X-Forwarded-For the
     /// last one that is not itself a trusted proxy counts; whoever sent the request may have written those before it.
-    pub fn client(&self, peer: Option<IpAddr>, fields: Fields<'_>) -> Client {
+    pub fn client(&self, peer: Option<IpAddr>, request: &RequestHead) -> Client {
         let is_loopback = peer.is_none_or(|peer| peer.is_loopback());
         if let Some(peer) = peer.filter(|peer| !self.is_trusted(*peer)) {
-            let speaks_for_others = FORWARDING.into_iter().any(|name| fields.contains(name));
+            let speaks_for_others = FORWARDING.into_iter().any(|name| request.only(name) != Ok(None));
             if speaks_for_others {
                 self.record_untrusted(peer);
             }
             return Client { address: Some(peer), is_local: is_loopback && !speaks_for_others };
         }
-        let forwarded = fields.list("x-forwarded-for").filter_map(|text| std::str::from_utf8(text).ok());
+        let forwarded = request.fields().list("x-forwarded-for").filter_map(|text| std::str::from_utf8(text).ok());
         let address = forwarded.fold(None, |last, text| match forwarded_address(text).map(|ip| ip.to_canonical()) {
             Some(ip) if self.is_trusted(ip) => last.or(Some(None)),
             address => Some(address),
@@ -366,7 +366,7 @@ fn below<'a>(prefix: &str, path: &'a str) -> Option<&'a str> {
 }
 
 /// By these a proxy says for whom it speaks; of a trusted one the first counts.
-const FORWARDING: [&str; 3] = ["x-forwarded-for", "forwarded", "x-real-ip"];
+const FORWARDING: [Known; 3] = [Known::XForwardedFor, Known::Forwarded, Known::XRealIp];
 /// How often the log is told of those who are not believed.
 const UNTRUSTED_INTERVAL: Duration = Duration::from_hours(1);
 /// The bits before an IPv4 address that is mapped into IPv6 (RFC 4291 section 2.5.5.2).
@@ -426,8 +426,7 @@ mod tests {
             ("2001:db8::1", "203.0.113.9", "2001:db8::1"),
         ] {
             let peer: IpAddr = peer.parse().expect(peer);
-            let client =
-                guard.client(Some(peer.to_canonical()), head("GET", &[("X-Forwarded-For", forwarded)]).fields());
+            let client = guard.client(Some(peer.to_canonical()), &head("GET", &[("X-Forwarded-For", forwarded)]));
             assert_eq!(client, Client { address: address.parse().ok(), is_local: false }, "{peer} {forwarded}");
         }
     }

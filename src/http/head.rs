@@ -53,10 +53,13 @@ pub enum Known {
     XCsrf,
     Upgrade,
     Expect,
+    Forwarded,
+    XForwardedFor,
+    XRealIp,
 }
 
 impl Known {
-    const COUNT: usize = Self::Expect as usize + 1;
+    const COUNT: usize = Self::XRealIp as usize + 1;
 
     /// The one of this name; mostly none, and the length tells.
     #[inline]
@@ -67,9 +70,12 @@ impl Known {
             6 if is_name(name, "x-csrf") => Some(Self::XCsrf),
             6 if is_name(name, "expect") => Some(Self::Expect),
             7 if is_name(name, "upgrade") => Some(Self::Upgrade),
+            9 if is_name(name, "forwarded") => Some(Self::Forwarded),
+            9 if is_name(name, "x-real-ip") => Some(Self::XRealIp),
             14 if is_name(name, "sec-fetch-site") => Some(Self::SecFetchSite),
             14 if is_name(name, "sec-fetch-mode") => Some(Self::SecFetchMode),
             14 if is_name(name, "sec-fetch-dest") => Some(Self::SecFetchDest),
+            15 if is_name(name, "x-forwarded-for") => Some(Self::XForwardedFor),
             _ => None,
         }
     }

@@ -101,7 +101,7 @@ impl Worker {
         peer: Option<SocketAddr>,
     ) -> Result<(), RequestError> {
         while let Some(request) = connection.next_request().await? {
-            let client = self.guard.client(peer.map(canonical), request.fields());
+            let client = self.guard.client(peer.map(canonical), &request);
             let mut dispatch = self.dispatch(request.method().clone(), client, Some(&request), connection);
             dispatch.context.id.scope(pin!(dispatch.run(&request, peer))).await;
             drop(dispatch);
