@@ -113,13 +113,15 @@ impl TrustedOrigins {
     /// 7.2). Another name that leads here is another site's way to our cookies (DNS rebinding), or a mistake.
     pub(super) fn are_addressed(&self, request: &RequestHead) -> bool {
         let Ok(Some(host)) = request.only(Known::Host) else { return false };
-        std::iter::once(&self.own).chain(&self.dev).filter_map(|origin| origin.split_once("://")).any(
-            |(scheme, own)| {
-                let default = if scheme == "https" { b":443".as_slice() } else { b":80" };
-                let is_own = |host: &[u8]| own.as_bytes().eq_ignore_ascii_case(host);
-                is_own(host) || host.strip_suffix(default).is_some_and(is_own)
-            },
-        )
+        std::iter::once(&self.own).chain(&self.dev).any(|origin| {
+            let (own, default) = match (origin.strip_prefix("https://"), origin.strip_prefix("http://")) {
+                (Some(own), _) => (own, b":443".as_slice()),
+                (None, Some(own)) => (own, b":80".as_slice()),
+                (None, None) => return false,
+            };
+            let is_own = |host: &[u8]| own.as_bytes().eq_ignore_ascii_case(host);
+            is_own(host) || host.strip_suffix(default).is_some_and(is_own)
+        })
     }
 }
 

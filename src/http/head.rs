@@ -476,8 +476,11 @@ fn is_misspelled(name: &[u8]) -> bool {
 
 /// Digits and nothing else.
 fn decimal(text: &[u8]) -> Option<u64> {
-    let is_plain = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(text).ok().filter(|_| is_plain)?.parse().ok()
+    let push = |number: u64, byte: &u8| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    };
+    text.iter().try_fold(0, push).filter(|_| !text.is_empty())
 }
 
 /// The request line: visible ASCII and single spaces, no fragment. A fragment is never sent (RFC 9112 section 3.2); cut off,
@@ -501,6 +504,11 @@ fn check_line_ends(bytes: &[u8]) -> Result<(), HeadError> {
 /// What a path and a query may hold, of what is visible: what a URI's may, and what browsers and scripts send besides
 /// (WHATWG URL, "path state" and "query state").
 fn is_target(target: &[u8]) -> bool {
+    // Nearly no target holds one of these at all; that is found out for many bytes at once.
+    let is_rare = |is, byte: &u8| is | matches!(byte, b'<' | b'>' | b'`' | b'"');
+    if !target.iter().fold(false, is_rare) {
+        return true;
+    }
     let (path, query) = target.split_at(memchr(b'?', target).unwrap_or(target.len()));
     memchr3(b'<', b'>', b'`', path).is_none() && memchr3(b'<', b'>', b'"', query).is_none()
 }
