@@ -105,7 +105,7 @@ class Package(unittest.TestCase):
         doc = "usr/share/doc/arcmanager-gateway/"
         # Nothing of a container is of use on a machine with a package, nor are sources.
         others = re.compile(r"(docker|tests|src|demo|LICENSE|CONTRIBUTING|\.ci|Makefile|Cargo)")
-        paths = [path for pattern in ["*", "docs/**/*", "config/**/*"] for path in ROOT.glob(pattern) if path.is_file()]
+        paths = [path for pattern in ["*", "client/*", "docs/**/*", "config/**/*"] for path in ROOT.glob(pattern) if path.is_file()]
         there = [str(path.relative_to(ROOT)) for path in paths]
         brought = set()
         for pattern, to, _ in package["assets"]:
