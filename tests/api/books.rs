@@ -27,6 +27,8 @@ struct Entries {
     /// Each as a gateway read it, with the keys it had then.
     configs: Vec<Config>,
     browsers: Vec<Jars>,
+    /// The lines of each file of secrets that a configuration named.
+    in_files: BTreeSet<String>,
     /// Gateways that run.
     gateways: usize,
     /// How many tokens will be in no cookie at the end, and why.
@@ -57,8 +59,13 @@ impl Ledger {
 
     /// A gateway starts with this configuration, or reads it again.
     pub fn read(&self, config: &Path) {
+        let mut entries = self.entries();
         // One that is broken is the test's business.
-        self.entries().configs.extend(Config::load(&[config.to_owned()]));
+        entries.configs.extend(Config::load(&[config.to_owned()]));
+        let text = std::fs::read_to_string(config).unwrap_or_default();
+        let files = text.split("_file = \"").skip(1).filter_map(|rest| rest.split('"').next());
+        let secrets = files.filter_map(|file| std::fs::read_to_string(file).ok());
+        entries.in_files.extend(secrets.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()));
     }
 
     /// A gateway runs.
@@ -77,6 +84,15 @@ impl Ledger {
     /// At the end so many tokens live that no cookie holds, for this `reason`. Without this, none.
     pub fn expect_orphans(&self, count: RangeInclusive<usize>, reason: &'static str) {
         self.entries().expected = Some((count, reason));
+    }
+
+    /// All that the DataHUBs, the browsers and the files of keys know and nobody else may: whatever the test itself keeps secret,
+    /// these are searched for, too.
+    pub fn secrets(&self) -> BTreeSet<String> {
+        let entries = self.entries();
+        let given_out = entries.datahubs.iter().flat_map(|(_, books)| books.secrets());
+        let cookies = entries.browsers.iter().flat_map(Browser::secret_cookies);
+        given_out.chain(cookies).chain(entries.in_files.iter().cloned()).collect()
     }
 
     /// A gateway has ended. After the last one the books are closed, unless the test has failed anyway.

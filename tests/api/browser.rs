@@ -1,6 +1,6 @@
 //! A client with a cookie jar that sends bytes as it is told and tidies nothing up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -29,6 +29,8 @@ pub struct Jar {
     cookies: Cookies,
     /// What was in it each time before a test changed it by hand: the test has it still.
     aside: Vec<Cookies>,
+    /// Every value of a cookie that no script may read, whatever became of it.
+    secrets: BTreeSet<String>,
 }
 
 impl Default for Browser {
@@ -153,6 +155,9 @@ impl Browser {
                 jar.aside.retain(|cookies| cookies.get(name) != removed.as_ref());
             } else {
                 jar.cookies.insert(name.to_owned(), value.to_owned());
+                if name.starts_with("__Host-Http-") {
+                    jar.secrets.insert(value.to_owned());
+                }
             }
         }
     }
@@ -179,7 +184,7 @@ impl Browser {
     /// Another browser with the same cookies.
     pub fn copy(&self) -> Self {
         let cookies = self.jar.lock().expect("no panic while held").cookies.clone();
-        let jar = Arc::new(Mutex::new(Jar { cookies, aside: Vec::new() }));
+        let jar = Arc::new(Mutex::new(Jar { cookies, ..Jar::default() }));
         self.jars.lock().expect("no panic while held").push(Arc::clone(&jar));
         Self { jar, jars: Arc::clone(&self.jars) }
     }
@@ -199,6 +204,12 @@ impl Browser {
     /// The jars of this browser and of all its copies.
     pub fn jars(&self) -> &Jars {
         &self.jars
+    }
+
+    /// Every value of a cookie that a browser with one of `jars` was ever given and no script may read.
+    pub fn secret_cookies(jars: &Jars) -> Vec<String> {
+        let jars = jars.lock().expect("no panic while held");
+        jars.iter().flat_map(|jar| jar.lock().expect("no panic while held").secrets.clone()).collect()
     }
 
     /// Every Cookie header that a browser with one of `jars` sends, or sent before a test changed it by hand.

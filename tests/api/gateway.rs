@@ -1,6 +1,6 @@
 //! The gateway's own binary as a child process, in front of test DataHUBs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -367,7 +367,9 @@ impl Drop for Gateway {
             let _ = reader.join();
         }
         if !std::thread::panicking() {
-            self.search("output", &self.output().join("\n"));
+            let output = self.output().join("\n");
+            self.search("output", &output);
+            self.search_words(&output);
             self.search("answers", &self.answers.lock().expect("no panic while held"));
         }
         self.ledger.end();
@@ -377,14 +379,10 @@ impl Drop for Gateway {
 impl Gateway {
     /// Fails if a secret is anywhere in what the gateway wrote, as it is or in a usual encoding.
     fn search(&self, place: &str, output: &str) {
-        for secret in self.secrets.lock().expect("no panic while held").iter().filter(|secret| secret.len() >= 16) {
-            let spellings = [
-                secret.clone(),
-                STANDARD.encode(secret).trim_end_matches('=').to_owned(),
-                URL_SAFE_NO_PAD.encode(secret),
-                secret.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"),
-            ];
-            if let Some(spelling) = spellings.iter().find(|spelling| output.contains(spelling.as_str())) {
+        for secret in
+            self.secrets.lock().expect("no panic while held").iter().filter(|secret| secret.len() >= MIN_SECRET)
+        {
+            if let Some(spelling) = spellings(secret).iter().find(|spelling| output.contains(spelling.as_str())) {
                 let line = output.lines().find(|line| line.contains(spelling.as_str())).unwrap_or_default();
                 panic!(
                     "a secret of {} characters is in the {place}: {}",
@@ -394,6 +392,49 @@ impl Gateway {
             }
         }
     }
+
+    /// The same for all that the test's DataHUBs gave out, its browsers held and its files of keys hold, whether the test has
+    /// said so or not. They may be thousands, and are looked for in one pass: within words, since none has a space in it.
+    fn search_words(&self, output: &str) {
+        let secrets = self.ledger.secrets();
+        let known: Vec<String> =
+            secrets.iter().filter(|it| it.len() >= MIN_SECRET).flat_map(|it| spellings(it)).collect();
+        let mut by_beginning: HashMap<&[u8], Vec<&str>> = HashMap::new();
+        for spelling in &known {
+            by_beginning.entry(&spelling.as_bytes()[..MIN_SECRET]).or_default().push(spelling);
+        }
+        let is_between = |byte: char| {
+            !(byte.is_ascii_alphanumeric() || matches!(byte, '+' | '/' | '_' | '=' | '%' | '.' | '~' | '-'))
+        };
+        let words: BTreeSet<&str> = output.split(is_between).filter(|word| word.len() >= MIN_SECRET).collect();
+        for bytes in words
+            .iter()
+            .flat_map(|word| word.as_bytes().windows(MIN_SECRET).zip(0..).map(|(_, at)| &word.as_bytes()[at..]))
+        {
+            let begun = by_beginning.get(&bytes[..MIN_SECRET]).into_iter().flatten();
+            if let Some(found) = begun.into_iter().find(|spelling| bytes.starts_with(spelling.as_bytes())) {
+                let line = output.lines().find(|line| line.contains(found)).unwrap_or_default();
+                panic!(
+                    "a secret that nobody named, of {} characters, is in the output: {}",
+                    found.len(),
+                    line.replace(found, "[SECRET]")
+                );
+            }
+        }
+    }
+}
+
+/// A shorter one may stand anywhere by chance.
+const MIN_SECRET: usize = 16;
+
+/// A secret as it is, and in the usual encodings.
+fn spellings(secret: &str) -> [String; 4] {
+    [
+        secret.to_owned(),
+        STANDARD.encode(secret).trim_end_matches('=').to_owned(),
+        URL_SAFE_NO_PAD.encode(secret),
+        secret.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"),
+    ]
 }
 
 /// Runs the binary to its end.

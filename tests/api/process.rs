@@ -2,11 +2,13 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use datahub::behaviour::Answer;
 
-use crate::browser::{Browser, Connection, FETCH, NAVIGATION, parameter};
+use crate::browser::{self, Browser, Connection, FETCH, NAVIGATION, parameter, sign_in};
 use crate::gateway::{BASE, Folder, Setup, datahub, new_key};
 use crate::token_endpoint::{USER, lifetime, logged_in};
 use crate::wire::{exchange, summary};
@@ -377,4 +379,69 @@ fn a_secret_in_an_answer_fails_a_test() {
     let gateway = Setup::new(&[("a", &hub)]).start();
     assert_eq!(Browser::default().fetch(&gateway, "GET", "/nothing").status, 404);
     gateway.keep_secret(["There is nothing at this path".to_owned()]);
+}
+
+/// EL-01: what the DataHUB gave out, what a browser held and what is in a file of keys is searched for, though no test says so.
+#[test]
+fn every_secret_of_a_test_is_searched_for_though_nobody_names_it() {
+    for (case, is_told) in [("nothing", false), ("the DataHUB's", true), ("a cookie", true), ("in a file", true)] {
+        let hub = datahub();
+        let folder = Folder::default();
+        let file = folder.file("client.secret", hub.client_secret());
+        let setup = Setup::new(&[("a", &hub)]).with_secret_file(hub.client_secret(), &file);
+        let gateway = setup.start();
+        let person = Browser::default();
+        // Something that is in the log, and no secret otherwise.
+        let id = person.fetch(&gateway, "GET", "/datahubs").header("x-request-id").expect("an id");
+        gateway.wait_for_line(|line| line["target"] == "access" && line["request_id"] == id.as_str());
+        match case {
+            "the DataHUB's" => {
+                let authorize = person.authorize(&gateway, "a");
+                let state = parameter(&authorize, "state").expect("a state");
+                sign_in(&hub, &authorize.replace(&state, &id), "user=testuser");
+            }
+            "a cookie" => {
+                let head = format!("HTTP/1.1 200 OK\r\nset-cookie: __Host-Http-sid-a={id}; Path=/\r\n\r\n");
+                person.apply(&browser::Answer { status: 200, head, body: Vec::new() });
+            }
+            "in a file" => {
+                folder.file("client.secret", &id);
+                gateway.reload();
+            }
+            _ => {}
+        }
+        let end = catch_unwind(AssertUnwindSafe(|| drop(gateway)));
+        let told = end.err().and_then(|panic| panic.downcast::<String>().ok());
+        assert_eq!(told.is_some_and(|told| told.contains("that nobody named")), is_told, "{case}");
+    }
+}
+
+/// CF-01: what comes by file is neither in the arguments nor in the environment that others may read of a process; what comes by
+/// a variable is in the latter, and that is why files are better.
+#[test]
+fn secrets_that_come_by_file_are_in_no_list_of_processes() {
+    let (hub, folder, key) = (datahub(), Folder::default(), new_key());
+    let (keys, secret) = (folder.file("keys", &key), folder.file("client.secret", hub.client_secret()));
+    let by_file = Setup::with_keys_file(&[("a", &hub)], &keys).with_secret_file(hub.client_secret(), &secret);
+    let script = "exec \"$0\" --config \"$GATEWAY_OF_A_TEST\"";
+    let mut by_variable = Command::new("/bin/sh");
+    by_variable.env_clear().env("GATEWAY__SESSION__KEYS", &key).args(["-c", script]).arg(crate::gateway::binary());
+    let without_keys = Setup::with_keys(&[("a", &hub)], &[]);
+    for (case, gateway, shows) in
+        [("by file", by_file.start(), false), ("by a variable", without_keys.start_as(by_variable), true)]
+    {
+        let process = |name: &str| std::fs::read(format!("/proc/{}/{name}", gateway.pid()));
+        let holds = |bytes: &[u8], text: &str| String::from_utf8_lossy(bytes).contains(text);
+        let arguments = process("cmdline").expect("everybody may");
+        assert!(holds(&arguments, "--config"), "{case}");
+        assert!([key.as_str(), hub.client_secret()].iter().all(|secret| !holds(&arguments, secret)), "{case}");
+        match process("environ") {
+            Ok(environment) => {
+                assert_eq!(holds(&environment, &key), shows, "{case}");
+                assert!(holds(&environment, "RUST_LOG") && !holds(&environment, hub.client_secret()), "{case}");
+            }
+            // Nobody but root may, since its memory is its own.
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{case}"),
+        }
+    }
 }

@@ -203,6 +203,11 @@ impl Books {
         self.0.live_tokens()
     }
 
+    /// What [`DataHub::secrets`] tells.
+    pub fn secrets(&self) -> Vec<String> {
+        self.0.secrets()
+    }
+
     /// Whether the DataHUB is up.
     pub fn is_open(&self) -> bool {
         !self.0.is_gone.load(Ordering::Relaxed)
