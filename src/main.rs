@@ -18,6 +18,7 @@ use arcmanager_gateway::reload;
 use arcmanager_gateway::server;
 use arcmanager_gateway::server::socket::{self, Socket, Sockets};
 use clap::Parser;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -27,6 +28,11 @@ use crate::cli::check::{check, too_few_files};
 use crate::cli::{Arguments, Command};
 
 fn main() -> ExitCode {
+    // A core dump would hold keys and tokens, and so does what a debugger of the same user reads. A limit on the size of core
+    // dumps does not keep them from a program that collects them.
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        return failed(&io::Error::other(format!("core dumps cannot be switched off: {error}")));
+    }
     let Arguments { command, config: files } = Arguments::parse();
     match command {
         Some(Command::Key) => return done(cli::key()),

@@ -2,14 +2,15 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use datahub::behaviour::Answer;
 
 use crate::browser::{self, Browser, Connection, FETCH, NAVIGATION, parameter, sign_in};
-use crate::gateway::{BASE, Folder, Setup, datahub, new_key};
+use crate::gateway::{BASE, Folder, Setup, datahub, new_key, signal};
 use crate::token_endpoint::{USER, lifetime, logged_in};
 use crate::wire::{exchange, summary};
 
@@ -444,4 +445,26 @@ fn secrets_that_come_by_file_are_in_no_list_of_processes() {
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{case}"),
         }
     }
+}
+
+/// SU-04: a process that is killed by a signal that leaves a core dump leaves none, however large one might be.
+#[test]
+fn a_gateway_that_dies_leaves_no_core_dump() {
+    let hub = datahub();
+    let unlimited = |script: &str| {
+        let mut command = Command::new("/bin/sh");
+        let folder = Folder::default();
+        command.current_dir(folder.path()).args(["-c", &format!("ulimit -c unlimited && {script}")]);
+        (command, folder)
+    };
+    let (mut twin, _folder) = unlimited("kill -ABRT $$");
+    if !twin.stderr(Stdio::null()).status().expect("a shell").core_dumped() {
+        return; // This machine lets nobody have one.
+    }
+    let (mut command, _folder) = unlimited("exec \"$0\" --config \"$GATEWAY_OF_A_TEST\"");
+    command.arg(crate::gateway::binary());
+    let mut gateway = Setup::new(&[("a", &hub)]).start_as(command);
+    signal("ABRT", gateway.pid());
+    let status = gateway.wait_for_end().expect("it ends at once");
+    assert_eq!((status.signal(), status.core_dumped()), (Some(6), false));
 }

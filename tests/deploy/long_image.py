@@ -15,7 +15,7 @@ import unittest
 import urllib.parse
 
 from machine import (
-    BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, ROOT, Browser, Machine, accepts, free_port, start_datahub, wait_until,
+    BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, ROOT, Browser, Machine, accepts, free_port, start_datahub, user_of, wait_until,
 )
 
 MIB = 1024 * 1024
@@ -185,7 +185,7 @@ class TheImage(unittest.TestCase):
         wait_until(lambda: process.poll() is not None or accepts(port), "the image serves")
         self.assertIsNone(process.poll(), self.machine.log("image"))
 
-        self.assertEqual(os.stat(f"/proc/{process.pid}").st_uid, 65532)
+        self.assertEqual(user_of(process.pid), 65532)
         healthz = Browser(f"http://localhost:{admin}").send("GET", "/healthz")
         self.assertEqual((healthz.status, healthz.body), (200, b"alive\n"))
         health = subprocess.run([*inside, "health"], env={**env, "PATH": os.environ["PATH"]}, timeout=10)

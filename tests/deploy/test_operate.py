@@ -18,7 +18,7 @@ from pathlib import Path
 from fronts import haproxy_config, make_certificate, nginx_main, nginx_site
 from machine import (
     BASE, CLIENT_ID, CLIENT_SECRET, ROOT, TARGET, Browser, Machine, accepts, end, free_port, new_key, start_datahub,
-    wait_until,
+    user_of, wait_until,
 )
 from units import DYNAMIC_USER, IS_ROOT, SHIPPED, Acted, allowed_system_calls, install_gateway, system_calls
 
@@ -187,7 +187,7 @@ class Units(Scratch):
         self.prepare()
         process = self.start(self.act())
         if IS_ROOT:
-            self.assertEqual(os.stat(f"/proc/{process.pid}").st_uid, DYNAMIC_USER)
+            self.assertEqual(user_of(process.pid), DYNAMIC_USER)
             # What it was started from is not its to read.
             told = subprocess.run(["setpriv", f"--reuid={DYNAMIC_USER}", "--clear-groups", "ls",
                                    self.path / "etc/arcmanager-gateway/credentials"], capture_output=True)
