@@ -430,4 +430,38 @@ mod tests {
             assert_eq!(client, Client { address: address.parse().ok(), is_local: false }, "{peer} {forwarded}");
         }
     }
+
+    /// Whom no limit counts, since nobody but people of this machine can be it; and who may ask how the process does.
+    #[test]
+    fn who_is_of_this_machine_or_a_front_is_known_by_the_peer() {
+        let guard = |trusted: &[&str]| {
+            let trusted = trusted.iter().map(|text| text.parse().expect(text)).collect();
+            Guard::new(TrustedOrigins { own: OWN.into(), dev: Vec::new() }, "/api".into(), None, trusted)
+        };
+        let (alone, behind) = (guard(&[]), guard(&["127.0.0.1", "192.0.2.1"]));
+        for (case, guard, peer, forwarded, is_local, is_front) in [
+            ("a neighbour", &alone, Some("127.0.0.1"), false, true, false),
+            ("a front that is not known", &alone, Some("127.0.0.1"), true, false, false),
+            ("somebody", &alone, Some("203.0.113.9"), false, false, false),
+            ("somebody who says otherwise", &alone, Some("203.0.113.9"), true, false, false),
+            ("a unix socket", &alone, None, false, true, true),
+            ("a front on a unix socket", &alone, None, true, false, true),
+            ("a front of this machine", &behind, Some("127.0.0.1"), true, false, true),
+            ("its own question", &behind, Some("127.0.0.1"), false, true, true),
+            ("another machine's front", &behind, Some("192.0.2.1"), true, false, true),
+            ("its own question, from there", &behind, Some("192.0.2.1"), false, false, true),
+        ] {
+            let peer: Option<IpAddr> = peer.map(|text| text.parse().expect(text));
+            let fields: &[(&str, &str)] = if forwarded { &[("X-Forwarded-For", "203.0.113.7")] } else { &[] };
+            assert_eq!(guard.client(peer, head("GET", fields).fields()).is_local, is_local, "{case}");
+            assert_eq!(guard.is_front(peer), is_front, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_network_of_everybody_is_known_as_one() {
+        for (text, is_everybody) in [("0.0.0.0/0", true), ("::/0", true), ("0.0.0.0/1", false), ("10.0.0.0/8", false)] {
+            assert_eq!(text.parse::<ProxyNetwork>().expect(text).is_everybody(), is_everybody, "{text}");
+        }
+    }
 }

@@ -354,8 +354,9 @@ const HEAD: usize = 1 + 4 + NONCE;
 const OVERHEAD: usize = HEAD + TAG;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::HashSet;
+    use std::os::unix::fs::FileExt as _;
 
     use sha3::Shake128;
     use sha3::digest::{ExtendableOutput, Update, XofReader};
@@ -611,5 +612,31 @@ mod tests {
 
     fn ring(keys: &[&str]) -> Keyring {
         Keyring::new(keys.iter().map(|text| key(text)).collect()).expect("different keys")
+    }
+
+    /// Whether anything of the `secret` of an `owner` can be read where it was, once it has come to its `end`.
+    pub(crate) fn is_left<T>(owner: T, secret: fn(&T) -> &[u8], end: fn(T)) -> bool {
+        let (address, before) = (secret(&owner).as_ptr().addr(), secret(&owner).to_vec());
+        let memory = std::fs::File::open("/proc/self/mem").expect("our own memory");
+        let mut after = vec![0; before.len()];
+        end(owner);
+        memory.read_exact_at(&mut after, address as u64).expect("it is ours");
+        // An allocator writes over the beginning of what it gets back, and over no more.
+        after.chunks_exact(8).zip(before.chunks_exact(8)).any(|(after, before)| after == before)
+    }
+
+    /// CR-11.
+    #[test]
+    fn what_was_unsealed_and_the_keys_are_wiped_when_dropped() {
+        let secret: Vec<u8> = (1..=240).collect();
+        assert!(
+            is_left(secret.clone(), Vec::as_slice, drop),
+            "what is not wiped can be read, so that this test sees it"
+        );
+        let keyring = Keyring::new(vec![Key::new(&[7; KEY])]).expect("a key");
+        let unsealed = keyring.unseal(&[b"a"], keyring.seal(&[b"a"], &secret).as_bytes()).expect("our own");
+        assert_eq!(&*unsealed, secret);
+        assert!(!is_left(unsealed, |it| it, drop), "a plaintext");
+        assert!(!is_left(Box::new(Key::new(&[7; KEY])), |key| &key.k1, drop), "a key");
     }
 }

@@ -170,6 +170,7 @@ fn checked(text: String) -> Result<Zeroizing<String>, TokenError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seal::tests::is_left;
 
     #[test]
     fn a_token_that_could_break_out_of_a_header_is_refused() {
@@ -187,5 +188,16 @@ mod tests {
         let refresh = RefreshToken::try_from("canary".to_owned()).expect("visible ASCII");
         let shown = format!("{access:?} {refresh:?} {:?}", access.bearer());
         assert!(!shown.contains("canary"), "{shown}");
+    }
+
+    /// CR-11.
+    #[test]
+    fn tokens_are_wiped_when_dropped() {
+        let text = || "canary-".repeat(20);
+        assert!(is_left(text(), String::as_bytes, drop), "what is not wiped can be read, so that this test sees it");
+        let access = AccessToken::try_from(text()).expect("visible ASCII");
+        assert!(!is_left(access, |it| it.expose().as_bytes(), drop), "an access token");
+        let refresh = RefreshToken::try_from(text()).expect("visible ASCII");
+        assert!(!is_left(refresh, |it| it.expose().as_bytes(), drop), "a refresh token");
     }
 }

@@ -324,7 +324,7 @@ mod tests {
             b"5\r\nhello!\r\n0\r\n\r\n",
             b"5\r\nhelloX\n0\r\n\r\n",
             b"5\rXhello\r\n0\r\n\r\n",
-            b"11111111111111111\r\nx",
+            b"1111111111111111\r\nx",
             b"0\r\nTrailer: x\n\r\n",
             b"0\r\nTrailer\r\n\r\n",
             b"0\r\nTrailer: x\r\n folded\r\n\r\n",
@@ -332,8 +332,11 @@ mod tests {
         ] {
             assert_eq!(read(body, body.len()), Err(ChunkError), "{}", String::from_utf8_lossy(body));
         }
+        // One digit less is a size like any other, though no body is as long.
+        assert_eq!(read(b"111111111111111\r\nx", 100), Ok(None));
         for endless in [&b"5;"[..], b"0\r\nX", b"0\r\nX: "] {
-            let (most, more) = (MAX_EXTRAS - 100, MAX_EXTRAS + 100);
+            let counted = endless.iter().filter(|byte| [b'X', b' '].contains(byte)).count();
+            let (most, more) = (MAX_EXTRAS - counted, MAX_EXTRAS - counted + 1);
             assert_eq!(read(&[endless, &vec![b'x'; most]].concat(), 100), Ok(None));
             assert_eq!(read(&[endless, &vec![b'x'; more]].concat(), 100), Err(ChunkError));
         }
@@ -363,5 +366,38 @@ mod tests {
         let mut decoder = BodyDecoder::new(BodyLength::UntilClose);
         assert_eq!(decoder.decode(&mut [0; 5]), Ok(Extent { data: 5, used: 5 }));
         assert!(!decoder.is_done());
+    }
+
+    #[test]
+    fn what_is_known_of_a_length_is_told() {
+        for (length, known, is_empty, exceeds) in [
+            (BodyLength::None, Some(0), true, [false, false]),
+            (BodyLength::Known(0), Some(0), true, [false, false]),
+            (BodyLength::Known(4), Some(4), false, [false, false]),
+            (BodyLength::Known(5), Some(5), false, [true, false]),
+            (BodyLength::Chunked, None, false, [true, true]),
+            (BodyLength::UntilClose, None, false, [true, true]),
+        ] {
+            assert_eq!((length.known(), length.is_empty()), (known, is_empty), "{length:?}");
+            assert_eq!([4, 5].map(|limit| length.may_exceed(limit)), exceeds, "{length:?}");
+        }
+    }
+
+    #[test]
+    fn so_much_is_read_as_belongs_to_the_body_and_fits() {
+        let mut buffer = crate::http::buffer::BufferPool::default().take();
+        let room = |length, read: &Buffer| BodyDecoder::new(length).room(read);
+        for (length, expected) in [
+            (BodyLength::Known(1), Some(MIN_READ)),
+            (BodyLength::Known(MIN_READ as u64 + 1), Some(MIN_READ + 1)),
+            (BodyLength::Known(u64::MAX), Some(PIECE_BYTES)),
+            (BodyLength::Chunked, Some(PIECE_BYTES)),
+            (BodyLength::UntilClose, Some(PIECE_BYTES)),
+            (BodyLength::None, None),
+        ] {
+            assert_eq!(room(length, &buffer), expected, "{length:?}");
+        }
+        buffer.extend_from_slice(b"x");
+        assert_eq!(room(BodyLength::Known(5), &buffer), None, "what is there comes first");
     }
 }

@@ -436,6 +436,7 @@ mod tests {
 
     use super::*;
     use crate::http::turn::tests::turns;
+    use crate::seal::tests::is_left;
 
     const HOUR: Duration = Duration::from_hours(1);
     const SECOND: Duration = Duration::from_secs(1);
@@ -908,5 +909,19 @@ mod tests {
                 assert_ne!(connection.since_answer(), SinceAnswer::Nothing, "{case}: it is closed");
             }
         });
+    }
+
+    /// CR-11: a token endpoint's answer holds tokens, and its buffer goes back to the pool.
+    #[test]
+    fn an_answer_is_wiped_if_it_is_told_so() {
+        let pool = BufferPool::default();
+        let answer = || {
+            let mut read = pool.take();
+            read.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 64\r\n\r\n");
+            read.extend_from_slice("canary--".repeat(8).as_bytes());
+            Response::parse(&mut read, false, &mut 0).expect("good").expect("whole")
+        };
+        assert!(is_left(answer(), Response::start, drop), "what is not wiped can be read, so that this test sees it");
+        assert!(!is_left(answer(), Response::start, Response::wipe));
     }
 }

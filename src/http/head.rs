@@ -606,8 +606,19 @@ mod tests {
             "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
             "PUT / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
             "PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nExpect: 100-continue\r\n\r\n",
+            "GET /< HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /> HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /` HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /?< HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /?> HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /?\" HTTP/1.1\r\nHost: a\r\n\r\n",
+            // Said as soon as the line is there.
+            "GET / HTTP/1.1\r\nHost: a\nA: b",
         ] {
             assert_eq!(error(head), HeadError::Malformed, "{head}");
+        }
+        for head in ["GET /\"?` HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n"] {
+            assert!(matches!(read(head.as_bytes(), 200), Ok(Some(_))), "{head}");
         }
         for head in ["GET /a#b HTTP/1.1\r\n\r\n", "GET /\u{e4} HTTP/1.1\r\n\r\n", "GET /\t HTTP/1.1\r\n\r\n"] {
             assert_eq!(error(head), HeadError::Target, "{head}");
@@ -625,6 +636,86 @@ mod tests {
         assert_eq!(error(&fields(6)), HeadError::TooLarge);
     }
 
+    /// However a head is cut, it is refused for its size at one byte too many, and not before.
+    #[test]
+    fn a_head_that_has_not_ended_is_bounded_to_the_byte() {
+        let parse = |bytes: &[u8]| {
+            let mut buffer = BufferPool::default().take();
+            buffer.extend_from_slice(bytes);
+            RequestHead::parse(&mut buffer, LIMITS).map(|head| head.is_some())
+        };
+        let begun = |begin: &str, length: usize| [begin.as_bytes(), &vec![b'a'; length - begin.len()]].concat();
+        for begin in ["GET /", "GET / HTTP/1.1\r\nHost: "] {
+            assert_eq!(parse(&begun(begin, 200)), Ok(false), "{begin}");
+            assert_eq!(parse(&begun(begin, 201)), Err(HeadError::TooLarge), "{begin}");
+        }
+        // What is malformed is said to be too large if it is that, too: by its bytes or by its lines.
+        let malformed =
+            |length: usize| [begun("GET / HTTP/1.1\r\nHost: ", length - 9), b"\r\n bad\r\n\r".to_vec()].concat();
+        assert_eq!((malformed(200).len(), parse(&malformed(200))), (200, Err(HeadError::Malformed)));
+        assert_eq!(parse(&malformed(201)), Err(HeadError::TooLarge));
+        let lines = |count: usize| format!("GET / HTTP/1.1\r\n bad\r\n{}", "A: b\r\n".repeat(count - 2));
+        assert_eq!(parse(lines(LIMITS.fields + 1).as_bytes()), Err(HeadError::Malformed));
+        assert_eq!(parse(lines(LIMITS.fields + 2).as_bytes()), Err(HeadError::TooLarge));
+        let answer = |length: usize| begun("HTTP/1.1 200 OK\r\nServer: ", length);
+        let whole = |length: usize| [answer(length - 4), b"\r\n\r\n".to_vec()].concat();
+        let read = |bytes: &[u8]| ResponseHead::parse(bytes, LIMITS).map(|head| head.is_some()).ok();
+        assert_eq!([read(&answer(200)), read(&answer(201))], [Some(false), None]);
+        assert_eq!([read(&whole(200)), read(&whole(201))], [Some(true), None]);
+    }
+
+    #[test]
+    fn a_field_that_is_looked_at_is_the_one_of_its_name() {
+        let names =
+            ["host", "origin", "x-csrf", "expect", "upgrade", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"];
+        for name in names {
+            let known = Known::of(name.as_bytes()).expect(name);
+            assert_eq!(format!("{known:?}").to_lowercase(), name.replace('-', ""), "{name}");
+            assert!(Known::of(name.to_uppercase().as_bytes()).is_some(), "{name}");
+            for other in [format!("{}z", &name[1..]), format!("{name}z"), name[1..].to_owned()] {
+                assert!(Known::of(other.as_bytes()).is_none(), "{other}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_tells_what_is_in_it() {
+        let text = b"GET /base/x HTTP/1.1\r\nHost: a\r\nA: b, c\r\na:d\r\n\r\nrest";
+        let (head, _) = read(text, 200).expect("good").expect("whole");
+        assert_eq!(
+            (head.len(), head.only(Known::Host), head.only(Known::Origin)),
+            (text.len() - 4, Ok(Some(&b"a"[..])), Ok(None))
+        );
+        assert_eq!([head.is_below("/base/"), head.is_below("/base/x/"), head.is_below("/other")], [true, false, false]);
+        let fields = head.fields();
+        assert_eq!([fields.contains("a"), fields.contains("b")], [true, false]);
+        assert_eq!(fields.list("a").collect::<Vec<_>>(), [&b"b"[..], b"c", b"d"]);
+        assert_eq!(
+            (fields.only("host"), fields.only("a"), fields.only("b")),
+            (Ok(Some(&b"a"[..])), Err(Several), Ok(None))
+        );
+        assert_eq!(fields.iter().map(|field| field.is("a")).collect::<Vec<_>>(), [false, true, true]);
+    }
+
+    #[test]
+    fn the_shortest_time_of_a_kept_connection_counts() {
+        for (value, expected) in [
+            ("timeout=5", Some(5)),
+            ("timeout = 9, TIMEOUT=5, timeout=7", Some(5)),
+            ("timeout=5, max=0", Some(0)),
+            ("timeout=5, max=1", Some(5)),
+            ("max=0", Some(0)),
+            ("other=0", None),
+            ("timeout=x", None),
+            ("timeout", None),
+        ] {
+            let text = format!("HTTP/1.1 200 OK\r\nKeep-Alive: {value}\r\nConnection: x\r\n\r\n");
+            let head = ResponseHead::parse(text.as_bytes(), LIMITS).expect("good").expect("whole");
+            let framing = Framing::of(head.fields(text.as_bytes())).expect("no framing");
+            assert_eq!((framing.keep_alive, framing.closes), (expected.map(Duration::from_secs), false), "{value}");
+        }
+    }
+
     #[test]
     fn an_expectation_and_the_end_of_a_connection_are_found() {
         for (fields, version, expects_continue, is_persistent) in [
@@ -636,6 +727,13 @@ mod tests {
             ("Connection: Keep-Alive, Close\r\n", 1, false, false),
             ("Connection: upgrade\r\n", 1, false, false),
             ("Connection: keep-alive\r\n", 0, false, true),
+            // Said twice it is said, and no other field says it.
+            ("Connection: close, close\r\n", 1, false, false),
+            ("Connection: close, x\r\nConnection: upgrade\r\n", 1, false, false),
+            ("Connection: keep-alive, keep-alive\r\n", 0, false, true),
+            ("Keep-Alive: close\r\n", 1, false, true),
+            ("Accept-Charset: close\r\n", 1, false, true),
+            ("If-Modified-Since: close\r\n", 1, false, true),
             ("Connection: x\r\n", 1, false, true),
         ] {
             let text = format!("PUT / HTTP/1.{version}\r\nHost: a\r\n{fields}\r\n");
@@ -646,11 +744,11 @@ mod tests {
 
     #[test]
     fn a_field_is_written_in_the_usual_form() {
-        let head = b"GET / HTTP/1.0\r\nA: b\r\nC:d\r\nE: \t f  \r\nG:\r\n\r\n";
+        let head = b"GET / HTTP/1.0\r\nA: b\r\nC:d\r\nE: \t f  \r\nG:\r\nH:\ti\r\n\r\n";
         let (head, _) = read(head, 200).expect("good").expect("whole");
         let mut out = Vec::new();
         head.fields().iter().for_each(|field| field.write(&mut out));
-        assert_eq!(out, b"A: b\r\nC: d\r\nE: f\r\nG: \r\n");
+        assert_eq!(out, b"A: b\r\nC: d\r\nE: f\r\nG: \r\nH: i\r\n");
     }
 
     #[test]
