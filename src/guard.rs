@@ -324,6 +324,7 @@ pub fn is_hardening(name: &str) -> bool {
             | "cross-origin-resource-policy"
             | "cross-origin-opener-policy"
             | "strict-transport-security"
+            | "x-frame-options"
     )
 }
 
@@ -456,6 +457,20 @@ mod tests {
             assert_eq!(guard.client(peer, head("GET", fields).fields()).is_local, is_local, "{case}");
             assert_eq!(guard.is_front(peer), is_front, "{case}");
         }
+    }
+
+    #[test]
+    fn every_field_that_is_written_for_protection_is_known_as_one() {
+        let origins = TrustedOrigins { own: OWN.into(), dev: Vec::new() };
+        let guard = Guard::new(origins, "/api".into(), None, Vec::new());
+        for page in [Page::None, Page::App, Page::Docs] {
+            let mut out = Vec::new();
+            guard.harden(page, &mut out);
+            let lines = String::from_utf8(out).expect("ASCII");
+            let names: Vec<&str> = lines.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+            assert!(names.len() > 3 && names.iter().all(|name| is_hardening(name)), "{names:?}");
+        }
+        assert!(!is_hardening("content-type"));
     }
 
     #[test]

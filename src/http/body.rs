@@ -325,6 +325,9 @@ mod tests {
             b"5\r\nhelloX\n0\r\n\r\n",
             b"5\rXhello\r\n0\r\n\r\n",
             b"1111111111111111\r\nx",
+            // Who ends a size at a bare LF finds other chunks from here on.
+            b"5;a\nhello\r\n0\r\n\r\n",
+            b"5;\0\r\nhello\r\n0\r\n\r\n",
             b"0\r\nTrailer: x\n\r\n",
             b"0\r\nTrailer\r\n\r\n",
             b"0\r\nTrailer: x\r\n folded\r\n\r\n",
@@ -340,6 +343,17 @@ mod tests {
             assert_eq!(read(&[endless, &vec![b'x'; most]].concat(), 100), Ok(None));
             assert_eq!(read(&[endless, &vec![b'x'; more]].concat(), 100), Err(ChunkError));
         }
+    }
+
+    #[test]
+    fn what_came_before_a_malformed_chunk_counts() {
+        let decode = |bytes: &[u8]| {
+            let (mut decoder, mut bytes) = (BodyDecoder::new(BodyLength::Chunked), bytes.to_vec());
+            let first = decoder.decode(&mut bytes).map(|extent| bytes[..extent.data].to_vec());
+            (first, decoder.decode(&mut [b'0']))
+        };
+        assert_eq!(decode(b"5\r\nhello\r\nX"), (Ok(b"hello".to_vec()), Err(ChunkError)));
+        assert_eq!(decode(b"X"), (Err(ChunkError), Err(ChunkError)));
     }
 
     #[test]

@@ -682,6 +682,20 @@ mod tests {
         });
     }
 
+    #[test]
+    fn an_upgrade_is_no_interim_answer_and_a_final_one_is_none() {
+        let parse = |begin: &str| {
+            let mut read = BufferPool::default().take();
+            read.extend_from_slice(format!("{begin}HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").as_bytes());
+            let response = Response::parse(&mut read, false, &mut 0);
+            response.map(|response| response.map(|it| it.status())).map_err(|error| error.to_string())
+        };
+        assert_eq!(parse("HTTP/1.1 103 Early Hints\r\n\r\n"), Ok(Some(200)));
+        assert_eq!(parse(&"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(MAX_INTERIM)), Ok(Some(200)));
+        let refused = parse("HTTP/1.1 101 Switching Protocols\r\n\r\n");
+        assert_eq!(refused, Err("the answer was an upgrade nobody asked for".to_owned()));
+    }
+
     /// DS-04: an answer that is always there already lets others work.
     #[test]
     fn an_answer_without_end_leaves_the_others_their_turn() {

@@ -261,6 +261,12 @@ mod tests {
                 slow_datahub(replay(Expiring, 16)),
                 unavailable(5),
             ),
+            (
+                "5: the winner has had its time",
+                spent(60_000),
+                Attempt { patience: Duration::from_mins(1), ..replay(Expiring, 16) },
+                GiveUp,
+            ),
             ("5: long after, and so", spent(59_000), slow_datahub(replay(Expiring, 16)), unavailable(5)),
             ("5: what was given up is known to have ended", ended(), replay(Expiring, 1), Expired),
             ("6: the DataHUB rejects a token, however young", unknown(), young(first(Rejected)), Refresh),
