@@ -454,7 +454,7 @@ mod tests {
         ] {
             let peer: Option<IpAddr> = peer.map(|text| text.parse().expect(text));
             let fields: &[(&str, &str)] = if forwarded { &[("X-Forwarded-For", "203.0.113.7")] } else { &[] };
-            assert_eq!(guard.client(peer, head("GET", fields).fields()).is_local, is_local, "{case}");
+            assert_eq!(guard.client(peer, &head("GET", fields)).is_local, is_local, "{case}");
             assert_eq!(guard.is_front(peer), is_front, "{case}");
         }
     }

@@ -682,6 +682,34 @@ mod tests {
         });
     }
 
+    /// A kept connection may end in the moment that it is used again, by a reset as well: the call was not taken then.
+    #[test]
+    fn a_reset_before_a_byte_has_closed_the_connection_and_one_behind_it_has_lost_an_answer() {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut};
+        for (kind, has_begun, is_closed) in [
+            (ConnectionReset, false, true),
+            (ConnectionAborted, false, true),
+            (BrokenPipe, false, true),
+            (TimedOut, false, false),
+            (ConnectionReset, true, false),
+        ] {
+            let mut script = Builder::new();
+            script.write(b"head");
+            if has_begun {
+                script.read(b"HTTP/1.1 ");
+            }
+            let stream = script.read_error(kind.into()).build();
+            // It would share the error.
+            drop(script);
+            run(async {
+                let mut connection = connection(stream);
+                assert!(connection.send(b"head", HOUR).await.expect("in time"));
+                let error = connection.receive(false, HOUR).await.expect_err("no answer");
+                assert_eq!(matches!(error, ReceiveError::Closed), is_closed, "{kind}, {has_begun}");
+            });
+        }
+    }
+
     #[test]
     fn an_upgrade_is_no_interim_answer_and_a_final_one_is_none() {
         let parse = |begin: &str| {

@@ -348,6 +348,8 @@ mod tests {
             "/api/v4/user%00",
             "/api/v4/user%0d%0aX:y",
             "/api/v4/user%250a",
+            "/api/v4/user\r",
+            "/api/v4/user\r\n",
             "/api/v4/..",
             "api/v4/user",
             "",
