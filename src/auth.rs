@@ -202,6 +202,14 @@ impl Auth {
         self.redirect_to_app(Some(LoginError::Busy))
     }
 
+    /// Back to the app for a callback that is refused before it is read as one. Its address holds a code and a state: an answer that
+    /// stays at it leaves them in the history, where script of the app could read them and hand them to whoever began the login.
+    pub fn redirect_refused(&self, code: Code, context: &RequestContext) -> HttpResponse {
+        let reason = format!("the callback was refused before it was read: {}", code.as_str());
+        context.event_because(Event::LoginFailed, "", &reason);
+        self.redirect_to_app(Some(LoginError::Failed))
+    }
+
     /// Back to the app, with a word about why the login failed, which is counted. The ARCmanager's app of today does not see the
     /// word: it alerts a text.
     fn redirect_to_app(&self, error: Option<LoginError>) -> HttpResponse {

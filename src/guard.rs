@@ -171,12 +171,12 @@ impl Guard {
             return self.origins.check(request, false).map_err(|_| Code::NotFound.into());
         };
         let access = match route {
-            "/datahubs" | "/auth/login" | "/auth/callback" => self.open_access(request),
+            "/datahubs" | "/auth/login" | CALLBACK => self.open_access(request),
             "/client.js" | "/client.d.ts" | "/openapi.json" | "/docs" => self.open_access(request),
             route if route.starts_with(DOCS) => self.open_access(request),
             _ => self.check_origin(request, false, context)?,
         };
-        check_purpose(request, matches!(route, "/auth/login" | "/auth/callback" | "/auth/refresh" | "/auth/logout"))?;
+        check_purpose(request, matches!(route, "/auth/login" | CALLBACK | "/auth/refresh" | "/auth/logout"))?;
         Ok(access)
     }
 
@@ -219,6 +219,12 @@ impl Guard {
         *request.method() == Method::OPTIONS
             && self.dev_origin(fields).is_some()
             && fields.contains("access-control-request-method")
+    }
+
+    /// Whether a request is one by which people come back from a DataHUB. Redirect URIs are registered with this very path.
+    pub fn is_callback(&self, method: &[u8], target: &[u8]) -> bool {
+        let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+        method == b"GET" && path.strip_prefix(self.base_path.as_bytes()) == Some(CALLBACK.as_bytes())
     }
 
     /// What an answer at a path may do, if it is no error.
@@ -381,6 +387,8 @@ pub fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
+/// Below the base path, where people come back from a DataHUB.
+const CALLBACK: &str = "/auth/callback";
 /// Below the base path, the pages of the API's documents.
 const DOCS: &str = "/docs/";
 const HARDENING: &[u8] =

@@ -119,6 +119,7 @@ fn worker_factory(
             settings: Rc::new(config.client),
             connections: Arc::clone(&connections),
             guard: Arc::clone(&guard),
+            auth: auth.clone(),
             proxy: Proxy::new(Arc::clone(&proxy), Arc::clone(&guard), pool.clone(), config.server.workers),
             bridge,
             web: Web::new(&config, &auth, &document, more).await,

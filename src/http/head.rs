@@ -190,6 +190,14 @@ impl RequestHead {
     }
 }
 
+/// Method and target of a request whose head may be malformed, or not have come whole: as far as they can be told.
+pub(super) fn begun_request(read: &[u8]) -> Option<(&[u8], &[u8])> {
+    let start = if read.starts_with(b"\r\n") { 2 } else { 0 };
+    let line = read[start..].split(|byte| *byte == b'\n').next()?;
+    let mut parts = line.split(|byte| *byte == b' ');
+    Some((parts.next()?, parts.next()?))
+}
+
 /// The head of an answer, read from bytes that stay where they are.
 #[derive(Debug)]
 pub(super) struct ResponseHead {

@@ -30,7 +30,7 @@ use crate::http::admission::{Admission, Displaced};
 use crate::http::body::{BodyDecoder, CHUNK_END, LAST_CHUNK, write_chunk_size, write_content_length};
 use crate::http::buffer::{Buffer, BufferPool, MIN_READ, append};
 use crate::http::date::DateClock;
-use crate::http::head::{HeadError, HeadLimits, RequestHead};
+use crate::http::head::{HeadError, HeadLimits, RequestHead, begun_request};
 use crate::http::timer::{Elapsed, Timer};
 use crate::http::turn::{MESSAGE_BYTES, Turn};
 
@@ -230,6 +230,11 @@ impl ServerConnection {
         self.body_allowance = self.settings.body;
         self.body_patience = MAX_BODY_PATIENCE;
         self.expects_continue = head.expects_continue && !self.body.is_done();
+    }
+
+    /// Method and target of what [`ServerConnection::next_request`] has just found to be no request, as far as they came.
+    pub fn refused_request(&self) -> Option<(&[u8], &[u8])> {
+        begun_request(&self.read_buffer)
     }
 
     /// The next piece of the request's body; `None` once it has ended. Nothing is lost if the caller stops waiting.

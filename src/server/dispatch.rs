@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, BoxBody, MessageBody as _};
 use actix_web::http::{ConnectionType, Method, StatusCode};
-use actix_web::web::{Bytes, BytesMut};
+use actix_web::web::{Bytes, BytesMut, Data};
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::access_log::{LastSaid, chain};
 use crate::admin::{HEALTHZ, ProcessHealth, READYZ};
+use crate::auth::Auth;
 use crate::bridge::Bridge;
 use crate::context::{Client, Incomplete, RequestContext};
 use crate::datahub::revocation::Obtained;
@@ -38,6 +39,7 @@ pub(super) struct Worker {
     pub(super) settings: Rc<ServerSettings>,
     pub(super) connections: Arc<Connections>,
     pub(super) guard: Arc<Guard>,
+    pub(super) auth: Data<Auth>,
     pub(super) proxy: Proxy,
     /// To the ARCmanager's old backend, if there is one.
     pub(super) bridge: Option<Bridge>,
@@ -294,14 +296,19 @@ impl Dispatch<'_> {
         Ok(())
     }
 
-    /// Writes an error's problem document to the browser, and its cause to the log if the fault is on our side.
+    /// Writes an error's problem document to the browser, and its cause to the log if the fault is on our side. A callback goes on
+    /// to the app instead, whatever is wrong with it.
     async fn write_error(&mut self, error: &ApiError) {
         let status = error.status();
         if let Some(source) = std::error::Error::source(error).filter(|_| status.is_server_error()) {
             log::warn!(datahub = self.context.datahub_id(), code = error.code().as_str(), reason = chain(source); "a call failed");
         }
-        let problem = error.problem(self.context.id.as_str());
         self.page = Page::None;
+        // What is refused ahead of time is asked for again by the person's own click; nothing stays at the address before that.
+        if self.is_callback() && error.code() != Code::PrefetchRefused {
+            return self.write_refused_callback(error).await;
+        }
+        let problem = error.problem(self.context.id.as_str());
         self.connection.decide_persistence(error.closes(), false);
         let mut out = self.begin_head(status);
         out.extend_from_slice(b"content-type: application/problem+json\r\ncache-control: no-store\r\nvary: Cookie\r\n");
@@ -315,6 +322,27 @@ impl Dispatch<'_> {
         self.connection.write_framing(Some(problem.len() as u64), &mut out);
         let is_head = self.request.is_some_and(|request| *request.method() == Method::HEAD);
         self.write_whole(out, status, Some(error.code()), if is_head { b"" } else { problem.as_bytes() }).await;
+    }
+
+    /// Whether it is a callback, as far as can be told: of what is no head, the first line may have come.
+    fn is_callback(&self) -> bool {
+        let request = match self.request {
+            Some(request) => Some((request.method().as_str().as_bytes(), request.target().as_bytes())),
+            None => self.connection.refused_request(),
+        };
+        request.is_some_and(|(method, target)| self.worker.guard.is_callback(method, target))
+    }
+
+    async fn write_refused_callback(&mut self, error: &ApiError) {
+        let response = self.worker.auth.redirect_refused(error.code(), &self.context);
+        self.connection.decide_persistence(error.closes(), false);
+        let mut out = self.begin_head(response.status());
+        for (name, value) in response.headers() {
+            append(&mut out, [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
+        out.extend_from_slice(b"cache-control: no-store\r\nvary: Cookie\r\n");
+        self.connection.write_framing(Some(0), &mut out);
+        self.write_whole(out, response.status(), Some(error.code()), b"").await;
     }
 
     /// Answers a development origin's preflight, the question what its script may send (Fetch, CORS protocol).

@@ -105,6 +105,76 @@ fn a_head_that_is_too_large_is_nothing_else() {
     }
 }
 
+/// CB-10: the address of a callback holds a code and a state. An answer that stayed there would leave them where script of the
+/// app can read them.
+#[test]
+fn a_callback_that_is_refused_leads_to_the_app_all_the_same() {
+    let lines = "limits.head = \"2KiB\"\nlimits.fields = 10\ntimeouts.request_head = \"1s\"";
+    let gateway = Setup::new(&[("a", &datahub())]).and(lines).start();
+    gateway.keep_secret(["canary-code".to_owned()]);
+    let callback = "/auth/callback?datahub=a&code=canary-code&state=canary-code";
+    let at = |path: &str, request: &str| request.replacen("/auth/session", path, 1);
+    let good = request(&[]);
+    let mut cases: Vec<(&str, String, &str)> = vec![
+        (
+            "a cookie that is too long",
+            good.replace("\r\n\r\n", &format!("\r\nCookie: a={}\r\n\r\n", "a".repeat(3_000))),
+            "431 head_too_large",
+        ),
+        (
+            "too many fields",
+            good.replace("\r\n\r\n", &format!("\r\n{}\r\n", "X: a\r\n".repeat(10))),
+            "431 head_too_large",
+        ),
+        (
+            "a target that is too long",
+            good.replace(" HTTP", &format!("{}a=a HTTP", "&a=a".repeat(3_000))),
+            "431 head_too_large",
+        ),
+        ("one that does not end", format!("GET {BASE}/auth/session{}", "&a=a".repeat(3_000)), "431 head_too_large"),
+        ("a head that does not end", good.replace("\r\n\r\n", "\r\n"), "408 request_timeout"),
+        ("no host", good.replace("Host: localhost:8000\r\n", ""), "400 bad_request"),
+        ("an empty line before", good.replace("GET", "\r\nGET").replace("Host", "X Y: 1\r\nHost"), "400 bad_request"),
+    ];
+    let is_of_all = |fault: &&Fault| !["the method", "the target", "another site"].contains(&fault.0);
+    cases.extend(FAULTS.iter().filter(is_of_all).map(|fault| (fault.0, request(&[fault]), fault.3)));
+    for (name, request, expected) in &cases {
+        let answers: Vec<_> = exchange(&gateway.address, request).iter().map(summary).collect();
+        assert_eq!(answers, [*expected], "{name}, elsewhere");
+        let answers = exchange(&gateway.address, at(callback, request));
+        let [answer] = &answers[..] else { panic!("{name}: {} answers", answers.len()) };
+        assert_eq!((answer.status, answer.location().as_str()), (303, "/arcmanager/app/?login_error=failed"), "{name}");
+        assert!(answer.text().is_empty() && !answer.head.contains("canary"), "{name}: {}", answer.head);
+        for (field, value) in
+            [("referrer-policy", "no-referrer"), ("cache-control", "no-store"), ("connection", "close")]
+        {
+            assert_eq!(answer.header(field).as_deref(), Some(value), "{name}");
+        }
+        let (_, code) = expected.split_once(' ').expect("status and code");
+        gateway.wait_for_line(|line| line["status"] == 303 && line["code"] == code);
+        let reason = format!("the callback was refused before it was read: {code}");
+        gateway.wait_for_line(|line| line["event"] == "login_failed" && line["reason"] == reason.as_str());
+    }
+    let counted = format!("gateway_logins_total{{result=\"failed\"}} {}", cases.len());
+    assert!(gateway.metrics().contains(&counted), "{counted}");
+    // What is no callback, or is asked for ahead of time, is refused as anything else.
+    for (path, method, fields, expected) in [
+        ("/auth/callbacks?code=a", "GET", "", "404 not_found"),
+        ("/auth?/auth/callback?code=a", "GET", "", "404 not_found"),
+        (callback, "POST", "Content-Length: 0\r\n", "405 method_not_allowed"),
+        (callback, "TRACE", "", "501 method_not_implemented"),
+        (callback, "GET", "Sec-Purpose: prefetch\r\n", "503 prefetch_refused"),
+    ] {
+        let request = at(path, &good).replacen("GET", method, 1).replacen(
+            "\r\n\r\n",
+            &format!("\r\n{fields}Connection: close\r\n\r\n"),
+            1,
+        );
+        let answers: Vec<_> = exchange(&gateway.address, request).iter().map(summary).collect();
+        assert_eq!(answers, [expected], "{method} {path}");
+    }
+}
+
 /// A text that anybody may write into a request is no session.
 #[test]
 fn no_personal_access_token_is_taken() {

@@ -10,6 +10,7 @@ import time
 import unittest
 
 from fronts import give_to_haproxy, start_haproxy, start_nginx
+from http2 import status_of
 from machine import (
     BASE, CLIENT_ID, CLIENT_SECRET, GATEWAY, Browser, Machine, Recorder, free_port, new_key, start_datahub, wait_until,
 )
@@ -138,7 +139,41 @@ class OneGateway(Behind):
         self.assertGreater(times[-1] - times[0], 1.5, "all lines came at once")
 
 
+    def test_a_callback_that_is_refused_leaves_no_code_in_the_address(self):
+        """Script can set as many cookies as it likes: what they make too large leads to the app, whoever refuses it."""
+        self.refuse(self.port, self.certificate, "/datahubs", {0: 200, 38: 431})
+
+    def test_nor_does_one_that_finds_no_gateway(self):
+        machine, port = Machine(), free_port()
+        self.addCleanup(machine.close)
+        certificate = type(self).start_front(machine, port, [f"127.0.0.1:{free_port()}"])
+        self.refuse(port, certificate, "/datahubs", {0: self.gone, 38: self.gone})
+
+    def refuse(self, port, certificate, elsewhere, twins):
+        """A callback with so many cookies, by both versions; and what another path is answered, so that it is the path that decides."""
+        browser = Browser(f"https://localhost:{port}", certificate)
+        callback = f"{BASE}/auth/callback?datahub=tuebingen&code=canary&state=canary"
+        for count in [0, 12, 38, 175]:
+            with self.subTest(count):
+                cookies = [f"b{at}={'x' * 4_000}" for at in range(count)]
+                field = [("Cookie", "; ".join(cookies))] if cookies else []
+                answer = browser.send("GET", callback, field)
+                location = answer.headers["Location"]
+                self.assertEqual(answer.status, 303, answer.body)
+                self.assertRegex(location, r"^/arcmanager/app/\?login_error=[a-z_]+$")
+                self.assertEqual(answer.headers["Referrer-Policy"], "no-referrer")
+                self.assertEqual(answer.headers["Cache-Control"], "no-store")
+                self.assertNotIn("canary", str(answer.headers) + answer.body.decode())
+                self.assertEqual(status_of(port, certificate, callback, [("cookie", cookie) for cookie in cookies]), 303)
+                if count in twins:
+                    self.assertEqual(browser.send("GET", BASE + elsewhere, field).status, twins[count])
+                    if twins[count] not in [200, 400]:  # of HPACK's table
+                        self.assertEqual(
+                            status_of(port, certificate, BASE + elsewhere, [("cookie", cookie) for cookie in cookies]), twins[count])
+
+
 class OneBehindNginx(OneGateway, unittest.TestCase):
+    gone = 502
     start_front = staticmethod(start_nginx)
 
     def test_no_body_touches_the_disk(self):
@@ -147,6 +182,7 @@ class OneBehindNginx(OneGateway, unittest.TestCase):
 
 
 class OneBehindHaproxy(OneGateway, unittest.TestCase):
+    gone = 503
     start_front = staticmethod(start_haproxy)
 
     @unittest.skipUnless(os.geteuid() == 0, "HAPROXY'S USER IS NOT TESTED: only root can start it as somebody else")
