@@ -12,11 +12,11 @@ mod status;
 
 use std::sync::Arc;
 
+use ::cookie::{Cookie, SameSite};
 use actix_web::http::header::{HeaderValue, LOCATION, SET_COOKIE};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, Route, guard};
-use cookie::{Cookie, SameSite};
 use url::form_urlencoded;
 use utoipa::ToSchema;
 use utoipa::openapi::RefOr;
@@ -33,6 +33,7 @@ use crate::error::{ApiError, Code};
 use crate::guard::origins::TrustedOrigins;
 use crate::metrics;
 use crate::rate::RateLimiter;
+use crate::seal::cookie::{self, Found};
 use crate::session::refresh::Refresher;
 use crate::session::{Sessions, readable};
 
@@ -186,13 +187,28 @@ impl Auth {
         rest.find('/').map_or("/", |at| &rest[at..])
     }
 
-    /// A cookie that says that a callback came without ours, for `/auth/session`. Safari keeps no Secure one of
-    /// `http://localhost`; this one is not Secure there, and it holds nothing.
+    /// A cookie that says that a callback came without ours, for `/auth/session`.
     fn blocked_note(&self) -> HeaderValue {
-        let note =
-            Cookie::build((BLOCKED_NOTE, "no-cookie-came-back")).http_only(true).same_site(SameSite::Strict).path("/");
-        let note = note.max_age(BLOCKED_NOTE_LIFETIME).secure(self.origins.own.starts_with("https:"));
+        let (name, is_https) = (self.blocked_note_name(), self.is_https());
+        let note = Cookie::build((name, BLOCKED_NOTE)).http_only(true).same_site(SameSite::Strict).path("/");
+        let note = note.max_age(BLOCKED_NOTE_LIFETIME).secure(is_https);
         HeaderValue::from_str(&note.to_string()).expect("all of it is visible ASCII")
+    }
+
+    /// Whether that cookie has come, with what we have written into it, and no other of its name.
+    fn has_blocked_note(&self, req: &HttpRequest) -> bool {
+        let found = cookie::find(cookie::fields(req.headers()), [self.blocked_note_name()]);
+        found == [Found::One(BLOCKED_NOTE.as_bytes())]
+    }
+
+    /// By this name nobody can set it but this host, not even script. Safari keeps no Secure cookie of `http://localhost`, and so
+    /// none of such a name; there it is a word of which anybody may make use.
+    fn blocked_note_name(&self) -> &'static str {
+        if self.is_https() { "__Host-Http-login-note" } else { "gateway-login-note" }
+    }
+
+    fn is_https(&self) -> bool {
+        self.origins.own.starts_with("https:")
     }
 
     /// Back to the app for a client that comes too often. There is no Retry-After: with a redirect it would ask the browser to
@@ -318,7 +334,7 @@ fn redirect(status: StatusCode, location: &str) -> HttpResponse {
 const TOO_MANY_LOGINS: &str = "too many logins from this client: if many people share its address, raise rate_limit.login and \
     rate_limit.callback; if it is a proxy of yours, name it in server.trusted_proxies";
 
-/// The cookie that says that a callback came without ours.
-const BLOCKED_NOTE: &str = "gateway-login-note";
+/// What the cookie says that says that a callback came without ours.
+const BLOCKED_NOTE: &str = "no-cookie-came-back";
 /// For as long as somebody may look into why the login failed.
-const BLOCKED_NOTE_LIFETIME: cookie::time::Duration = cookie::time::Duration::minutes(5);
+const BLOCKED_NOTE_LIFETIME: ::cookie::time::Duration = ::cookie::time::Duration::minutes(5);

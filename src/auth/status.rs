@@ -10,12 +10,12 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::auth::{Auth, BLOCKED_NOTE, LoginError};
+use crate::auth::{Auth, LoginError};
 use crate::context::RequestContext;
 use crate::datahub::DataHub;
 use crate::datahub::oidc::User;
 use crate::error::Code;
-use crate::seal::cookie::{self, Found};
+use crate::seal::cookie;
 use crate::session::Session;
 
 /// The sessions that open and have not ended, without asking any DataHUB.
@@ -28,8 +28,8 @@ pub(super) async fn status(req: HttpRequest, auth: Data<Auth>, context: ReqData<
         (!has_ended).then(|| Entry::new(datahub, &session))
     });
     let sessions: Vec<_> = opened.collect();
-    let is_blocked = || cookie::find(cookie::fields(req.headers()), [BLOCKED_NOTE]) != [Found::None];
-    let login_error = (sessions.is_empty() && is_blocked()).then(|| LoginError::CookiesBlocked.as_str());
+    let is_blocked = sessions.is_empty() && auth.has_blocked_note(&req);
+    let login_error = is_blocked.then(|| LoginError::CookiesBlocked.as_str());
     HttpResponse::Ok().json(Status { sessions, now: rfc3339(now), login_error })
 }
 

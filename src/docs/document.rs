@@ -90,7 +90,7 @@ const COOKIES: [(&str, &str, &str); 9] = [
     ("__Host-Http-login", "Logins under way, sealed.", "Secure; HttpOnly; SameSite=Lax; Path=/; Max-Age"),
     (
         "gateway-login-note",
-        "That a login came back without its cookie, for /auth/session.",
+        "That a login came back without its cookie, for /auth/session. At https it is called `__Host-Http-login-note`.",
         "HttpOnly; SameSite=Strict; Path=/; Max-Age",
     ),
     ("logged_in", "`true`, with app.arcmanager.", READABLE),

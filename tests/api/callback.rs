@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use datahub::behaviour::Answer;
 
-use crate::browser::{Answer as Got, Browser, parameter, sign_in};
+use crate::browser::{Answer as Got, Browser, FETCH, parameter, sign_in};
 use crate::gateway::{BASE, Gateway, Setup, datahub, datahub_with, wait_until};
 
 /// SC-01, CB-09.
@@ -673,6 +673,21 @@ fn a_callback_without_cookies_is_known_to_the_session_route_for_a_while() {
         let note = answer.header("set-cookie").expect("one");
         assert_eq!(note.split_once("; ").expect("attributes").1, attributes);
         assert_eq!(told(), "cookies_blocked", "{url}");
+        // No other host can set a cookie of this name, where there is TLS; and nobody's word counts but ours.
+        let (name, value) = note.split_once("; ").expect("attributes").0.split_once('=').expect("a value");
+        assert_eq!(name == "__Host-Http-login-note", url.starts_with("https:"), "{name}");
+        let sees = |cookies: &str| {
+            let fields = format!("{FETCH}Cookie: {cookies}\r\n");
+            let target = format!("{BASE}/auth/session");
+            Browser::default().send(&gateway, "GET", &target, &fields, b"").json()["login_error"].clone()
+        };
+        assert_eq!(sees(&format!("{name}={value}")), "cookies_blocked");
+        for planted in [format!("{name}=1"), format!("{name}={value}; {name}=1"), format!("login-note={value}")] {
+            assert!(sees(&planted).is_null(), "{url}: {planted}");
+        }
+        if url.starts_with("https:") {
+            assert!(sees(&format!("gateway-login-note={value}")).is_null());
+        }
     }
     let gateway = Setup::new(&[("a", &hub)]).start();
     let browser = Browser::default();
