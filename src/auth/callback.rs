@@ -15,7 +15,7 @@ use openidconnect::AuthorizationCode;
 
 use crate::access_log::{Event, chain};
 use crate::auth::logout::MAX_WAIT;
-use crate::auth::pending::{PendingError, remove_empty_cookie};
+use crate::auth::pending::{self, PendingError, remove_empty_cookie};
 use crate::auth::return_to::ReturnTo;
 use crate::auth::{Auth, LoginError, Parameters, see_other};
 use crate::context::RequestContext;
@@ -34,7 +34,9 @@ pub(super) async fn callback(
     auth: Data<Auth>,
     context: ReqData<Rc<RequestContext>>,
 ) -> HttpResponse {
-    if auth.callbacks.check(context.client).is_err() {
+    // Without a login cookie of ours nothing is sent anywhere, and no state can be guessed. Such callbacks are not counted, or
+    // pages elsewhere could use up what all people of one address may do.
+    if pending::has_come(&session) && auth.callbacks.check(context.client).is_err() {
         return auth.redirect_limited(&context);
     }
     let mut response = match finish(&req, &session, &auth, &context).await {

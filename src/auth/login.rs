@@ -1,8 +1,8 @@
 //! `GET /auth/login?datahub=…`: sends a person to a DataHUB.
 //!
-//! The order of checks: the client does not come too often; the DataHUB is one of ours, and what it is to ask the person is
-//! one of three things; a person opened the login, and no page behind their back. What is wrong with `return_to` is no reason
-//! to stop anybody.
+//! The order of checks: the DataHUB is one of ours, and what it is to ask the person is one of three things; a person opened the
+//! login, and no page behind their back; the client does not come too often. What no person opened is not counted, or pages
+//! elsewhere could use up what all people of one address may do. What is wrong with `return_to` is no reason to stop anybody.
 
 use std::rc::Rc;
 use std::time::SystemTime;
@@ -33,9 +33,6 @@ pub(super) async fn login(
     auth: Data<Auth>,
     context: ReqData<Rc<RequestContext>>,
 ) -> Result<HttpResponse, ApiError> {
-    if auth.logins.check(context.client).is_err() {
-        return Ok(auth.redirect_limited(&context));
-    }
     let parameters = Parameters::of(&req);
     let datahub = auth.named_datahub(&parameters, &context)?.ok_or(Code::BadRequest)?;
     let prompt = parameters.one("prompt")?.map(|word| prompt(word).ok_or(Code::BadRequest)).transpose()?;
@@ -43,6 +40,9 @@ pub(super) async fn login(
     if opener == Opener::Other {
         // A link from elsewhere, or a page behind the person's back: they land in the app and decide there.
         return Ok(auth.redirect_to_app(None));
+    }
+    if auth.logins.check(context.client).is_err() {
+        return Ok(auth.redirect_limited(&context));
     }
     let wanted = parameters.one("return_to");
     let return_to = wanted.as_ref().ok().copied().flatten().and_then(ReturnTo::parse);

@@ -103,7 +103,7 @@ impl PendingLogins {
         state: &str,
         now: SystemTime,
     ) -> Result<PendingLogin, PendingError> {
-        if session.entries().is_empty() {
+        if !has_come(session) {
             return Err(match find(fields) {
                 Found::None => PendingError::None,
                 Found::Duplicate => PendingError::Duplicate,
@@ -170,6 +170,11 @@ impl PendingLogins {
     fn cookie_lifetime(&self) -> Duration {
         self.0.login_timeout + EXTRA_LIFETIME
     }
+}
+
+/// Whether the browser has sent a login cookie, and it opens.
+pub(super) fn has_come(session: &Session) -> bool {
+    !session.entries().is_empty()
 }
 
 /// What actix-session holds during a request.

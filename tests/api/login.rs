@@ -9,7 +9,7 @@ use datahub::behaviour::Answer;
 use sha2::{Digest, Sha256};
 
 use crate::browser::{self, Browser, Connection, FETCH, NAVIGATION, parameter};
-use crate::gateway::{BASE, Gateway, Setup, datahub, datahub_with, wait_until};
+use crate::gateway::{BASE, Gateway, PUBLIC_URL, Setup, datahub, datahub_with, wait_until};
 
 /// AR-01, AR-02.
 #[test]
@@ -400,11 +400,14 @@ fn one_client_cannot_keep_the_login_busy() {
     assert_eq!(["2001:db8::1", "2001:db8::2:1", "2001:db8::ffff:0:0:1", "2001:db8::1"].map(of), [302, 302, 302, 303]);
     assert_eq!(of("2001:db8:0:1::1"), 302, "another /64");
 
+    // Nobody can guess a state often, with a login of their own under way.
+    let guesser = Browser::default();
+    assert_eq!(send_by(&guesser, &gateway, login, "192.0.2.9").status, 302);
     let words = [(); 3].map(|()| {
-        let answer = send(&gateway, callback, "192.0.2.1");
+        let answer = send_by(&guesser, &gateway, callback, "192.0.2.1");
         answer.location().split('=').next_back().expect("a word").to_owned()
     });
-    assert_eq!(words, ["cookies_blocked", "cookies_blocked", "busy"]);
+    assert_eq!(words, ["expired", "expired", "busy"]);
     assert_eq!(hub.counts().code_exchanges_refused, 0);
     let event = gateway.wait_for_event("login_failed");
     assert_eq!((&event["client"], &event["level"]), (&"192.0.2.1".into(), &"WARN".into()), "{event}");
@@ -427,19 +430,60 @@ fn one_client_cannot_keep_the_login_busy() {
 fn by_default_three_hundred_logins_a_minute_are_nobodys_attack() {
     let hub = datahub();
     let gateway = Setup::new(&[("a", &hub)]).and("server.trusted_proxies = [\"127.0.0.1\"]").quiet().start();
-    for (path, usual) in [("/auth/login?datahub=a", 302), ("/auth/callback?datahub=a&code=a&state=b", 303)] {
-        let is_busy = |_| send(&gateway, path, "192.0.2.1").location().ends_with("login_error=busy");
-        assert!(!(0..300).any(is_busy), "{path}");
+    let one = Browser::default();
+    one.navigate(&gateway, &format!("{BASE}/auth/login?datahub=a"));
+    for path in ["/auth/login?datahub=a", "/auth/callback?datahub=a&code=a&state=b"] {
+        let is_busy = |client| send_by(&one.copy(), &gateway, path, client).location().ends_with("login_error=busy");
+        assert!(!(0..300).any(|_| is_busy("192.0.2.1")), "{path}");
         // Five come back each second.
-        assert!((0..100).any(is_busy), "{path}");
-        assert_eq!(send(&gateway, path, "192.0.2.2").status, usual, "{path}: another client");
+        assert!((0..100).any(|_| is_busy("192.0.2.1")), "{path}");
+        assert!(!is_busy("192.0.2.2"), "{path}: another client");
     }
 }
 
-/// A browser's navigation that the proxy in front says comes from `client`.
+/// DS-06: what a page elsewhere makes browsers send begins and ends no login, and keeps nobody else from it.
+#[test]
+fn what_no_person_opened_counts_for_nobody() {
+    let hub = datahub();
+    let setup = Setup::new(&[("a", &hub)]).and("rate_limit = { login = \"1/1h\", callback = \"1/1h\" }");
+    let gateway = setup.and("server.trusted_proxies = [\"127.0.0.0/8\"]").start();
+    let (login, callback) = ("/auth/login?datahub=a", "/auth/callback?datahub=a&code=a&state=b");
+    let behind_their_back = [
+        "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n",
+        "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n",
+        "Sec-Fetch-Site: same-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n",
+    ];
+    for fields in behind_their_back {
+        for (path, location) in
+            [(login, "/arcmanager/app/"), (callback, "/arcmanager/app/?login_error=cookies_blocked")]
+        {
+            let fields = format!("{fields}X-Forwarded-For: 192.0.2.1\r\n");
+            let answer = Browser::default().send(&gateway, "GET", &format!("{BASE}{path}"), &fields, b"");
+            assert_eq!((answer.status, answer.location().as_str()), (303, location), "{path}, {fields}");
+        }
+    }
+    let person = Browser::default();
+    let answer = send_by(&person, &gateway, login, "192.0.2.1");
+    assert_eq!(answer.status, 302);
+    let ends = browser::sign_in(&hub, &answer.location(), "user=testuser");
+    let ends =
+        ends.strip_prefix(PUBLIC_URL).unwrap_or(&ends).strip_prefix(BASE).expect("a callback of ours").to_owned();
+    assert_eq!(send_by(&person, &gateway, &ends, "192.0.2.1").location(), "/arcmanager/app/");
+    // Each of the two is one, and another is too many.
+    for path in [login, callback] {
+        let answer = send_by(&person, &gateway, path, "192.0.2.1");
+        assert_eq!(answer.location(), "/arcmanager/app/?login_error=busy", "{path}");
+    }
+}
+
+/// A new browser's navigation that the proxy in front says comes from `client`.
 fn send(gateway: &Gateway, path: &str, client: &str) -> browser::Answer {
+    send_by(&Browser::default(), gateway, path, client)
+}
+
+fn send_by(browser: &Browser, gateway: &Gateway, path: &str, client: &str) -> browser::Answer {
     let fields = format!("{NAVIGATION}X-Forwarded-For: {client}\r\n");
-    Browser::default().send(gateway, "GET", &format!("{BASE}{path}"), &fields, b"")
+    browser.send(gateway, "GET", &format!("{BASE}{path}"), &fields, b"")
 }
 
 #[test]
