@@ -110,6 +110,11 @@ impl RequestContext {
         self.bytes_out.set(self.bytes_out.get() + bytes as u64);
     }
 
+    /// The method for the log. A token has no sign that could begin a line; one of a client's own may be as long as a head.
+    fn method(&self) -> &str {
+        Some(self.method.as_str()).filter(|method| method.len() <= MAX_METHOD_BYTES).unwrap_or("other")
+    }
+
     /// Writes what the answer to a call without a login has besides, so that an app sees that its session is gone.
     pub fn write_session_field(&self, out: &mut Vec<u8>) {
         if self.is_anonymous.get() {
@@ -133,7 +138,7 @@ impl Drop for RequestContext {
         if self.status.get() == 0 {
             self.record_incomplete(Incomplete::ClientGone);
         }
-        let (method, datahub, status) = (self.method.as_str(), self.datahub.get(), self.status.get());
+        let (method, datahub, status) = (self.method(), self.datahub.get(), self.status.get());
         let (duration, upstream) = (self.started.elapsed(), self.upstream.get());
         self.metrics.record_end(datahub, method, status, duration, upstream);
         access_log::request(&AccessLine {
@@ -190,5 +195,7 @@ impl From<WriteError> for Incomplete {
     }
 }
 
+/// Longest method that the line says, in bytes: longer than all that are registered (RFC 9110 section 16.1).
+const MAX_METHOD_BYTES: usize = 20;
 /// What the line says for the status of an answer that was never begun, since its client had left (nginx's word for it).
 const CLIENT_CLOSED_REQUEST: u16 = 499;

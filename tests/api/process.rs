@@ -241,6 +241,7 @@ fn nothing_of_a_request_is_written_down_or_said_again() {
             "",
             "403 cross_site_request",
         ),
+        ("a method", &nobody, "A-METHOD-THAT-IS-A-canary", "/datahubs", FETCH, "", "501 method_not_implemented"),
         ("another host", &nobody, "GET", "/datahubs", "Host: canary.test\r\n", "", "421 wrong_host"),
         ("a path", &nobody, "GET", "/canary", FETCH, "", "404 not_found"),
         ("a DataHUB", &nobody, "GET", "/datahubs/canary/api/v4/user", FETCH, "", "404 unknown_datahub"),
