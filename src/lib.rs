@@ -51,7 +51,7 @@ mod tests {
                 continue;
             }
             let text = std::fs::read_to_string(path).expect("a text").replace("arcmanager_gateway::", "crate::");
-            let code = text.split("#[cfg(test)]\nmod tests").next().expect("what stands before the tests");
+            let code = text.split("#[cfg(test)]\n").next().expect("what stands before the tests");
             let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
             files.insert(module, lines.collect::<Vec<_>>().join("\n").replace("super::", &format!("crate::{parent}")));
         }
