@@ -144,11 +144,39 @@ fn may_be_of_pair(field: &Field) -> bool {
     })
 }
 
-/// What a script could keep once it has read it, and what only people should change.
-const SECRET: [&str; 5] = ["credential", "password", "secret", "token", "variable"];
-/// What lets somebody in once it has been changed. People may end and run a schedule; who makes one gives it variables.
-const CHANGED: [&str; 7] =
-    ["certificate", "key", "pipelineschedulecreate", "pipelinescheduleupdate", "runner", "serviceaccount", "trigger"];
+/// What a script could keep once it has read it, and what only people should change. Some of it holds a token without saying
+/// so: the addresses to which a person sends notes and issues (`createNoteEmail`, `newWorkItemEmailAddress`), and those of
+/// their feeds (`rssPath`, `calendarPath`).
+const SECRET: [&str; 12] = [
+    "accesskey",
+    "apikey",
+    "calendarpath",
+    "credential",
+    "emailaddress",
+    "noteemail",
+    "password",
+    "privatekey",
+    "rsspath",
+    "secret",
+    "token",
+    "variable",
+];
+/// What lets somebody in once it has been changed. People may end and run a schedule; who makes one gives it variables. A
+/// workspace gets a token of the person who makes it, in the cluster of an agent.
+const CHANGED: [&str; 12] = [
+    "certificate",
+    "clusteragent",
+    "identity",
+    "key",
+    "oauth",
+    "pipelineschedulecreate",
+    "pipelinescheduleupdate",
+    "remotedevelopment",
+    "runner",
+    "serviceaccount",
+    "trigger",
+    "workspace",
+];
 /// Pairs of `key` and `value` that webhooks and other destinations send: the values are passwords. Those of variables are
 /// refused by that word.
 const PAIRS: &str = "header";
@@ -177,6 +205,10 @@ mod tests {
             "{ a { headers { nodes { id active } } values { key value } } }",
             "query A { headers { ...F } } fragment F on Header { id }",
             "{ serviceAccounts { nodes { username } } runners { key } }",
+            "{ workspaces { nodes { url } } project { clusterAgents { nodes { name } } } }",
+            "{ currentUser { publicEmail emails { nodes { email } } } namespace { linkPaths { newIssue labelsManage } } }",
+            "mutation { workItemAddClosingMergeRequest(input: {}) { errors } issueSetEscalationStatus(input: {}) { errors } }",
+            "mutation { createNote(input: {}) { note { author { publicEmail } } } }",
             "mutation { pipelineScheduleDelete(input: {}) { errors } pipelineSchedulePlay(input: {}) { errors } }",
         ] {
             assert_eq!(checked(query), Ok(()), "{query}");
@@ -216,6 +248,106 @@ mod tests {
             "query Q { group { headers { ...F } } } fragment F on Header { key }",
         ] {
             assert_eq!(checked(query), Err(GraphqlError::Credential), "{query}");
+        }
+    }
+
+    /// PQ-02, PQ-03: what GitLab 18 has of it, by kind. Each stands in a query or a mutation as GitLab would take it.
+    #[test]
+    fn what_gitlab_has_that_makes_or_shows_credentials_is_refused() {
+        let shown = [
+            // Addresses and feeds that hold a person's token.
+            "project { issue { createNoteEmail } }",
+            "project { mergeRequest { createNoteEmail } }",
+            "workItem { createNoteEmail }",
+            "namespace { linkPaths { newWorkItemEmailAddress } }",
+            "namespace { linkPaths { rssPath } }",
+            "namespace { linkPaths { calendarPath } }",
+            "currentUser { incomingEmailToken }",
+            "currentUser { feedToken }",
+            "currentUser { staticObjectToken }",
+            // Tokens.
+            "currentUser { personalAccessTokens { nodes { id } } }",
+            "project { accessTokens { nodes { id } } }",
+            "project { runnersToken }",
+            "group { runnerRegistrationToken }",
+            "runner { ephemeralAuthenticationToken }",
+            "project { clusterAgent { tokens { nodes { id } } } }",
+            "project { ciJobTokenScope { projects { nodes { id } } } }",
+            "project { deployTokens { nodes { id } } }",
+            "project { dastSiteTokens { nodes { id } } }",
+            "project { pipelineTriggers { nodes { token } } }",
+            // Variables and secrets.
+            "project { ciVariables { nodes { value } } }",
+            "project { inheritedCiVariables { nodes { key } } }",
+            "group { ciVariables { nodes { value } } }",
+            "ciVariables { nodes { value } }",
+            "project { ciConfigVariables { value } }",
+            "project { pipelineSchedules { nodes { variables { nodes { value } } } } }",
+            "project { job { manualVariables { nodes { value } } } }",
+            "project { environmentScopedCiVariables { nodes { value } } }",
+            "projectSecrets { nodes { name } }",
+            "groupSecrets { nodes { name } }",
+            "secretPermissions { nodes { id } }",
+            // What integrations send and are asked with.
+            "project { alertManagementHttpIntegrations { nodes { token } } }",
+            "project { grafanaIntegration { token } }",
+            "project { productAnalyticsSettings { cubeApiKey } }",
+            "group { externalAuditEventDestinations { nodes { verificationToken } } }",
+            "group { externalAuditEventStreamingDestinations { nodes { secretToken } } }",
+            "group { amazonS3Configurations { nodes { accessKeyXid } } }",
+            "googleCloudLoggingConfigurations { nodes { privateKey } }",
+            "project { dastProfile { dastSiteProfile { auth { password } } } }",
+        ];
+        let changed = [
+            "personalAccessTokenCreate",
+            "personalAccessTokenRotate",
+            "projectAccessTokenCreate",
+            "groupAccessTokenCreate",
+            "clusterAgentTokenCreate",
+            "clusterAgentTokenRevoke",
+            "deployTokenCreate",
+            "runnerCreate",
+            "runnerUpdate",
+            "runnersRegistrationTokenReset",
+            "pipelineTriggerCreate",
+            "pipelineScheduleCreate",
+            "ciJobTokenScopeAddProject",
+            "ciJobTokenScopeUpdatePolicies",
+            "ciVariableCreate",
+            "projectVariableUpdate",
+            "projectSecretCreate",
+            "projectSecretsManagerInitialize",
+            "groupSecretUpdate",
+            "secretsPermissionUpdate",
+            "sshKeyCreate",
+            "keyCreate",
+            "gpgKeyCreate",
+            "deployKeyCreate",
+            "sshCertificateCreate",
+            "serviceAccountCreate",
+            "namespaceServiceAccountTokenCreate",
+            "httpIntegrationResetToken",
+            "prometheusIntegrationResetToken",
+            "dastSiteTokenCreate",
+            "namespacesRegenerateNewWorkItemEmailAddress",
+            "workspaceCreate",
+            "workspaceUpdate",
+            "namespaceCreateRemoteDevelopmentClusterAgentMapping",
+            "organizationCreateClusterAgentMapping",
+            "createClusterAgent",
+            "clusterAgentUrlConfigurationCreate",
+            "aiFlowTriggerCreate",
+            "oauthApplicationCreate",
+            "groupSamlIdentityUpdate",
+            "cloudProviderAwsAccessKeyCreate",
+        ];
+        let shown = shown.map(|fields| format!("query {{ a {{ {fields} }} }}"));
+        let changed = changed.map(|fields| format!("mutation {{ {fields}(input: {{}}) {{ errors }} }}"));
+        for query in shown.iter().chain(&changed) {
+            let as_alias = query.replace("{ a {", "{ b: a {");
+            for query in [query, &as_alias] {
+                assert_eq!(checked(query), Err(GraphqlError::Credential), "{query}");
+            }
         }
     }
 
