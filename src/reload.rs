@@ -9,16 +9,18 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
 use crate::access_log::{Event, process_event};
 use crate::admin::systemd;
-use crate::config::{Config, file};
+use crate::config::{Config, ConfigErrors, file};
 use crate::metrics;
 
 /// Watches over the files of `config`, the first of which were given as `arguments`, for ever.
@@ -38,38 +40,72 @@ pub fn watch(config: Arc<Config>, arguments: Vec<PathBuf>) -> io::Result<impl Fu
                 _ = hangup.recv() => true,
                 _ = polls.tick() => false,
             };
-            if !files.observe(is_requested).await {
-                continue;
-            }
-            if is_requested {
-                systemd::reloading();
-            }
-            let arguments = arguments.clone();
-            let status;
-            match run_blocking(move || Config::load(&arguments)).await {
-                Ok(new) => {
+            match reload(&config, &arguments, &mut files, is_requested).await {
+                Ok(false) => {}
+                Ok(true) => {
                     told = None;
-                    apply(&config, &new);
-                    files.set_paths(new.files).await;
-                    status = "serving";
+                    // Also after a poll of our own: a fault may have gone.
+                    systemd::ready("serving");
                 }
-                Err(errors) => {
+                Err(error) => {
                     metrics::reloaded(false);
-                    status = "serving as before: the configuration has a fault, which the log and `check` name";
                     files.applied = None;
-                    let (reason, now) = (errors.to_string(), Instant::now());
+                    let (reason, now) = (error.to_string(), Instant::now());
                     if is_requested || is_news(told.as_ref(), &reason, now) {
                         let detail = format!("everything stays as it was, and this is tried again: {reason}");
                         process_event(Event::ReloadFailed, &detail);
                         told = Some((reason, now));
                     }
+                    systemd::ready(error.status());
                 }
             }
-            // Also after a poll of our own: a fault may have come or gone.
-            systemd::ready(status);
         }
     })
 }
+
+/// Applies what the files say now, if that is new or `is_requested`. Whether it was.
+async fn reload(
+    config: &Config,
+    arguments: &[PathBuf],
+    files: &mut Files,
+    is_requested: bool,
+) -> Result<bool, ReloadError> {
+    if !files.observe(is_requested).await? {
+        return Ok(false);
+    }
+    if is_requested {
+        systemd::reloading();
+    }
+    let arguments = arguments.to_vec();
+    let new = on_own_thread(move || Config::load(&arguments)).await?.map_err(ReloadError::Config)?;
+    apply(config, &new);
+    files.set_paths(new.files).await?;
+    Ok(true)
+}
+
+/// Why the files could not be taken over this time.
+#[derive(Debug, thiserror::Error)]
+enum ReloadError {
+    #[error(transparent)]
+    Config(ConfigErrors),
+    #[error(transparent)]
+    NoThread(#[from] NoThread),
+}
+
+impl ReloadError {
+    /// What systemd is told meanwhile.
+    fn status(&self) -> &'static str {
+        match self {
+            Self::Config(_) => "serving as before: the configuration has a fault, which the log and `check` name",
+            Self::NoThread(_) => "serving as before: the system gives no thread to read the configuration with",
+        }
+    }
+}
+
+/// The system gives the process no thread, for now: a bound on its tasks is reached.
+#[derive(Debug, thiserror::Error)]
+#[error("the system gives no thread to read the files with (raise TasksMax or the pids limit): {0}")]
+struct NoThread(io::Error);
 
 fn apply(config: &Config, new: &Config) {
     config.keyring.replace_by(&new.keyring);
@@ -113,22 +149,23 @@ type Content = [u8; 32];
 impl Files {
     /// Reads the files. Whether their content is to be applied: it is new and two polls have observed it, or SIGHUP requests
     /// it. It counts as applied from then on.
-    async fn observe(&mut self, is_requested: bool) -> bool {
+    async fn observe(&mut self, is_requested: bool) -> Result<bool, NoThread> {
         let paths = self.paths.clone();
-        let now = run_blocking(move || content(&paths)).await;
+        let now = on_own_thread(move || content(&paths)).await?;
         let is_settled = self.observed.replace(now) == Some(now);
         if !is_settled && !is_requested {
-            return false;
+            return Ok(false);
         }
-        self.applied.replace(now) != Some(now) || is_requested
+        Ok(self.applied.replace(now) != Some(now) || is_requested)
     }
 
     /// Watches these files from now on, since the configuration may name others than before.
-    async fn set_paths(&mut self, paths: Vec<PathBuf>) {
+    async fn set_paths(&mut self, paths: Vec<PathBuf>) -> Result<(), NoThread> {
         if paths != self.paths {
             self.paths.clone_from(&paths);
-            self.applied = Some(run_blocking(move || content(&paths)).await);
+            self.applied = Some(on_own_thread(move || content(&paths)).await?);
         }
+        Ok(())
     }
 }
 
@@ -144,9 +181,15 @@ fn content(paths: &[PathBuf]) -> Content {
     hash.finalize().into()
 }
 
-/// Runs `work` on a thread of its own: reading files and a system's certificate authorities would hold up a worker.
-async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("it does not panic, and nobody aborts it")
+/// Runs `work` on a thread of its own: reading files and a system's certificate authorities would hold up a worker. tokio's
+/// own threads for that are none to rely on: it panics where the system gives none.
+async fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NoThread> {
+    let (done, output) = oneshot::channel();
+    let run = move || {
+        let _ = done.send(work());
+    };
+    thread::Builder::new().name("reload".to_owned()).spawn(run).map_err(NoThread)?;
+    Ok(output.await.expect("it does not panic"))
 }
 
 /// Between two polls of the files. A change is applied at the second poll that observes it, well within 10 s.
@@ -178,13 +221,13 @@ mod tests {
         actix_web::rt::System::new().block_on(async {
             let mut files = Files { paths: Vec::new(), applied: Some(content(&[])), observed: None };
             for (poll, expected) in [(1, false), (2, false)] {
-                assert_eq!(files.observe(false).await, expected, "poll {poll}: nothing has changed");
+                assert_eq!(files.observe(false).await.expect("a thread"), expected, "poll {poll}: nothing has changed");
             }
             files.applied = None;
-            assert!(files.observe(false).await, "it is tried again");
+            assert!(files.observe(false).await.expect("a thread"), "it is tried again");
             files.applied = None;
-            assert!(files.observe(false).await, "and again");
-            assert!(!files.observe(false).await, "until it succeeds");
+            assert!(files.observe(false).await.expect("a thread"), "and again");
+            assert!(!files.observe(false).await.expect("a thread"), "until it succeeds");
         });
     }
 }
