@@ -163,6 +163,8 @@ impl Drop for RequestContext {
 pub enum Incomplete {
     /// The client left before the end.
     ClientGone,
+    /// The connection was closed to make room for others.
+    Displaced,
     /// The DataHUB's answer broke off.
     UpstreamBroke,
     /// The DataHUB's answer stalled.
@@ -178,6 +180,7 @@ impl Incomplete {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ClientGone => "client_gone",
+            Self::Displaced => "displaced",
             Self::UpstreamBroke => "upstream_broke",
             Self::UpstreamStalled => "upstream_stalled",
             Self::ResponseTimeout => "response_timeout",

@@ -361,7 +361,8 @@ impl From<BodyError> for ApiError {
         let code = match error {
             BodyError::TooLarge => Code::BodyTooLarge,
             BodyError::Timeout => Code::RequestTimeout,
-            BodyError::Malformed | BodyError::Gone(_) => Code::BadRequest,
+            // Nobody gets the answer to one that is gone, or closed for others.
+            BodyError::Malformed | BodyError::Gone(_) | BodyError::Displaced(_) => Code::BadRequest,
         };
         Self::because(code, error)
     }

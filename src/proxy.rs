@@ -155,6 +155,8 @@ pub enum Failure {
     Error(ApiError),
     /// The browser has left and gets no answer.
     ClientLeft,
+    /// The connection was closed to make room for others while its body was held.
+    Displaced,
 }
 
 impl From<ApiError> for Failure {
@@ -190,7 +192,7 @@ impl Failure {
     pub fn of_backend(self) -> Self {
         match self {
             Self::Error(error) => Self::Error(error.of_backend()),
-            Self::ClientLeft => Self::ClientLeft,
+            other => other,
         }
     }
 
@@ -209,6 +211,7 @@ impl From<BodyError> for Failure {
     fn from(error: BodyError) -> Self {
         match error {
             BodyError::Gone(_) => Self::ClientLeft,
+            BodyError::Displaced(_) => Self::Displaced,
             error => Self::Error(error.into()),
         }
     }
@@ -383,7 +386,7 @@ impl Failure {
                 Code::BadRequestTarget | Code::NotForwarded => Some(Event::TargetRefused),
                 _ => None,
             },
-            Self::ClientLeft => None,
+            Self::ClientLeft | Self::Displaced => None,
         };
         if let Some(event) = event {
             context.event(event, datahub);

@@ -1,8 +1,9 @@
-//! How many connections there are at once, over all workers, and what their unfinished heads hold together.
+//! How many connections there are at once, over all workers, and what their unfinished heads and held bodies hold together.
 //!
 //! A connection costs a client nothing, and an unfinished head little more. Where there is no room for one more, the oldest
 //! unfinished head is closed, of the client that has most of them. A head is unfinished from the connection's first moment on,
-//! and again once a part of a later one has come. Connections on which nothing is awaited, or an answer is due, stay.
+//! and again once a part of a later one has come. A body that is held until it ends is a part of its head in this: it is
+//! unfinished while more of it is awaited, and so is one that is read to be thrown away. Connections on which nothing is awaited, or an answer is due, stay.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -31,7 +32,7 @@ type ClientAddress = Option<IpAddr>;
 struct Admitted {
     /// How many connections there are.
     open: usize,
-    /// What unfinished heads hold, in bytes.
+    /// What unfinished heads hold, and what is held beside them, in bytes.
     bytes: usize,
     /// How many heads have begun.
     begun: u64,
@@ -45,6 +46,8 @@ struct Admitted {
 struct UnfinishedHead {
     /// What has come of it, but for the moments in which more is read.
     bytes: Vec<u8>,
+    /// What is held beside that, in bytes.
+    beside: usize,
     /// The connection that waits for it sees this end.
     _waits: oneshot::Sender<Infallible>,
 }
@@ -62,7 +65,7 @@ impl ConnectionLimit {
             return None;
         }
         state.open += 1;
-        let head = Some(state.begin(client, Vec::new()));
+        let head = Some(state.begin(client, Vec::new(), 0));
         drop(state);
         Some(Admission { limit: Arc::clone(&self.0), client, head })
     }
@@ -86,10 +89,19 @@ struct AwaitedHead {
 impl Admission {
     /// Keeps what has come of a head while more is waited for: here it can be let go of at once, whoever is busy.
     pub(super) fn park(&mut self, bytes: Vec<u8>) {
+        self.park_beside(bytes, 0);
+    }
+
+    /// Keeps what has come of a body in the same way. The head that came before it, and what will answer it, are held beside it.
+    pub(super) fn park_body(&mut self, bytes: Vec<u8>) {
+        self.park_beside(bytes, REQUEST_BYTES);
+    }
+
+    fn park_beside(&mut self, bytes: Vec<u8>, beside: usize) {
         let mut state = self.limit.lock();
         match &self.head {
             Some(head) => state.keep(self.client, head.number, bytes),
-            None => self.head = Some(state.begin(self.client, bytes)),
+            None => self.head = Some(state.begin(self.client, bytes, beside)),
         }
         while state.bytes > self.limit.max_bytes && state.close_one() {}
     }
@@ -138,12 +150,12 @@ impl Drop for Admission {
 }
 
 impl Admitted {
-    fn begin(&mut self, client: ClientAddress, bytes: Vec<u8>) -> AwaitedHead {
+    fn begin(&mut self, client: ClientAddress, bytes: Vec<u8>, beside: usize) -> AwaitedHead {
         let (waits, closed) = oneshot::channel();
         let number = self.begun;
         self.begun += 1;
-        self.bytes += bytes.capacity();
-        self.change(client, |heads| heads.insert(number, UnfinishedHead { bytes, _waits: waits }));
+        self.bytes += bytes.capacity() + beside;
+        self.change(client, |heads| heads.insert(number, UnfinishedHead { bytes, beside, _waits: waits }));
         AwaitedHead { number, closed }
     }
 
@@ -163,7 +175,7 @@ impl Admitted {
     /// What was kept of a head; nothing if it was closed before.
     fn end(&mut self, client: ClientAddress, number: u64) -> Option<Vec<u8>> {
         let head = self.change(client, |heads| heads.remove(&number))?;
-        self.bytes -= head.bytes.capacity();
+        self.bytes -= head.bytes.capacity() + head.beside;
         Some(head.bytes)
     }
 
@@ -171,7 +183,7 @@ impl Admitted {
     fn close_one(&mut self) -> bool {
         let Some((_, &client)) = self.ranks.last_key_value() else { return false };
         let (_, head) = self.change(client, BTreeMap::pop_first).expect("whoever has a rank has a head");
-        self.bytes -= head.bytes.capacity();
+        self.bytes -= head.bytes.capacity() + head.beside;
         self.open -= 1;
         true
     }
@@ -209,8 +221,10 @@ impl Bounded {
 #[error("the connection was closed to make room for others")]
 pub struct Displaced;
 
-/// How many bytes all unfinished heads may hold together.
+/// How many bytes all unfinished heads, and bodies that are held, may hold together.
 const MAX_BYTES: usize = 128 << 20;
+/// What a request whose body is awaited holds besides, in bytes: its head, and the future that answers it.
+const REQUEST_BYTES: usize = 32 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -274,6 +288,30 @@ mod tests {
         drop(heads);
         let state = limit.0.lock();
         assert_eq!((state.open, state.bytes, state.heads.len(), state.ranks.len()), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn a_body_counts_with_what_is_held_beside_it() {
+        let limit =
+            ConnectionLimit(Arc::new(Bounded { max: 9, max_bytes: 3 * REQUEST_BYTES, state: Mutex::default() }));
+        let mut bodies: Vec<_> = (0..4).map(|_| limit.admit(Some(client(1))).expect("a place")).collect();
+        for body in &mut bodies {
+            body.finish_head().expect("it is there");
+        }
+        for body in &mut bodies[..2] {
+            body.park_body(vec![7; 100]);
+        }
+        assert_eq!(limit.0.lock().bytes, 2 * (REQUEST_BYTES + 100));
+        assert_eq!(bodies[1].unpark(), Some(vec![7; 100]));
+        bodies[1].park_body(vec![7; 200]);
+        bodies[2].park_body(Vec::new());
+        let closed: Vec<_> = bodies.iter_mut().map(is_closed).collect();
+        assert_eq!(closed, [true, false, false, false], "the oldest");
+        assert_eq!(limit.0.lock().bytes, 2 * REQUEST_BYTES + 200);
+        assert_eq!((bodies[1].finish_head(), bodies[2].finish_head()), (Ok(vec![7; 200]), Ok(Vec::new())));
+        drop(bodies);
+        let state = limit.0.lock();
+        assert_eq!((state.open, state.bytes), (0, 0));
     }
 
     #[test]

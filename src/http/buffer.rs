@@ -9,20 +9,17 @@ use std::rc::Rc;
 #[derive(Debug, Clone, Default)]
 pub struct BufferPool(Rc<RefCell<Unused>>);
 
+/// Those that nobody uses. A head is kept as long as its request takes, so none gets a buffer that has grown for bodies.
 #[derive(Debug, Default)]
 struct Unused {
-    buffers: Vec<Vec<u8>>,
-    /// Room in all of them, in bytes.
-    capacity: usize,
+    usual: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
 }
 
 impl BufferPool {
     /// An empty buffer with room for a usual head.
     pub fn take(&self) -> Buffer {
-        let mut unused = self.0.borrow_mut();
-        let bytes = unused.buffers.pop();
-        unused.capacity -= bytes.as_ref().map_or(0, Vec::capacity);
-        let bytes = bytes.unwrap_or_else(|| Vec::with_capacity(MIN_CAPACITY));
+        let bytes = self.0.borrow_mut().usual.pop().unwrap_or_else(|| Vec::with_capacity(MIN_CAPACITY));
         Buffer { bytes, pool: self.clone() }
     }
 
@@ -31,12 +28,22 @@ impl BufferPool {
         Buffer { bytes: Vec::new(), pool: self.clone() }
     }
 
+    /// An empty buffer, perhaps with room for a piece of a body.
+    fn take_large(&self) -> Buffer {
+        let bytes = self.0.borrow_mut().large.pop();
+        bytes.map_or_else(|| self.take(), |bytes| Buffer { bytes, pool: self.clone() })
+    }
+
     fn put_back(&self, mut bytes: Vec<u8>) {
-        let (mut unused, capacity) = (self.0.borrow_mut(), bytes.capacity());
-        if (MIN_CAPACITY..=MAX_CAPACITY).contains(&capacity) && unused.capacity + capacity <= MAX_UNUSED {
+        let Unused { usual, large } = &mut *self.0.borrow_mut();
+        let (unused, max) = match bytes.capacity() {
+            MIN_CAPACITY..LARGE_CAPACITY => (usual, MAX_USUAL),
+            LARGE_CAPACITY..=MAX_CAPACITY => (large, MAX_LARGE),
+            _ => return,
+        };
+        if unused.len() < max {
             bytes.clear();
-            unused.capacity += capacity;
-            unused.buffers.push(bytes);
+            unused.push(bytes);
         }
     }
 }
@@ -68,7 +75,7 @@ impl Buffer {
     /// Makes room for `more` bytes; one without any room gets a used one of the worker.
     pub fn make_room(&mut self, more: usize) {
         if self.bytes.capacity() == 0 {
-            *self = self.pool.take();
+            *self = if more < LARGE_CAPACITY { self.pool.take() } else { self.pool.take_large() };
         }
         self.bytes.reserve(more);
     }
@@ -115,10 +122,14 @@ pub(super) const PIECE_BYTES: usize = 48 * 1024;
 pub(super) const MIN_READ: usize = 4 * 1024;
 /// Room for the head of a usual request or answer and a short body, in bytes.
 const MIN_CAPACITY: usize = 8 * 1024;
+/// A buffer that has grown to this is for bodies, in bytes.
+const LARGE_CAPACITY: usize = 2 * MIN_CAPACITY;
 /// A buffer that has grown beyond this is not kept, in bytes.
 const MAX_CAPACITY: usize = 64 * 1024;
-/// How much a worker keeps in unused buffers, in bytes: 512 of usual room, or 64 of the largest.
-const MAX_UNUSED: usize = 4 * 1024 * 1024;
+/// How many unused buffers for heads a worker keeps: 4 MiB, one for each of 512 calls that wait for an answer.
+const MAX_USUAL: usize = 512;
+/// How many unused buffers for bodies: 2 MiB at most.
+const MAX_LARGE: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -141,17 +152,28 @@ mod tests {
         let mut large = pool.take();
         large.reserve(MAX_CAPACITY + 1);
         drop(large);
-        assert_eq!(pool.0.borrow().buffers.len(), 0, "a large one goes");
-        for (capacity, kept) in [(MIN_CAPACITY, 512), (MAX_CAPACITY, 64)] {
-            let pool = BufferPool::default();
-            let mut many: Vec<_> = (0..2 * kept).map(|_| pool.take()).collect();
+        assert_eq!((pool.0.borrow().usual.len(), pool.0.borrow().large.len()), (0, 0), "a larger one goes");
+        for more in [0, PIECE_BYTES] {
+            let mut many: Vec<_> = (0..2 * MAX_USUAL).map(|_| pool.take()).collect();
             for buffer in &mut many {
-                buffer.reserve_exact(capacity);
+                buffer.make_room(more);
             }
-            drop(many);
-            assert_eq!(pool.0.borrow().buffers.len(), kept);
-            drop((0..kept).map(|_| pool.take()).collect::<Vec<_>>());
-            assert_eq!(pool.0.borrow().capacity, MAX_UNUSED, "what is taken and given back counts once");
         }
+        assert_eq!((pool.0.borrow().usual.len(), pool.0.borrow().large.len()), (0, MAX_LARGE));
+    }
+
+    #[test]
+    fn what_has_grown_for_a_body_is_used_for_bodies_alone() {
+        let pool = BufferPool::default();
+        let mut piece = pool.none();
+        piece.make_room(PIECE_BYTES);
+        let address = piece.as_ptr();
+        drop(piece);
+        let mut head = pool.none();
+        head.make_room(MIN_READ);
+        assert!(head.capacity() < LARGE_CAPACITY);
+        let mut piece = pool.none();
+        piece.make_room(PIECE_BYTES);
+        assert_eq!(piece.as_ptr(), address);
     }
 }

@@ -3,7 +3,7 @@
 //! - *Heads* are taken whole, within their deadline and limits, the first one and all later ones. While an answer is due,
 //!   what else arrives waits for its turn; it is only watched whether the client leaves.
 //! - *Bodies* are read when somebody asks for them, within a deadline for each piece and at a least rate. `Expect:
-//!   100-continue` is answered then.
+//!   100-continue` is answered then. One that is held until it ends is bounded together with the unfinished heads.
 //! - *Answers* are given up if the client takes none of them for too long.
 //! - *Whether it goes on* after an answer is decided in one place, [`ServerConnection::decide_persistence`], before the
 //!   answer's head is written. Where it ends while the client may still be sending, it is closed slowly
@@ -59,8 +59,8 @@ pub struct ServerConnection {
     /// Whether the answer's body is sent in chunks.
     is_chunked: bool,
     body: BodyDecoder,
-    /// What was read of the body and given back.
-    returned: Option<Buffer>,
+    /// What is held of the body: the next piece again, if it is not taken whole.
+    held: Option<Buffer>,
     /// How many bytes of the body may still come.
     body_allowance: u64,
     /// How long we still wait for the body on the whole. What comes of it brings as much time as it may take.
@@ -122,7 +122,7 @@ impl ServerConnection {
             is_http_1_1: true,
             is_chunked: false,
             body: BodyDecoder::Done,
-            returned: None,
+            held: None,
             body_allowance: 0,
             body_patience: MAX_BODY_PATIENCE,
             expects_continue: false,
@@ -226,7 +226,7 @@ impl ServerConnection {
         self.is_http_1_1 = head.is_http_1_1;
         self.has_answered = false;
         self.body = BodyDecoder::new(head.body);
-        self.returned = None;
+        self.held = None;
         self.body_allowance = self.settings.body;
         self.body_patience = MAX_BODY_PATIENCE;
         self.expects_continue = head.expects_continue && !self.body.is_done();
@@ -242,9 +242,53 @@ impl ServerConnection {
     /// # Errors
     /// [`BodyError`]; the rest of the body cannot be read then.
     pub async fn next_piece(&mut self) -> Result<Option<Buffer>, BodyError> {
-        if let Some(piece) = self.returned.take() {
-            return Ok(Some(piece));
+        match self.held.take() {
+            Some(piece) => Ok(Some(piece)),
+            None => self.read_piece().await,
         }
+    }
+
+    /// All of the request's body, if it has no more than `max_bytes`; `None` for a longer one, which can still be read from its
+    /// beginning. While more is waited for, what has come counts with the unfinished heads, and can be let go of like one.
+    ///
+    /// # Errors
+    /// As [`ServerConnection::next_piece`], and [`BodyError::Displaced`].
+    pub async fn hold_body(&mut self, max_bytes: usize) -> Result<Option<Vec<u8>>, BodyError> {
+        self.held.get_or_insert_with(|| self.pool.none());
+        let is_whole = loop {
+            let piece = match self.read_piece().await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break Ok(true),
+                Err(error) => break Err(error),
+            };
+            let held = self.held.get_or_insert_with(|| self.pool.none());
+            // It grows with what comes, and not beyond what is held.
+            let length = held.len();
+            held.reserve_exact(piece.len().max(max_bytes.min(2 * length).saturating_sub(length)));
+            held.extend_from_slice(&piece);
+            if held.len() > max_bytes {
+                break Ok(false);
+            }
+        };
+        if self.admission.finish_head().is_err() {
+            return Err(self.let_go());
+        }
+        Ok(if is_whole? { self.held.take().map(|mut held| mem::take(&mut *held)) } else { None })
+    }
+
+    /// How many bytes are held of the request's body.
+    pub fn held_bytes(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| held.len())
+    }
+
+    /// Forgets what came of a body that was closed for others. Nobody waits for its client to read an answer.
+    fn let_go(&mut self) -> BodyError {
+        (self.held, self.read_buffer) = (None, self.pool.none());
+        self.body = BodyDecoder::Done;
+        Displaced.into()
+    }
+
+    async fn read_piece(&mut self) -> Result<Option<Buffer>, BodyError> {
         while !self.body.is_done() {
             if let Some(room) = self.body.room(&self.read_buffer) {
                 self.fill_body(room).await?;
@@ -268,40 +312,58 @@ impl ServerConnection {
         self.body_allowance = self.body_allowance.min(max_bytes);
     }
 
-    /// Gives back what was read of the request's body, behind what was before: it is the next piece again.
-    pub fn give_back(&mut self, piece: Vec<u8>) {
-        match &mut self.returned {
-            Some(returned) => returned.extend_from_slice(&piece),
-            returned => **returned.insert(self.pool.none()) = piece,
-        }
-    }
-
     /// Reads at most `max_bytes` more of the body, after a 100 if the client waits for one.
     async fn fill_body(&mut self, max_bytes: usize) -> Result<(), BodyError> {
         if mem::take(&mut self.expects_continue) {
             self.write_all(&[CONTINUE]).await.map_err(|_| BodyError::Gone(io::ErrorKind::WriteZero.into()))?;
         }
-        self.read_buffer.make_room(max_bytes);
-        let Self { stream, read_buffer, timer, turn, body_patience, settings, .. } = self;
-        let limit = settings.timeouts.body.min(*body_patience);
+        let limit = self.settings.timeouts.body.min(self.body_patience);
         let mut waited_since = None;
-        let deadline = || *waited_since.insert(Instant::now()) + limit;
-        let arrival = timer.until(deadline, pin!(read(stream, read_buffer, max_bytes))).await;
+        let arrival = loop {
+            let is_parked = self.held.is_some() && readable(&self.stream).now_or_never().is_none();
+            if let (Some(held), true) = (&mut self.held, is_parked) {
+                self.admission.park_body(mem::take(&mut **held));
+            }
+            let Self { stream, timer, admission, .. } = &mut *self;
+            let arrival = async {
+                tokio::select! {
+                    biased;
+                    () = admission.displaced(), if is_parked => Ok(()),
+                    is_ready = readable(stream) => is_ready,
+                }
+            };
+            let deadline = || *waited_since.get_or_insert_with(Instant::now) + limit;
+            let arrival = timer.until(deadline, pin!(arrival)).await;
+            if let (Some(held), true) = (&mut self.held, is_parked) {
+                match self.admission.unpark() {
+                    Some(parked) => **held = parked,
+                    None => return Err(self.let_go()),
+                }
+            }
+            match arrival {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => break Err(BodyError::Gone(error)),
+                Err(Elapsed) => break Err(BodyError::Timeout),
+            }
+            // No buffer before there is something to put into it.
+            self.read_buffer.make_room(max_bytes);
+            match read(&mut self.stream, &mut self.read_buffer, max_bytes).now_or_never() {
+                Some(Ok(0)) => break Err(BodyError::Gone(io::ErrorKind::UnexpectedEof.into())),
+                Some(read) => break read.map_err(BodyError::Gone),
+                // A socket may say that it is readable and not be.
+                None => self.finish(),
+            }
+        };
+        let Self { turn, body_patience, settings, .. } = self;
         if let Some(since) = waited_since {
             turn.renew();
             *body_patience = body_patience.saturating_sub(since.elapsed());
         }
-        match arrival {
-            Ok(Ok(0)) => Err(BodyError::Gone(io::ErrorKind::UnexpectedEof.into())),
-            Ok(Ok(count)) => {
-                let worth = Duration::from_nanos((count as u64).saturating_mul(1_000_000_000) / settings.body_rate);
-                *body_patience = (*body_patience + worth).min(MAX_BODY_PATIENCE);
-                turn.spend(count).await;
-                Ok(())
-            }
-            Ok(Err(error)) => Err(BodyError::Gone(error)),
-            Err(Elapsed) => Err(BodyError::Timeout),
-        }
+        let count = arrival?;
+        let worth = Duration::from_nanos((count as u64).saturating_mul(1_000_000_000) / settings.body_rate);
+        *body_patience = (*body_patience + worth).min(MAX_BODY_PATIENCE);
+        turn.spend(count).await;
+        Ok(())
     }
 
     /// Awaits `work`, unless the client leaves before that. A client has left if it has closed the connection, or its own
@@ -553,6 +615,9 @@ pub enum BodyError {
     /// The client left.
     #[error("the client left in the middle of its body")]
     Gone(#[source] io::Error),
+    /// The connection was closed to make room for others, and nobody is to be told.
+    #[error(transparent)]
+    Displaced(#[from] Displaced),
 }
 
 /// The client has closed the connection, or its half of it.
@@ -656,20 +721,51 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_of_a_body_is_the_next_piece_again_and_of_no_other_body() {
+    fn a_body_too_long_to_be_held_is_the_next_piece_again_and_of_no_other_body() {
         run(async {
             let put = "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nabcd";
-            let (mut connection, _client) = with(&put.repeat(3)).await;
-            for is_read_again in [true, false, true] {
+            let (mut connection, _client) = with(&put.repeat(4)).await;
+            for (max_bytes, is_read_again) in [(3, true), (4, false), (0, false), (3, true)] {
                 connection.request().await;
-                let mut body = connection.whole_body().await.expect("a good body");
-                let rest = body.split_off(1);
-                connection.give_back(body);
-                connection.give_back(rest);
+                let held = connection.hold_body(max_bytes).await.expect("a good body");
+                assert_eq!(held.as_deref(), (max_bytes >= 4).then_some(&b"abcd"[..]));
                 if is_read_again {
                     assert_eq!(connection.whole_body().await.expect("the same"), b"abcd");
                 }
                 connection.answer().await;
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_held_of_a_body_can_be_let_go_of_while_more_is_awaited() {
+        run(async {
+            let begun = "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\na";
+            for is_wanted_by_others in [false, true] {
+                let (mut connection, mut client) = with(begun).await;
+                connection.request().await;
+                let limit = ConnectionLimit::new(1);
+                connection.admission = limit.admit(None).expect("the first");
+                connection.admission.finish_head().expect("it is there");
+                assert!(limit.admit(None).is_none(), "whose head is there stays");
+                let sending = async {
+                    for piece in [b"b", b"c", b"d"] {
+                        tokio::time::sleep(SECOND).await;
+                        let other = is_wanted_by_others.then(|| limit.admit(None).expect("a place"));
+                        let _ = client.write_all(piece).await;
+                        if other.is_some() {
+                            return other;
+                        }
+                    }
+                    None
+                };
+                let (held, other) = tokio::join!(seconds(connection.hold_body(4)), sending);
+                match other {
+                    Some(_) => assert!(matches!(held, (Err(BodyError::Displaced(Displaced)), 1)), "{held:?}"),
+                    None => assert!(matches!(&held, (Ok(Some(body)), 3) if body == b"abcd"), "{held:?}"),
+                }
+                assert_eq!((connection.admission.has_head(), connection.held_bytes()), (is_wanted_by_others, 0));
+                assert!(is_wanted_by_others || limit.admit(None).is_none(), "who is answered stays");
             }
         });
     }

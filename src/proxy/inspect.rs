@@ -51,7 +51,7 @@ pub(super) async fn inspect(
 /// All of a short body; `None` for one above 64 KiB, which can still be read from its beginning.
 ///
 /// # Errors
-/// As [`ServerConnection::next_piece`].
+/// As [`ServerConnection::hold_body`].
 pub(super) async fn buffer(
     length: BodyLength,
     downstream: &mut ServerConnection,
@@ -60,16 +60,12 @@ pub(super) async fn buffer(
     if length.known().is_some_and(|length| length > MAX_INSPECTED as u64) {
         return Ok(None);
     }
-    let mut body = Vec::new();
-    while let Some(piece) = downstream.next_piece().await.inspect_err(|_| context.count_in(body.len()))? {
-        body.extend_from_slice(&piece);
-        if body.len() > MAX_INSPECTED {
-            downstream.give_back(body);
-            return Ok(None);
-        }
+    let body = downstream.hold_body(MAX_INSPECTED).await;
+    match &body {
+        Ok(body) => context.count_in(body.as_ref().map_or(0, Vec::len)),
+        Err(_) => context.count_in(downstream.held_bytes()),
     }
-    context.count_in(body.len());
-    Ok(Some(body))
+    Ok(body?)
 }
 
 /// Bodies whose parameters GitLab reads, told apart as Rack and Grape do (`lib/rack/media_type.rb`: up to a `;` or `,`).

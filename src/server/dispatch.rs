@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, BoxBody, MessageBody as _};
 use actix_web::http::{ConnectionType, Method, StatusCode};
-use actix_web::web::{Bytes, BytesMut, Data};
+use actix_web::web::{Bytes, Data};
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
@@ -71,7 +71,7 @@ impl Connections {
     fn record_refused(&self, reason: &'static str) {
         metrics::connection_refused(reason);
         if self.told.is_due(CROWDED_INTERVAL, Instant::now()) {
-            log::warn!(reason; "connections are closed to make room: limits.connections are open, or unfinished heads hold 128 MiB");
+            log::warn!(reason; "connections are closed to make room: limits.connections are open, or unfinished heads and bodies hold 128 MiB");
         }
     }
 }
@@ -159,8 +159,14 @@ impl Dispatch<'_> {
             Ok(()) => {}
             Err(Failure::Error(error)) if !self.connection.has_answered() => Box::pin(self.write_error(&error)).await,
             Err(failure) => {
-                let left = matches!(failure, Failure::ClientLeft);
-                self.context.record_incomplete(if left { Incomplete::ClientGone } else { Incomplete::Internal });
+                self.context.record_incomplete(match failure {
+                    Failure::ClientLeft => Incomplete::ClientGone,
+                    Failure::Displaced => {
+                        self.worker.connections.record_refused("unfinished_body");
+                        Incomplete::Displaced
+                    }
+                    Failure::Error(_) => Incomplete::Internal,
+                });
                 self.connection.abort();
             }
         }
@@ -388,26 +394,33 @@ impl Dispatch<'_> {
     }
 }
 
-/// The whole body of a request for one of our own routes. A body that is too long is taken for empty, since no route needs
-/// one, and so is one that the client sends only after a 100. It stays unread, and the connection ends after the answer.
+/// The whole body of a request for one of our own routes. No route but a PUT, which brings a token, has one: any other body is
+/// thrown away as it comes and taken for empty, and so is one that is too long, and one that the client sends only after a
+/// 100. What is longer than [`MAX_BODY`] stays unread, and the connection ends after the answer.
 async fn read_body(
     request: &RequestHead,
     connection: &mut ServerConnection,
     context: &RequestContext,
 ) -> Result<Bytes, Failure> {
-    let mut body = BytesMut::new();
-    if request.expects_continue || request.body.known().is_some_and(|length| length > MAX_BODY) {
+    let is_unread = request.expects_continue || request.body.known().is_some_and(|length| length > MAX_BODY);
+    if is_unread || request.body.is_empty() {
         return Ok(Bytes::new());
     }
-    while let Some(piece) = connection.next_piece().await? {
-        context.count_in(piece.len());
-        body.extend_from_slice(&piece);
-        if body.len() as u64 > MAX_BODY {
+    let (mut max_held, mut discarded) = (if *request.method() == Method::PUT { MAX_HELD } else { 0 }, 0);
+    loop {
+        if let Some(body) = connection.hold_body(max_held).await? {
+            context.count_in(body.len());
+            return Ok(if discarded == 0 { body.into() } else { Bytes::new() });
+        }
+        max_held = 0;
+        let piece = connection.next_piece().await?.map_or(0, |piece| piece.len());
+        context.count_in(piece);
+        discarded += piece as u64;
+        if discarded > MAX_BODY {
             connection.abort();
             return Ok(Bytes::new());
         }
     }
-    Ok(body.freeze())
 }
 
 /// Which route about the process's health a target is, below `path`.
@@ -423,5 +436,7 @@ fn canonical(peer: SocketAddr) -> IpAddr {
 
 /// How often the log is told that there are too many connections.
 const CROWDED_INTERVAL: Duration = Duration::from_mins(1);
-/// Longest body for one of our own routes, in bytes.
+/// Longest body that is read for one of our own routes, in bytes.
 const MAX_BODY: u64 = 64 * 1024;
+/// Longest body that one of them may have, in bytes: thirty tokens' room.
+const MAX_HELD: usize = 16 * 1024;

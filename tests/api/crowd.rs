@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::browser::{Browser, FETCH};
 use crate::gateway::{BASE, Folder, Gateway, Setup, datahub};
 use crate::wire::{Wire, exchange};
 
@@ -148,4 +149,71 @@ fn fifteen_thousand_half_sent_heads_take_less_than_256_mib() {
         writeln!(std::io::stderr(), "{} half heads in {took:.1?}: {peak} MiB at most, {closed} closed", streams.len());
     assert!(peak < 256, "{peak} MiB");
     assert!(closed + 10_000 >= streams.len() as u64, "{closed} closed of {}", streams.len());
+}
+
+/// As many as an attacker tried, or as this machine lets a process open: bodies for our own routes, one of which would read them,
+/// and forms that are looked through.
+#[test]
+fn nine_thousand_half_sent_bodies_take_less_than_256_mib() {
+    let _files = THOUSANDS_OF_FILES.lock().unwrap_or_else(PoisonError::into_inner);
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).and("server.workers = 2").quiet().start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let count = 9_000.min(files.saturating_sub(2_000));
+    let post = |line: &str, fields: &str| {
+        let fields = format!("Host: localhost:8000\r\n{FETCH}{}{fields}", browser.cookie_field());
+        format!("{line} HTTP/1.1\r\n{fields}Content-Length: 65536\r\n\r\n{}", "x".repeat(65_000))
+    };
+    let form = "Content-Type: application/x-www-form-urlencoded\r\n";
+    let halves = [
+        post(&format!("POST {BASE}/auth/session"), ""),
+        post(&format!("PUT {BASE}/auth/addPAT"), "Content-Type: application/json\r\n"),
+        post(&format!("POST {BASE}/datahubs/a/api/v4/projects/230/issues"), form),
+    ];
+    let begun = Instant::now();
+    let mut streams = Vec::new();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let open = |(_, half): (u64, &String)| {
+                        let mut stream = TcpStream::connect(&gateway.address).expect("it listens");
+                        // One that is closed meanwhile takes no more.
+                        let _ = stream.write_all(half.as_bytes());
+                        stream
+                    };
+                    (0..count / 3).zip(halves.iter().cycle()).map(open).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        streams = threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect();
+    });
+    let took = begun.elapsed();
+    // Who sends a whole one is answered meanwhile, and so is the youngest of them, which comes to its end.
+    let honest = browser.send(
+        &gateway,
+        "POST",
+        &format!("{BASE}/datahubs/a/api/v4/projects/230/issues"),
+        &format!("{FETCH}{form}Content-Length: 3\r\n"),
+        b"a=b",
+    );
+    assert_eq!(honest.status, 400, "GitLab's own answer");
+    let mut last = TcpStream::connect(&gateway.address).expect("it listens");
+    last.write_all(halves[2].as_bytes()).expect("it reads");
+    last.set_read_timeout(Some(Duration::from_secs(10))).expect("longer than nothing");
+    last.write_all(&[b'x'; 536]).expect("it reads");
+    let mut answer = [0; 12];
+    last.read_exact(&mut answer).expect("it answers");
+    assert_eq!(answer, *b"HTTP/1.1 400", "GitLab's own answer");
+    let (peak, closed) = (gateway.peak_memory() >> 20, refused(&gateway, "unfinished_body"));
+    let _ =
+        writeln!(std::io::stderr(), "{} half bodies in {took:.1?}: {peak} MiB at most, {closed} closed", streams.len());
+    assert!(peak < 256, "{peak} MiB");
+    assert!(closed > 0 && closed + 1_000 < count, "{closed} closed of {count}");
+    let line = gateway.wait_for_line(|line| line["code"] == "displaced");
+    assert_eq!((&line["status"], &line["bytes_out"]), (&499.into(), &0.into()), "{line}");
+    let told = gateway.wait_for_line(|line| line["reason"] == "unfinished_body");
+    assert_eq!(told["level"], "WARN");
 }

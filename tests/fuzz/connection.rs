@@ -168,7 +168,7 @@ async fn read(connection: &mut ServerConnection) -> Body {
             Ok(None) => return Body::Whole(body),
             Err(BodyError::TooLarge) => return Body::TooLarge,
             Err(BodyError::Malformed) => return Body::Malformed,
-            Err(BodyError::Timeout | BodyError::Gone(_)) => return Body::Broken,
+            Err(BodyError::Timeout | BodyError::Gone(_) | BodyError::Displaced(_)) => return Body::Broken,
         }
     }
 }
