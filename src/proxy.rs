@@ -19,7 +19,7 @@ pub mod response;
 pub mod target;
 pub mod upstream;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -272,17 +272,21 @@ impl Proxy {
         } else {
             inspect::inspect(request, downstream, context).await
         };
-        let rest = match inspected.map_err(|failure| failure.record_refusal(datahub.id.as_str(), context))? {
+        let refused = |failure: Failure| failure.record_refusal(datahub.id.as_str(), context);
+        let (rest, part_names) = match inspected.map_err(refused)? {
             RequestBody::Buffered(body) => {
                 message.append(&body, length);
-                BodyLength::None
+                (BodyLength::None, None)
             }
-            RequestBody::Streaming => length,
+            RequestBody::Streaming => (length, None),
+            RequestBody::Watched(names) => (length, Some(RefCell::new(names))),
         };
-        let upstream_request = UpstreamRequest::new(request.method().as_str(), message.as_bytes(), rest, caller.tag());
+        let method = request.method().as_str();
+        let upstream_request =
+            UpstreamRequest { part_names, ..UpstreamRequest::new(method, message.as_bytes(), rest, caller.tag()) };
         let Route { upstream, public } = &self.routes[datahub.index()];
         let exchanged = upstream.exchange(caller.holder(context), &upstream_request, downstream, context).await;
-        let mut exchange = exchanged.map_err(|error| Failure::of_request(request, error))?;
+        let mut exchange = exchanged.map_err(|error| refused(Failure::of_request(request, error)))?;
         call.note_answer(&exchange)?;
         drop((message, upload));
 

@@ -1,12 +1,15 @@
 //! A request's body on its way up. Short ones that hold parameters are read and inspected, all others are streamed.
 //!
-//! GitLab takes credentials from parameters too, and prefers some of them to the bearer. A long body is not inspected: a
-//! token in there is one that the sender had already. Whether a body in chunks is short shows at its end; so it is held until
-//! it ends or has become too long, and is streamed from its beginning then. Nobody waits for an answer in the middle of one:
-//! GitLab's own server, Puma, reads a body to its end before the application sees the request.
+//! GitLab takes credentials from parameters too, and prefers some of them to the bearer; and Rack makes another method of a form
+//! that says so (`lib/rack/method_override.rb`), which the policy would not have judged. So no form goes up unread: a long
+//! multipart body is read while it passes, any other long form is refused. A long body in JSON is not inspected: a token in
+//! there is one that the sender had already, and it changes no method. Whether a body in chunks is short shows at its end; so it
+//! is held until it ends or has become too long. Nobody waits for an answer in the middle of one, and what is refused half way
+//! has done nothing: GitLab's own server, Puma, reads a body to its end before the application sees the request.
 
 use std::fmt;
 
+use actix_web::http::Method;
 use memchr::memmem;
 use serde::de::{self, IgnoredAny, MapAccess};
 use serde::{Deserialize, Deserializer};
@@ -27,13 +30,16 @@ pub(super) enum RequestBody {
     Buffered(Vec<u8>),
     /// It is passed on as it comes.
     Streaming,
+    /// The same, while the names of its parts are read.
+    Watched(PartNames),
 }
 
 /// Reads a short body that may hold parameters and looks for credentials in it; any other stays where it is.
 ///
 /// # Errors
 /// `credential_parameter` for a top-level name that GitLab would take for a credential; `bad_request` for a body that
-/// breaks off, or is not plainly what its Content-Type says; `request_timeout` for one that comes too slowly.
+/// breaks off, or is not plainly what its Content-Type says; `request_timeout` for one that comes too slowly;
+/// `body_too_large` for a long form that is not multipart.
 pub(super) async fn inspect(
     request: &RequestHead,
     downstream: &mut ServerConnection,
@@ -43,7 +49,7 @@ pub(super) async fn inspect(
         return Ok(RequestBody::Buffered(Vec::new()));
     }
     let Some(kind) = Kind::of(request.fields()) else { return Ok(RequestBody::Streaming) };
-    let Some(body) = buffer(request.body, downstream, context).await? else { return Ok(RequestBody::Streaming) };
+    let Some(body) = buffer(request.body, downstream, context).await? else { return kind.stream(request.method()) };
     let is_credential = kind.names_credential(&body).map_err(ApiError::from)?;
     if is_credential { Err(Code::CredentialParameter.into()) } else { Ok(RequestBody::Buffered(body)) }
 }
@@ -96,6 +102,17 @@ impl Kind {
         }
     }
 
+    /// What becomes of one that is too long to be held.
+    fn stream(&self, method: &Method) -> Result<RequestBody, Failure> {
+        match self {
+            Self::Form => Err(Code::BodyTooLarge.into()),
+            // A form to Rack in a POST alone.
+            Self::Untyped if *method == Method::POST => Err(Code::BodyTooLarge.into()),
+            Self::Multipart(kind) => Ok(RequestBody::Watched(PartNames::of(kind).map_err(ApiError::from)?)),
+            Self::Json | Self::Untyped => Ok(RequestBody::Streaming),
+        }
+    }
+
     /// Whether GitLab would find a parameter in this body that it takes for a credential.
     ///
     /// # Errors
@@ -104,7 +121,7 @@ impl Kind {
         match self {
             _ if body.is_empty() => Ok(false),
             Self::Form => Ok(form_names_credential(body)),
-            Self::Multipart(kind) => part_names_credential(kind, body).ok_or(Unreadable),
+            Self::Multipart(kind) => part_names_credential(kind, body),
             Self::Json => json_names_credential(body),
             Self::Untyped if begins_like_json(body) => Ok(form_names_credential(body) || json_names_credential(body)?),
             Self::Untyped => Ok(form_names_credential(body)),
@@ -157,38 +174,99 @@ fn without_comments(json: &[u8]) -> &[u8] {
     }
 }
 
-/// Multipart bodies (RFC 2046 section 5.1.1, RFC 7578) in every way that has one reading, and in no other: whoever reads more
-/// leniently than we, as Rack does (`lib/rack/multipart/parser.rb`), must find the same parts and the same names.
-fn part_names_credential(kind: &str, body: &[u8]) -> Option<bool> {
-    let boundary = boundary(kind)?;
-    // Rack's ends at a comma.
-    let short = boundary.split([',', ';']).next().filter(|short| *short != boundary);
-    if short.is_some_and(|short| memmem::find(body, format!("--{short}\r\n").as_bytes()).is_some()) {
-        return None;
+/// Reads a multipart body (RFC 2046 section 5.1.1, RFC 7578), in pieces if it comes so, and tells of the names of its parts. It
+/// takes what is written in any way that has one reading, and no other: whoever reads more leniently than we, as Rack does
+/// (`lib/rack/multipart/parser.rb`), must find the same parts and the same names.
+#[derive(Debug)]
+pub(super) struct PartNames {
+    /// Two dashes and the boundary.
+    delimiter: Vec<u8>,
+    /// The line that Rack takes for a delimiter where the boundary has a comma, at which Rack's ends.
+    shorter: Option<Vec<u8>>,
+    /// What has come and may be the beginning of something. Contents are not kept.
+    unread: Vec<u8>,
+    place: Place,
+}
+
+/// What comes next in a multipart body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// A part's content, or what stands before the first part, up to a delimiter.
+    Content,
+    /// What follows a delimiter: a line end, or the two dashes of the last one.
+    Delimited,
+    /// A part's head.
+    Head,
+    /// What follows the last delimiter: a line end or nothing.
+    End,
+    /// What is behind all parts.
+    Epilogue,
+}
+
+impl PartNames {
+    /// Of a body with this Content-Type.
+    fn of(kind: &str) -> Result<Self, Unreadable> {
+        let boundary = boundary(kind).ok_or(Unreadable)?;
+        let (delimiter, shorter) = (format!("--{boundary}").into(), boundary.split_once(','));
+        let shorter = shorter.map(|(shorter, _)| format!("--{shorter}\r\n").into());
+        // A delimiter stands at the beginning of a line, and so does the body.
+        Ok(Self { delimiter, shorter, unread: b"\r\n".to_vec(), place: Place::Content })
     }
-    let delimiter = format!("\r\n--{boundary}");
-    let (delimiter, dashes) = (delimiter.as_bytes(), &delimiter.as_bytes()[2..]);
-    let preamble = &body[..memmem::find(body, dashes)?];
-    if !preamble.is_empty() && !preamble.ends_with(b"\r\n") {
-        return None;
-    }
-    let mut rest = &body[preamble.len() + dashes.len()..];
-    let mut found = false;
-    while !rest.starts_with(b"--") {
-        let part = rest.strip_prefix(b"\r\n")?;
-        let head = &part[..memmem::find(part, b"\r\n\r\n")?];
-        found |= head_names_credential(head)?;
-        let content = &part[head.len() + 2..];
-        let end = memmem::find(content, delimiter)?;
-        // To Rack a part ends at a boundary wherever it stands, and the next begins behind a line that is one but for blanks.
-        if memmem::find(&part[..head.len() + 2 + end], dashes).is_some() {
-            return None;
+
+    /// Reads the next piece. Whether a part whose head ends in it is named like a credential.
+    ///
+    /// # Errors
+    /// [`Unreadable`] for what may be read in two ways.
+    pub(super) fn name_credential(&mut self, piece: &[u8]) -> Result<bool, Unreadable> {
+        self.unread.extend_from_slice(piece);
+        if self.shorter.as_ref().is_some_and(|line| memmem::find(&self.unread, line).is_some()) {
+            return Err(Unreadable);
         }
-        rest = &content[end + delimiter.len()..];
+        let (mut found, mut at) = (false, 0);
+        loop {
+            let rest = &self.unread[at..];
+            let next = memmem::find(rest, &self.delimiter);
+            let (read, place) = match (self.place, next) {
+                // To older ones of Rack each is a delimiter, wherever in a line.
+                (Place::Content, Some(next)) if !rest[..next].ends_with(b"\r\n") => return Err(Unreadable),
+                (Place::Content, Some(next)) => (next + self.delimiter.len(), Place::Delimited),
+                (Place::Epilogue, Some(_)) => return Err(Unreadable),
+                (Place::Content | Place::Epilogue, None) => {
+                    // Of a line end and a delimiter all but the last byte may be here.
+                    at += rest.len().saturating_sub(self.delimiter.len() + 1);
+                    break;
+                }
+                (Place::Delimited | Place::End, _) if rest.len() < 2 => break,
+                (Place::Delimited, _) if rest.starts_with(b"--") => (2, Place::End),
+                (Place::Delimited, _) if rest.starts_with(b"\r\n") => (2, Place::Head),
+                (Place::End, _) if rest.starts_with(b"\r\n") => (0, Place::Epilogue),
+                (Place::Delimited | Place::End, _) => return Err(Unreadable),
+                (Place::Head, _) => match memmem::find(rest, b"\r\n\r\n") {
+                    Some(end) => {
+                        found |= head_names_credential(&rest[..end]).ok_or(Unreadable)?;
+                        (end + 2, Place::Content)
+                    }
+                    None if rest.len() > MAX_PART_HEAD => return Err(Unreadable),
+                    None => break,
+                },
+            };
+            at += read;
+            self.place = place;
+        }
+        self.unread.drain(..at);
+        Ok(found)
     }
-    let epilogue = &rest[2..];
-    let is_plain = epilogue.is_empty() || epilogue.starts_with(b"\r\n");
-    (is_plain && memmem::find(epilogue, dashes).is_none()).then_some(found)
+
+    /// Whether the body may end here.
+    fn is_whole(&self) -> bool {
+        self.place == Place::Epilogue || (self.place == Place::End && self.unread.is_empty())
+    }
+}
+
+fn part_names_credential(kind: &str, body: &[u8]) -> Result<bool, Unreadable> {
+    let mut names = PartNames::of(kind)?;
+    let found = names.name_credential(body)?;
+    if names.is_whole() { Ok(found) } else { Err(Unreadable) }
 }
 
 /// The boundary, if there is one and no more, however its name is written.
@@ -313,8 +391,10 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
-/// Longest body that is inspected, in bytes.
+/// Longest body that is held and inspected, in bytes.
 const MAX_INSPECTED: usize = 64 * 1024;
+/// Longest head of a part, in bytes. Browsers write a name, the name of a file and a type.
+const MAX_PART_HEAD: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -334,7 +414,22 @@ mod tests {
             let start = if begins_well { "--b\r\nContent-Disposition: form-data; name=\"a\"" } else { "" };
             let body = format!("{start}{}", pieces.concat());
             let found = part_names_credential("multipart/form-data; boundary=b", body.as_bytes());
-            prop_assert!(found != Some(false) || !rack_names(&body).iter().any(|name| name == "sudo"), "{body:?}");
+            prop_assert!(found != Ok(false) || !rack_names(&body).iter().any(|name| name == "sudo"), "{body:?}");
+        }
+
+        #[test]
+        fn a_multipart_body_is_the_same_in_whatever_pieces_it_comes(
+            pieces in collection::vec(sample::select(&PIECES[..]), 0..14),
+            step in 1..12_usize,
+        ) {
+            let body = format!("--b\r\nContent-Disposition: form-data; name=\"a\"{}", pieces.concat());
+            let kind = "multipart/form-data; boundary=b";
+            let mut names = PartNames::of(kind).expect("a boundary");
+            let in_pieces = body.as_bytes().chunks(step).try_fold(false, |found, piece| {
+                Ok::<_, Unreadable>(found | names.name_credential(piece)?)
+            });
+            let in_pieces = in_pieces.and_then(|found| if names.is_whole() { Ok(found) } else { Err(Unreadable) });
+            prop_assert!(in_pieces == part_names_credential(kind, body.as_bytes()), "{body:?}");
         }
 
         #[test]
@@ -377,9 +472,9 @@ mod tests {
             part_names_credential("multipart/form-data; boundary=b", head.as_bytes())
         };
         for line in ["; \r\nname=\"sudo\"", "\r\n--b--; name=\"sudo\"", "\r\nX; name=\"sudo\": y"] {
-            assert_eq!(names(line), None, "{line:?}");
+            assert_eq!(names(line), Err(Unreadable), "{line:?}");
         }
-        assert_eq!(names("\r\nContent-Type: text/plain; name=\"x\""), Some(false));
+        assert_eq!(names("\r\nContent-Type: text/plain; name=\"x\""), Ok(false));
     }
 
     /// What is no JSON is searched as text.

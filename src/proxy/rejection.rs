@@ -45,7 +45,14 @@ pub(super) async fn is_invalid_token(
     }
     let probe = probe();
     let (message, session) = (probe.as_bytes(), exchange.session);
-    let request = UpstreamRequest { message, rest: BodyLength::None, is_head: false, is_idempotent: true, session };
+    let request = UpstreamRequest {
+        message,
+        rest: BodyLength::None,
+        is_head: false,
+        is_idempotent: true,
+        session,
+        part_names: None,
+    };
     match Box::pin(exchange.exchange_again(&request, downstream, context)).await {
         Ok(answer) => Ok(answer.response.status() == UNAUTHORIZED),
         Err(SendError::ClientLeft(left)) => Err(left),

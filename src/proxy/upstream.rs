@@ -1,5 +1,6 @@
 //! Connections to one DataHUB. Each carries one call at a time, streamed both ways, and is kept for the next call.
 
+use std::cell::RefCell;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use crate::places::LimitReached;
 use crate::proxy::ProxyLimits;
 use crate::proxy::breaker::{CircuitBreaker, CircuitOpen};
 use crate::proxy::idle::{IdlePool, SessionTag, Wanted};
+use crate::proxy::inspect::{PartNames, Unreadable};
 use crate::proxy::limiter::{ConcurrencyLimit, Holder, Permit, RETRY_AFTER};
 
 /// One worker's connections to one DataHUB.
@@ -82,13 +84,15 @@ pub struct UpstreamRequest<'a> {
     pub(super) is_idempotent: bool,
     /// The session of the call, if it has one.
     pub(super) session: Option<SessionTag>,
+    /// Reads the names of the parts in the rest, where that is multipart.
+    pub(super) part_names: Option<RefCell<PartNames>>,
 }
 
 impl<'a> UpstreamRequest<'a> {
     /// A request of this method whose first part is `message`.
     pub fn new(method: &str, message: &'a [u8], rest: BodyLength, session: Option<SessionTag>) -> Self {
         let is_idempotent = matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE");
-        Self { message, rest, is_head: method == "HEAD", is_idempotent, session }
+        Self { message, rest, is_head: method == "HEAD", is_idempotent, session, part_names: None }
     }
 }
 
@@ -216,8 +220,14 @@ impl Upstream {
             true if request.rest.is_empty() => Sent::Whole,
             true => {
                 let next = async || {
-                    let piece = downstream.next_piece().await;
-                    piece.inspect(|piece| context.count_in(piece.as_ref().map_or(0, |piece| piece.len())))
+                    let piece = downstream.next_piece().await?;
+                    context.count_in(piece.as_ref().map_or(0, |piece| piece.len()));
+                    match (&request.part_names, &piece) {
+                        (Some(names), Some(piece)) if names.borrow_mut().name_credential(piece)? => {
+                            Err(SendError::Credential)
+                        }
+                        _ => Ok(piece),
+                    }
                 };
                 Box::pin(connection.send_body(request.rest, request.is_head, next, self.timeouts.idle)).await?
             }
@@ -315,6 +325,12 @@ pub enum SendError {
     /// The client's body broke off.
     #[error("the body of the request broke off")]
     Body(#[source] BodyError),
+    /// A part of the client's body is named like a credential.
+    #[error("the body of the request holds a credential")]
+    Credential,
+    /// The client's body is not plainly what it says.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
 }
 
 impl SendError {
@@ -330,11 +346,19 @@ impl From<Elapsed> for SendError {
     }
 }
 
-impl From<SendBodyError<BodyError>> for SendError {
-    fn from(error: SendBodyError<BodyError>) -> Self {
+impl From<BodyError> for SendError {
+    fn from(error: BodyError) -> Self {
         match error {
-            SendBodyError::Source(BodyError::Gone(_)) => Self::ClientLeft(ClientLeft),
-            SendBodyError::Source(error) => Self::Body(error),
+            BodyError::Gone(_) => Self::ClientLeft(ClientLeft),
+            error => Self::Body(error),
+        }
+    }
+}
+
+impl From<SendBodyError<Self>> for SendError {
+    fn from(error: SendBodyError<Self>) -> Self {
+        match error {
+            SendBodyError::Source(error) => error,
             SendBodyError::Answer(error) => Self::Answer(error),
             SendBodyError::Stalled => Self::Stalled,
         }
@@ -350,6 +374,8 @@ impl From<SendError> for ApiError {
                 return Self::because(Code::Overloaded, error).retry_after(RETRY_AFTER);
             }
             SendError::Body(error) => return error.into(),
+            SendError::Credential => Code::CredentialParameter,
+            SendError::Unreadable(error) => return error.into(),
             // Nobody gets this answer.
             SendError::ClientLeft(_) => Code::BadRequest,
             SendError::Answer(ReceiveError::Invalid(_)) => Code::DatahubInvalidResponse,

@@ -250,8 +250,8 @@ fn a_multipart_body_may_be_written_in_every_way_that_is_read_in_one() {
 #[test]
 fn a_longer_body_is_streamed_from_its_beginning() {
     let world = World::new("");
-    let body = |length: usize| format!("sudo=root&a={}", "x".repeat(length - 12)).into_bytes();
-    for kind in [FORM, ""] {
+    let body = |length: usize| format!("{{\"sudo\":1,\"a\":\"{}\"}}", "x".repeat(length - 17)).into_bytes();
+    for (method, kind) in [("POST", JSON), ("PUT", JSON), ("PUT", "")] {
         for (length, code) in [(LONGEST, "credential_parameter"), (LONGEST + 1, ""), (3 * LONGEST, "")] {
             let sized = format!("{kind}Content-Length: {length}\r\n");
             for (fields, sent) in [
@@ -259,7 +259,7 @@ fn a_longer_body_is_streamed_from_its_beginning() {
                 (&format!("{kind}{CHUNKED}"), chunks(&body(length), length)),
                 (&format!("{kind}{CHUNKED}"), chunks(&body(length), 1_000)),
             ] {
-                let answer = world.call("POST", ISSUES, fields, &sent);
+                let answer = world.call(method, ISSUES, fields, &sent);
                 if code.is_empty() {
                     let request = world.arrived().unwrap_or_else(|| panic!("{fields}: {}", answer.text()));
                     assert_eq!((request.body_length, &request.body[..]), (length as u64, &body(length)[..LONGEST]));
@@ -273,6 +273,102 @@ fn a_longer_body_is_streamed_from_its_beginning() {
     assert_eq!(sent, Some(3 * LONGEST as u64), "each byte counts once");
 }
 
+/// PQ-12: Rack reads a form however long it is, and makes another method of one that says so (`lib/rack/method_override.rb`).
+#[test]
+fn a_form_that_is_too_long_to_be_looked_through_does_not_go_up() {
+    let world = World::new("");
+    let target = "/api/v4/projects/5/pipeline_schedules/5";
+    let body = |length: usize| format!("title=a&a={}", "x".repeat(length - 10)).into_bytes();
+    for (case, method, kind, length, is_refused) in [
+        ("a form", "POST", FORM, LONGEST + 1, true),
+        ("a form", "POST", FORM, LONGEST, false),
+        ("a long form", "POST", FORM, 1024 * 1024, true),
+        ("a form that changes something", "PUT", FORM, LONGEST + 1, true),
+        ("a form that changes something", "PUT", FORM, LONGEST, false),
+        ("a body without a type", "POST", "", LONGEST + 1, true),
+        ("a body without a type", "POST", "", LONGEST, false),
+        ("one that Rack takes for no form", "PUT", "", LONGEST + 1, false),
+        ("a file", "POST", "Content-Type: application/octet-stream\r\n", LONGEST + 1, false),
+        ("JSON", "POST", JSON, LONGEST + 1, false),
+    ] {
+        for is_chunked in [false, true] {
+            let body = body(length);
+            let (framing, sent) = if is_chunked {
+                (CHUNKED.to_owned(), chunks(&body, 10_000))
+            } else {
+                (format!("Content-Length: {length}\r\n"), body)
+            };
+            let target = if method == "POST" { target } else { ISSUES };
+            let answer = world.call(method, target, &format!("{kind}{framing}"), &sent);
+            if is_refused {
+                assert_eq!((answer.status, answer.code().as_str()), (413, "body_too_large"), "{case} {framing}");
+            } else {
+                assert!(world.arrived().is_some(), "{case} {framing} {}", answer.text());
+            }
+            assert_eq!(world.hub.requests().is_empty(), is_refused, "{case} {framing}");
+        }
+    }
+}
+
+/// PQ-12: a multipart body may be as long as a file is, so the names of its parts are read while it goes up.
+#[test]
+fn the_parts_of_a_long_multipart_body_are_read_while_it_goes_up() {
+    let world = World::new("");
+    let kind = "Content-Type: multipart/form-data; boundary=b\r\n";
+    let part = |name: &str, length: usize| {
+        format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{}\r\n", "x".repeat(length))
+    };
+    let end = "--b--\r\n";
+    for (case, body, code) in [
+        ("no credential", format!("{}{}{end}", part("a", 200_000), part("method", 3)), ""),
+        ("no delimiter that could be found", "x".repeat(200_000), ""),
+        ("at the beginning", format!("{}{}{end}", part("_method", 3), part("a", 200_000)), "credential_parameter"),
+        (
+            "in the middle",
+            format!("{}{}{}{end}", part("a", 200_000), part("private_token", 3), part("b", 100_000)),
+            "credential_parameter",
+        ),
+        ("at the end", format!("{}{}{end}", part("a", 1_000_000), part("_method", 3)), "credential_parameter"),
+        ("without an end", format!("{}{}", part("a", 200_000), part("sudo", 3)), "credential_parameter"),
+        (
+            "a name to Rack alone",
+            format!("{}{}{end}", part("a", 200_000), part("b", 3).replace("name=", "name*=")),
+            "bad_request",
+        ),
+        ("a delimiter in a line", format!("{}x{}{end}", part("a", 200_000).trim_end(), part("b", 3)), "bad_request"),
+        ("more behind its end", format!("{}{end}{}{end}", part("a", 200_000), part("b", 3)), "bad_request"),
+        (
+            "a head without end",
+            format!("{}--b\r\nContent-Disposition: {}", part("a", 200_000), "x".repeat(100_000)),
+            "bad_request",
+        ),
+    ] {
+        for size in [0, 1_000, 64 * 1024] {
+            let (framing, sent) = match size {
+                0 => (format!("Content-Length: {}\r\n", body.len()), body.clone().into_bytes()),
+                size => (CHUNKED.to_owned(), chunks(body.as_bytes(), size)),
+            };
+            let answer = world.call("POST", ISSUES, &format!("{kind}{framing}"), &sent);
+            if code.is_empty() {
+                let request = world.arrived().unwrap_or_else(|| panic!("{case}, {size}: {}", answer.text()));
+                assert_eq!(request.body_length, body.len() as u64, "{case}, {size}");
+            } else {
+                assert_eq!((answer.status, answer.code().as_str()), (400, code), "{case}, {size}");
+                assert!(
+                    world.hub.requests().iter().all(|request| !request.complete),
+                    "{case}, {size}: it has all of it"
+                );
+            }
+        }
+    }
+    for kind in ["boundary=b; boundary=c", "boundary*=b"] {
+        let kind = format!("Content-Type: multipart/form-data; {kind}\r\nContent-Length: 100000\r\n");
+        let answer = world.call("POST", ISSUES, &kind, &vec![b'x'; 100_000]);
+        assert_eq!((answer.code().as_str(), world.hub.requests().len()), ("bad_request", 0), "{kind}");
+    }
+    world.gateway.wait_for_event("credential_refused");
+}
+
 /// DS-03: what is held waits for its end as long as each piece may take; what is longer, or no parameters, goes up at once.
 #[test]
 fn a_body_that_comes_slowly_is_held_only_while_it_may_be_short() {
@@ -280,8 +376,8 @@ fn a_body_that_comes_slowly_is_held_only_while_it_may_be_short() {
     let target = format!("{BASE}/datahubs/a{ISSUES}");
     for (case, kind, first, goes_up) in [
         ("a short form", FORM, 100, false),
-        ("a form that may be short", FORM, LONGEST, false),
-        ("a long form", FORM, LONGEST + 1, true),
+        ("JSON that may be short", JSON, LONGEST, false),
+        ("long JSON", JSON, LONGEST + 1, true),
         ("a file", "Content-Type: application/octet-stream\r\n", 100, true),
     ] {
         world.hub.clear();
