@@ -242,6 +242,7 @@ impl PartNames {
                 (Place::End, _) if rest.starts_with(b"\r\n") => (0, Place::Epilogue),
                 (Place::Delimited | Place::End, _) => return Err(Unreadable),
                 (Place::Head, _) => match memmem::find(rest, b"\r\n\r\n") {
+                    Some(end) if memmem::find(&rest[..end], &self.delimiter).is_some() => return Err(Unreadable),
                     Some(end) => {
                         found |= head_names_credential(&rest[..end]).ok_or(Unreadable)?;
                         (end + 2, Place::Content)
@@ -457,10 +458,10 @@ mod tests {
             format!("{a}--b\r\nX: y\r\n --b\r\n{b}"),
             format!("{a}x--b"),
         ] {
-            assert_eq!(names(&parts), None, "{parts:?}");
+            assert!(names(&parts).is_err(), "{parts:?}");
         }
         for parts in [format!("{a}x--c--\n --c \n{token}x"), format!("{a}--b\r\n{b} -- \n-b \nx")] {
-            assert_eq!(names(&parts), Some(false), "{parts:?}");
+            assert!(names(&parts).is_ok_and(|found| !found), "{parts:?}");
         }
     }
 
