@@ -9,7 +9,6 @@
 
 use std::fmt;
 
-use actix_web::http::Method;
 use memchr::memmem;
 use serde::de::{self, IgnoredAny, MapAccess};
 use serde::{Deserialize, Deserializer};
@@ -49,7 +48,7 @@ pub(super) async fn inspect(
         return Ok(RequestBody::Buffered(Vec::new()));
     }
     let Some(kind) = Kind::of(request.fields()) else { return Ok(RequestBody::Streaming) };
-    let Some(body) = buffer(request.body, downstream, context).await? else { return kind.stream(request.method()) };
+    let Some(body) = buffer(request.body, downstream, context).await? else { return kind.stream() };
     let is_credential = kind.names_credential(&body).map_err(ApiError::from)?;
     if is_credential { Err(Code::CredentialParameter.into()) } else { Ok(RequestBody::Buffered(body)) }
 }
@@ -103,12 +102,11 @@ impl Kind {
     }
 
     /// What becomes of one that is too long to be held.
-    fn stream(&self, method: &Method) -> Result<RequestBody, Failure> {
+    fn stream(&self) -> Result<RequestBody, Failure> {
         match self {
             Self::Form => Err(Code::BodyTooLarge.into()),
-            // A form to Rack in a POST alone.
-            Self::Untyped if *method == Method::POST => Err(Code::BodyTooLarge.into()),
             Self::Multipart(kind) => Ok(RequestBody::Watched(PartNames::of(kind).map_err(ApiError::from)?)),
+            // One without a type goes up with one.
             Self::Json | Self::Untyped => Ok(RequestBody::Streaming),
         }
     }
@@ -393,7 +391,7 @@ impl<'de> Deserialize<'de> for Name {
 }
 
 /// Longest body that is held and inspected, in bytes.
-const MAX_INSPECTED: usize = 64 * 1024;
+pub(super) const MAX_INSPECTED: usize = 64 * 1024;
 /// Longest head of a part, in bytes. Browsers write a name, the name of a file and a type.
 const MAX_PART_HEAD: usize = 16 * 1024;
 

@@ -16,6 +16,7 @@ use crate::error::Code;
 use crate::http::body::{BodyLength, CHUNK_END, LAST_CHUNK, write_chunk_size, write_content_length};
 use crate::http::buffer::{Buffer, append};
 use crate::http::head::{RequestHead, is_name};
+use crate::proxy::inspect::MAX_INSPECTED;
 use crate::session::open_session::OpenSession;
 
 /// What the messages of one call are made of besides its own fields.
@@ -84,6 +85,11 @@ impl Message {
             }
             seen |= 1 << at;
             field.write(bytes);
+        }
+        // Without a type a body is a form to Rack, however long it is (`lib/rack/request.rb`). Nobody looks through one that may be
+        // long, so it goes up as what no parameter is read from.
+        if seen & CONTENT_TYPE == 0 && length.may_exceed(MAX_INSPECTED as u64) {
+            bytes.extend_from_slice(b"Content-Type: application/octet-stream\r\n");
         }
         match length {
             BodyLength::None | BodyLength::UntilClose => {}
@@ -225,6 +231,9 @@ fn forwarded(name: &[u8]) -> Option<(u8, bool)> {
     };
     is_name(name, lower).then_some((at, is_list))
 }
+
+/// Content-Type among those that were seen.
+const CONTENT_TYPE: u16 = 1 << 5;
 
 /// W3C Trace Context section 3.2: version 00, in lower-case hex, neither id nothing but zeros.
 fn is_traceparent(value: &[u8]) -> bool {
