@@ -363,7 +363,12 @@ impl Soak<'_> {
     fn call_bare(&self) {
         let head = format!("GET /bare/api/v4/user HTTP/1.1\r\nHost: hub\r\nAuthorization: Bearer {BARE_TOKEN}\r\n\r\n");
         let mut connection = Connection::open(self.front);
+        let mut opened = Instant::now();
         while self.goes_on() {
+            // nginx ends a connection after an hour, whatever it is used for (`keepalive_time`).
+            if opened.elapsed() > Duration::from_mins(1) {
+                (connection, opened) = (Connection::open(self.front), Instant::now());
+            }
             let begun = Instant::now();
             connection.write(head.as_bytes());
             assert_eq!(connection.answer(true).status, 200);

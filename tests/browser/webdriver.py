@@ -179,8 +179,10 @@ class Browser:
         return self.wait(look, f"{selector} with “{text}”")[ELEMENT]
 
     def click(self, selector, text=""):
-        """Presses it as a hand would: if something lies on top of it, this fails."""
-        self._send("POST", f"/element/{self.find(selector, text)}/click", {})
+        """Presses it as a hand would, which scrolls first: if something lies on top of it even then, this fails."""
+        element = self.find(selector, text)
+        self.script("arguments[0].scrollIntoView({ block: 'nearest', behavior: 'instant' })", {ELEMENT: element})
+        self._send("POST", f"/element/{element}/click", {})
 
     def type(self, selector, text):
         self._send("POST", f"/element/{self.find(selector)}/value", {"text": text})
