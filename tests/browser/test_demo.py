@@ -307,9 +307,9 @@ class Demo(Person):
         browser = self.browser
         browser.open(self.world.app)
         for sessions, log_in in [(0, lambda: None), (1, self.log_in), (2, lambda: self.log_in("freiburg", "joerg"))]:
-            browser._send("POST", "/window/rect", {"width": 1280, "height": 860})
+            browser.resize(1280, 860)
             log_in()
-            browser._send("POST", "/window/rect", {"width": 390, "height": 844})
+            browser.resize(390, 844)
             browser.find("h1")
             seen = browser.script(PHONE)
             with self.subTest(sessions=sessions):
@@ -455,7 +455,8 @@ class Showcase(Person):
         self.drops([f"{self.engine} large ä.bin", LARGE])
         browser.find("#upload-result", hashlib.sha256(bytes(LARGE)).hexdigest())
         browser.find("#status[data-kind=ok]", "as a package")
-        self.assertEqual([one.status for one in wire.asked("PUT", f"/{self.engine}_large_.bin")], [201])
+        uploads = lambda: [one.status for one in wire.asked("PUT", f"/{self.engine}_large_.bin")]
+        browser.wait(lambda: uploads() == [201], "the answer to the upload")
         self.assertEqual(browser.script("return document.querySelector('.meter').getClientRects().length"), 0)
         # Those that wait are cancelled with it.
         wire.bytes_per_second = 8 << 20

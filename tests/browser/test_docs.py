@@ -141,8 +141,8 @@ class Docs(Person):
 
     def test_nothing_is_wider_than_a_phone(self):
         browser = self.browser
-        browser._send("POST", "/window/rect", {"width": 360, "height": 740})
-        self.addCleanup(browser._send, "POST", "/window/rect", {"width": 1280, "height": 960})
+        browser.resize(360, 740)
+        self.addCleanup(browser.resize, 1280, 960)
         for page in ("", "check"):
             self.open(page)
             browser.find("main details, #checks .bad strong")

@@ -45,7 +45,7 @@ class Browser:
             self.base = f"http://127.0.0.1:{self._start(command, environment)}/session"
             capabilities = {"acceptInsecureCerts": True, "pageLoadStrategy": "normal", **capabilities}
             self.base += "/" + self._send("POST", "", {"capabilities": {"alwaysMatch": capabilities}})["sessionId"]
-            self._send("POST", "/window/rect", {"width": 1280, "height": 960})
+            self.resize(1280, 960)
         except BaseException:
             self.close()
             raise
@@ -76,6 +76,9 @@ class Browser:
         if self.temporary:
             self.temporary.cleanup()
 
+    def resize(self, width, height):
+        self._send("POST", "/window/rect", {"width": width, "height": height})
+
     def empty(self):
         """Makes it as it was when it started, where that is possible and quicker than another start. Tells whether it did."""
         if self.engine not in EMPTIES:
@@ -87,6 +90,7 @@ class Browser:
             self.switch(tab)
             self.close_tab()
         self.switch(first)
+        self.resize(1280, 960)
         self.open("about:blank")
         EMPTIES[self.engine](self)
         return True
