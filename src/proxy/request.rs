@@ -88,7 +88,7 @@ impl Message {
         }
         // Without a type a body is a form to Rack, however long it is (`lib/rack/request.rb`). Nobody looks through one that may be
         // long, so it goes up as what no parameter is read from.
-        if seen & CONTENT_TYPE == 0 && length.may_exceed(MAX_INSPECTED as u64) {
+        if seen & (1 << CONTENT_TYPE) == 0 && length.may_exceed(MAX_INSPECTED as u64) {
             bytes.extend_from_slice(b"Content-Type: application/octet-stream\r\n");
         }
         match length {
@@ -221,7 +221,7 @@ fn forwarded(name: &[u8]) -> Option<(u8, bool)> {
         8 if is_name(name, "if-range") => (2, "if-range", false),
         8 => (3, "if-match", true),
         10 => (4, "user-agent", false),
-        12 => (5, "content-type", false),
+        12 => (CONTENT_TYPE, "content-type", false),
         13 => (6, "if-none-match", true),
         15 if is_name(name, "accept-encoding") => (7, "accept-encoding", true),
         15 => (8, "accept-language", true),
@@ -232,8 +232,8 @@ fn forwarded(name: &[u8]) -> Option<(u8, bool)> {
     is_name(name, lower).then_some((at, is_list))
 }
 
-/// Content-Type among those that were seen.
-const CONTENT_TYPE: u16 = 1 << 5;
+/// The number of Content-Type.
+const CONTENT_TYPE: u8 = 5;
 
 /// W3C Trace Context section 3.2: version 00, in lower-case hex, neither id nothing but zeros.
 fn is_traceparent(value: &[u8]) -> bool {
