@@ -409,12 +409,16 @@ fn what_a_request_chooses_is_not_sealed_together_with_tokens() {
     let gateway = Setup::new(&[("a", &hub)]).start();
     let mut lengths = std::collections::BTreeSet::new();
     for length in 0..40 {
-        let browser = Browser::default();
         let there = "a".repeat(length * 20);
-        let login = browser.navigate(&gateway, &format!("{BASE}/auth/login?datahub=a&return_to=/{there}"));
-        let callback = crate::browser::sign_in(&hub, &login.location(), "user=testuser");
-        assert_eq!(browser.open(&gateway, &callback).location(), format!("/{there}"));
-        lengths.insert(browser.cookie(SESSION).expect("logged in").len());
+        // One login in a thousand falls on a whole second, which takes two bytes less. Of two it is hardly ever both.
+        let sealed = [(); 2].map(|()| {
+            let browser = Browser::default();
+            let login = browser.navigate(&gateway, &format!("{BASE}/auth/login?datahub=a&return_to=/{there}"));
+            let callback = crate::browser::sign_in(&hub, &login.location(), "user=testuser");
+            assert_eq!(browser.open(&gateway, &callback).location(), format!("/{there}"));
+            browser.cookie(SESSION).expect("logged in").len()
+        });
+        lengths.insert(sealed.into_iter().max());
     }
     assert_eq!(lengths.len(), 1, "{lengths:?}");
 }
