@@ -110,7 +110,7 @@ pub fn panicked() {
     METRICS.1.panics.inc();
 }
 
-/// A connection was closed to make room, or had none: an `unfinished_head`, an `unfinished_body`, or the new one since all were `full`.
+/// A connection was closed to make room (an `unfinished_head`, an `unfinished_body`, an `idle` one), or had none: the new one, `full`.
 pub fn connection_refused(reason: &'static str) {
     METRICS.1.connections_refused.get_or_create(&ReasonLabel { reason }).inc();
 }
@@ -312,7 +312,7 @@ static METRICS: LazyLock<(Registry, Metrics)> = LazyLock::new(|| {
     registry.register("datahub_up", "Whether the last call of each kind to a DataHUB was good", datahub_up);
     registry.register("datahub_last_outcome", "Whether the last call of this kind was good", datahub_calls);
     registry.register("panics", "Defects of the gateway that it met", panics);
-    for reason in ["unfinished_head", "unfinished_body", "full"] {
+    for reason in ["unfinished_head", "unfinished_body", "idle", "full"] {
         drop(connections_refused.get_or_create(&ReasonLabel { reason }));
     }
     registry.register(

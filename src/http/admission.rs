@@ -3,13 +3,16 @@
 //! A connection costs a client nothing, and an unfinished head little more. Where there is no room for one more, the oldest
 //! unfinished head is closed, of the client that has most of them. A head is unfinished from the connection's first moment on,
 //! and again once a part of a later one has come. A body that is held until it ends is a part of its head in this: it is
-//! unfinished while more of it is awaited, and so is one that is read to be thrown away. Connections on which nothing is awaited, or an answer is due, stay.
+//! unfinished while more of it is awaited, and so is one that is read to be thrown away. Where another client holds more
+//! connections than that one, and than the new one's, its oldest idle connection is closed instead: so nobody keeps others out
+//! by holding connections, and whoever holds most gets no more. Connections on which an answer is due stay.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::mem;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -30,26 +33,29 @@ type ClientAddress = Option<IpAddr>;
 
 #[derive(Debug, Default)]
 struct Admitted {
-    /// How many connections there are.
-    open: usize,
+    connections: ByClient<Connection>,
+    heads: ByClient<UnfinishedHead>,
     /// What unfinished heads hold, and what is held beside them, in bytes.
     bytes: usize,
-    /// How many heads have begun.
+    /// How many connections and heads have begun.
     begun: u64,
-    /// By client, and in the order in which they began.
-    heads: HashMap<ClientAddress, BTreeMap<u64, UnfinishedHead>>,
-    /// The clients, by how many unfinished heads they have, then by the age of their oldest one.
-    ranks: BTreeMap<(usize, Reverse<u64>), ClientAddress>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    is_idle: Arc<AtomicBool>,
+    /// The connection sees this end, if it is closed for others.
+    _closes: oneshot::Sender<Infallible>,
 }
 
 #[derive(Debug)]
 struct UnfinishedHead {
+    /// The number of its connection.
+    connection: u64,
     /// What has come of it, but for the moments in which more is read.
     bytes: Vec<u8>,
     /// What is held beside that, in bytes.
     beside: usize,
-    /// The connection that waits for it sees this end.
-    _waits: oneshot::Sender<Infallible>,
 }
 
 impl ConnectionLimit {
@@ -58,16 +64,19 @@ impl ConnectionLimit {
         Self(Arc::new(Bounded { max, max_bytes: MAX_BYTES, state: Mutex::default() }))
     }
 
-    /// Admits a new connection of `client`; nothing if there are as many as may be and none has an unfinished head.
+    /// Admits a new connection of `client`; nothing if there are as many as may be and none of them makes room.
     pub fn admit(&self, client: Option<IpAddr>) -> Option<Admission> {
         let mut state = self.0.lock();
-        if state.open >= self.0.max && !state.close_one() {
+        if state.connections.count >= self.0.max && !state.make_room(client) {
             return None;
         }
-        state.open += 1;
-        let head = Some(state.begin(client, Vec::new(), 0));
+        let (sender, closed) = oneshot::channel();
+        let is_idle = Arc::new(AtomicBool::new(false));
+        let number = state.begin();
+        state.connections.insert(client, number, Connection { is_idle: Arc::clone(&is_idle), _closes: sender });
+        let head = Some(state.begin_head(client, number, Vec::new(), 0));
         drop(state);
-        Some(Admission { limit: Arc::clone(&self.0), client, head })
+        Some(Admission { limit: Arc::clone(&self.0), client, number, is_idle, closed, head })
     }
 }
 
@@ -76,14 +85,12 @@ impl ConnectionLimit {
 pub struct Admission {
     limit: Arc<Bounded>,
     client: ClientAddress,
-    /// Its unfinished head, if it has one.
-    head: Option<AwaitedHead>,
-}
-
-#[derive(Debug)]
-struct AwaitedHead {
     number: u64,
+    /// Whether it may be closed for others. Whoever takes that back has the connection.
+    is_idle: Arc<AtomicBool>,
     closed: oneshot::Receiver<Infallible>,
+    /// The number of its unfinished head, if it has one.
+    head: Option<u64>,
 }
 
 impl Admission {
@@ -99,114 +106,182 @@ impl Admission {
 
     fn park_beside(&mut self, bytes: Vec<u8>, beside: usize) {
         let mut state = self.limit.lock();
-        match &self.head {
-            Some(head) => state.keep(self.client, head.number, bytes),
-            None => self.head = Some(state.begin(self.client, bytes, beside)),
+        match self.head {
+            Some(head) => state.keep(self.client, head, bytes),
+            None => self.head = Some(state.begin_head(self.client, self.number, bytes, beside)),
         }
-        while state.bytes > self.limit.max_bytes && state.close_one() {}
+        while state.bytes > self.limit.max_bytes && state.close_head() {}
     }
 
     /// Gives back what was kept; nothing if it was closed for others.
     pub(super) fn unpark(&mut self) -> Option<Vec<u8>> {
-        let head = self.head.as_ref()?;
-        self.limit.lock().take(self.client, head.number)
+        self.limit.lock().take(self.client, self.head?)
     }
 
     /// The head is there, or nobody waits for it any more. Gives back what was kept of it.
     ///
     /// # Errors
-    /// [`Displaced`] if it was closed for others before.
+    /// [`Displaced::Unfinished`] if it was closed for others before.
     pub(super) fn finish_head(&mut self) -> Result<Vec<u8>, Displaced> {
-        let Some(head) = &self.head else { return Ok(Vec::new()) };
-        let bytes = self.limit.lock().end(self.client, head.number).ok_or(Displaced)?;
+        let Some(head) = self.head else { return Ok(Vec::new()) };
+        let bytes = self.limit.lock().end_head(self.client, head).ok_or(Displaced::Unfinished)?;
         self.head = None;
         Ok(bytes)
     }
 
-    /// Whether there is an unfinished head.
-    pub(super) fn has_head(&self) -> bool {
-        self.head.is_some()
+    /// Nothing is under way on the connection, so that it may be closed for others; or its first head is awaited, and it may
+    /// be closed for that.
+    pub(super) fn begin_idle(&self) {
+        self.is_idle.store(self.head.is_none(), Ordering::Release);
     }
 
-    /// Waits until the head is closed for others.
+    /// The connection has something to do again.
+    ///
+    /// # Errors
+    /// [`Displaced::Idle`] if it was closed for others before.
+    pub(super) fn end_idle(&self) -> Result<(), Displaced> {
+        if self.head.is_some() || self.is_idle.swap(false, Ordering::AcqRel) { Ok(()) } else { Err(Displaced::Idle) }
+    }
+
+    /// Waits until the connection is closed for others.
     pub(super) async fn displaced(&mut self) {
-        match &mut self.head {
-            Some(head) => {
-                let _ = (&mut head.closed).await;
-            }
-            None => std::future::pending().await,
-        }
+        let _ = (&mut self.closed).await;
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
         let mut state = self.limit.lock();
-        // Whoever closed it has the place already.
-        if self.head.as_ref().is_none_or(|head| state.end(self.client, head.number).is_some()) {
-            state.open -= 1;
+        if let Some(head) = self.head {
+            state.end_head(self.client, head);
         }
+        // Whoever closed it has the place already.
+        state.connections.remove(self.client, self.number);
     }
 }
 
 impl Admitted {
-    fn begin(&mut self, client: ClientAddress, bytes: Vec<u8>, beside: usize) -> AwaitedHead {
-        let (waits, closed) = oneshot::channel();
-        let number = self.begun;
+    /// The number of what begins now.
+    fn begin(&mut self) -> u64 {
         self.begun += 1;
+        self.begun
+    }
+
+    fn begin_head(&mut self, client: ClientAddress, connection: u64, bytes: Vec<u8>, beside: usize) -> u64 {
+        let number = self.begin();
         self.bytes += bytes.capacity() + beside;
-        self.change(client, |heads| heads.insert(number, UnfinishedHead { bytes, beside, _waits: waits }));
-        AwaitedHead { number, closed }
+        self.heads.insert(client, number, UnfinishedHead { connection, bytes, beside });
+        number
     }
 
     fn keep(&mut self, client: ClientAddress, number: u64, bytes: Vec<u8>) {
-        if let Some(head) = self.heads.get_mut(&client).and_then(|heads| heads.get_mut(&number)) {
+        if let Some(head) = self.heads.get_mut(client, number) {
             self.bytes = self.bytes + bytes.capacity() - head.bytes.capacity();
             head.bytes = bytes;
         }
     }
 
     fn take(&mut self, client: ClientAddress, number: u64) -> Option<Vec<u8>> {
-        let bytes = mem::take(&mut self.heads.get_mut(&client)?.get_mut(&number)?.bytes);
+        let bytes = mem::take(&mut self.heads.get_mut(client, number)?.bytes);
         self.bytes -= bytes.capacity();
         Some(bytes)
     }
 
     /// What was kept of a head; nothing if it was closed before.
-    fn end(&mut self, client: ClientAddress, number: u64) -> Option<Vec<u8>> {
-        let head = self.change(client, |heads| heads.remove(&number))?;
+    fn end_head(&mut self, client: ClientAddress, number: u64) -> Option<Vec<u8>> {
+        let head = self.heads.remove(client, number)?;
         self.bytes -= head.bytes.capacity() + head.beside;
         Some(head.bytes)
     }
 
-    /// Closes one unfinished head, if there is any.
-    fn close_one(&mut self) -> bool {
-        let Some((_, &client)) = self.ranks.last_key_value() else { return false };
-        let (_, head) = self.change(client, BTreeMap::pop_first).expect("whoever has a rank has a head");
-        self.bytes -= head.bytes.capacity() + head.beside;
-        self.open -= 1;
+    /// Closes one connection that has an unfinished head, if there is any.
+    fn close_head(&mut self) -> bool {
+        let oldest =
+            self.heads.by_rank().next().and_then(|(client, heads)| Some((client, *heads.first_key_value()?.0)));
+        let Some(head) = oldest.and_then(|(client, number)| Some((client, self.heads.remove(client, number)?))) else {
+            return false;
+        };
+        let (client, UnfinishedHead { connection, bytes, beside }) = head;
+        self.bytes -= bytes.capacity() + beside;
+        self.connections.remove(client, connection);
         true
     }
 
-    /// Changes the heads of a client, and its rank with them.
-    fn change<T>(&mut self, client: ClientAddress, change: impl FnOnce(&mut BTreeMap<u64, UnfinishedHead>) -> T) -> T {
-        let rank = |heads: &BTreeMap<u64, UnfinishedHead>| {
-            heads.first_key_value().map(|(oldest, _)| (heads.len(), Reverse(*oldest)))
-        };
-        let heads = self.heads.entry(client).or_default();
-        if let Some(rank) = rank(heads) {
+    /// Closes one connection for one of `client`, if it may.
+    fn make_room(&mut self, client: ClientAddress) -> bool {
+        let held = |client| self.connections.of.get(&client).map_or(0, BTreeMap::len);
+        let unfinished = self.heads.by_rank().next().map_or(0, |(client, _)| held(client));
+        self.close_idle(held(client).max(unfinished)) || self.close_head()
+    }
+
+    /// Closes one idle connection, if there is any of a client that has more than `least` connections.
+    fn close_idle(&mut self, least: usize) -> bool {
+        let idle = self
+            .connections
+            .by_rank()
+            .take_while(|(_, connections)| connections.len() > least)
+            .flat_map(|(client, connections)| connections.iter().map(move |connection| (client, connection)))
+            .find(|(_, (_, connection))| connection.is_idle.swap(false, Ordering::AcqRel))
+            .map(|(client, (number, _))| (client, *number));
+        idle.is_some_and(|(client, number)| self.connections.remove(client, number).is_some())
+    }
+}
+
+/// What each client has, by its number: in the order in which it began.
+#[derive(Debug)]
+struct ByClient<T> {
+    of: HashMap<ClientAddress, BTreeMap<u64, T>>,
+    /// The clients, by how many they have, then by the age of their oldest one.
+    ranks: BTreeMap<(usize, Reverse<u64>), ClientAddress>,
+    /// How many there are of all clients.
+    count: usize,
+}
+
+impl<T> ByClient<T> {
+    fn insert(&mut self, client: ClientAddress, number: u64, item: T) {
+        self.count += 1;
+        self.change(client, |items| items.insert(number, item));
+    }
+
+    fn remove(&mut self, client: ClientAddress, number: u64) -> Option<T> {
+        let item = self.change(client, |items| items.remove(&number))?;
+        self.count -= 1;
+        Some(item)
+    }
+
+    fn get_mut(&mut self, client: ClientAddress, number: u64) -> Option<&mut T> {
+        self.of.get_mut(&client)?.get_mut(&number)
+    }
+
+    /// Whoever has most comes first.
+    fn by_rank(&self) -> impl Iterator<Item = (ClientAddress, &BTreeMap<u64, T>)> {
+        self.ranks.values().rev().filter_map(|client| Some((*client, self.of.get(client)?)))
+    }
+
+    /// Changes what a client has, and its rank with that.
+    fn change<R>(&mut self, client: ClientAddress, change: impl FnOnce(&mut BTreeMap<u64, T>) -> R) -> R {
+        let rank =
+            |items: &BTreeMap<u64, T>| items.first_key_value().map(|(oldest, _)| (items.len(), Reverse(*oldest)));
+        let items = self.of.entry(client).or_default();
+        if let Some(rank) = rank(items) {
             self.ranks.remove(&rank);
         }
-        let output = change(heads);
-        match rank(heads) {
+        let output = change(items);
+        match rank(items) {
             Some(rank) => {
                 self.ranks.insert(rank, client);
             }
             None => {
-                self.heads.remove(&client);
+                self.of.remove(&client);
             }
         }
         output
+    }
+}
+
+impl<T> Default for ByClient<T> {
+    fn default() -> Self {
+        Self { of: HashMap::default(), ranks: BTreeMap::default(), count: 0 }
     }
 }
 
@@ -218,8 +293,14 @@ impl Bounded {
 
 /// The connection was closed to make room for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the connection was closed to make room for others")]
-pub struct Displaced;
+pub enum Displaced {
+    /// A head or a body was awaited.
+    #[error("what was unfinished was closed to make room for others")]
+    Unfinished,
+    /// Nothing was under way.
+    #[error("the connection was idle and was closed to make room for others")]
+    Idle,
+}
 
 /// How many bytes all unfinished heads, and bodies that are held, may hold together.
 const MAX_BYTES: usize = 128 << 20;
@@ -237,7 +318,7 @@ mod tests {
     }
 
     fn is_closed(admission: &mut Admission) -> bool {
-        admission.head.as_mut().is_some_and(|head| head.closed.try_recv() == Err(oneshot::error::TryRecvError::Closed))
+        admission.closed.try_recv() == Err(oneshot::error::TryRecvError::Closed)
     }
 
     #[test]
@@ -247,7 +328,7 @@ mod tests {
         let mut taken = [take(1), take(2), take(2), take(3)];
         let mut newest = take(4);
         assert_eq!(taken.each_mut().map(is_closed), [false, true, false, false], "the first of client 2");
-        assert_eq!(taken[1].finish_head(), Err(Displaced));
+        assert_eq!(taken[1].finish_head(), Err(Displaced::Unfinished));
         // Each has one now: the oldest of all.
         let mut another = take(1);
         assert_eq!(taken.each_mut().map(is_closed), [true, true, false, false]);
@@ -263,10 +344,42 @@ mod tests {
         // One that has begun its next head is unfinished again.
         kept[1].park(vec![0; 100]);
         let new = limit.admit(Some(client(2))).expect("a place");
-        assert_eq!(kept.each_mut().map(Admission::finish_head), [Ok(Vec::new()), Err(Displaced)]);
+        assert_eq!(kept.each_mut().map(Admission::finish_head), [Ok(Vec::new()), Err(Displaced::Unfinished)]);
         // A place comes back once, whoever gives it back.
         drop((kept, new));
-        assert_eq!(limit.0.lock().open, 0);
+        assert_eq!(limit.0.lock().connections.count, 0);
+    }
+
+    #[test]
+    fn the_oldest_idle_connection_of_who_has_most_makes_room_for_who_has_less() {
+        let limit = ConnectionLimit::new(6);
+        let mut taken = [1, 2, 2, 2, 3, 3].map(|number| limit.admit(Some(client(number))).expect("a place"));
+        assert!(taken.iter_mut().all(|admission| admission.finish_head().is_ok()));
+        assert!(limit.admit(Some(client(4))).is_none(), "each has something to do");
+        for admission in &taken[2..] {
+            admission.begin_idle();
+        }
+        assert!(limit.admit(Some(client(2))).is_none(), "who has most gets no more");
+        let mut new = limit.admit(Some(client(4))).expect("a place");
+        assert_eq!(taken.each_mut().map(is_closed), [false, false, true, false, false, false]);
+        assert_eq!(taken[2].end_idle(), Err(Displaced::Idle));
+        // One that has something to do again stays, and then it is the turn of whoever is next, down to who has as many.
+        assert_eq!(taken[3].end_idle(), Ok(()));
+        assert_eq!(new.finish_head(), Ok(Vec::new()));
+        let mut another = limit.admit(Some(client(4))).expect("a place");
+        assert_eq!(taken.each_mut().map(is_closed), [false, false, true, false, true, false]);
+        assert_eq!(another.finish_head(), Ok(Vec::new()));
+        // An unfinished head makes room before an idle connection of who has no more.
+        taken[3].begin_idle();
+        another.park(vec![0]);
+        let mut awaited = limit.admit(Some(client(1))).expect("a place");
+        assert_eq!((another.unpark(), taken[3].end_idle()), (None, Ok(())));
+        assert_eq!(awaited.finish_head(), Ok(Vec::new()));
+        drop((taken, new, another));
+        assert_eq!(limit.0.lock().connections.count, 1);
+        drop(awaited);
+        let state = limit.0.lock();
+        assert_eq!((state.connections.count, state.connections.of.len(), state.connections.ranks.len()), (0, 0, 0));
     }
 
     #[test]
@@ -287,7 +400,10 @@ mod tests {
         assert!(!is_closed(&mut heads[2]) && !is_closed(&mut heads[3]));
         drop(heads);
         let state = limit.0.lock();
-        assert_eq!((state.open, state.bytes, state.heads.len(), state.ranks.len()), (0, 0, 0, 0));
+        assert_eq!(
+            (state.connections.count, state.bytes, state.heads.count, state.heads.of.len(), state.heads.ranks.len()),
+            (0, 0, 0, 0, 0)
+        );
     }
 
     #[test]
@@ -311,7 +427,7 @@ mod tests {
         assert_eq!((bodies[1].finish_head(), bodies[2].finish_head()), (Ok(vec![7; 200]), Ok(Vec::new())));
         drop(bodies);
         let state = limit.0.lock();
-        assert_eq!((state.open, state.bytes), (0, 0));
+        assert_eq!((state.connections.count, state.bytes), (0, 0));
     }
 
     #[test]
@@ -322,7 +438,7 @@ mod tests {
             let other = limit.admit(Some(client(2))).expect("a place");
             let told = tokio::time::timeout(Duration::from_secs(10), one.displaced()).await;
             assert!(told.is_ok(), "it never heard of it");
-            assert_eq!(one.finish_head(), Err(Displaced));
+            assert_eq!(one.finish_head(), Err(Displaced::Unfinished));
             drop((one, other));
             assert!(limit.admit(Some(client(1))).is_some());
         });

@@ -179,12 +179,14 @@ impl ServerConnection {
             if is_parked {
                 self.admission.park(mem::replace(&mut self.read_buffer, self.pool.none()).to_vec());
             }
+            if is_idle {
+                self.admission.begin_idle();
+            }
             let Self { stream, timer, turn, shutdown, admission, .. } = self;
-            let has_head = admission.has_head();
             let arrival = async {
                 tokio::select! {
                     biased;
-                    () = admission.displaced(), if has_head => Ok(false),
+                    () = admission.displaced() => Ok(false),
                     is_ready = readable(stream) => is_ready.map(|()| true),
                     () = async {
                         shutdown.as_mut().await;
@@ -199,7 +201,11 @@ impl ServerConnection {
                 turn.renew();
                 deadline.unwrap_or_else(|| Instant::now() + idle)
             };
-            match timer.until(deadline, pin!(arrival)).await {
+            let arrival = timer.until(deadline, pin!(arrival)).await;
+            if is_idle {
+                self.admission.end_idle()?;
+            }
+            match arrival {
                 Ok(Ok(true)) => {}
                 Err(Elapsed) if !is_idle => return Err(RequestError::Timeout),
                 Ok(_) | Err(Elapsed) => return Ok(None),
@@ -285,7 +291,7 @@ impl ServerConnection {
     fn let_go(&mut self) -> BodyError {
         (self.held, self.read_buffer) = (None, self.pool.none());
         self.body = BodyDecoder::Done;
-        Displaced.into()
+        Displaced::Unfinished.into()
     }
 
     async fn read_piece(&mut self) -> Result<Option<Buffer>, BodyError> {
@@ -761,10 +767,15 @@ mod tests {
                 };
                 let (held, other) = tokio::join!(seconds(connection.hold_body(4)), sending);
                 match other {
-                    Some(_) => assert!(matches!(held, (Err(BodyError::Displaced(Displaced)), 1)), "{held:?}"),
+                    Some(_) => {
+                        assert!(matches!(held, (Err(BodyError::Displaced(Displaced::Unfinished)), 1)), "{held:?}")
+                    }
                     None => assert!(matches!(&held, (Ok(Some(body)), 3) if body == b"abcd"), "{held:?}"),
                 }
-                assert_eq!((connection.admission.has_head(), connection.held_bytes()), (is_wanted_by_others, 0));
+                assert_eq!(
+                    (connection.admission.finish_head().is_err(), connection.held_bytes()),
+                    (is_wanted_by_others, 0)
+                );
                 assert!(is_wanted_by_others || limit.admit(None).is_none(), "who is answered stays");
             }
         });

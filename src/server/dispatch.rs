@@ -22,7 +22,7 @@ use crate::context::{Client, Incomplete, RequestContext};
 use crate::datahub::revocation::Obtained;
 use crate::error::{ApiError, Code};
 use crate::guard::{self, Access, Guard, Page};
-use crate::http::admission::ConnectionLimit;
+use crate::http::admission::{ConnectionLimit, Displaced};
 use crate::http::body;
 use crate::http::buffer::{Buffer, BufferPool, append};
 use crate::http::date::DateClock;
@@ -90,7 +90,10 @@ impl Worker {
             ServerConnection::new(stream, settings, admission, self.pool.clone(), shutdown, draining.flag());
         match self.answer_all(&mut connection, peer).await {
             Ok(()) => {}
-            Err(RequestError::Displaced(_)) => self.connections.record_refused("unfinished_head"),
+            Err(RequestError::Displaced(displaced)) => self.connections.record_refused(match displaced {
+                Displaced::Unfinished => "unfinished_head",
+                Displaced::Idle => "idle",
+            }),
             Err(error) => self.answer_request_error(error, &mut connection, peer).await,
         }
         connection.close().await;

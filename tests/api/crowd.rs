@@ -109,6 +109,32 @@ fn without_an_unfinished_head_the_new_connection_is_closed() {
     assert_eq!((refused(&gateway, "unfinished_head"), refused(&gateway, "full")), (1, 1));
 }
 
+#[test]
+fn an_address_that_holds_connections_makes_room_for_one_that_holds_fewer() {
+    let gateway = Setup::new(&[("a", &datahub())]).and("limits.connections = 20\nserver.workers = 1").start();
+    let ask = |stream: &mut TcpStream| {
+        stream.write_all(request("").as_bytes()).expect("it reads");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("longer than nothing");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        while stream.read(&mut [0; 4096]).expect("the rest of it") == 4096 {}
+    };
+    let mut held: Vec<_> = (0..20).map(|_| from(&gateway, 2)).collect();
+    held.iter_mut().for_each(ask);
+    let mut others: Vec<_> = (0..10).map(|_| from(&gateway, 3)).collect();
+    others.iter_mut().for_each(ask);
+    let closed: Vec<_> = held.iter_mut().map(is_closed).collect();
+    assert_eq!(closed, [[true; 10], [false; 10]].concat(), "the oldest ones");
+    assert_eq!((refused(&gateway, "idle"), refused(&gateway, "full")), (10, 0));
+    // Now both have as many, and neither gets one of the other's.
+    assert!([2, 3].iter().all(|number| is_closed(&mut from(&gateway, *number))));
+    assert_eq!((refused(&gateway, "idle"), refused(&gateway, "full")), (10, 2));
+    held[10..].iter_mut().chain(&mut others).for_each(ask);
+    let told = gateway.wait_for_line(|line| line["reason"] == "idle");
+    assert_eq!(told["level"], "WARN");
+}
+
 /// As many as the issue saw, or as many as this machine lets a process open.
 #[test]
 fn fifteen_thousand_half_sent_heads_take_less_than_256_mib() {
