@@ -29,11 +29,12 @@ use crate::http::head::RequestHead;
 use crate::http::server::ServerConnection;
 use crate::proxy::call::Call;
 use crate::proxy::caller::{Login, anonymous_holder};
+use crate::proxy::failure::Failure;
 use crate::proxy::limiter::Holder;
 use crate::proxy::request::{Credential, Message};
 use crate::proxy::response::UrlRewriter;
 use crate::proxy::upstream::{SharedUpstream, Upstream, UpstreamRequest, UpstreamTimeouts};
-use crate::proxy::{Failure, LONG_BODY_BYTES, Proxy, ProxyLimits, ProxySettings, body_length};
+use crate::proxy::{LONG_BODY_BYTES, Proxy, ProxyLimits, ProxySettings, body_length};
 use crate::session::replay::ReplayTarget;
 use crate::session::{SessionError, Sessions};
 
@@ -129,7 +130,7 @@ impl Bridge {
         };
         policy
             .check(target)
-            .map_err(|error| Failure::from(ApiError::from(error).of_backend()).record_refusal(NAME, context))?;
+            .map_err(|error| Failure::from(ApiError::from(error).of_backend()).log_if_security_event(NAME, context))?;
         let (length, max_body) = (body_length(request), limits.body.min(MAX_BODY));
         if length.known().is_some_and(|length| length > max_body) {
             return Err(Code::BodyTooLarge.into());
@@ -145,7 +146,7 @@ impl Bridge {
             None if login.is_some() => {}
             None => {
                 context.is_anonymous.set(true);
-                proxy.check_anonymous_client(NAME, context, || Ok(()))?;
+                proxy.check_anonymous_client(NAME, context, None)?;
             }
         }
         let upload = bearer.filter(|_| is_long).map(|login| call.begin_upload(login));
@@ -157,8 +158,8 @@ impl Bridge {
             UpstreamRequest::new(request.method().as_str(), message.as_bytes(), length, bearer.map(Login::tag));
         let holder = holder(login.as_ref(), context);
         let exchanged = self.upstream.exchange(holder, &upstream_request, downstream, context).await;
-        let mut exchange = exchanged.map_err(|error| Failure::of_request(request, error).of_backend())?;
-        call.note_answer(&exchange).map_err(Failure::of_backend)?;
+        let mut exchange = exchanged.map_err(|error| error.failure(request).of_backend())?;
+        call.check_answer(&exchange).map_err(Failure::of_backend)?;
         drop((message, cookie, upload));
 
         replay.record_outcome("passed");
@@ -170,7 +171,7 @@ impl Bridge {
             more_fields: &["total-pages", "missing-package"],
             dropped: Cell::default(),
         };
-        let head = call.response_head(&exchange, &rewriter, downstream).map_err(ApiError::of_backend);
+        let head = call.write_head(&exchange, &rewriter, downstream).map_err(ApiError::of_backend);
         if let Some(reason) = rewriter.dropped.get().filter(|_| link_reported.is_due(REPORT_INTERVAL, Instant::now())) {
             event_because(Event::LinkDropped, NAME, None, reason);
         }

@@ -7,6 +7,7 @@
 mod breaker;
 pub mod call;
 pub mod caller;
+pub mod failure;
 mod graphql;
 mod idle;
 pub mod inspect;
@@ -26,7 +27,6 @@ use std::time::SystemTime;
 use actix_web::http::Method;
 use memchr::memchr2;
 
-use crate::access_log::Event;
 use crate::context::RequestContext;
 use crate::datahub::{DataHub, DataHubs};
 use crate::error::{ApiError, Code};
@@ -35,17 +35,18 @@ use crate::http::body::BodyLength;
 use crate::http::buffer::BufferPool;
 use crate::http::date::DateClock;
 use crate::http::head::RequestHead;
-use crate::http::server::{BodyError, ClientLeft, ServerConnection};
+use crate::http::server::ServerConnection;
 use crate::metrics;
 use crate::proxy::call::Call;
 use crate::proxy::caller::{Caller, Login};
+use crate::proxy::failure::Failure;
 use crate::proxy::inspect::RequestBody;
 use crate::proxy::policy::Policy;
 use crate::proxy::request::{Credential, Message};
 use crate::proxy::response::UrlRewriter;
 use crate::proxy::target::Target;
-use crate::proxy::upstream::{SendError, SharedUpstream, Upstream, UpstreamRequest, UpstreamTimeouts};
-use crate::rate::{Rate, RateLimited, RateLimiter, TotalRateLimiter};
+use crate::proxy::upstream::{SharedUpstream, Upstream, UpstreamRequest, UpstreamTimeouts};
+use crate::rate::{Rate, RateLimiter, TotalRateLimiter};
 use crate::session::decision::Reason;
 use crate::session::refresh::Refresher;
 use crate::session::replay::ReplayTarget;
@@ -67,7 +68,7 @@ pub struct Proxy {
 struct Route {
     upstream: Upstream,
     /// The gateway's URL for the DataHUB, which the browser knows it by.
-    public: String,
+    public_url: String,
 }
 
 /// What the proxies of all workers share.
@@ -117,8 +118,17 @@ impl SharedProxy {
         });
         let anonymous_clients = RateLimiter::new(settings.anonymous_client_rate);
         let scheme = public.split(':').next().unwrap_or_default().to_owned();
-        let (limits, public, prefix) = (limits.collect(), public.to_owned(), format!("{base_path}/datahubs/"));
-        Self { prefix, public, scheme, settings, datahubs, limits, anonymous_clients, sessions, refresher }
+        Self {
+            prefix: format!("{base_path}/datahubs/"),
+            public: public.to_owned(),
+            scheme,
+            settings,
+            limits: limits.collect(),
+            datahubs,
+            anonymous_clients,
+            sessions,
+            refresher,
+        }
     }
 }
 
@@ -148,81 +158,12 @@ pub struct ProxyLimits {
     pub waiting: usize,
 }
 
-/// Why a call is not answered by the DataHUB. Nothing has been written to the browser yet.
-#[derive(Debug)]
-pub enum Failure {
-    /// The browser gets this answer instead.
-    Error(ApiError),
-    /// The browser has left and gets no answer.
-    ClientLeft,
-    /// The connection was closed to make room for others while its body was held.
-    Displaced,
-}
-
-impl From<ApiError> for Failure {
-    fn from(error: ApiError) -> Self {
-        Self::Error(error)
-    }
-}
-
-impl From<Code> for Failure {
-    fn from(code: Code) -> Self {
-        Self::Error(code.into())
-    }
-}
-
-impl From<ClientLeft> for Failure {
-    fn from(_: ClientLeft) -> Self {
-        Self::ClientLeft
-    }
-}
-
-impl From<SendError> for Failure {
-    fn from(error: SendError) -> Self {
-        match error {
-            SendError::ClientLeft(_) => Self::ClientLeft,
-            error => Self::Error(error.into()),
-        }
-    }
-}
-
-impl Failure {
-    /// The same about the ARCmanager's old backend ([`ApiError::of_backend`]).
-    #[must_use]
-    pub fn of_backend(self) -> Self {
-        match self {
-            Self::Error(error) => Self::Error(error.of_backend()),
-            other => other,
-        }
-    }
-
-    /// That of a request that got no answer. With a body there is no 504 before all of it went up ([`Call::note_answer`]).
-    pub fn of_request(request: &RequestHead, error: SendError) -> Self {
-        match error {
-            error if !request.body.is_empty() && error.is_early_timeout() => {
-                ApiError::because(Code::DatahubUnreachable, error).into()
-            }
-            error => error.into(),
-        }
-    }
-}
-
-impl From<BodyError> for Failure {
-    fn from(error: BodyError) -> Self {
-        match error {
-            BodyError::Gone(_) => Self::ClientLeft,
-            BodyError::Displaced(_) => Self::Displaced,
-            error => Self::Error(error.into()),
-        }
-    }
-}
-
 impl Proxy {
     /// The proxy of one of `workers`: its connections are its own, all else is shared.
     pub fn new(shared: Arc<SharedProxy>, guard: Arc<Guard>, pool: BufferPool, workers: usize) -> Self {
         let routes = shared.datahubs.iter().zip(&shared.limits).map(|(datahub, limits)| {
             let upstream = Upstream::new(&limits.upstream, pool.clone(), workers);
-            Route { upstream, public: format!("{}{}{}", shared.public, shared.prefix, datahub.id) }
+            Route { upstream, public_url: format!("{}{}{}", shared.public, shared.prefix, datahub.id) }
         });
         Self { routes: routes.collect(), shared, guard, pool, clock: DateClock::default() }
     }
@@ -250,8 +191,9 @@ impl Proxy {
         context.replay.set(replay.replays);
         let caller = self.identify(request, datahub, context, now)?;
         let target = Target::parse(request.method().as_str(), raw_target, &settings.policy);
-        let target = target
-            .map_err(|error| Failure::from(ApiError::from(error)).record_refusal(datahub.id.as_str(), context))?;
+        let target = target.map_err(|error| {
+            Failure::from(ApiError::from(error)).log_if_security_event(datahub.id.as_str(), context)
+        })?;
         let length = body_length(request);
         if length.known().is_some_and(|length| length > settings.limits.body) {
             return Err(Code::BodyTooLarge.into());
@@ -266,13 +208,14 @@ impl Proxy {
         let upload = caller.login.as_ref().filter(|_| is_long).map(|login| call.begin_upload(login));
 
         let envelope = call.envelope(&datahub.address, Credential::Bearer(caller.session()));
+        // The head is written before the body is read, since a short body is put behind it.
         let mut message = Message::of_call(self.pool.take(), request, target.as_str(), length, envelope)?;
         let inspected = if target.is_graphql() {
             graphql::inspect(request, downstream, context).await
         } else {
             inspect::inspect(request, downstream, context).await
         };
-        let refused = |failure: Failure| failure.record_refusal(datahub.id.as_str(), context);
+        let refused = |failure: Failure| failure.log_if_security_event(datahub.id.as_str(), context);
         let (rest, part_names) = match inspected.map_err(refused)? {
             RequestBody::Buffered(body) => {
                 message.append(&body, length);
@@ -284,10 +227,12 @@ impl Proxy {
         let method = request.method().as_str();
         let upstream_request =
             UpstreamRequest { part_names, ..UpstreamRequest::new(method, message.as_bytes(), rest, caller.tag()) };
-        let Route { upstream, public } = &self.routes[datahub.index()];
+        let Route { upstream, public_url } = &self.routes[datahub.index()];
         let exchanged = upstream.exchange(caller.holder(context), &upstream_request, downstream, context).await;
-        let mut exchange = exchanged.map_err(|error| refused(Failure::of_request(request, error)))?;
-        call.note_answer(&exchange)?;
+        // A long body in parts shows a credential only on its way up.
+        let mut exchange = exchanged.map_err(|error| refused(error.failure(request)))?;
+        call.check_answer(&exchange)?;
+        // The bearer is wiped, and whoever asks next may renew the token.
         drop((message, upload));
 
         let mut peeked = None;
@@ -295,19 +240,22 @@ impl Proxy {
         if let Some(login) = &caller.login
             && rejection::is_invalid_token(&mut exchange, &mut peeked, probe, downstream, context).await?
         {
+            // Its place and its connection are others' while newer tokens are waited for.
             drop(exchange);
-            return Err(Box::pin(call.retry(&login.decode(), None, Reason::Rejected, downstream)).await);
+            // How much is left of the body nobody knows: some of it may have gone up.
+            return Err(Box::pin(call.ask_to_retry(&login.decode(), None, Reason::Rejected, downstream)).await);
         }
         replay.record_outcome("passed");
         let rewriter = UrlRewriter {
             upstream: &datahub.address,
-            public,
+            public: public_url,
             forwards: |target: &str| Target::parse("GET", target, &settings.policy).is_ok(),
             own: target.as_str(),
             more_fields: &[],
             dropped: Cell::default(),
         };
-        let head = call.response_head(&exchange, &rewriter, downstream);
+        let head = call.write_head(&exchange, &rewriter, downstream);
+        // That is told even if the head cannot be passed on.
         if let Some(reason) = rewriter.dropped.get() {
             datahub.report_dropped_link(reason);
         }
@@ -317,13 +265,11 @@ impl Proxy {
 
     /// Counts a call without a login. First by its client, so that one who comes too often takes nothing from the others.
     fn check_anonymous(&self, datahub: &DataHub, context: &RequestContext) -> Result<(), ApiError> {
-        let calls = self.shared.limits[datahub.index()].anonymous.as_ref().ok_or(Code::NotLoggedIn)?;
-        self.check_anonymous_client(datahub.id.as_str(), context, || {
-            calls.check().map_err(|limited| (limited, "datahub_limited"))
-        })
+        let total = self.shared.limits[datahub.index()].anonymous.as_ref().ok_or(Code::NotLoggedIn)?;
+        self.check_anonymous_client(datahub.id.as_str(), context, Some(total))
     }
 
-    /// Counts a call without a login to `datahub` by its client, and then as `and_then` does, which says what its result is.
+    /// Counts a call without a login to `datahub` by its client, and then in `total`.
     ///
     /// # Errors
     /// `rate_limited`.
@@ -331,17 +277,18 @@ impl Proxy {
         &self,
         datahub: &str,
         context: &RequestContext,
-        and_then: impl FnOnce() -> Result<(), (RateLimited, &'static str)>,
+        total: Option<&TotalRateLimiter>,
     ) -> Result<(), ApiError> {
         let checked = match self.shared.anonymous_clients.check(context.client) {
-            Ok(()) => and_then(),
+            Ok(()) => total.map_or(Ok(()), TotalRateLimiter::check).map_err(|limited| (limited, "datahub_limited")),
             Err(limited) => Err((limited, "client_limited")),
         };
         metrics::anonymous_call(datahub, checked.map_or_else(|(_, result)| result, |()| "passed"));
         checked.map_err(|(limited, _)| limited.into())
     }
 
-    /// The DataHUB whose id is in `target`, and what follows the id. The log learns of both.
+    /// The DataHUB whose id is in `target`, and what follows the id. The log learns of the DataHUB. A target that is too long is
+    /// refused here.
     fn find_datahub<'a>(
         &self,
         target: &'a str,
@@ -377,25 +324,6 @@ impl Proxy {
             }
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-impl Failure {
-    /// Logs a security event if this stands for one.
-    #[must_use]
-    pub fn record_refusal(self, datahub: &str, context: &RequestContext) -> Self {
-        let event = match &self {
-            Self::Error(error) => match error.code() {
-                Code::CredentialParameter | Code::CredentialEndpoint => Some(Event::CredentialRefused),
-                Code::BadRequestTarget | Code::NotForwarded => Some(Event::TargetRefused),
-                _ => None,
-            },
-            Self::ClientLeft | Self::Displaced => None,
-        };
-        if let Some(event) = event {
-            context.event(event, datahub);
-        }
-        self
     }
 }
 

@@ -53,7 +53,7 @@ pub struct ServerConnection {
     is_persistent: bool,
     /// Whether the answer that is due has begun.
     has_answered: bool,
-    /// Whether an answer broke off whose end the end of the connection would be.
+    /// Whether an answer broke off whose body only the end of the connection delimits (HTTP/1.0). It is reset then.
     is_cut_off: bool,
     is_http_1_1: bool,
     /// Whether the answer's body is sent in chunks.
@@ -63,8 +63,8 @@ pub struct ServerConnection {
     held: Option<Buffer>,
     /// How many bytes of the body may still come.
     body_allowance: u64,
-    /// How long we still wait for the body on the whole. What comes of it brings as much time as it may take.
-    body_patience: Duration,
+    /// How long we may still wait for the body. Waiting takes from it, and what comes adds as long as it may take.
+    body_wait_left: Duration,
     /// Whether the client waits to be told that its body may come.
     expects_continue: bool,
 }
@@ -124,7 +124,7 @@ impl ServerConnection {
             body: BodyDecoder::Done,
             held: None,
             body_allowance: 0,
-            body_patience: MAX_BODY_PATIENCE,
+            body_wait_left: MAX_BODY_WAIT,
             expects_continue: false,
         }
     }
@@ -140,13 +140,13 @@ impl ServerConnection {
         let read = self.read_head().await;
         match self.admission.finish_head() {
             Ok(parked) if parked.is_empty() => {}
-            // Of a head that breaks off nobody is told, so that nobody need be waited for.
+            // It ends without an answer. So what came of the head is dropped, and no more of it is waited for.
             Ok(_) if matches!(read, Ok(None)) => {}
-            // What is no head is answered, and the client may still be sending.
+            // It is answered that the head did not come in time. What did come may tell for whom, and more may be coming.
             Ok(parked) => *self.read_buffer = parked,
+            // That counts, whatever was read.
             Err(displaced) => {
-                // Nobody waits for the client to read an answer.
-                self.read_buffer = self.pool.none();
+                self.forget_request();
                 return Err(displaced.into());
             }
         }
@@ -157,7 +157,7 @@ impl ServerConnection {
         let timeouts = self.settings.timeouts;
         self.turn.spend(MESSAGE_BYTES).await;
         let idle = if self.is_new { timeouts.head } else { KEEP_ALIVE_TIMEOUT };
-        let (mut deadline, mut end) = (None, None);
+        let (mut head_deadline, mut shutdown_deadline) = (None, None);
         let mut scanned = 0;
         loop {
             if scanned < self.read_buffer.len() {
@@ -172,7 +172,7 @@ impl ServerConnection {
                 }
                 scanned = self.read_buffer.len();
                 // From the first byte of a head to its last, however many pieces it comes in.
-                deadline.get_or_insert_with(|| Instant::now() + timeouts.head);
+                head_deadline.get_or_insert_with(|| Instant::now() + timeouts.head);
             }
             let is_idle = self.read_buffer.is_empty();
             let is_parked = !is_idle && readable(&self.stream).now_or_never().is_none();
@@ -183,6 +183,7 @@ impl ServerConnection {
                 self.admission.begin_idle();
             }
             let Self { stream, timer, turn, shutdown, admission, .. } = self;
+            // Whether there is something to read; if not, the connection is to end.
             let arrival = async {
                 tokio::select! {
                     biased;
@@ -192,14 +193,16 @@ impl ServerConnection {
                         shutdown.as_mut().await;
                         if !is_idle {
                             // Its rest may be on the way. In a box, so that no other connection holds memory for it.
-                            Box::pin(sleep_until(*end.get_or_insert_with(|| Instant::now() + LAST_HEAD_TIMEOUT))).await;
+                            let deadline = *shutdown_deadline.get_or_insert_with(|| Instant::now() + LAST_HEAD_TIMEOUT);
+                            Box::pin(sleep_until(deadline)).await;
                         }
                     } => Ok(false),
                 }
             };
+            // Asked for only if there is something to wait for, and then other connections have their turn.
             let deadline = || {
                 turn.renew();
-                deadline.unwrap_or_else(|| Instant::now() + idle)
+                head_deadline.unwrap_or_else(|| Instant::now() + idle)
             };
             let arrival = timer.until(deadline, pin!(arrival)).await;
             if is_idle {
@@ -219,8 +222,8 @@ impl ServerConnection {
             match read(&mut self.stream, &mut self.read_buffer, self.settings.head.length).now_or_never() {
                 Some(Ok(count)) if count > 0 => {}
                 Some(_) => return Ok(None),
-                // A socket may say that it is readable and not be.
-                None => self.finish(),
+                // The socket said that it was readable, and was not.
+                None => self.release_read_buffer(),
             }
         }
     }
@@ -234,7 +237,7 @@ impl ServerConnection {
         self.body = BodyDecoder::new(head.body);
         self.held = None;
         self.body_allowance = self.settings.body;
-        self.body_patience = MAX_BODY_PATIENCE;
+        self.body_wait_left = MAX_BODY_WAIT;
         self.expects_continue = head.expects_continue && !self.body.is_done();
     }
 
@@ -260,8 +263,9 @@ impl ServerConnection {
     /// # Errors
     /// As [`ServerConnection::next_piece`], and [`BodyError::Displaced`].
     pub async fn hold_body(&mut self, max_bytes: usize) -> Result<Option<Vec<u8>>, BodyError> {
+        // From here on what is held is parked while more is waited for ([`ServerConnection::fill_body`]).
         self.held.get_or_insert_with(|| self.pool.none());
-        let is_whole = loop {
+        let outcome = loop {
             let piece = match self.read_piece().await {
                 Ok(Some(piece)) => piece,
                 Ok(None) => break Ok(true),
@@ -276,10 +280,11 @@ impl ServerConnection {
                 break Ok(false);
             }
         };
-        if self.admission.finish_head().is_err() {
-            return Err(self.let_go());
+        if let Err(displaced) = self.admission.finish_head() {
+            self.forget_request();
+            return Err(displaced.into());
         }
-        Ok(if is_whole? { self.held.take().map(|mut held| mem::take(&mut *held)) } else { None })
+        Ok(if outcome? { self.held.take().map(|mut held| mem::take(&mut *held)) } else { None })
     }
 
     /// How many bytes are held of the request's body.
@@ -287,11 +292,10 @@ impl ServerConnection {
         self.held.as_ref().map_or(0, |held| held.len())
     }
 
-    /// Forgets what came of a body that was closed for others. Nobody waits for its client to read an answer.
-    fn let_go(&mut self) -> BodyError {
+    /// Forgets what came of a request that was closed for others. Nobody waits for its client to read an answer.
+    fn forget_request(&mut self) {
         (self.held, self.read_buffer) = (None, self.pool.none());
         self.body = BodyDecoder::Done;
-        Displaced::Unfinished.into()
     }
 
     async fn read_piece(&mut self) -> Result<Option<Buffer>, BodyError> {
@@ -313,7 +317,7 @@ impl ServerConnection {
         Ok(None)
     }
 
-    /// Takes no more than `max_bytes` of the request's body, if that is less than of every body.
+    /// Lowers the bound on the request's body to `max_bytes`.
     pub fn limit_body(&mut self, max_bytes: u64) {
         self.body_allowance = self.body_allowance.min(max_bytes);
     }
@@ -323,9 +327,10 @@ impl ServerConnection {
         if mem::take(&mut self.expects_continue) {
             self.write_all(&[CONTINUE]).await.map_err(|_| BodyError::Gone(io::ErrorKind::WriteZero.into()))?;
         }
-        let limit = self.settings.timeouts.body.min(self.body_patience);
+        let limit = self.settings.timeouts.body.min(self.body_wait_left);
+        // Set where the deadline is asked for, so only if there was something to wait for.
         let mut waited_since = None;
-        let arrival = loop {
+        let read = loop {
             let is_parked = self.held.is_some() && readable(&self.stream).now_or_never().is_none();
             if let (Some(held), true) = (&mut self.held, is_parked) {
                 self.admission.park_body(mem::take(&mut **held));
@@ -341,10 +346,11 @@ impl ServerConnection {
             let deadline = || *waited_since.get_or_insert_with(Instant::now) + limit;
             let arrival = timer.until(deadline, pin!(arrival)).await;
             if let (Some(held), true) = (&mut self.held, is_parked) {
-                match self.admission.unpark() {
-                    Some(parked) => **held = parked,
-                    None => return Err(self.let_go()),
-                }
+                let Some(parked) = self.admission.unpark() else {
+                    self.forget_request();
+                    return Err(Displaced::Unfinished.into());
+                };
+                **held = parked;
             }
             match arrival {
                 Ok(Ok(())) => {}
@@ -356,18 +362,18 @@ impl ServerConnection {
             match read(&mut self.stream, &mut self.read_buffer, max_bytes).now_or_never() {
                 Some(Ok(0)) => break Err(BodyError::Gone(io::ErrorKind::UnexpectedEof.into())),
                 Some(read) => break read.map_err(BodyError::Gone),
-                // A socket may say that it is readable and not be.
-                None => self.finish(),
+                // The socket said that it was readable, and was not.
+                None => self.release_read_buffer(),
             }
         };
-        let Self { turn, body_patience, settings, .. } = self;
+        let Self { turn, body_wait_left, settings, .. } = self;
         if let Some(since) = waited_since {
             turn.renew();
-            *body_patience = body_patience.saturating_sub(since.elapsed());
+            *body_wait_left = body_wait_left.saturating_sub(since.elapsed());
         }
-        let count = arrival?;
+        let count = read?;
         let worth = Duration::from_nanos((count as u64).saturating_mul(1_000_000_000) / settings.body_rate);
-        *body_patience = (*body_patience + worth).min(MAX_BODY_PATIENCE);
+        *body_wait_left = (*body_wait_left + worth).min(MAX_BODY_WAIT);
         turn.spend(count).await;
         Ok(())
     }
@@ -411,8 +417,9 @@ impl ServerConnection {
     /// (RFC 9112 section 6.1).
     pub fn decide_persistence(&mut self, is_last: bool, is_unbounded: bool) -> bool {
         self.is_chunked = is_unbounded && self.is_http_1_1;
-        let is_last = is_last || is_unbounded != self.is_chunked;
-        self.is_persistent &= !is_last && !self.is_draining.load(Ordering::Relaxed) && self.body.is_done();
+        let ends_by_closing = is_unbounded && !self.is_http_1_1;
+        self.is_persistent &=
+            !is_last && !ends_by_closing && !self.is_draining.load(Ordering::Relaxed) && self.body.is_done();
         self.is_persistent
     }
 
@@ -432,8 +439,8 @@ impl ServerConnection {
         }
     }
 
-    /// Writes the last fields of an answer's head, and its end. They tell the client what
-    /// [`ServerConnection::decide_persistence`] decided, unless that is the version's default, the request's id and the time.
+    /// Writes the last fields of an answer's head, and its end: what [`ServerConnection::decide_persistence`] decided, where that
+    /// is not the version's default, the request's id, and the time.
     pub fn end_head(&self, request_id: &[u8], clock: &DateClock, out: &mut Vec<u8>) {
         let persistence: &[u8] = match (self.is_persistent, self.is_http_1_1) {
             (false, true) => b"connection: close\r\n",
@@ -450,11 +457,11 @@ impl ServerConnection {
         self.has_answered
     }
 
-    /// Writes a part of the answer, all of `parts` in one piece if the client takes it.
+    /// Writes all of `parts`, in one piece if the client takes it: a part of the answer, which has begun then.
     ///
     /// # Errors
     /// [`WriteError`]; the connection ends then.
-    pub async fn write(&mut self, parts: &[&[u8]]) -> Result<(), WriteError> {
+    async fn write_answer(&mut self, parts: &[&[u8]]) -> Result<(), WriteError> {
         self.has_answered = true;
         let written = self.write_all(parts).await;
         self.is_persistent &= written.is_ok();
@@ -489,7 +496,7 @@ impl ServerConnection {
     /// Writes what is in `out`, the answer's head at first, and the next piece of its body behind it. `out` is empty then.
     ///
     /// # Errors
-    /// As [`ServerConnection::write`].
+    /// [`WriteError`]; the connection ends then.
     pub async fn write_piece(&mut self, out: &mut Vec<u8>, piece: &[u8]) -> Result<(), WriteError> {
         // A chunk of no bytes would be the last one.
         let is_chunk = self.is_chunked && !piece.is_empty();
@@ -499,9 +506,9 @@ impl ServerConnection {
         let end = if is_chunk { CHUNK_END } else { b"" };
         let written = if piece.len() <= MAX_COPIED {
             append(out, [piece, end]);
-            self.write(&[out]).await
+            self.write_answer(&[out]).await
         } else {
-            self.write(&[out, piece, end]).await
+            self.write_answer(&[out, piece, end]).await
         };
         out.clear();
         written
@@ -510,13 +517,13 @@ impl ServerConnection {
     /// Writes what is in `out`, and the end of the answer's body.
     ///
     /// # Errors
-    /// As [`ServerConnection::write`].
+    /// [`WriteError`]; the connection ends then.
     pub async fn end_body(&mut self, out: &[u8]) -> Result<(), WriteError> {
-        self.write(&[out, if self.is_chunked { LAST_CHUNK } else { b"" }]).await
+        self.write_answer(&[out, if self.is_chunked { LAST_CHUNK } else { b"" }]).await
     }
 
-    /// The answer has been written: the connection waits for the next request.
-    pub fn finish(&mut self) {
+    /// Gives the read buffer back to the worker, if nothing is in it: a connection that waits holds none.
+    pub fn release_read_buffer(&mut self) {
         self.read_buffer.release();
     }
 
@@ -647,7 +654,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long the rest of a head may take once idle connections end.
 const LAST_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a body may keep us waiting on the whole, before what has come of it counts, and after any amount of it.
-const MAX_BODY_PATIENCE: Duration = Duration::from_mins(1);
+const MAX_BODY_WAIT: Duration = Duration::from_mins(1);
 /// How long a connection that is closed is still read, so that the client gets the last answer.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much is read and thrown away meanwhile, in bytes.
@@ -721,8 +728,8 @@ mod tests {
 
         async fn answer(&mut self) {
             self.decide_persistence(false, false);
-            self.write(&[ANSWER]).await.expect("there is room");
-            self.finish();
+            self.write_answer(&[ANSWER]).await.expect("there is room");
+            self.release_read_buffer();
         }
     }
 
@@ -768,7 +775,7 @@ mod tests {
                 let (held, other) = tokio::join!(seconds(connection.hold_body(4)), sending);
                 match other {
                     Some(_) => {
-                        assert!(matches!(held, (Err(BodyError::Displaced(Displaced::Unfinished)), 1)), "{held:?}")
+                        assert!(matches!(held, (Err(BodyError::Displaced(Displaced::Unfinished)), 1)), "{held:?}");
                     }
                     None => assert!(matches!(&held, (Ok(Some(body)), 3) if body == b"abcd"), "{held:?}"),
                 }
@@ -1248,8 +1255,8 @@ mod tests {
                 let expected = format!("HTTP/1.{version} 404 Not Found\r\n{field}x-request-id: id\r\ndate: ");
                 let head = String::from_utf8(head).expect("ASCII");
                 assert!(head.starts_with(&expected) && head.ends_with(" GMT\r\n\r\n"), "{case}: {head}");
-                connection.write(&[ANSWER]).await.expect("there is room");
-                connection.finish();
+                connection.write_answer(&[ANSWER]).await.expect("there is room");
+                connection.release_read_buffer();
                 client.write_all(GET.as_bytes()).await.expect("there is room");
                 assert_eq!(connection.next_request().await.expect("good so far").is_some(), goes_on, "{case}");
             }
@@ -1257,7 +1264,7 @@ mod tests {
             connection.request().await;
             assert!(connection.decide_persistence(false, false));
             connection.abort();
-            connection.finish();
+            connection.release_read_buffer();
             assert!(connection.next_request().await.expect("good so far").is_none(), "an answer that broke off");
 
             let (mut connection, _client) = with(&GET.repeat(2)).await;
@@ -1331,9 +1338,9 @@ mod tests {
             assert!(!connection.has_answered());
             let (many, mut read) = (vec![b'x'; 3 << 20], Vec::new());
             let writing = async {
-                connection.write(&[b"a", b"", &many, b"b"]).await.expect("it is read");
-                connection.write(&[b""]).await.expect("nothing to write");
-                connection.write(&[b"c", b"", b""]).await.expect("it is read");
+                connection.write_answer(&[b"a", b"", &many, b"b"]).await.expect("it is read");
+                connection.write_answer(&[b""]).await.expect("nothing to write");
+                connection.write_answer(&[b"c", b"", b""]).await.expect("it is read");
                 assert!(connection.has_answered());
                 connection.close().await;
             };
@@ -1349,9 +1356,9 @@ mod tests {
             let many = vec![b'x'; 1 << 20];
             let (mut connection, _client) = with(GET).await;
             connection.request().await;
-            let (written, took) = seconds(connection.write(&[&many])).await;
+            let (written, took) = seconds(connection.write_answer(&[&many])).await;
             assert!(matches!((written, took), (Err(WriteError::TooSlow), 60)), "{took} s");
-            connection.finish();
+            connection.release_read_buffer();
             assert!(matches!(seconds(connection.next_request()).await, (Ok(None), 0)), "it is over");
 
             let (mut connection, mut client) = with(GET).await;
@@ -1365,13 +1372,13 @@ mod tests {
                 }
             };
             let parts = [&*many];
-            let (written, ()) = tokio::join!(connection.write(&parts), reading);
+            let (written, ()) = tokio::join!(connection.write_answer(&parts), reading);
             written.expect("it is read in the end");
 
             let (mut connection, client) = with(GET).await;
             connection.request().await;
             drop(client);
-            let written = connection.write(&[&many]).await;
+            let written = connection.write_answer(&[&many]).await;
             assert!(matches!(written, Err(WriteError::Gone)), "{written:?}");
         });
     }
@@ -1392,7 +1399,7 @@ mod tests {
                 let (mut connection, mut client) = with(&text).await;
                 connection.request().await;
                 connection.decide_persistence(true, false);
-                connection.write(&[ANSWER]).await.expect("there is room");
+                connection.write_answer(&[ANSWER]).await.expect("there is room");
                 let begun = Instant::now();
                 let closing = async {
                     connection.close().await;

@@ -10,9 +10,10 @@ use crate::guard::Access;
 use crate::http::head::RequestHead;
 use crate::http::server::{BodyError, ServerConnection};
 use crate::proxy::caller::{DecodedLogin, Login};
+use crate::proxy::failure::Failure;
 use crate::proxy::request::{Credential, Envelope};
 use crate::proxy::upstream::Exchange;
-use crate::proxy::{Failure, Proxy, SharedProxy};
+use crate::proxy::{Proxy, SharedProxy};
 use crate::session::decision::Reason;
 use crate::session::refresh::uploads::Upload;
 use crate::session::refresh::{Asking, Resolution};
@@ -61,7 +62,7 @@ impl<'a> Call<'a> {
         if !refresher.must_resolve(self.asking(&login, reason), now) {
             return Ok(());
         }
-        Err(Box::pin(self.retry(&login, self.request.body.known(), reason, downstream)).await)
+        Err(Box::pin(self.ask_to_retry(&login, self.request.body.known(), reason, downstream)).await)
     }
 
     /// Notes that a long body is on its way up with this login's token, until what is returned is dropped.
@@ -74,12 +75,12 @@ impl<'a> Call<'a> {
         Envelope { address, credential, context: self.context, scheme: &self.proxy.shared.scheme }
     }
 
-    /// Notes that the head of the answer is there. The ARCmanager's app takes a 504 for "the upload goes on in the background", so
-    /// there is none before the whole body went up.
+    /// Notes that the head of the answer is there, and refuses a 504 that comes too early. The ARCmanager's app takes one for "the
+    /// upload goes on in the background", so there is none before the whole body went up.
     ///
     /// # Errors
     /// `datahub_invalid_response` for such a one.
-    pub fn note_answer(&self, exchange: &Exchange<'_>) -> Result<(), Failure> {
+    pub fn check_answer(&self, exchange: &Exchange<'_>) -> Result<(), Failure> {
         self.context.upstream.set(Some(exchange.took));
         if exchange.response.status() == 504 && !exchange.is_request_whole {
             return Err(Code::DatahubInvalidResponse.into());
@@ -91,7 +92,7 @@ impl<'a> Call<'a> {
     /// the cookie with newer tokens, if there are any. An app in development asks for those by itself. The body, of
     /// `length` bytes if that is known, is read first: a call with a body too long to be sent again must not cost a
     /// refresh.
-    pub(super) async fn retry(
+    pub(super) async fn ask_to_retry(
         &self,
         login: &DecodedLogin<'_>,
         length: Option<u64>,

@@ -15,7 +15,7 @@ use crate::context::RequestContext;
 use crate::error::{ApiError, Code};
 use crate::http::head::RequestHead;
 use crate::http::server::ServerConnection;
-use crate::proxy::Failure;
+use crate::proxy::failure::Failure;
 use crate::proxy::inspect::{self, RequestBody};
 
 /// The body of a call to `/api/graphql`, if it is one that we forward.

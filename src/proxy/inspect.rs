@@ -19,7 +19,7 @@ use crate::error::{ApiError, Code};
 use crate::http::body::BodyLength;
 use crate::http::head::{Fields, RequestHead};
 use crate::http::server::ServerConnection;
-use crate::proxy::Failure;
+use crate::proxy::failure::Failure;
 use crate::proxy::target::{is_credential, mentions_credential};
 
 /// What becomes of a request's body.

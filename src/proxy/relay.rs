@@ -39,11 +39,11 @@ impl Call<'_> {
         }
     }
 
-    /// The head of the answer, as the browser gets it.
+    /// The head of the answer, as the browser gets it, after deciding whether the connection goes on.
     ///
     /// # Errors
     /// `datahub_invalid_response` for an answer that cannot be passed on.
-    pub fn response_head(
+    pub fn write_head(
         &self,
         exchange: &Exchange<'_>,
         rewriter: &UrlRewriter<'_, impl Fn(&str) -> bool>,

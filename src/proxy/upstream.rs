@@ -13,11 +13,13 @@ use crate::error::{ApiError, Code};
 use crate::http::body::BodyLength;
 use crate::http::buffer::{Buffer, BufferPool};
 use crate::http::client::{ClientConnection, ReceiveError, Response, ResponseBodyError, SendBodyError, Sent};
+use crate::http::head::RequestHead;
 use crate::http::server::{BodyError, ClientLeft, ServerConnection};
 use crate::http::timer::Elapsed;
 use crate::places::LimitReached;
 use crate::proxy::ProxyLimits;
 use crate::proxy::breaker::{CircuitBreaker, CircuitOpen};
+use crate::proxy::failure::Failure;
 use crate::proxy::idle::{IdlePool, SessionTag, Wanted};
 use crate::proxy::inspect::{PartNames, Unreadable};
 use crate::proxy::limiter::{ConcurrencyLimit, Holder, Permit, RETRY_AFTER};
@@ -334,9 +336,16 @@ pub enum SendError {
 }
 
 impl SendError {
-    /// Whether too long a wait ended before the whole request was sent.
-    pub fn is_early_timeout(&self) -> bool {
-        matches!(self, Self::Connect(ConnectError::Timeout) | Self::Stalled)
+    /// Why `request` got no answer. With a body there is no 504 before all of it went up
+    /// ([`Call::check_answer`](crate::proxy::call::Call::check_answer)).
+    pub fn failure(self, request: &RequestHead) -> Failure {
+        match self {
+            Self::ClientLeft(_) => Failure::ClientLeft,
+            Self::Connect(ConnectError::Timeout) | Self::Stalled if !request.body.is_empty() => {
+                ApiError::because(Code::DatahubUnreachable, self).into()
+            }
+            error => Failure::Error(error.into()),
+        }
     }
 }
 

@@ -30,7 +30,8 @@ use crate::http::head::RequestHead;
 use crate::http::server::{AcceptedStream, RequestError, ServerConnection, ServerSettings, WriteError};
 use crate::metrics;
 use crate::metrics::worker::WorkerMetrics;
-use crate::proxy::{Failure, Proxy};
+use crate::proxy::Proxy;
+use crate::proxy::failure::Failure;
 use crate::rate::network;
 use crate::server::web::{self, Web, WebRequest};
 
@@ -68,7 +69,7 @@ impl Connections {
     }
 
     /// Counts one that was closed for want of room, and says so once a minute.
-    fn record_refused(&self, reason: &'static str) {
+    fn record_closed(&self, reason: &'static str) {
         metrics::connection_refused(reason);
         if self.told.is_due(CROWDED_INTERVAL, Instant::now()) {
             log::warn!(reason; "connections are closed to make room: limits.connections are open, or unfinished heads and bodies hold 128 MiB");
@@ -79,9 +80,9 @@ impl Connections {
 impl Worker {
     /// Serves one connection to its end.
     pub(super) async fn serve(&self, stream: AcceptedStream, peer: Option<SocketAddr>) {
-        let client = peer.map(|peer| network(canonical(peer)));
-        let Some(admission) = self.connections.limit.admit(client) else {
-            return self.connections.record_refused("full");
+        let network = peer.map(|peer| network(canonical(peer)));
+        let Some(admission) = self.connections.limit.admit(network) else {
+            return self.connections.record_closed("full");
         };
         let draining = &self.health.draining;
         let _open = draining.connection();
@@ -90,7 +91,7 @@ impl Worker {
             ServerConnection::new(stream, settings, admission, self.pool.clone(), shutdown, draining.flag());
         match self.answer_all(&mut connection, peer).await {
             Ok(()) => {}
-            Err(RequestError::Displaced(displaced)) => self.connections.record_refused(match displaced {
+            Err(RequestError::Displaced(displaced)) => self.connections.record_closed(match displaced {
                 Displaced::Unfinished => "unfinished_head",
                 Displaced::Idle => "idle",
             }),
@@ -107,10 +108,12 @@ impl Worker {
     ) -> Result<(), RequestError> {
         while let Some(request) = connection.next_request().await? {
             let client = self.guard.client(peer.map(canonical), &request);
-            let mut dispatch = self.dispatch(request.method().clone(), client, Some(&request), connection);
+            let mut dispatch = self.begin(request.method().clone(), client, Some(&request), connection);
+            // What is logged meanwhile, by libraries too, carries the request's id.
             dispatch.context.id.scope(pin!(dispatch.run(&request, peer))).await;
+            // Writes its line in the log.
             drop(dispatch);
-            connection.finish();
+            connection.release_read_buffer();
         }
         Ok(())
     }
@@ -124,11 +127,11 @@ impl Worker {
     ) {
         let client = Client { address: peer.map(canonical), is_local: false };
         let no_method = Method::from_bytes(b"-").expect("it is a token");
-        let mut dispatch = self.dispatch(no_method, client, None, connection);
+        let mut dispatch = self.begin(no_method, client, None, connection);
         dispatch.context.id.scope(pin!(dispatch.write_error(&error.into()))).await;
     }
 
-    fn dispatch<'a>(
+    fn begin<'a>(
         &'a self,
         method: Method,
         client: Client,
@@ -145,7 +148,7 @@ struct Dispatch<'a> {
     worker: &'a Worker,
     connection: &'a mut ServerConnection,
     context: Rc<RequestContext>,
-    /// Nothing for bytes that are none.
+    /// None if the bytes were no request.
     request: Option<&'a RequestHead>,
     /// What the guard has found. An error's answer depends on it, too (CORS, downloads).
     access: Access,
@@ -165,7 +168,7 @@ impl Dispatch<'_> {
                 self.context.record_incomplete(match failure {
                     Failure::ClientLeft => Incomplete::ClientGone,
                     Failure::Displaced => {
-                        self.worker.connections.record_refused("unfinished_body");
+                        self.worker.connections.record_closed("unfinished_body");
                         Incomplete::Displaced
                     }
                     Failure::Error(_) => Incomplete::Internal,
@@ -184,11 +187,11 @@ impl Dispatch<'_> {
             return Box::pin(self.answer_health(route, request, peer)).await;
         }
         let (guard, proxy) = (&self.worker.guard, &self.worker.proxy);
-        let is_proxied = proxy.serves(request);
-        let bridge = self.worker.bridge.as_ref().filter(|bridge| !is_proxied && bridge.serves(request));
-        if !is_proxied && bridge.is_none() {
-            return Box::pin(self.answer_route(request, peer)).await;
-        }
+        let bridge = match &self.worker.bridge {
+            _ if proxy.serves(request) => None,
+            Some(bridge) if bridge.serves(request) => Some(bridge),
+            _ => return Box::pin(self.answer_route(request, peer)).await,
+        };
         self.access = guard.check_call(request, &self.context)?;
         if self.access == Access::Preflight {
             return Box::pin(self.write_preflight()).await;
@@ -241,8 +244,7 @@ impl Dispatch<'_> {
         let health = &self.worker.health;
         let verdict = if route == HEALTHZ { health.alive().await } else { health.ready() };
         let status = if verdict.is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        self.connection.decide_persistence(false, false);
-        let mut out = self.begin_head(status);
+        let mut out = self.begin_head(status, false, false);
         out.extend_from_slice(b"content-type: text/plain\r\ncache-control: no-store\r\n");
         self.connection.write_framing(Some(verdict.text.len() as u64), &mut out);
         let body = if *request.method() == Method::HEAD { "" } else { &verdict.text };
@@ -254,14 +256,13 @@ impl Dispatch<'_> {
     async fn write_response(&mut self, mut response: HttpResponse<BoxBody>, is_head: bool) -> Result<(), Failure> {
         let (status, size) = (response.status(), response.body().size());
         let has_body = !is_head && !matches!(size, BodySize::None | BodySize::Sized(0));
+        // Only a library's own refusal comes here, that of a range for example. It is no page.
         if status.is_client_error() {
             self.page = Page::None;
         }
         let is_file = self.page == Page::App;
         let closes = response.head().connection_type() == ConnectionType::Close;
-        self.connection.decide_persistence(closes, has_body && size == BodySize::Stream);
-
-        let mut out = self.begin_head(status);
+        let mut out = self.begin_head(status, closes, has_body && size == BodySize::Stream);
         let headers = response.headers();
         for (name, value) in headers.iter().filter(|(name, _)| !guard::is_hardening(name.as_str())) {
             append(&mut out, [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
@@ -318,8 +319,7 @@ impl Dispatch<'_> {
             return self.write_refused_callback(error).await;
         }
         let problem = error.problem(self.context.id.as_str());
-        self.connection.decide_persistence(error.closes(), false);
-        let mut out = self.begin_head(status);
+        let mut out = self.begin_head(status, error.closes(), false);
         out.extend_from_slice(b"content-type: application/problem+json\r\ncache-control: no-store\r\nvary: Cookie\r\n");
         for (name, value) in error.fields() {
             append(&mut out, [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
@@ -344,8 +344,7 @@ impl Dispatch<'_> {
 
     async fn write_refused_callback(&mut self, error: &ApiError) {
         let response = self.worker.auth.redirect_refused(error.code(), &self.context);
-        self.connection.decide_persistence(error.closes(), false);
-        let mut out = self.begin_head(response.status());
+        let mut out = self.begin_head(response.status(), error.closes(), false);
         for (name, value) in response.headers() {
             append(&mut out, [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
@@ -356,8 +355,7 @@ impl Dispatch<'_> {
 
     /// Answers a development origin's preflight, the question what its script may send (Fetch, CORS protocol).
     async fn write_preflight(&mut self) -> Result<(), Failure> {
-        self.connection.decide_persistence(false, false);
-        let mut out = self.begin_head(StatusCode::NO_CONTENT);
+        let mut out = self.begin_head(StatusCode::NO_CONTENT, false, false);
         out.extend_from_slice(guard::PREFLIGHT);
         out.extend_from_slice(b"cache-control: no-store\r\nvary: Cookie\r\n");
         self.write_whole(out, StatusCode::NO_CONTENT, None, b"").await;
@@ -373,8 +371,10 @@ impl Dispatch<'_> {
         self.record_written(written);
     }
 
-    /// The status line.
-    fn begin_head(&self, status: StatusCode) -> Buffer {
+    /// Decides whether the connection goes on, and begins the head with the status line. `is_last` and `is_unbounded` are as in
+    /// [`ServerConnection::decide_persistence`].
+    fn begin_head(&mut self, status: StatusCode, is_last: bool, is_unbounded: bool) -> Buffer {
+        self.connection.decide_persistence(is_last, is_unbounded);
         let mut out = self.worker.pool.take();
         self.connection.write_status_line(status, &mut out);
         out
@@ -409,7 +409,9 @@ async fn read_body(
     if is_unread || request.body.is_empty() {
         return Ok(Bytes::new());
     }
-    let (mut max_held, mut discarded) = (if *request.method() == Method::PUT { MAX_HELD } else { 0 }, 0);
+    // Of what is thrown away nothing is held: while it is waited for, the connection can be closed for others.
+    let mut max_held = if *request.method() == Method::PUT { MAX_HELD } else { 0 };
+    let mut discarded = 0;
     loop {
         if let Some(body) = connection.hold_body(max_held).await? {
             context.count_in(body.len());
@@ -420,6 +422,7 @@ async fn read_body(
         context.count_in(piece);
         discarded += piece as u64;
         if discarded > MAX_BODY {
+            // The answer is the last one, even if the body ended with this piece.
             connection.abort();
             return Ok(Bytes::new());
         }

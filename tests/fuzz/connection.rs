@@ -147,7 +147,7 @@ async fn serve(mut connection: ServerConnection, manner: Manner) -> Served {
         }
         connection.decide_persistence(false, false);
         answer(&mut connection).await;
-        connection.finish();
+        connection.release_read_buffer();
     }
     connection.close().await;
     served
@@ -157,7 +157,7 @@ async fn answer(connection: &mut ServerConnection) {
     let mut head = Vec::new();
     connection.write_status_line(StatusCode::NO_CONTENT, &mut head);
     connection.end_head(b"id", &DateClock::default(), &mut head);
-    connection.write(&[&head]).await.expect("the client reads");
+    connection.write_piece(&mut head, b"").await.expect("the client reads");
 }
 
 async fn read(connection: &mut ServerConnection) -> Body {
