@@ -15,6 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::env;
 use std::fmt;
 use std::fs::File;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -315,12 +316,13 @@ pub fn request(line: &AccessLine<'_>) {
 pub struct RequestId([u8; 32]);
 
 impl RequestId {
-    /// Random for each worker, then counted: unique without asking the system for each request.
+    /// Random for each worker, then counted under a secret key: unique without asking the system for each request, and nobody can
+    /// see how many there were.
     #[must_use]
     pub fn next() -> Self {
         let (mut id, count) = NEXT_ID.get();
         NEXT_ID.set((id, count.wrapping_add(1)));
-        id[16..].copy_from_slice(&hex(count));
+        id[16..].copy_from_slice(&hex(ID_KEY.with(|key| key.hash_one(count))));
         Self(id)
     }
 
@@ -353,6 +355,7 @@ tokio::task_local! {
 
 thread_local! {
     static WRITER: RefCell<access::Writer> = const { RefCell::new(access::Writer::new()) };
+    static ID_KEY: RandomState = RandomState::new();
     /// The thread's own half of an id, before the other half, and what that begins to count from.
     static NEXT_ID: Cell<([u8; 32], u64)> = Cell::new({
         let random = || getrandom::u64().expect("the system's random generator works from the start of the process on");
@@ -391,6 +394,15 @@ mod tests {
     use std::task::{Context, Waker};
 
     use super::*;
+
+    #[test]
+    fn an_id_names_one_request_and_says_nothing_of_how_many_there_were() {
+        let counts = (0..1_000).map(|_| u64::from_str_radix(&RequestId::next().as_str()[16..], 16).expect("hex"));
+        let counts: Vec<_> = counts.collect();
+        assert_eq!(counts.iter().collect::<std::collections::HashSet<_>>().len(), 1_000);
+        let near = counts.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) < 1 << 32).count();
+        assert_eq!(near, 0, "one goes by the one before it");
+    }
 
     #[test]
     fn a_panic_leaves_its_id_to_nobody() {
