@@ -127,8 +127,8 @@ browser-tools: deploy-tools geckodriver
 deploy-tools:
 	@command -v nginx >/dev/null && command -v haproxy >/dev/null && command -v openssl >/dev/null \
 		&& command -v systemd-socket-activate >/dev/null && command -v curl >/dev/null && command -v strace >/dev/null \
-		&& ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 \
-		|| { $(APT) nginx-light haproxy openssl systemd curl strace libfaketime; }
+		&& command -v ip >/dev/null && ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 \
+		|| { $(APT) nginx-light haproxy openssl systemd curl strace iproute2 libfaketime; }
 
 # Prometheus' own checker, out of Debian's package: installed, that would start a service, and take 100 MiB.
 deploy-tools: promtool
@@ -136,8 +136,6 @@ promtool:
 	@test -x .tools/bin/promtool || command -v promtool >/dev/null || { set -e; apt-get update -qq; folder=$$(mktemp -d); chmod 755 $$folder; \
 		(cd $$folder && apt-get download -qq prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool); \
 		install -D $$folder/usr/bin/promtool .tools/bin/promtool; rm -r $$folder; }
-	@command -v nginx >/dev/null && command -v haproxy >/dev/null && command -v openssl >/dev/null && command -v ip >/dev/null \
-		&& command -v systemd-socket-activate >/dev/null || { $(APT) nginx-light haproxy openssl iproute2 systemd; }
 
 # Node comes from npm, too: Debian's is older than the provider wants.
 node-tools:
