@@ -742,10 +742,34 @@ mod tests {
                 connection.request().await;
                 let held = connection.hold_body(max_bytes).await.expect("a good body");
                 assert_eq!(held.as_deref(), (max_bytes >= 4).then_some(&b"abcd"[..]));
+                assert_eq!(connection.held_bytes(), if max_bytes >= 4 { 0 } else { 4 });
                 if is_read_again {
                     assert_eq!(connection.whole_body().await.expect("the same"), b"abcd");
                 }
                 connection.answer().await;
+            }
+        });
+    }
+
+    /// However small the pieces are, what is held is not moved for each of them, and has no room that it never fills.
+    #[test]
+    fn what_is_held_of_a_body_grows_to_twice_its_length_and_no_further_than_may_be_held() {
+        run(async {
+            for (count, room) in [(5, 8), (40, 50)] {
+                let (mut connection, mut client) =
+                    with("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n").await;
+                connection.request().await;
+                let sending = async {
+                    for _ in 0..count {
+                        client.write_all(b"x").await.expect("there is room");
+                        tokio::time::sleep(SECOND / 10).await;
+                    }
+                    client.shutdown().await.expect("it is open");
+                };
+                let (held, ()) = tokio::join!(connection.hold_body(50), sending);
+                assert!(matches!(held, Err(BodyError::Gone(_))), "{held:?}");
+                let held = connection.held.expect("what came");
+                assert_eq!((held.len(), held.capacity()), (count, room));
             }
         });
     }
@@ -764,11 +788,10 @@ mod tests {
                 let sending = async {
                     for piece in [b"b", b"c", b"d"] {
                         tokio::time::sleep(SECOND).await;
-                        let other = is_wanted_by_others.then(|| limit.admit(None).expect("a place"));
-                        let _ = client.write_all(piece).await;
-                        if other.is_some() {
-                            return other;
+                        if is_wanted_by_others {
+                            return limit.admit(None);
                         }
+                        client.write_all(piece).await.expect("it is open");
                     }
                     None
                 };
@@ -784,6 +807,7 @@ mod tests {
                     (is_wanted_by_others, 0)
                 );
                 assert!(is_wanted_by_others || limit.admit(None).is_none(), "who is answered stays");
+                assert_eq!(seconds(connection.close()).await, ((), 0), "whoever had to go does not linger");
             }
         });
     }
@@ -944,6 +968,14 @@ mod tests {
                 let (mut connection, _client) = with(text).await;
                 assert_eq!(connection.next_request().await.unwrap_err(), error.into(), "{text:.30}");
             }
+            let (begin, rest) = long.split_at(30 * 1024);
+            let (mut connection, mut client) = with(begin).await;
+            let sending = async {
+                tokio::time::sleep(SECOND).await;
+                client.write_all(rest.as_bytes()).await.expect("there is room");
+            };
+            let (read, ()) = tokio::join!(connection.next_request(), sending);
+            assert_eq!(read.unwrap_err(), HeadError::TooLarge.into(), "a piece that goes far beyond the limit");
             for length in 0..GET.len() {
                 let (mut connection, mut client) = with(&GET[..length]).await;
                 client.shutdown().await.expect("it is open");
@@ -1003,6 +1035,29 @@ mod tests {
         });
     }
 
+    /// DS-02: a head that has begun on a kept connection makes room for others, and whoever is silent between two requests
+    /// stays.
+    #[test]
+    fn a_kept_connection_can_be_let_go_of_only_while_a_head_is_unfinished() {
+        run(async {
+            for (begun, expected) in [("", (Ok(()), 75)), ("G", (Err(RequestError::Displaced(Displaced)), 1))] {
+                let (mut connection, mut client) = with(GET).await;
+                let limit = ConnectionLimit::new(1);
+                connection.admission = limit.admit(None).expect("the first");
+                connection.request().await;
+                connection.answer().await;
+                client.write_all(begun.as_bytes()).await.expect("there is room");
+                let coming = async {
+                    tokio::time::sleep(SECOND).await;
+                    limit.admit(None)
+                };
+                let reading = seconds(async { connection.next_request().await.map(|head| assert!(head.is_none())) });
+                let (read, other) = tokio::join!(reading, coming);
+                assert_eq!((read, other.is_none()), (expected, begun.is_empty()), "{begun:?}");
+            }
+        });
+    }
+
     /// FR-10.
     #[test]
     fn a_body_is_asked_for_once_and_only_if_somebody_wants_it() {
@@ -1047,12 +1102,21 @@ mod tests {
     #[test]
     fn a_body_has_a_limit_however_it_is_framed() {
         run(async {
-            for (length, is_taken) in [(1, true), (99, true), (100, true), (101, false), (200, false)] {
+            for (limit, length, is_taken) in [
+                (u64::MAX, 1, true),
+                (u64::MAX, 99, true),
+                (u64::MAX, 100, true),
+                (u64::MAX, 101, false),
+                (u64::MAX, 200, false),
+                (3, 3, true),
+                (3, 4, false),
+            ] {
                 let (known, data) = (format!("Content-Length: {length}\r\n\r\n"), "x".repeat(length));
                 let chunks = "1\r\nx\r\n".repeat(length) + "0\r\n\r\n";
                 for body in [known + &data, "Transfer-Encoding: chunked\r\n\r\n".to_owned() + &chunks] {
                     let (mut connection, _client) = with(&format!("PUT / HTTP/1.1\r\nHost: a\r\n{body}")).await;
                     connection.request().await;
+                    connection.limit_body(limit);
                     match connection.whole_body().await {
                         Ok(body) => assert!(is_taken && body.len() == length, "{length}"),
                         Err(error) => assert!(!is_taken && matches!(error, BodyError::TooLarge), "{length}: {error}"),
@@ -1319,7 +1383,7 @@ mod tests {
                 let mut out = b"head ".to_vec();
                 for piece in [&b"body"[..], b"", &long] {
                     connection.write_piece(&mut out, piece).await.expect("there is room");
-                    assert!(out.is_empty());
+                    assert!(out.is_empty() && out.capacity() < MAX_COPIED, "what is long is not copied");
                 }
                 connection.end_body(&out).await.expect("there is room");
                 drop(connection);
@@ -1420,6 +1484,12 @@ mod tests {
                 let (took, ()) = tokio::join!(closing, sending);
                 assert!(expected.contains(&took), "{case}: {took} ms");
             }
+            let (mut connection, _client) = with("GET /a HT").await;
+            assert_eq!(connection.next_request().await.unwrap_err(), RequestError::Timeout);
+            assert_eq!(connection.refused_request(), Some((&b"GET"[..], &b"/a"[..])), "what came of it is still known");
+            let ((), took) = seconds(connection.close()).await;
+            assert_eq!(took, 5, "the rest of a head may be coming");
+
             let (mut connection, client) = with(body).await;
             connection.request().await;
             drop(client);
@@ -1428,14 +1498,47 @@ mod tests {
         });
     }
 
+    /// FR-08: to an older client the end of the connection would be the end of the answer. Everybody else sees that it broke
+    /// off, and gets what there is of it.
+    #[test]
+    fn an_answer_that_breaks_off_is_reset_only_where_nothing_else_would_tell() {
+        run(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("its address");
+            for (version, is_begun, is_reset) in
+                [(0, true, true), (0, false, false), (1, true, false), (1, false, false)]
+            {
+                let mut client = TcpStream::connect(address).await.expect("open");
+                let (ours, _) = listener.accept().await.expect("one comes");
+                let (mut connection, ..) = connected();
+                connection.stream = Either::Left(ours);
+                let text = format!("GET / HTTP/1.{version}\r\nHost: a\r\n\r\n");
+                client.write_all(text.as_bytes()).await.expect("there is room");
+                // While nothing but this is waited for, the clock stands still.
+                readable(&connection.stream).await.expect("it is open");
+                connection.request().await;
+                connection.decide_persistence(false, true);
+                if is_begun {
+                    connection.write(&[ANSWER]).await.expect("there is room");
+                }
+                connection.abort();
+                connection.close().await;
+                let end = client.read_to_end(&mut Vec::new()).await;
+                assert_eq!(end.is_err(), is_reset, "HTTP/1.{version}, begun: {is_begun}, {end:?}");
+            }
+        });
+    }
+
     #[test]
     fn a_connection_holds_no_buffer_while_it_waits() {
         run(async {
             let (mut connection, mut client, _process) = connected();
-            for _ in 0..2 {
+            // Behind what fills the buffer exactly, the socket says that there is more.
+            let full = format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "x".repeat(8192 - 32));
+            for text in [GET, &full, GET] {
                 assert!(matches!(poll(&mut std::pin::pin!(connection.next_request())), Poll::Pending));
                 assert_eq!(connection.read_buffer.capacity(), 0);
-                client.write_all(GET.as_bytes()).await.expect("there is room");
+                client.write_all(text.as_bytes()).await.expect("there is room");
                 drop(connection.request().await);
                 connection.answer().await;
             }
