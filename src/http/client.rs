@@ -432,7 +432,7 @@ mod tests {
     use std::sync::Arc;
 
     use futures_util::FutureExt as _;
-    use tokio_test::io::{Builder, Mock};
+    use tokio_test::io::Builder;
 
     use super::*;
     use crate::http::turn::tests::turns;
@@ -508,10 +508,10 @@ mod tests {
 
     /// What becomes of a request with a body in two pieces: how far it got, and the answer.
     async fn exchanged(
-        script: Mock,
+        stream: impl Duplex + 'static,
         length: BodyLength,
     ) -> Result<(&'static str, Response), SendBodyError<&'static str>> {
-        let mut connection = connection(script);
+        let mut connection = connection(stream);
         if !connection.send(b"head", HOUR).await.expect("in time") {
             return Ok(("not begun", connection.receive(false, HOUR).await?));
         }
@@ -562,6 +562,13 @@ mod tests {
                 let (sent, response) = exchanged(script, BodyLength::Known(4)).await.expect("there is an answer");
                 assert_eq!((sent, response.status()), (expected, 413));
             }
+            // Who takes nothing more without saying so is not asked for ever.
+            for (room, expected) in [(6, "not taken"), (8, "whole")] {
+                let answers = Builder::new().wait(5 * SECOND).read(answer).build();
+                let stream = tokio::io::join(answers, io::Cursor::new(vec![0; room].into_boxed_slice()));
+                let (sent, response) = exchanged(stream, BodyLength::Known(4)).await.expect("there is an answer");
+                assert_eq!((sent, response.status()), (expected, 413));
+            }
             let script = Builder::new().write(b"head").write_error(closed()).build();
             let none = exchanged(script, BodyLength::Known(4)).await;
             assert!(matches!(none, Err(SendBodyError::Answer(ReceiveError::Closed))), "{none:?}");
@@ -586,6 +593,25 @@ mod tests {
             let upgrade = Builder::new().write(b"head").read(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").build();
             let refused = exchanged(upgrade, BodyLength::Known(4)).await;
             assert!(matches!(refused, Err(SendBodyError::Answer(ReceiveError::Invalid(_)))), "{refused:?}");
+        });
+    }
+
+    /// RFC 9110 section 15.5.9: a 408 that nobody asked for says that an idle connection is closed, and nothing else does.
+    #[test]
+    fn a_server_may_say_that_it_closes_an_idle_connection() {
+        run(async {
+            for (said, expected) in [
+                ("", SinceAnswer::Nothing),
+                ("HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n", SinceAnswer::Closed),
+                ("HTTP/1.0 408 Request Timeout\r\n\r\n", SinceAnswer::Closed),
+                ("HTTP/1.1 400 Bad Request\r\n\r\n", SinceAnswer::Unasked),
+                ("HTTP/1.1 40", SinceAnswer::Unasked),
+            ] {
+                let (ours, mut theirs) = tokio::io::duplex(1024);
+                let mut connection = connection(ours);
+                theirs.write_all(said.as_bytes()).await.expect("there is room");
+                assert_eq!(connection.since_answer(), expected, "{said}");
+            }
         });
     }
 
@@ -747,6 +773,15 @@ mod tests {
             });
             assert!((10..=24).contains(&count), "{case}: {count} turns");
         }
+        let count = run(async {
+            let (ours, mut theirs) = tokio::io::duplex(4 << 20);
+            let interim = format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "a".repeat(60_000));
+            theirs.write_all(interim.repeat(MAX_INTERIM).as_bytes()).await.expect("there is room");
+            theirs.write_all(EMPTY).await.expect("there is room");
+            let mut connection = connection(ours);
+            turns(async { assert_eq!(connection.receive(false, HOUR).await.expect("an answer").status(), 204) }).await
+        });
+        assert!((10..=16).contains(&count), "interim answers: {count} turns");
     }
 
     /// FR-09.
