@@ -44,7 +44,7 @@ long: build python-tools browser-tools deploy-tools image-tools package-tools no
 MUTANTS := PATH=$$PWD/.tools/bin:$$PATH cargo mutants --output target/mutants
 mutants: build cargo-mutants ## hours: a test must notice each small change to the code that keeps others out (.cargo/mutants.toml)
 	$(MUTANTS) $(addprefix --file src/,seal.rs seal/cookie.rs session/encoding.rs session/decision.rs proxy/target.rs \
-		$(addprefix http/,head.rs body.rs admission.rs turn.rs timer.rs buffer.rs)) -- --lib
+		$(addprefix http/,head.rs body.rs admission.rs turn.rs timer.rs buffer.rs server.rs client.rs)) -- --lib
 	$(MUTANTS) $(addprefix --file src/,guard.rs guard/origins.rs auth/login.rs) -- --lib --test api -- \
 		guard:: auth:: origin:: hardening:: docs:: files:: watching:: login::
 
