@@ -1,8 +1,8 @@
 //! One hostile person with an account, and fifty honest ones at the same DataHUB, who must not notice.
 //!
 //! Each row of [`ROWS`] is a way in which that person could harm others. The honest ones go on with their calls all the
-//! time; not one of these may fail, nor may the hostile one's calls come to nothing. How long they take beside each row is printed, which `make bench` shows for a release
-//! build: the same for 20 s a row.
+//! time; not one of these may fail, nor may the hostile one's calls come to nothing. How long they take beside each row is
+//! printed, which `make bench` shows for a release build: the same for 20 s a row.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write as _};
