@@ -40,7 +40,7 @@ pub fn svg(panels: &[Panel]) -> String {
     };
     let height = 20.0 + DISTANCE * f64::from(u8::try_from(panels.len()).expect("a few"));
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 800 {height}\" role=\"img\" aria-label=\"Memory, latency and errors over the time\">\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 820 {height}\" role=\"img\" aria-label=\"Memory, latency and errors over the time\">\
         <style>text{{font:12px system-ui,sans-serif;fill:#24292f}}.y{{text-anchor:end;font-size:10px}}.x{{text-anchor:middle;font-size:10px}}\
         line{{stroke:#57606a;stroke-width:.5}}polyline{{fill:none;stroke-width:1.2}}{}\
         @media(prefers-color-scheme:dark){{text{{fill:#e6edf3}}line{{stroke:#9198a1}}{}}}</style>{parts}</svg>\n",
