@@ -1,6 +1,7 @@
 //! nginx in front of gateways.
 
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use crate::gateway::Folder;
 pub struct Nginx {
     child: Child,
     pub address: String,
+    log: PathBuf,
 }
 
 impl Nginx {
@@ -33,15 +35,25 @@ impl Nginx {
             {more} }} }}"
         );
         let file = folder.file("nginx.conf", &config);
+        let log = folder.path().join("nginx.log");
         let mut command = Command::new("nginx");
-        command.arg("-c").arg(file).arg("-e").arg(folder.path().join("nginx.log")).stdin(Stdio::null());
+        command.arg("-c").arg(file).arg("-e").arg(&log).stdin(Stdio::null());
         let child = command.spawn().expect("nginx is installed: make deploy-tools");
         let until = Instant::now() + Duration::from_secs(10);
         while std::net::TcpStream::connect(free).is_err() {
             assert!(Instant::now() < until, "nginx does not listen");
             std::thread::sleep(Duration::from_millis(10));
         }
-        Self { child, address: free.to_string() }
+        Self { child, address: free.to_string(), log }
+    }
+
+    /// What it says of connections to gateways that broke off.
+    pub fn complaints(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines()
+            .filter(|line| line.contains("while reading response header from upstream"))
+            .map(str::to_owned)
+            .collect()
     }
 }
 

@@ -161,6 +161,9 @@ fn soak(lasts: Duration, pause: Duration) -> Vec<Sample> {
     faults.extend(samples.iter().flat_map(|sample| sample.faults.iter().cloned()));
     faults.extend((panics > 0.0).then(|| format!("{panics} panics")));
     faults.extend(growth(&samples, lasts >= LONG));
+    if !faults.is_empty() {
+        faults.extend(nginx.complaints().into_iter().take(20));
+    }
     let done = soak.done.into_inner().expect("no panic while held");
     report(lasts, &samples, &done, &hub, soak.relogins.load(Ordering::Relaxed), &faults);
     for (name, _, _, harm) in HOSTILE {
