@@ -95,7 +95,8 @@ pub struct ClientTimeouts {
 
 impl ServerConnection {
     /// A connection that was just accepted. Once `is_draining` is set, the next answer is its last; once `shutdown` is
-    /// ready, it ends as soon as nothing is under way; a head that has begun has a second more.
+    /// ready, it ends as soon as nothing is under way; a head that has begun has a second more, and so has the next request
+    /// after an answer that was on its way when `is_draining` was set.
     pub fn new(
         stream: AcceptedStream,
         settings: Rc<ServerSettings>,
@@ -157,7 +158,11 @@ impl ServerConnection {
         let timeouts = self.settings.timeouts;
         self.turn.spend(MESSAGE_BYTES).await;
         let idle = if self.is_new { timeouts.head } else { KEEP_ALIVE_TIMEOUT };
-        let (mut head_deadline, mut shutdown_deadline) = (None, None);
+        let mut head_deadline = None;
+        // Who was answered while the process ends has a second for the next request, which may be on its way: that answer's head
+        // did not say yet that it was the last one.
+        let mut shutdown_deadline =
+            self.is_draining.load(Ordering::Relaxed).then(|| Instant::now() + LAST_REQUEST_TIMEOUT);
         let mut scanned = 0;
         loop {
             if scanned < self.read_buffer.len() {
@@ -172,7 +177,10 @@ impl ServerConnection {
                 }
                 scanned = self.read_buffer.len();
                 // From the first byte of a head to its last, however many pieces it comes in.
-                head_deadline.get_or_insert_with(|| Instant::now() + timeouts.head);
+                if head_deadline.is_none() {
+                    head_deadline = Some(Instant::now() + timeouts.head);
+                    shutdown_deadline = None;
+                }
             }
             let is_idle = self.read_buffer.is_empty();
             let is_parked = !is_idle && readable(&self.stream).now_or_never().is_none();
@@ -192,8 +200,11 @@ impl ServerConnection {
                     () = async {
                         shutdown.as_mut().await;
                         if !is_idle {
-                            // Its rest may be on the way. In a box, so that no other connection holds memory for it.
-                            let deadline = *shutdown_deadline.get_or_insert_with(|| Instant::now() + LAST_HEAD_TIMEOUT);
+                            // The rest of the head may be on its way, too.
+                            shutdown_deadline.get_or_insert_with(|| Instant::now() + LAST_REQUEST_TIMEOUT);
+                        }
+                        if let Some(deadline) = shutdown_deadline {
+                            // In a box, so that no other connection holds memory for it.
                             Box::pin(sleep_until(deadline)).await;
                         }
                     } => Ok(false),
@@ -651,8 +662,8 @@ pub enum WriteError {
 
 /// How long an idle connection is kept: longer than front proxies keep theirs (nginx: 60 s), so that it is they who close.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
-/// How long the rest of a head may take once idle connections end.
-const LAST_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the rest of a head may take once idle connections end, and the next request after an answer of that time.
+const LAST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a body may keep us waiting on the whole, before what has come of it counts, and after any amount of it.
 const MAX_BODY_WAIT: Duration = Duration::from_mins(1);
 /// How long a connection that is closed is still read, so that the client gets the last answer.
@@ -1006,6 +1017,22 @@ mod tests {
                 let (end, waited) = seconds(connection.next_request()).await;
                 assert!(matches!((end, waited), (Ok(None), 0)), "{length} bytes, {waited} s");
                 assert_eq!(heard(&mut client).await.as_bytes(), ANSWER);
+            }
+            // What is answered meanwhile may have said that the connection goes on: the next request has a second.
+            for (silent, is_served) in [(900, true), (1_100, false)] {
+                let (mut connection, mut client) = with(GET).await;
+                let process = CancellationToken::new();
+                connection.shutdown = Box::pin(process.clone().cancelled_owned());
+                connection.request().await;
+                connection.answer().await;
+                connection.is_draining.store(true, Ordering::Relaxed);
+                process.cancel();
+                let sending = async {
+                    tokio::time::sleep(Duration::from_millis(silent)).await;
+                    let _ = client.write_all(GET.as_bytes()).await;
+                };
+                let (request, ()) = tokio::join!(connection.next_request(), sending);
+                assert_eq!(request.expect("no error").is_some(), is_served, "{silent} ms");
             }
             // Of a head that has begun the rest may be on the way, for a second and no longer, however it comes.
             for (pieces, is_whole) in [(1, true), (8, false)] {

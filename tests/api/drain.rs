@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use datahub::behaviour::Answer as Manner;
 
-use crate::browser::{Browser, FETCH};
+use crate::browser::{Browser, Connection, FETCH};
 use crate::gateway::{BASE, Gateway, Setup, binary, datahub, signal};
 use crate::wire::{Wire, exchange, summary};
 
@@ -228,6 +228,31 @@ fn a_call_under_way_is_the_last_on_its_connection() {
 }
 
 /// Who stays silent is waited for a second, and closed without a word.
+/// An answer that began before the end did not say that it is the last one, and a proxy uses such a connection again at once.
+#[test]
+fn whoever_is_answered_at_the_end_has_time_for_the_next_request() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let request = |path: &str| {
+        let fields = format!("Host: localhost:8000\r\n{FETCH}{}", browser.cookie_field());
+        format!("GET {BASE}/datahubs/a/api/v4/{path} HTTP/1.1\r\n{fields}\r\n").into_bytes()
+    };
+    let mut connection = Connection::open(&gateway.address);
+    connection.write(&request("projects/230/packages/generic/blob/1/50000000.bin"));
+    let long = connection.try_head().expect("an answer");
+    assert_eq!((long.status, long.header("connection")), (200, None));
+    gateway.terminate();
+    // Until idle connections have been closed. So much does not fit into the system's buffers.
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert_eq!(connection.body(&long).expect("all of it").len(), 50_000_000);
+    std::thread::sleep(Duration::from_millis(300));
+    connection.write(&request("user"));
+    let next = connection.try_head().expect("an answer");
+    assert_eq!((next.status, next.header("connection").as_deref()), (200, Some("close")));
+}
+
 #[test]
 fn silent_connections_do_not_keep_a_process() {
     let mut gateway = Setup::new(&[("a", &datahub())]).start();
