@@ -11,6 +11,7 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -19,8 +20,7 @@ use openidconnect::HttpRequest;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
@@ -185,12 +185,15 @@ impl Address {
         }
         let permit = Arc::clone(&self.memory.lookups).acquire_owned().await.map_err(io::Error::other)?;
         let name = name.to_owned();
-        let lookup = spawn_blocking(move || {
+        let (sender, found) = oneshot::channel();
+        let lookup = thread::Builder::new().name("lookup".to_owned()).spawn(move || {
             let found = name.to_socket_addrs();
             drop(permit);
-            found
+            let _ = sender.send(found);
         });
-        lookup.await.map_err(io::Error::other)?
+        // The runtime's own threads would do, but it panics where the system gives it none. That is a shortage of ours.
+        lookup.map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
+        found.await.map_err(io::Error::other)?
     }
 
     /// A connection to the first of these IP addresses that answers. Each but the first has to wait until the one before has
@@ -300,8 +303,10 @@ pub struct ForeignAddress;
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// We have no file descriptor, port or memory left. That says nothing about the DataHUB.
-    #[error("this process has no file descriptor, port or memory left: raise its limits (LimitNOFILE)")]
+    /// We have no file descriptor, port, thread or memory left. That says nothing about the DataHUB.
+    #[error(
+        "this process has no file descriptor, port, thread or memory left: raise its limits (LimitNOFILE, TasksMax)"
+    )]
     OutOfResources(#[source] io::Error),
     /// The DataHUB's certificate is not right, or its TLS.
     #[error("its TLS is not to be trusted")]
