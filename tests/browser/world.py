@@ -230,7 +230,13 @@ class Wire:
                     piece = piece.replace(old, new)
                 asked = re.match(rb"[A-Z]+ ([^ ?]+)", piece)
                 if asked and (answer := self.answers.get(asked[1].decode())):
-                    answer(source) if callable(answer) else source.sendall(answer)
+                    # The far end's next answer on this connection is not that of this request.
+                    request = open_requests.pop()
+                    if callable(answer):
+                        answer(source)
+                    else:
+                        self._note_answer(answer, collections.deque([request]))
+                        source.sendall(answer)
                     continue
                 target.sendall(piece)
                 if self.bytes_per_second:
