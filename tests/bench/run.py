@@ -120,7 +120,7 @@ def streams(bench, table):
 
 
 def footprint(bench, table):
-    """Memory of fresh processes: after a login, under load, with ten thousand connections that each made one call."""
+    """Memory of fresh processes: after a login, under load, with thousands of connections that each made one call."""
     targets = bench.targets()
     idle, busy, waiting = {}, {}, {}
     for target in targets:
@@ -215,7 +215,7 @@ def stop(targets):
 
 PARTS = {"calls": calls, "tls": tls, "latency": latency, "streams": streams, "memory": footprint, "start": start_up, "scaling": scaling,
          "counts": counts}
-HELD = 10_000
+HELD = 9_900  # The gateway takes 10,000 (limits.connections), and half as many as it may open files.
 
 if __name__ == "__main__":
     main()
