@@ -196,12 +196,7 @@ impl Admitted {
 
     /// Closes one connection that has an unfinished head, if there is any.
     fn close_head(&mut self) -> bool {
-        let oldest =
-            self.heads.by_rank().next().and_then(|(client, heads)| Some((client, *heads.first_key_value()?.0)));
-        let Some(head) = oldest.and_then(|(client, number)| Some((client, self.heads.remove(client, number)?))) else {
-            return false;
-        };
-        let (client, UnfinishedHead { connection, bytes, beside }) = head;
+        let Some((client, UnfinishedHead { connection, bytes, beside })) = self.heads.pop() else { return false };
         self.bytes -= bytes.capacity() + beside;
         self.connections.remove(client, connection);
         true
@@ -247,6 +242,14 @@ impl<T> ByClient<T> {
         let item = self.change(client, |items| items.remove(&number))?;
         self.count -= 1;
         Some(item)
+    }
+
+    /// Removes the oldest one of whoever has most.
+    fn pop(&mut self) -> Option<(ClientAddress, T)> {
+        let (_, &client) = self.ranks.last_key_value()?;
+        let (_, item) = self.change(client, BTreeMap::pop_first)?;
+        self.count -= 1;
+        Some((client, item))
     }
 
     fn get_mut(&mut self, client: ClientAddress, number: u64) -> Option<&mut T> {

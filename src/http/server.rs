@@ -357,11 +357,7 @@ impl ServerConnection {
             let deadline = || *waited_since.get_or_insert_with(Instant::now) + limit;
             let arrival = timer.until(deadline, pin!(arrival)).await;
             if let (Some(held), true) = (&mut self.held, is_parked) {
-                let Some(parked) = self.admission.unpark() else {
-                    self.forget_request();
-                    return Err(Displaced::Unfinished.into());
-                };
-                **held = parked;
+                **held = self.admission.unpark().ok_or(Displaced::Unfinished)?;
             }
             match arrival {
                 Ok(Ok(())) => {}
