@@ -66,6 +66,8 @@ async fn converse(connection: &mut Connection, hub: &Hub) -> io::Result<()> {
                 connection.send_raw(&begin).await?;
                 loop {
                     connection.send_raw(&again).await?;
+                    // A socket that always takes more would keep a thread from all other connections.
+                    tokio::task::yield_now().await;
                 }
             }
             Reply::Hang => return connection.hang().await,
