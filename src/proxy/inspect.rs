@@ -358,8 +358,8 @@ impl<'de> Deserialize<'de> for Names {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
                 let mut found = false;
-                while let Some(Name(name)) = map.next_key()? {
-                    found |= is_credential(&name);
+                while let Some(IsCredential(is_credential)) = map.next_key()? {
+                    found |= is_credential;
                     map.next_value::<IgnoredAny>()?;
                 }
                 Ok(Names(found))
@@ -369,21 +369,22 @@ impl<'de> Deserialize<'de> for Names {
     }
 }
 
-/// A name in JSON, even one that is no text: another parser may take it, and what stands beside it.
-struct Name(String);
+/// Whether a name in JSON is that of a credential, even one that is no text: another parser may take it, and what stands beside
+/// it.
+struct IsCredential(bool);
 
-impl<'de> Deserialize<'de> for Name {
+impl<'de> Deserialize<'de> for IsCredential {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
         impl de::Visitor<'_> for Visitor {
-            type Value = Name;
+            type Value = IsCredential;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a name")
             }
 
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Name, E> {
-                Ok(Name(lossy(bytes)))
+            fn visit_bytes<E>(self, name: &[u8]) -> Result<IsCredential, E> {
+                Ok(IsCredential(is_credential(&String::from_utf8_lossy(name))))
             }
         }
         deserializer.deserialize_bytes(Visitor)
