@@ -40,9 +40,11 @@ struct Io {
     stream: Stream,
     /// What has been read and not used yet.
     read_buffer: Buffer,
+    /// How much of that has been looked at for a head's end, in bytes.
+    scanned: usize,
     /// Whether anything has come back since the last request was sent.
     has_begun: bool,
-    /// How many interim answers have.
+    /// How many interim answers have come since then.
     interim: usize,
 }
 
@@ -116,7 +118,7 @@ impl Response {
         let (length, content_length) = body_length(&head, &framing, is_head).map_err(ReceiveError::Invalid)?;
         let is_persistent = head.is_http_1_1 && !framing.closes;
         let mut body = BodyDecoder::new(length);
-        // Chunks that are none break off when they are passed on, whichever packet they come in.
+        // Malformed chunks are found again when the body is passed on, so that packets make no difference.
         let rest = &mut read[head.length..];
         let extent = body.decode(rest).unwrap_or(Extent { data: 0, used: rest.len() });
         let is_reusable = is_persistent && length != BodyLength::UntilClose && head.length + extent.used == read.len();
@@ -145,7 +147,7 @@ impl ClientConnection {
     /// A connection on which nothing has been said.
     pub fn new(stream: Stream, pool: &BufferPool) -> Self {
         Self {
-            io: Io { stream, read_buffer: pool.none(), has_begun: false, interim: 0 },
+            io: Io { stream, read_buffer: pool.none(), scanned: 0, has_begun: false, interim: 0 },
             timer: Timer::new(Instant::now() + INITIAL_DEADLINE),
             turn: Turn::default(),
         }
@@ -159,7 +161,7 @@ impl ClientConnection {
     /// [`Elapsed`] if it takes longer than `limit`.
     pub async fn send(&mut self, bytes: &[u8], limit: Duration) -> Result<bool, Elapsed> {
         let Self { io, timer, .. } = self;
-        (io.has_begun, io.interim) = (false, 0);
+        (io.scanned, io.has_begun, io.interim) = (0, false, 0);
         let sent = async {
             io.stream.write_all(bytes).await?;
             // Through TLS what was written is on its way only once it has been flushed.
@@ -185,7 +187,7 @@ impl ClientConnection {
         loop {
             let piece = {
                 let mut next = pin!(next());
-                // First, or an answer that is there already would come before the end of a body that has none left.
+                // The body is asked first: if it has ended, all of it went up, even if an answer is there.
                 std::future::poll_fn(|cx| match next.as_mut().poll(cx) {
                     Poll::Ready(piece) => Poll::Ready(Ok(piece)),
                     Poll::Pending => io.poll_response(cx, is_head).map(Err),
@@ -238,11 +240,11 @@ impl ClientConnection {
             if let Some(room) = body.room(&io.read_buffer) {
                 io.read_buffer.make_room(room);
                 let read = io.stream.read_buf(&mut *io.read_buffer);
-                let deadline = || {
+                let on_wait = || {
                     turn.renew();
                     Instant::now() + limit
                 };
-                match timer.until(deadline, pin!(read)).await {
+                match timer.until(on_wait, pin!(read)).await {
                     Ok(Ok(0)) if matches!(body, BodyDecoder::UntilClose) => {
                         *body = BodyDecoder::Done;
                         return Ok(None);
@@ -298,9 +300,7 @@ impl Io {
         let mut left = TURN_BYTES;
         loop {
             self.has_begun |= !self.read_buffer.is_empty();
-            if !self.read_buffer.is_empty()
-                && let Some(response) = Response::parse(&mut self.read_buffer, is_head, &mut self.interim)?
-            {
+            if let Some(response) = self.parse_response(is_head)? {
                 return Poll::Ready(Ok(response));
             }
             self.read_buffer.make_room(MIN_READ);
@@ -309,27 +309,40 @@ impl Io {
                 self.read_buffer.release();
                 return Poll::Pending;
             };
-            return Poll::Ready(Err(match read {
-                Ok(0) if self.has_begun => ReceiveError::Invalid("a head that breaks off"),
-                Ok(0) => ReceiveError::Closed,
-                Ok(count) if count < left => {
-                    left -= count;
-                    continue;
-                }
-                Ok(_) => {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                Err(error) if self.has_begun => ReceiveError::Lost(error),
-                Err(error) => ReceiveError::before_a_byte(error),
-            }));
+            let count = match read {
+                Ok(0) if self.has_begun => return Poll::Ready(Err(ReceiveError::Invalid("a head that breaks off"))),
+                Ok(0) => return Poll::Ready(Err(ReceiveError::Closed)),
+                Err(error) if self.has_begun => return Poll::Ready(Err(ReceiveError::Lost(error))),
+                Err(error) => return Poll::Ready(Err(ReceiveError::before_a_byte(error))),
+                Ok(count) => count,
+            };
+            if count >= left {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            left -= count;
         }
+    }
+
+    /// The answer that has been read. A head is judged by its first bytes, and whenever a line of it may have ended.
+    fn parse_response(&mut self, is_head: bool) -> Result<Option<Response>, ReceiveError> {
+        let more = self.read_buffer.get(self.scanned..).unwrap_or_default();
+        if more.is_empty() {
+            return Ok(None);
+        }
+        let is_worth_it = self.scanned == 0 || more.contains(&b'\n') || self.read_buffer.len() > LIMITS.length;
+        let response =
+            if is_worth_it { Response::parse(&mut self.read_buffer, is_head, &mut self.interim)? } else { None };
+        // Interim answers have been taken out.
+        self.scanned = self.read_buffer.len();
+        Ok(response)
     }
 
     /// Writes all of `parts`, unless an answer comes or nothing more is taken before that.
     async fn write_or_response(&mut self, parts: &[&[u8]; 3], is_head: bool) -> Result<Sent, ReceiveError> {
         let mut slices = parts.map(IoSlice::new);
         let mut slices = slices.as_mut_slice();
+        // Takes empty ones out at the front.
         IoSlice::advance_slices(&mut slices, 0);
         std::future::poll_fn(|cx| {
             if let Poll::Ready(early) = self.poll_response(cx, is_head) {
@@ -396,6 +409,8 @@ impl ReceiveError {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
                 Self::Closed
             }
+            // Through TLS: the connection ended without saying so (`close_notify`).
+            io::ErrorKind::UnexpectedEof => Self::Closed,
             _ => Self::Lost(error),
         }
     }
@@ -711,13 +726,15 @@ mod tests {
     /// A kept connection may end in the moment that it is used again, by a reset as well: the call was not taken then.
     #[test]
     fn a_reset_before_a_byte_has_closed_the_connection_and_one_behind_it_has_lost_an_answer() {
-        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut};
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof};
         for (kind, has_begun, is_closed) in [
             (ConnectionReset, false, true),
             (ConnectionAborted, false, true),
             (BrokenPipe, false, true),
+            (UnexpectedEof, false, true),
             (TimedOut, false, false),
             (ConnectionReset, true, false),
+            (UnexpectedEof, true, false),
         ] {
             let mut script = Builder::new();
             script.write(b"head");
