@@ -1,11 +1,16 @@
 //! How many connections there are at once, over all workers, and what their unfinished heads and held bodies hold together.
 //!
-//! A connection costs a client nothing, and an unfinished head little more. Where there is no room for one more, the oldest
-//! unfinished head is closed, of the client that has most of them. A head is unfinished from the connection's first moment on,
-//! and again once a part of a later one has come. A body that is held until it ends is a part of its head in this: it is
-//! unfinished while more of it is awaited, and so is one that is read to be thrown away. Where another client holds more
-//! connections than that one, and than the new one's, its oldest idle connection is closed instead: so nobody keeps others out
-//! by holding connections, and whoever holds most gets no more. Connections on which an answer is due stay.
+//! A connection costs a client nothing, and an unfinished head little more. Where there is no room for one more connection, one
+//! gives way:
+//!
+//! 1. the oldest idle one of the client that holds most, if that client holds more than the newcomer's and more than the one of 2;
+//! 2. else the oldest one with something unfinished, of the client that has most of these;
+//! 3. else the newcomer.
+//!
+//! So nobody keeps others out by holding connections, and whoever holds most gets no more. A head is unfinished from the
+//! connection's first moment on, and again once a part of a later one has come. A body that is held until it ends counts in the
+//! same way while more of it is awaited, and so does one that is read to be thrown away. A connection that is closed slowly is
+//! idle. One on which an answer is due stays, however slowly its client reads.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -34,10 +39,10 @@ type ClientAddress = Option<IpAddr>;
 #[derive(Debug, Default)]
 struct Admitted {
     connections: ByClient<Connection>,
-    heads: ByClient<UnfinishedHead>,
-    /// What unfinished heads hold, and what is held beside them, in bytes.
+    unfinished: ByClient<Unfinished>,
+    /// What unfinished heads and bodies hold, and what is held beside them, in bytes.
     bytes: usize,
-    /// How many connections and heads have begun.
+    /// How many connections, heads and bodies have begun.
     begun: u64,
 }
 
@@ -49,7 +54,7 @@ struct Connection {
 }
 
 #[derive(Debug)]
-struct UnfinishedHead {
+struct Unfinished {
     /// The number of its connection.
     connection: u64,
     /// What has come of it, but for the moments in which more is read.
@@ -74,9 +79,9 @@ impl ConnectionLimit {
         let is_idle = Arc::new(AtomicBool::new(false));
         let number = state.begin();
         state.connections.insert(client, number, Connection { is_idle: Arc::clone(&is_idle), _closes: sender });
-        let head = Some(state.begin_head(client, number, Vec::new(), 0));
+        let unfinished_number = Some(state.begin_unfinished(client, number, Vec::new(), 0));
         drop(state);
-        Some(Admission { limit: Arc::clone(&self.0), client, number, is_idle, closed, head })
+        Some(Admission { limit: Arc::clone(&self.0), client, number, is_idle, closed, unfinished_number })
     }
 }
 
@@ -89,8 +94,15 @@ pub struct Admission {
     /// Whether it may be closed for others. Whoever takes that back has the connection.
     is_idle: Arc<AtomicBool>,
     closed: oneshot::Receiver<Infallible>,
-    /// The number of its unfinished head, if it has one.
-    head: Option<u64>,
+    /// That of its unfinished head or body, if it has one.
+    unfinished_number: Option<u64>,
+}
+
+impl Connection {
+    /// Whether it is idle. Whoever takes that back has the connection. One that is busy is only looked at: there may be many.
+    fn take_idle(&self) -> bool {
+        self.is_idle.load(Ordering::Relaxed) && self.is_idle.swap(false, Ordering::AcqRel)
+    }
 }
 
 impl Admission {
@@ -106,33 +118,33 @@ impl Admission {
 
     fn park_beside(&mut self, bytes: Vec<u8>, beside: usize) {
         let mut state = self.limit.lock();
-        match self.head {
-            Some(head) => state.keep(self.client, head, bytes),
-            None => self.head = Some(state.begin_head(self.client, self.number, bytes, beside)),
+        match self.unfinished_number {
+            Some(number) => state.keep(self.client, number, bytes),
+            None => self.unfinished_number = Some(state.begin_unfinished(self.client, self.number, bytes, beside)),
         }
-        while state.bytes > self.limit.max_bytes && state.close_head() {}
+        while state.bytes > self.limit.max_bytes && state.close_unfinished() {}
     }
 
     /// Gives back what was kept; nothing if it was closed for others.
     pub(super) fn unpark(&mut self) -> Option<Vec<u8>> {
-        self.limit.lock().take(self.client, self.head?)
+        self.limit.lock().take(self.client, self.unfinished_number?)
     }
 
-    /// The head is there, or nobody waits for it any more. Gives back what was kept of it.
+    /// It is there, or nobody waits for it any more. Gives back what was kept of it.
     ///
     /// # Errors
     /// [`Displaced::Unfinished`] if it was closed for others before.
-    pub(super) fn finish_head(&mut self) -> Result<Vec<u8>, Displaced> {
-        let Some(head) = self.head else { return Ok(Vec::new()) };
-        let bytes = self.limit.lock().end_head(self.client, head).ok_or(Displaced::Unfinished)?;
-        self.head = None;
+    pub(super) fn finish(&mut self) -> Result<Vec<u8>, Displaced> {
+        let Some(number) = self.unfinished_number else { return Ok(Vec::new()) };
+        let bytes = self.limit.lock().end_unfinished(self.client, number).ok_or(Displaced::Unfinished)?;
+        self.unfinished_number = None;
         Ok(bytes)
     }
 
     /// Nothing is under way on the connection, so that it may be closed for others; or its first head is awaited, and it may
     /// be closed for that.
     pub(super) fn begin_idle(&self) {
-        self.is_idle.store(self.head.is_none(), Ordering::Release);
+        self.is_idle.store(self.unfinished_number.is_none(), Ordering::Release);
     }
 
     /// The connection has something to do again.
@@ -140,7 +152,11 @@ impl Admission {
     /// # Errors
     /// [`Displaced::Idle`] if it was closed for others before.
     pub(super) fn end_idle(&self) -> Result<(), Displaced> {
-        if self.head.is_some() || self.is_idle.swap(false, Ordering::AcqRel) { Ok(()) } else { Err(Displaced::Idle) }
+        if self.unfinished_number.is_some() || self.is_idle.swap(false, Ordering::AcqRel) {
+            Ok(())
+        } else {
+            Err(Displaced::Idle)
+        }
     }
 
     /// Waits until the connection is closed for others.
@@ -152,8 +168,8 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         let mut state = self.limit.lock();
-        if let Some(head) = self.head {
-            state.end_head(self.client, head);
+        if let Some(number) = self.unfinished_number {
+            state.end_unfinished(self.client, number);
         }
         // Whoever closed it has the place already.
         state.connections.remove(self.client, self.number);
@@ -167,36 +183,36 @@ impl Admitted {
         self.begun
     }
 
-    fn begin_head(&mut self, client: ClientAddress, connection: u64, bytes: Vec<u8>, beside: usize) -> u64 {
+    fn begin_unfinished(&mut self, client: ClientAddress, connection: u64, bytes: Vec<u8>, beside: usize) -> u64 {
         let number = self.begin();
         self.bytes += bytes.capacity() + beside;
-        self.heads.insert(client, number, UnfinishedHead { connection, bytes, beside });
+        self.unfinished.insert(client, number, Unfinished { connection, bytes, beside });
         number
     }
 
     fn keep(&mut self, client: ClientAddress, number: u64, bytes: Vec<u8>) {
-        if let Some(head) = self.heads.get_mut(client, number) {
+        if let Some(head) = self.unfinished.get_mut(client, number) {
             self.bytes = self.bytes + bytes.capacity() - head.bytes.capacity();
             head.bytes = bytes;
         }
     }
 
     fn take(&mut self, client: ClientAddress, number: u64) -> Option<Vec<u8>> {
-        let bytes = mem::take(&mut self.heads.get_mut(client, number)?.bytes);
+        let bytes = mem::take(&mut self.unfinished.get_mut(client, number)?.bytes);
         self.bytes -= bytes.capacity();
         Some(bytes)
     }
 
-    /// What was kept of a head; nothing if it was closed before.
-    fn end_head(&mut self, client: ClientAddress, number: u64) -> Option<Vec<u8>> {
-        let head = self.heads.remove(client, number)?;
+    /// What was kept; nothing if it was closed before.
+    fn end_unfinished(&mut self, client: ClientAddress, number: u64) -> Option<Vec<u8>> {
+        let head = self.unfinished.remove(client, number)?;
         self.bytes -= head.bytes.capacity() + head.beside;
         Some(head.bytes)
     }
 
-    /// Closes one connection that has an unfinished head, if there is any.
-    fn close_head(&mut self) -> bool {
-        let Some((client, UnfinishedHead { connection, bytes, beside })) = self.heads.pop() else { return false };
+    /// Closes one connection with something unfinished, if there is any.
+    fn close_unfinished(&mut self) -> bool {
+        let Some((client, Unfinished { connection, bytes, beside })) = self.unfinished.pop() else { return false };
         self.bytes -= bytes.capacity() + beside;
         self.connections.remove(client, connection);
         true
@@ -205,8 +221,8 @@ impl Admitted {
     /// Closes one connection for one of `client`, if it may.
     fn make_room(&mut self, client: ClientAddress) -> bool {
         let held = |client| self.connections.of.get(&client).map_or(0, BTreeMap::len);
-        let unfinished = self.heads.by_rank().next().map_or(0, |(client, _)| held(client));
-        self.close_idle(held(client).max(unfinished)) || self.close_head()
+        let next_loser_holds = self.unfinished.by_rank().next().map_or(0, |(client, _)| held(client));
+        self.close_idle(held(client).max(next_loser_holds)) || self.close_unfinished()
     }
 
     /// Closes one idle connection, if there is any of a client that has more than `least` connections.
@@ -216,7 +232,7 @@ impl Admitted {
             .by_rank()
             .take_while(|(_, connections)| connections.len() > least)
             .flat_map(|(client, connections)| connections.iter().map(move |connection| (client, connection)))
-            .find(|(_, (_, connection))| connection.is_idle.swap(false, Ordering::AcqRel))
+            .find(|(_, (_, connection))| connection.take_idle())
             .map(|(client, (number, _))| (client, *number));
         idle.is_some_and(|(client, number)| self.connections.remove(client, number).is_some())
     }
@@ -331,7 +347,7 @@ mod tests {
         let mut taken = [take(1), take(2), take(2), take(3)];
         let mut newest = take(4);
         assert_eq!(taken.each_mut().map(is_closed), [false, true, false, false], "the first of client 2");
-        assert_eq!(taken[1].finish_head(), Err(Displaced::Unfinished));
+        assert_eq!(taken[1].finish(), Err(Displaced::Unfinished));
         // Each has one now: the oldest of all.
         let mut another = take(1);
         assert_eq!(taken.each_mut().map(is_closed), [true, true, false, false]);
@@ -342,12 +358,12 @@ mod tests {
     fn without_an_unfinished_head_the_new_connection_has_no_place() {
         let limit = ConnectionLimit::new(2);
         let mut kept = [1, 1].map(|number| limit.admit(Some(client(number))).expect("a place"));
-        assert!(kept.iter_mut().all(|admission| admission.finish_head().is_ok()));
+        assert!(kept.iter_mut().all(|admission| admission.finish().is_ok()));
         assert!(limit.admit(Some(client(2))).is_none());
         // One that has begun its next head is unfinished again.
         kept[1].park(vec![0; 100]);
         let new = limit.admit(Some(client(2))).expect("a place");
-        assert_eq!(kept.each_mut().map(Admission::finish_head), [Ok(Vec::new()), Err(Displaced::Unfinished)]);
+        assert_eq!(kept.each_mut().map(Admission::finish), [Ok(Vec::new()), Err(Displaced::Unfinished)]);
         // A place comes back once, whoever gives it back.
         drop((kept, new));
         assert_eq!(limit.0.lock().connections.count, 0);
@@ -357,7 +373,7 @@ mod tests {
     fn the_oldest_idle_connection_of_who_has_most_makes_room_for_who_has_less() {
         let limit = ConnectionLimit::new(6);
         let mut taken = [1, 2, 2, 2, 3, 3].map(|number| limit.admit(Some(client(number))).expect("a place"));
-        assert!(taken.iter_mut().all(|admission| admission.finish_head().is_ok()));
+        assert!(taken.iter_mut().all(|admission| admission.finish().is_ok()));
         assert!(limit.admit(Some(client(4))).is_none(), "each has something to do");
         for admission in &taken[2..] {
             admission.begin_idle();
@@ -368,16 +384,16 @@ mod tests {
         assert_eq!(taken[2].end_idle(), Err(Displaced::Idle));
         // One that has something to do again stays, and then it is the turn of whoever is next, down to who has as many.
         assert_eq!(taken[3].end_idle(), Ok(()));
-        assert_eq!(new.finish_head(), Ok(Vec::new()));
+        assert_eq!(new.finish(), Ok(Vec::new()));
         let mut another = limit.admit(Some(client(4))).expect("a place");
         assert_eq!(taken.each_mut().map(is_closed), [false, false, true, false, true, false]);
-        assert_eq!(another.finish_head(), Ok(Vec::new()));
+        assert_eq!(another.finish(), Ok(Vec::new()));
         // An unfinished head makes room before an idle connection of who has no more.
         taken[3].begin_idle();
         another.park(vec![0]);
         let mut awaited = limit.admit(Some(client(1))).expect("a place");
         assert_eq!((another.unpark(), taken[3].end_idle()), (None, Ok(())));
-        assert_eq!(awaited.finish_head(), Ok(Vec::new()));
+        assert_eq!(awaited.finish(), Ok(Vec::new()));
         drop((taken, new, another));
         assert_eq!(limit.0.lock().connections.count, 1);
         drop(awaited);
@@ -398,13 +414,19 @@ mod tests {
         assert_eq!((heads[0].unpark(), heads[1].unpark()), (None, Some(vec![7; 100])));
         // What has ended holds nothing.
         heads[1].park(vec![7; 50]);
-        assert_eq!(heads[1].finish_head(), Ok(vec![7; 50]));
+        assert_eq!(heads[1].finish(), Ok(vec![7; 50]));
         heads[2].park(vec![7; 199]);
         assert!(!is_closed(&mut heads[2]) && !is_closed(&mut heads[3]));
         drop(heads);
         let state = limit.0.lock();
         assert_eq!(
-            (state.connections.count, state.bytes, state.heads.count, state.heads.of.len(), state.heads.ranks.len()),
+            (
+                state.connections.count,
+                state.bytes,
+                state.unfinished.count,
+                state.unfinished.of.len(),
+                state.unfinished.ranks.len()
+            ),
             (0, 0, 0, 0, 0)
         );
     }
@@ -415,7 +437,7 @@ mod tests {
             ConnectionLimit(Arc::new(Bounded { max: 9, max_bytes: 3 * REQUEST_BYTES, state: Mutex::default() }));
         let mut bodies: Vec<_> = (0..4).map(|_| limit.admit(Some(client(1))).expect("a place")).collect();
         for body in &mut bodies {
-            body.finish_head().expect("it is there");
+            body.finish().expect("it is there");
         }
         for body in &mut bodies[..2] {
             body.park_body(vec![7; 100]);
@@ -427,7 +449,7 @@ mod tests {
         let closed: Vec<_> = bodies.iter_mut().map(is_closed).collect();
         assert_eq!(closed, [true, false, false, false], "the oldest");
         assert_eq!(limit.0.lock().bytes, 2 * REQUEST_BYTES + 200);
-        assert_eq!((bodies[1].finish_head(), bodies[2].finish_head()), (Ok(vec![7; 200]), Ok(Vec::new())));
+        assert_eq!((bodies[1].finish(), bodies[2].finish()), (Ok(vec![7; 200]), Ok(Vec::new())));
         drop(bodies);
         let state = limit.0.lock();
         assert_eq!((state.connections.count, state.bytes), (0, 0));
@@ -441,7 +463,7 @@ mod tests {
             let other = limit.admit(Some(client(2))).expect("a place");
             let told = tokio::time::timeout(Duration::from_secs(10), one.displaced()).await;
             assert!(told.is_ok(), "it never heard of it");
-            assert_eq!(one.finish_head(), Err(Displaced::Unfinished));
+            assert_eq!(one.finish(), Err(Displaced::Unfinished));
             drop((one, other));
             assert!(limit.admit(Some(client(1))).is_some());
         });

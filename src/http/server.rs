@@ -63,7 +63,8 @@ pub struct ServerConnection {
     held: Option<Buffer>,
     /// How many bytes of the body may still come.
     body_allowance: u64,
-    /// How long we may still wait for the body. Waiting takes from it, and what comes adds as long as it may take.
+    /// How long we may still wait for the body. Waiting takes from it, and each byte that comes adds what it may take at
+    /// `body_rate`.
     body_wait_left: Duration,
     /// Whether the client waits to be told that its body may come.
     expects_continue: bool,
@@ -85,7 +86,7 @@ pub struct ServerSettings {
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientTimeouts {
-    /// For the head of a request, from its first byte to its last, and on a new connection until there is one.
+    /// For the head of a request, from its first byte to its last, and on a new connection as long again before that first byte.
     pub head: Duration,
     /// For the next piece of a request's body.
     pub body: Duration,
@@ -139,7 +140,7 @@ impl ServerConnection {
             return Ok(None);
         }
         let read = self.read_head().await;
-        match self.admission.finish_head() {
+        match self.admission.finish() {
             Ok(parked) if parked.is_empty() => {}
             // It ends without an answer. So what came of the head is dropped, and no more of it is waited for.
             Ok(_) if matches!(read, Ok(None)) => {}
@@ -188,6 +189,8 @@ impl ServerConnection {
                 self.admission.park(mem::replace(&mut self.read_buffer, self.pool.none()).to_vec());
             }
             if is_idle {
+                // A connection that waits holds no buffer.
+                self.read_buffer.release();
                 self.admission.begin_idle();
             }
             let Self { stream, timer, turn, shutdown, admission, .. } = self;
@@ -210,12 +213,12 @@ impl ServerConnection {
                     } => Ok(false),
                 }
             };
-            // Asked for only if there is something to wait for, and then other connections have their turn.
-            let deadline = || {
+            // Called only if there is something to wait for: then its turn is over.
+            let on_wait = || {
                 turn.renew();
                 head_deadline.unwrap_or_else(|| Instant::now() + idle)
             };
-            let arrival = timer.until(deadline, pin!(arrival)).await;
+            let arrival = timer.until(on_wait, pin!(arrival)).await;
             if is_idle {
                 self.admission.end_idle()?;
             }
@@ -234,7 +237,7 @@ impl ServerConnection {
                 Some(Ok(count)) if count > 0 => {}
                 Some(_) => return Ok(None),
                 // The socket said that it was readable, and was not.
-                None => self.release_read_buffer(),
+                None => {}
             }
         }
     }
@@ -268,8 +271,8 @@ impl ServerConnection {
         }
     }
 
-    /// All of the request's body, if it has no more than `max_bytes`; `None` for a longer one, which can still be read from its
-    /// beginning. While more is waited for, what has come counts with the unfinished heads, and can be let go of like one.
+    /// All of the rest of the request's body, if it has no more than `max_bytes`; `None` for a longer one, which can still be read
+    /// from where reading stood. While more is waited for, what has come counts with the unfinished heads, and can be let go of like one.
     ///
     /// # Errors
     /// As [`ServerConnection::next_piece`], and [`BodyError::Displaced`].
@@ -291,7 +294,7 @@ impl ServerConnection {
                 break Ok(false);
             }
         };
-        if let Err(displaced) = self.admission.finish_head() {
+        if let Err(displaced) = self.admission.finish() {
             self.forget_request();
             return Err(displaced.into());
         }
@@ -339,7 +342,6 @@ impl ServerConnection {
             self.write_all(&[CONTINUE]).await.map_err(|_| BodyError::Gone(io::ErrorKind::WriteZero.into()))?;
         }
         let limit = self.settings.timeouts.body.min(self.body_wait_left);
-        // Set where the deadline is asked for, so only if there was something to wait for.
         let mut waited_since = None;
         let read = loop {
             let is_parked = self.held.is_some() && readable(&self.stream).now_or_never().is_none();
@@ -354,8 +356,8 @@ impl ServerConnection {
                     is_ready = readable(stream) => is_ready,
                 }
             };
-            let deadline = || *waited_since.get_or_insert_with(Instant::now) + limit;
-            let arrival = timer.until(deadline, pin!(arrival)).await;
+            let on_wait = || *waited_since.get_or_insert_with(Instant::now) + limit;
+            let arrival = timer.until(on_wait, pin!(arrival)).await;
             if let (Some(held), true) = (&mut self.held, is_parked) {
                 **held = self.admission.unpark().ok_or(Displaced::Unfinished)?;
             }
@@ -370,7 +372,7 @@ impl ServerConnection {
                 Some(Ok(0)) => break Err(BodyError::Gone(io::ErrorKind::UnexpectedEof.into())),
                 Some(read) => break read.map_err(BodyError::Gone),
                 // The socket said that it was readable, and was not.
-                None => self.release_read_buffer(),
+                None => self.read_buffer.release(),
             }
         };
         let Self { turn, body_wait_left, settings, .. } = self;
@@ -529,9 +531,9 @@ impl ServerConnection {
         self.write_answer(&[out, if self.is_chunked { LAST_CHUNK } else { b"" }]).await
     }
 
-    /// Gives the read buffer back to the worker, if nothing is in it: a connection that waits holds none.
-    pub fn release_read_buffer(&mut self) {
-        self.read_buffer.release();
+    /// The next answer is the last one: what follows the request is not to be read.
+    pub fn end_after_answer(&mut self) {
+        self.is_persistent = false;
     }
 
     /// The answer cannot be brought to its end: the connection ends, so that nobody takes what there is of it for the whole.
@@ -553,12 +555,19 @@ impl ServerConnection {
             return;
         }
         let mut left = MAX_DISCARDED;
-        let Self { stream, pool, read_buffer, timer, turn, .. } = &mut self;
+        let Self { stream, pool, read_buffer, timer, turn, admission, .. } = &mut self;
+        // Nobody is to be kept out by connections that are ending.
+        admission.begin_idle();
         let discarding = async {
             loop {
                 // Many may be closed at once, and none of them is to hold what it has read for so long.
                 *read_buffer = pool.none();
-                if readable(stream).await.is_err() {
+                let is_ready = tokio::select! {
+                    biased;
+                    () = admission.displaced() => false,
+                    is_ready = readable(stream) => is_ready.is_ok(),
+                };
+                if !is_ready {
                     break;
                 }
                 read_buffer.make_room(MIN_READ);
@@ -660,7 +669,7 @@ pub enum WriteError {
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long the rest of a head may take once idle connections end, and the next request after an answer of that time.
 const LAST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a body may keep us waiting on the whole, before what has come of it counts, and after any amount of it.
+/// How long a body may keep us waiting before anything has come of it, and the most that can be left after any amount of it.
 const MAX_BODY_WAIT: Duration = Duration::from_mins(1);
 /// How long a connection that is closed is still read, so that the client gets the last answer.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -736,7 +745,6 @@ mod tests {
         async fn answer(&mut self) {
             self.decide_persistence(false, false);
             self.write_answer(&[ANSWER]).await.expect("there is room");
-            self.release_read_buffer();
         }
     }
 
@@ -790,7 +798,7 @@ mod tests {
                 connection.request().await;
                 let limit = ConnectionLimit::new(1);
                 connection.admission = limit.admit(None).expect("the first");
-                connection.admission.finish_head().expect("it is there");
+                connection.admission.finish().expect("it is there");
                 assert!(limit.admit(None).is_none(), "whose head is there stays");
                 let sending = async {
                     for piece in [b"b", b"c", b"d"] {
@@ -809,10 +817,7 @@ mod tests {
                     }
                     None => assert!(matches!(&held, (Ok(Some(body)), 3) if body == b"abcd"), "{held:?}"),
                 }
-                assert_eq!(
-                    (connection.admission.finish_head().is_err(), connection.held_bytes()),
-                    (is_wanted_by_others, 0)
-                );
+                assert_eq!((connection.admission.finish().is_err(), connection.held_bytes()), (is_wanted_by_others, 0));
                 assert!(is_wanted_by_others || limit.admit(None).is_none(), "who is answered stays");
                 assert_eq!(seconds(connection.close()).await, ((), 0), "whoever had to go does not linger");
             }
@@ -1087,6 +1092,25 @@ mod tests {
         });
     }
 
+    /// What is no request is answered, and what follows it is read for a while, so that the answer arrives.
+    #[test]
+    fn a_connection_that_ends_slowly_gives_way_to_who_has_fewer() {
+        run(async {
+            for (is_same, ends_after) in [(true, 5), (false, 1)] {
+                let (mut connection, _client) = with("x\r\n\r\n").await;
+                let limit = ConnectionLimit::new(1);
+                connection.admission = limit.admit(None).expect("the first");
+                connection.next_request().await.expect_err("no request");
+                let coming = async {
+                    tokio::time::sleep(SECOND).await;
+                    limit.admit((!is_same).then_some([192, 0, 2, 1].into())).is_some()
+                };
+                let (((), took), is_admitted) = tokio::join!(seconds(connection.close()), coming);
+                assert_eq!((took, is_admitted), (ends_after, !is_same));
+            }
+        });
+    }
+
     /// FR-10.
     #[test]
     fn a_body_is_asked_for_once_and_only_if_somebody_wants_it() {
@@ -1349,7 +1373,6 @@ mod tests {
                 let head = String::from_utf8(head).expect("ASCII");
                 assert!(head.starts_with(&expected) && head.ends_with(" GMT\r\n\r\n"), "{case}: {head}");
                 connection.write_answer(&[ANSWER]).await.expect("there is room");
-                connection.release_read_buffer();
                 client.write_all(GET.as_bytes()).await.expect("there is room");
                 assert_eq!(connection.next_request().await.expect("good so far").is_some(), goes_on, "{case}");
             }
@@ -1357,7 +1380,6 @@ mod tests {
             connection.request().await;
             assert!(connection.decide_persistence(false, false));
             connection.abort();
-            connection.release_read_buffer();
             assert!(connection.next_request().await.expect("good so far").is_none(), "an answer that broke off");
 
             let (mut connection, _client) = with(&GET.repeat(2)).await;
@@ -1451,7 +1473,6 @@ mod tests {
             connection.request().await;
             let (written, took) = seconds(connection.write_answer(&[&many])).await;
             assert!(matches!((written, took), (Err(WriteError::TooSlow), 60)), "{took} s");
-            connection.release_read_buffer();
             assert!(matches!(seconds(connection.next_request()).await, (Ok(None), 0)), "it is over");
 
             let (mut connection, mut client) = with(GET).await;

@@ -29,19 +29,19 @@ impl Timer {
         self.until(move || Instant::now() + limit, work)
     }
 
-    /// The same until a `deadline`, which is asked for once `work` has to be waited for.
+    /// The same until the deadline that `on_wait` names, which is called once, if `work` has to be waited for.
     ///
     /// # Errors
     /// [`Elapsed`]; `work` is not polled any more then.
     pub(super) async fn until<T>(
         &mut self,
-        deadline: impl FnOnce() -> Instant,
+        on_wait: impl FnOnce() -> Instant,
         mut work: impl Future<Output = T> + Unpin,
     ) -> Result<T, Elapsed> {
         tokio::select! {
             biased;
             output = &mut work => Ok(output),
-            () = async { self.fire_at(deadline()).await } => Err(Elapsed),
+            () = async { self.fire_at(on_wait()).await } => Err(Elapsed),
         }
     }
 

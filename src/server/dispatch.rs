@@ -72,7 +72,7 @@ impl Connections {
     fn record_closed(&self, reason: &'static str) {
         metrics::connection_refused(reason);
         if self.told.is_due(CROWDED_INTERVAL, Instant::now()) {
-            log::warn!(reason; "connections are closed to make room: limits.connections are open, or unfinished heads and bodies hold 128 MiB");
+            log::warn!(reason; "connections are closed or refused for want of room: limits.connections are open, or unfinished heads and bodies hold 128 MiB");
         }
     }
 }
@@ -80,8 +80,9 @@ impl Connections {
 impl Worker {
     /// Serves one connection to its end.
     pub(super) async fn serve(&self, stream: AcceptedStream, peer: Option<SocketAddr>) {
-        let network = peer.map(|peer| network(canonical(peer)));
-        let Some(admission) = self.connections.limit.admit(network) else {
+        // An IPv4 address is one, also where it came mapped into an IPv6 one.
+        let peer = peer.map(|peer| peer.ip().to_canonical());
+        let Some(admission) = self.connections.limit.admit(peer.map(network)) else {
             return self.connections.record_closed("full");
         };
         let draining = &self.health.draining;
@@ -101,31 +102,19 @@ impl Worker {
     }
 
     /// Answers one request after the other, until the connection ends.
-    async fn answer_all(
-        &self,
-        connection: &mut ServerConnection,
-        peer: Option<SocketAddr>,
-    ) -> Result<(), RequestError> {
+    async fn answer_all(&self, connection: &mut ServerConnection, peer: Option<IpAddr>) -> Result<(), RequestError> {
         while let Some(request) = connection.next_request().await? {
-            let client = self.guard.client(peer.map(canonical), &request);
+            let client = self.guard.client(peer, &request);
             let mut dispatch = self.begin(request.method().clone(), client, Some(&request), connection);
             // What is logged meanwhile, by libraries too, carries the request's id.
             dispatch.context.id.scope(pin!(dispatch.run(&request, peer))).await;
-            // Writes its line in the log.
-            drop(dispatch);
-            connection.release_read_buffer();
         }
         Ok(())
     }
 
     /// Answers bytes that are no request; the connection is closed after that. They have a line in the log, too.
-    async fn answer_request_error(
-        &self,
-        error: RequestError,
-        connection: &mut ServerConnection,
-        peer: Option<SocketAddr>,
-    ) {
-        let client = Client { address: peer.map(canonical), is_local: false };
+    async fn answer_request_error(&self, error: RequestError, connection: &mut ServerConnection, peer: Option<IpAddr>) {
+        let client = Client { address: peer, is_local: false };
         let no_method = Method::from_bytes(b"-").expect("it is a token");
         let mut dispatch = self.begin(no_method, client, None, connection);
         dispatch.context.id.scope(pin!(dispatch.write_error(&error.into()))).await;
@@ -158,7 +147,7 @@ struct Dispatch<'a> {
 
 impl Dispatch<'_> {
     /// Answers the request. Where that fails before anything has been written, the answer is an error.
-    async fn run(&mut self, request: &RequestHead, peer: Option<SocketAddr>) {
+    async fn run(&mut self, request: &RequestHead, peer: Option<IpAddr>) {
         // A panic ends this request and not the worker.
         let answered = AssertUnwindSafe(self.answer(request, peer)).catch_unwind().await;
         match answered.unwrap_or_else(|_| Err(ApiError::from(Code::Internal).closing().into())) {
@@ -180,18 +169,18 @@ impl Dispatch<'_> {
 
     /// A call is answered by the proxy or the bridge, anything else by our own routes and the app's files: each in a box of its
     /// own, so that an idle connection holds no memory for them, and none of them memory for the others.
-    async fn answer(&mut self, request: &RequestHead, peer: Option<SocketAddr>) -> Result<(), Failure> {
+    async fn answer(&mut self, request: &RequestHead, peer: Option<IpAddr>) -> Result<(), Failure> {
         if let Some(path) = &self.worker.health_path
             && let Some(route) = health_route(path, request.target())
         {
             return Box::pin(self.answer_health(route, request, peer)).await;
         }
-        let (guard, proxy) = (&self.worker.guard, &self.worker.proxy);
-        let bridge = match &self.worker.bridge {
-            _ if proxy.serves(request) => None,
-            Some(bridge) if bridge.serves(request) => Some(bridge),
-            _ => return Box::pin(self.answer_route(request, peer)).await,
-        };
+        let Worker { guard, proxy, bridge, .. } = self.worker;
+        let is_call = proxy.serves(request);
+        let bridge = bridge.as_ref().filter(|bridge| !is_call && bridge.serves(request));
+        if !is_call && bridge.is_none() {
+            return Box::pin(self.answer_route(request)).await;
+        }
         self.access = guard.check_call(request, &self.context)?;
         if self.access == Access::Preflight {
             return Box::pin(self.write_preflight()).await;
@@ -204,9 +193,9 @@ impl Dispatch<'_> {
     }
 
     /// Answers by one of our own routes, or with one of the app's files.
-    async fn answer_route(&mut self, request: &RequestHead, peer: Option<SocketAddr>) -> Result<(), Failure> {
+    async fn answer_route(&mut self, request: &RequestHead) -> Result<(), Failure> {
         let guard = &self.worker.guard;
-        let web_request = WebRequest::new(request, peer)?;
+        let web_request = WebRequest::new(request)?;
         self.access = guard.check_route(request, web_request.path(), &self.context)?;
         self.page = guard.page(web_request.path());
         if self.access == Access::Preflight {
@@ -224,7 +213,7 @@ impl Dispatch<'_> {
                 }
             }
         };
-        self.write_response(response, *request.method() == Method::HEAD).await
+        self.write_response(response).await
     }
 
     /// Tells a front of ours how the process does, whatever Host it names: a health check names none, or any.
@@ -232,9 +221,9 @@ impl Dispatch<'_> {
         &mut self,
         route: &'static str,
         request: &RequestHead,
-        peer: Option<SocketAddr>,
+        peer: Option<IpAddr>,
     ) -> Result<(), Failure> {
-        if !self.worker.guard.is_front(peer.map(canonical)) {
+        if !self.worker.guard.is_front(peer) {
             return Err(ApiError::from(Code::NotFound).into());
         }
         self.context.set_route(route);
@@ -247,16 +236,15 @@ impl Dispatch<'_> {
         let mut out = self.begin_head(status, false, false);
         out.extend_from_slice(b"content-type: text/plain\r\ncache-control: no-store\r\n");
         self.connection.write_framing(Some(verdict.text.len() as u64), &mut out);
-        let body = if *request.method() == Method::HEAD { "" } else { &verdict.text };
-        self.write_whole(out, status, None, body.as_bytes()).await;
+        self.write_whole(out, status, None, verdict.text.as_bytes()).await;
         Ok(())
     }
 
     /// Writes the answer of one of our own routes, or a file.
-    async fn write_response(&mut self, mut response: HttpResponse<BoxBody>, is_head: bool) -> Result<(), Failure> {
+    async fn write_response(&mut self, mut response: HttpResponse<BoxBody>) -> Result<(), Failure> {
         let (status, size) = (response.status(), response.body().size());
-        let has_body = !is_head && !matches!(size, BodySize::None | BodySize::Sized(0));
-        // Only a library's own refusal comes here, that of a range for example. It is no page.
+        let has_body = !self.is_head() && !matches!(size, BodySize::None | BodySize::Sized(0));
+        // Our own refusals are errors; this is a library's, of a range for example, and no page.
         if status.is_client_error() {
             self.page = Page::None;
         }
@@ -329,8 +317,12 @@ impl Dispatch<'_> {
             out.extend_from_slice(b"content-disposition: attachment\r\n");
         }
         self.connection.write_framing(Some(problem.len() as u64), &mut out);
-        let is_head = self.request.is_some_and(|request| *request.method() == Method::HEAD);
-        self.write_whole(out, status, Some(error.code()), if is_head { b"" } else { problem.as_bytes() }).await;
+        self.write_whole(out, status, Some(error.code()), problem.as_bytes()).await;
+    }
+
+    /// Whether the answer is one to HEAD, which has no body.
+    fn is_head(&self) -> bool {
+        self.request.is_some_and(|request| *request.method() == Method::HEAD)
     }
 
     /// Whether it is a callback, as far as can be told: of what is no head, the first line may have come.
@@ -364,6 +356,7 @@ impl Dispatch<'_> {
 
     /// Writes the rest of an answer whose body is here already.
     async fn write_whole(&mut self, mut out: Buffer, status: StatusCode, code: Option<Code>, body: &[u8]) {
+        let body = if self.is_head() { b"" } else { body };
         self.end_head(&mut out);
         self.context.record_answer(status.as_u16(), code);
         self.context.count_out(body.len());
@@ -423,7 +416,7 @@ async fn read_body(
         discarded += piece as u64;
         if discarded > MAX_BODY {
             // The answer is the last one, even if the body ended with this piece.
-            connection.abort();
+            connection.end_after_answer();
             return Ok(Bytes::new());
         }
     }
@@ -433,11 +426,6 @@ async fn read_body(
 fn health_route(path: &str, target: &str) -> Option<&'static str> {
     let path = target.split('?').next()?.strip_prefix(path)?;
     [HEALTHZ, READYZ].into_iter().find(|route| *route == path)
-}
-
-/// A peer's address: an IPv4 address as such, also where it came mapped into an IPv6 one.
-fn canonical(peer: SocketAddr) -> IpAddr {
-    peer.ip().to_canonical()
 }
 
 /// How often the log is told that there are too many connections.

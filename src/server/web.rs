@@ -3,7 +3,6 @@
 //! It gets requests that have been read whole and checked, and returns answers that are not written yet.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -95,18 +94,17 @@ impl Web {
 }
 
 impl WebRequest {
-    /// The request that `head` is, sent by `peer`.
+    /// The request that `head` is.
     ///
     /// # Errors
     /// `bad_request` for what is no URI to actix-web.
-    pub(super) fn new(head: &RequestHead, peer: Option<SocketAddr>) -> Result<Self, ApiError> {
+    pub(super) fn new(head: &RequestHead) -> Result<Self, ApiError> {
         let mut request = Request::new();
         let message = request.head_mut();
         let malformed = || ApiError::from(Code::BadRequest).closing();
         message.method = head.method().clone();
         message.uri = Uri::try_from(head.target()).map_err(|_| malformed())?;
         message.version = if head.is_http_1_1 { Version::HTTP_11 } else { Version::HTTP_10 };
-        message.peer_addr = peer;
         for field in head.fields().iter() {
             let name = HeaderName::from_bytes(field.name).map_err(|_| malformed())?;
             let value = HeaderValue::from_bytes(field.value).map_err(|_| malformed())?;
