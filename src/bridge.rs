@@ -50,7 +50,7 @@ pub struct Bridge {
 #[derive(Debug)]
 pub struct SharedBridge {
     settings: BridgeSettings,
-    upstream: SharedUpstream,
+    upstream: Arc<SharedUpstream>,
     /// The gateway's own address, without a slash at its end.
     public: String,
     limits: ProxyLimits,
@@ -78,7 +78,7 @@ impl SharedBridge {
         let timeouts = UpstreamTimeouts { first_byte: settings.first_byte, ..proxy.timeouts };
         let name: DataHubId = NAME.parse().expect("it is a good id");
         let health = Arc::new(Health::of_backend(name.clone()));
-        let upstream = SharedUpstream::new(name, &health, settings.address.clone(), timeouts, proxy.limits);
+        let upstream = Arc::new(SharedUpstream::new(name, &health, settings.address.clone(), timeouts, proxy.limits));
         let (public, limits, link_reported) = (public.to_owned(), proxy.limits, LastSaid::default());
         Self { settings, upstream, public, limits, sessions, link_reported }
     }
@@ -87,7 +87,7 @@ impl SharedBridge {
 impl Bridge {
     /// The bridge of one of `workers`: its connections are its own, all else is shared.
     pub fn new(shared: Arc<SharedBridge>, pool: BufferPool, workers: usize) -> Self {
-        Self { upstream: Upstream::new(&shared.upstream, pool.clone(), workers), shared, pool }
+        Self { upstream: Upstream::new(Arc::clone(&shared.upstream), pool.clone(), workers), shared, pool }
     }
 
     /// Whether a request is one for the old backend.
@@ -102,7 +102,7 @@ impl Bridge {
     /// the policy's concern.
     ///
     /// # Errors
-    /// [`Failure`]; where nothing was sent upstream the code says so.
+    /// [`Failure`], before anything was written to the browser.
     pub async fn forward(
         &self,
         proxy: &Proxy,
@@ -153,7 +153,7 @@ impl Bridge {
 
         let cookie = bearer.map(|login| keys.mint(&login.session, &login.datahub.id, now));
         let envelope = call.envelope(address, Credential::DataCookie(cookie.as_ref().map(|value| value.as_str())));
-        let message = Message::of_call(self.pool.take(), request, target, length, envelope)?;
+        let message = Message::of_call(self.pool.take(), request, target, length, None, envelope)?;
         let upstream_request =
             UpstreamRequest::new(request.method().as_str(), message.as_bytes(), length, bearer.map(Login::tag));
         let holder = holder(login.as_ref(), context);

@@ -36,7 +36,7 @@ pub struct RequestContext {
     pub replay: Cell<u8>,
     /// Whether it is a call without a login, to a DataHUB that may be asked without one.
     pub is_anonymous: Cell<bool>,
-    /// How long the DataHUB took, from sending it upstream to the head of the answer.
+    /// How long the DataHUB took, from the end of the request to the head of the answer.
     pub upstream: Cell<Option<Duration>>,
     method: Method,
     route: RefCell<Cow<'static, str>>,

@@ -83,17 +83,17 @@ pub struct SharedProxy {
     settings: ProxySettings,
     datahubs: DataHubs,
     /// In the order of the DataHUBs.
-    limits: Vec<RouteLimits>,
+    routes: Vec<SharedRoute>,
     /// How often each client may call without a login.
     anonymous_clients: RateLimiter,
     sessions: Arc<Sessions>,
     refresher: Refresher,
 }
 
-/// What bounds the calls of all workers to one DataHUB.
+/// What the calls of all workers to one DataHUB share.
 #[derive(Debug)]
-struct RouteLimits {
-    upstream: SharedUpstream,
+struct SharedRoute {
+    upstream: Arc<SharedUpstream>,
     /// How often all clients together may call without a login, if they may.
     anonymous: Option<TotalRateLimiter>,
 }
@@ -109,10 +109,10 @@ impl SharedProxy {
         refresher: Refresher,
     ) -> Self {
         let ProxySettings { timeouts, limits, .. } = settings;
-        let limits = datahubs.iter().map(|datahub| {
+        let routes = datahubs.iter().map(|datahub| {
             let (name, health, address) = (datahub.id.clone(), datahub.provider.health(), datahub.address.clone());
-            RouteLimits {
-                upstream: SharedUpstream::new(name, health, address, timeouts, limits),
+            SharedRoute {
+                upstream: Arc::new(SharedUpstream::new(name, health, address, timeouts, limits)),
                 anonymous: datahub.anonymous_rate.map(TotalRateLimiter::new),
             }
         });
@@ -123,7 +123,7 @@ impl SharedProxy {
             public: public.to_owned(),
             scheme,
             settings,
-            limits: limits.collect(),
+            routes: routes.collect(),
             datahubs,
             anonymous_clients,
             sessions,
@@ -161,8 +161,8 @@ pub struct ProxyLimits {
 impl Proxy {
     /// The proxy of one of `workers`: its connections are its own, all else is shared.
     pub fn new(shared: Arc<SharedProxy>, guard: Arc<Guard>, pool: BufferPool, workers: usize) -> Self {
-        let routes = shared.datahubs.iter().zip(&shared.limits).map(|(datahub, limits)| {
-            let upstream = Upstream::new(&limits.upstream, pool.clone(), workers);
+        let routes = shared.datahubs.iter().zip(&shared.routes).map(|(datahub, route)| {
+            let upstream = Upstream::new(Arc::clone(&route.upstream), pool.clone(), workers);
             Route { upstream, public_url: format!("{}{}{}", shared.public, shared.prefix, datahub.id) }
         });
         Self { routes: routes.collect(), shared, guard, pool, clock: DateClock::default() }
@@ -176,7 +176,7 @@ impl Proxy {
     /// Forwards one call of the browser at `downstream` and passes the answer on.
     ///
     /// # Errors
-    /// [`Failure`]; where nothing was sent upstream the code says so.
+    /// [`Failure`], before anything was written to the browser.
     pub async fn forward(
         &self,
         request: &RequestHead,
@@ -190,10 +190,9 @@ impl Proxy {
         let (datahub, raw_target) = self.find_datahub(&replay.target, context)?;
         context.replay.set(replay.replays);
         let caller = self.identify(request, datahub, context, now)?;
+        let logged = |failure: Failure| failure.log_if_security_event(datahub.id.as_str(), context);
         let target = Target::parse(request.method().as_str(), raw_target, &settings.policy);
-        let target = target.map_err(|error| {
-            Failure::from(ApiError::from(error)).log_if_security_event(datahub.id.as_str(), context)
-        })?;
+        let target = target.map_err(|error| logged(ApiError::from(error).into()))?;
         let length = body_length(request);
         if length.known().is_some_and(|length| length > settings.limits.body) {
             return Err(Code::BodyTooLarge.into());
@@ -207,30 +206,25 @@ impl Proxy {
         }
         let upload = caller.login.as_ref().filter(|_| is_long).map(|login| call.begin_upload(login));
 
-        let envelope = call.envelope(&datahub.address, Credential::Bearer(caller.session()));
-        // The head is written before the body is read, since a short body is put behind it.
-        let mut message = Message::of_call(self.pool.take(), request, target.as_str(), length, envelope)?;
         let inspected = if target.is_graphql() {
             graphql::inspect(request, downstream, context).await
         } else {
             inspect::inspect(request, downstream, context).await
         };
-        let refused = |failure: Failure| failure.log_if_security_event(datahub.id.as_str(), context);
-        let (rest, part_names) = match inspected.map_err(refused)? {
-            RequestBody::Buffered(body) => {
-                message.append(&body, length);
-                (BodyLength::None, None)
-            }
-            RequestBody::Streaming => (length, None),
-            RequestBody::Watched(names) => (length, Some(RefCell::new(names))),
+        let (body, rest, part_names) = match inspected.map_err(logged)? {
+            RequestBody::Buffered(body) => (Some(body), BodyLength::None, None),
+            RequestBody::Streaming => (None, length, None),
+            RequestBody::Watched(names) => (None, length, Some(RefCell::new(names))),
         };
-        let method = request.method().as_str();
+        let (method, body) = (request.method().as_str(), body.as_deref());
+        let envelope = call.envelope(&datahub.address, Credential::Bearer(caller.session()));
+        let message = Message::of_call(self.pool.take(), request, target.as_str(), length, body, envelope)?;
         let upstream_request =
             UpstreamRequest { part_names, ..UpstreamRequest::new(method, message.as_bytes(), rest, caller.tag()) };
         let Route { upstream, public_url } = &self.routes[datahub.index()];
         let exchanged = upstream.exchange(caller.holder(context), &upstream_request, downstream, context).await;
         // A long body in parts shows a credential only on its way up.
-        let mut exchange = exchanged.map_err(|error| refused(error.failure(request)))?;
+        let mut exchange = exchanged.map_err(|error| logged(error.failure(request)))?;
         call.check_answer(&exchange)?;
         // The bearer is wiped, and whoever asks next may renew the token.
         drop((message, upload));
@@ -265,7 +259,7 @@ impl Proxy {
 
     /// Counts a call without a login. First by its client, so that one who comes too often takes nothing from the others.
     fn check_anonymous(&self, datahub: &DataHub, context: &RequestContext) -> Result<(), ApiError> {
-        let total = self.shared.limits[datahub.index()].anonymous.as_ref().ok_or(Code::NotLoggedIn)?;
+        let total = self.shared.routes[datahub.index()].anonymous.as_ref().ok_or(Code::NotLoggedIn)?;
         self.check_anonymous_client(datahub.id.as_str(), context, Some(total))
     }
 
@@ -287,21 +281,20 @@ impl Proxy {
         checked.map_err(|(limited, _)| limited.into())
     }
 
-    /// The DataHUB whose id is in `target`, and what follows the id. The log learns of the DataHUB. A target that is too long is
-    /// refused here.
+    /// The DataHUB whose id is in `target`, and what follows the id. The log learns of the DataHUB, also if the target is too long.
     fn find_datahub<'a>(
         &self,
         target: &'a str,
         context: &RequestContext,
     ) -> Result<(&Arc<DataHub>, &'a str), ApiError> {
-        if target.len() > self.shared.settings.limits.target {
-            return Err(ApiError::from(Code::TargetTooLong).closing());
-        }
         let rest = target.strip_prefix(&self.shared.prefix).ok_or(Code::NotFound)?;
         let (id, raw_target) = rest.split_at(memchr2(b'/', b'?', rest.as_bytes()).unwrap_or(rest.len()));
         let datahub = self.shared.datahubs.by_id(id).ok_or(Code::UnknownDatahub)?;
         context.set_datahub(datahub.id.as_str());
         context.set_route(ROUTE);
+        if target.len() > self.shared.settings.limits.target {
+            return Err(ApiError::from(Code::TargetTooLong).closing());
+        }
         Ok((datahub, raw_target))
     }
 

@@ -159,9 +159,9 @@ impl Collector for Sums {
             }
         }
 
-        let help = "How long requests took, from the first byte in to the last byte out, by DataHUB.";
+        let help = "How long requests took, from the whole head to the last byte out, by DataHUB.";
         histogram(&mut encoder, "request_duration", help, &datahubs, |datahub| &datahub.duration)?;
-        let help = "How long a DataHUB took to the head of its answer.";
+        let help = "How long a DataHUB took, from the end of the request to the head of its answer.";
         histogram(&mut encoder, "upstream_duration", help, datahubs.get(1..).unwrap_or_default(), |datahub| {
             &datahub.upstream
         })

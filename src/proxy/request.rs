@@ -55,7 +55,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// The head of a call with the fields of `request`.
+    /// The head of a call with the fields of `request`, whose body is delimited by `length`, and that body if it is here already.
     ///
     /// # Errors
     /// `bad_request` if something is said twice that may be said once: we and GitLab might go by another one each.
@@ -64,11 +64,12 @@ impl Message {
         request: &RequestHead,
         target: &str,
         length: BodyLength,
+        body: Option<&[u8]>,
         envelope: Envelope<'_>,
     ) -> Result<Self, Code> {
         let Envelope { context, scheme, .. } = envelope;
         let (fields, id) = (request.fields(), context.id.as_bytes());
-        bytes.make_room(request.len() + envelope.length());
+        bytes.make_room(request.len() + envelope.length() + body.map_or(0, |body| body.len() + MAX_CHUNK_FRAMING));
         let credential = begin(&mut bytes, request.method().as_str(), target, envelope);
         // From here on the credential is wiped, whatever comes of the rest.
         let mut message = Self { bytes, credential };
@@ -108,6 +109,10 @@ impl Message {
             _ => append(bytes, [b"00-", id, b"-", &id[16..], b"-00"]),
         }
         bytes.extend_from_slice(b"\r\n\r\n");
+        match body {
+            Some(body) if length == BodyLength::Chunked => write_one_chunk(body, bytes),
+            body => bytes.extend_from_slice(body.unwrap_or_default()),
+        }
         Ok(message)
     }
 
@@ -117,27 +122,6 @@ impl Message {
         let credential = begin(&mut bytes, "GET", "/api/v4/user", envelope);
         append(&mut bytes, [b"X-Request-Id: ", envelope.context.id.as_bytes(), b"\r\n\r\n"]);
         Self { bytes, credential }
-    }
-
-    /// Adds the whole body, delimited as the head says: by its `length`, or as one chunk.
-    pub(super) fn append(&mut self, body: &[u8], length: BodyLength) {
-        // What moves leaves a copy behind.
-        let needed = body.len() + MAX_CHUNK_FRAMING;
-        if self.bytes.capacity() - self.bytes.len() < needed {
-            let mut roomier = Vec::with_capacity(self.bytes.len() + needed);
-            roomier.extend_from_slice(&self.bytes);
-            self.bytes[self.credential.clone()].zeroize();
-            *self.bytes = roomier;
-        }
-        let is_chunked = length == BodyLength::Chunked;
-        // A chunk of no bytes would be the last one.
-        if is_chunked && !body.is_empty() {
-            write_chunk_size(body.len(), &mut self.bytes);
-            append(&mut self.bytes, [body, CHUNK_END]);
-        } else {
-            self.bytes.extend_from_slice(body);
-        }
-        self.bytes.extend_from_slice(if is_chunked { LAST_CHUNK } else { b"" });
     }
 
     /// The bytes, as they go over the wire.
@@ -172,6 +156,15 @@ impl Credential<'_> {
             Self::DataCookie(_) => 1 << 1 | 1 << 5 | 1 << 7 | 1 << 8,
         }
     }
+}
+
+/// Writes a whole body in chunks: one and the last one, which is the only one that is empty.
+fn write_one_chunk(body: &[u8], out: &mut Buffer) {
+    if !body.is_empty() {
+        write_chunk_size(body.len(), out);
+        append(out, [body, CHUNK_END]);
+    }
+    out.extend_from_slice(LAST_CHUNK);
 }
 
 /// Writes the first lines of a message; where in it the credential is. There is room for them, so that nothing moves.
@@ -273,15 +266,16 @@ mod tests {
 
     /// The message of a call with these fields, from this client; and the call's id.
     fn message(fields: &str, length: BodyLength, client: Option<&str>) -> Result<(Message, String), Code> {
-        message_in(&BufferPool::default(), fields, length, client)
+        message_in(&BufferPool::default(), fields, length, client, None)
     }
 
-    /// The same in a buffer of this pool.
+    /// The same with a body, in a buffer of this pool.
     fn message_in(
         pool: &BufferPool,
         fields: &str,
         length: BodyLength,
         client: Option<&str>,
+        body: Option<&[u8]>,
     ) -> Result<(Message, String), Code> {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/gateway.toml");
         let config = Config::load(&[file.into()]).expect("a good configuration");
@@ -308,7 +302,7 @@ mod tests {
         let datahub = config.datahubs.by_id("a").expect("it is configured");
         let credential = Credential::Bearer(Some(&session));
         let envelope = Envelope { address: &datahub.address, credential, context: &context, scheme: "https" };
-        let message = Message::of_call(pool.take(), &head, "/api/v4/a%2Fb?c=d", length, envelope)?;
+        let message = Message::of_call(pool.take(), &head, "/api/v4/a%2Fb?c=d", length, body, envelope)?;
         Ok((message, context.id.as_str().to_owned()))
     }
 
@@ -325,21 +319,22 @@ mod tests {
     fn a_message_is_these_bytes_and_no_others() {
         let fields = "ACCEPT:a\r\naccept: b \r\nCookie: a=b\r\nAuthorization: Basic x\r\nContent-Type: text/plain\r\n\
             X-Forwarded-For: 192.0.2.1\r\nPrivate-Token: x\r\nRanges: x\r\nAccept-Charset: x\r\nIf-Nonne-Match: x\r\n";
-        let (mut message, id) = message(fields, BodyLength::Known(4), Some("203.0.113.10")).expect("a good call");
-        for body in ["", "body", &"x".repeat(64 * 1024)] {
-            let before = message.as_bytes().to_vec();
-            message.append(body.as_bytes(), BodyLength::Known(4));
-            assert_eq!(message.as_bytes(), [&before, body.as_bytes()].concat());
+        for body in [None, Some(""), Some("body"), Some(&*"x".repeat(64 * 1024))] {
+            let body_bytes = body.map(str::as_bytes);
+            let message =
+                message_in(&BufferPool::default(), fields, BodyLength::Known(4), Some("203.0.113.10"), body_bytes);
+            let (message, id) = message.expect("a good call");
             assert_eq!(message.bytes[message.credential.clone()], *TOKEN.as_bytes(), "what is wiped in the end");
-        }
-        let text = String::from_utf8(message.as_bytes().to_vec()).expect("ASCII");
-        let expected = format!(
-            "PUT /api/v4/a%2Fb?c=d HTTP/1.1\r\nHost: git.example.org\r\nAuthorization: Bearer {TOKEN}\r\nACCEPT: a\r\n\
+            let text = String::from_utf8(message.as_bytes().to_vec()).expect("ASCII");
+            let expected = format!(
+                "PUT /api/v4/a%2Fb?c=d HTTP/1.1\r\nHost: git.example.org\r\nAuthorization: Bearer {TOKEN}\r\nACCEPT: a\r\n\
              accept: b\r\nContent-Type: text/plain\r\ncontent-length: 4\r\nX-Forwarded-For: 203.0.113.10\r\n\
-             X-Forwarded-Proto: https\r\nX-Request-Id: {id}\r\ntraceparent: 00-{id}-{}-00\r\n\r\nbodyxx",
-            &id[16..]
-        );
-        assert_eq!(text[..expected.len()], expected);
+             X-Forwarded-Proto: https\r\nX-Request-Id: {id}\r\ntraceparent: 00-{id}-{}-00\r\n\r\n{}",
+                &id[16..],
+                body.unwrap_or_default()
+            );
+            assert!(text == expected, "{text}");
+        }
     }
 
     #[test]
@@ -347,8 +342,8 @@ mod tests {
         for (body, expected) in
             [("", "\r\n\r\n0\r\n\r\n"), ("a=b&c=d&e=f&g=h&", "\r\n\r\n10\r\na=b&c=d&e=f&g=h&\r\n0\r\n\r\n")]
         {
-            let (mut message, _) = message("", BodyLength::Chunked, None).expect("a good call");
-            message.append(body.as_bytes(), BodyLength::Chunked);
+            let message = message_in(&BufferPool::default(), "", BodyLength::Chunked, None, Some(body.as_bytes()));
+            let (message, _) = message.expect("a good call");
             assert!(message.as_bytes().ends_with(expected.as_bytes()), "{body}");
         }
     }
@@ -378,7 +373,7 @@ mod tests {
             [("one that goes up", "", true), ("one that is refused", "User-Agent: a\r\nUser-Agent: b\r\n", false)]
         {
             let pool = BufferPool::default();
-            assert_eq!(message_in(&pool, fields, BodyLength::None, None).is_ok(), is_good, "{case}");
+            assert_eq!(message_in(&pool, fields, BodyLength::None, None, None).is_ok(), is_good, "{case}");
             // The pool gives a buffer back as it was, but for its length.
             let used = pool.take();
             let mut bytes = vec![0; used.capacity()];

@@ -27,10 +27,7 @@ use crate::proxy::limiter::{ConcurrencyLimit, Holder, Permit, RETRY_AFTER};
 /// One worker's connections to one DataHUB.
 #[derive(Debug)]
 pub struct Upstream {
-    address: Address,
-    timeouts: UpstreamTimeouts,
-    limit: Arc<ConcurrencyLimit>,
-    breaker: Arc<CircuitBreaker>,
+    shared: Arc<SharedUpstream>,
     pool: BufferPool,
     idle: IdlePool,
 }
@@ -40,7 +37,7 @@ pub struct Upstream {
 pub struct SharedUpstream {
     address: Address,
     timeouts: UpstreamTimeouts,
-    limit: Arc<ConcurrencyLimit>,
+    limit: ConcurrencyLimit,
     breaker: Arc<CircuitBreaker>,
     max_in_flight: usize,
 }
@@ -56,7 +53,7 @@ impl SharedUpstream {
     ) -> Self {
         health.publish();
         let ProxyLimits { in_flight, waiting, .. } = limits;
-        let limit = Arc::new(ConcurrencyLimit::new(in_flight, waiting));
+        let limit = ConcurrencyLimit::new(in_flight, waiting);
         let breaker = Arc::new(CircuitBreaker::new(name, Arc::clone(health)));
         Self { address, timeouts, limit, breaker, max_in_flight: in_flight }
     }
@@ -111,17 +108,16 @@ pub struct Exchange<'a> {
     pub response: Response,
     /// Whether the whole request went up before it.
     pub is_request_whole: bool,
-    /// From sending the request to the head of the answer.
+    /// From the end of the request to the head of the answer.
     pub took: Duration,
 }
 
 impl Upstream {
     /// That of one of `workers`: no connection yet. All of them together keep as many as may be in use at once.
-    pub fn new(shared: &SharedUpstream, pool: BufferPool, workers: usize) -> Self {
-        let SharedUpstream { address, timeouts, limit, breaker, max_in_flight } = shared;
-        let (address, limit, breaker) = (address.clone(), Arc::clone(limit), Arc::clone(breaker));
-        let idle = IdlePool::new(max_in_flight.div_ceil(workers.max(1)), Arc::clone(breaker.health()));
-        Self { address, timeouts: *timeouts, limit, breaker, pool, idle }
+    pub fn new(shared: Arc<SharedUpstream>, pool: BufferPool, workers: usize) -> Self {
+        let health = Arc::clone(shared.breaker.health());
+        let idle = IdlePool::new(shared.max_in_flight.div_ceil(workers.max(1)), health);
+        Self { shared, pool, idle }
     }
 
     /// Sends one request of `downstream`'s, at a place of `holder`'s, and waits for the head of its answer. An idempotent
@@ -137,9 +133,10 @@ impl Upstream {
         downstream: &mut ServerConnection,
         context: &RequestContext,
     ) -> Result<Exchange<'_>, SendError> {
-        self.breaker.check()?;
+        let SharedUpstream { timeouts, limit, breaker, .. } = &*self.shared;
+        breaker.check()?;
         let permit = {
-            let acquiring = pin!(self.limit.acquire(holder, self.timeouts.connect));
+            let acquiring = pin!(limit.acquire(holder, timeouts.connect));
             downstream.unless_client_leaves(acquiring).await??
         };
         self.exchange_holding(Some(permit), holder, request, downstream, context).await
@@ -154,19 +151,17 @@ impl Upstream {
         downstream: &mut ServerConnection,
         context: &RequestContext,
     ) -> Result<Exchange<'a>, SendError> {
-        let sent = Instant::now();
-        let outcome = self.exchange_over_any(request, downstream, context, sent).await;
+        let SharedUpstream { address, timeouts, breaker, .. } = &*self.shared;
+        let outcome = self.exchange_over_any(request, downstream, context).await;
         match &outcome {
-            Ok(_) | Err(SendError::Answer(ReceiveError::Invalid(_))) => self.breaker.record_success(),
-            Err(SendError::Connect(error)) => {
-                self.breaker.record_failure(error, &self.address, self.timeouts.connect);
-            }
+            Ok(_) | Err(SendError::Answer(ReceiveError::Invalid(_))) => breaker.record_success(),
+            Err(SendError::Connect(error)) => breaker.record_failure(error, address, timeouts.connect),
             // What else becomes of a call says nothing about the host.
             Err(_) => {}
         }
-        let (connection, (response, is_request_whole)) = outcome?;
+        let (connection, Answer { response, is_request_whole, awaited_since }) = outcome?;
         let received = Instant::now();
-        let took = received - sent;
+        let took = received - awaited_since;
         let (connection, session) = (Some(connection), request.session);
         let mut exchange =
             Exchange { upstream: self, connection, permit, holder, session, response, is_request_whole, took };
@@ -180,44 +175,46 @@ impl Upstream {
         request: &UpstreamRequest<'_>,
         downstream: &mut ServerConnection,
         context: &RequestContext,
-        now: Instant,
-    ) -> Result<(ClientConnection, (Response, bool)), SendError> {
+    ) -> Result<(ClientConnection, Answer), SendError> {
         let may_repeat = request.is_idempotent && request.rest.is_empty();
-        if let Some(mut connection) = self.idle.take(Wanted { session: request.session, may_repeat }, now) {
+        let wanted = Wanted { session: request.session, may_repeat };
+        if let Some(mut connection) = self.idle.take(wanted, Instant::now()) {
             match self.exchange_over(&mut connection, request, downstream, context).await {
                 Err(SendError::Answer(ReceiveError::Closed)) if may_repeat => {}
-                outcome => return outcome.map(|response| (connection, response)),
+                outcome => return outcome.map(|answer| (connection, answer)),
             }
         }
         // In a box, as whatever few calls do: most calls need no memory for it then.
         let mut connection = Box::pin(self.connect(downstream)).await?;
-        let response = self.exchange_over(&mut connection, request, downstream, context).await?;
-        Ok((connection, response))
+        let answer = self.exchange_over(&mut connection, request, downstream, context).await?;
+        Ok((connection, answer))
     }
 
     /// A new connection, unless others have found meanwhile that there is none to be had.
     async fn connect(&self, downstream: &mut ServerConnection) -> Result<ClientConnection, SendError> {
-        self.breaker.check()?;
+        let SharedUpstream { address, timeouts, breaker, .. } = &*self.shared;
+        breaker.check()?;
         let begun = Instant::now();
-        let connecting = self.address.connect(self.timeouts.connect);
+        let connecting = address.connect(timeouts.connect);
         let connected = downstream.unless_client_leaves(pin!(connecting)).await;
         if connected.is_err() && begun.elapsed() >= SLOW_CONNECT {
-            self.breaker.record_failure(&ConnectError::Timeout, &self.address, self.timeouts.connect);
+            breaker.record_failure(&ConnectError::Timeout, address, timeouts.connect);
         }
         let stream = connected??;
-        self.breaker.record_success();
+        breaker.record_success();
         Ok(ClientConnection::new(stream, &self.pool))
     }
 
-    /// The same over one connection: the answer, and whether the whole request went up before it.
+    /// The same over one connection.
     async fn exchange_over(
         &self,
         connection: &mut ClientConnection,
         request: &UpstreamRequest<'_>,
         downstream: &mut ServerConnection,
         context: &RequestContext,
-    ) -> Result<(Response, bool), SendError> {
-        let is_taken = connection.send(request.message, self.timeouts.idle).await?;
+    ) -> Result<Answer, SendError> {
+        let UpstreamTimeouts { first_byte, idle, .. } = self.shared.timeouts;
+        let is_taken = connection.send(request.message, idle).await?;
         let sent = match is_taken {
             true if request.rest.is_empty() => Sent::Whole,
             true => {
@@ -231,24 +228,33 @@ impl Upstream {
                         _ => Ok(piece),
                     }
                 };
-                Box::pin(connection.send_body(request.rest, request.is_head, next, self.timeouts.idle)).await?
+                Box::pin(connection.send_body(request.rest, request.is_head, next, idle)).await?
             }
             false => Sent::NotTaken,
         };
-        let (mut response, is_whole) = match sent {
-            Sent::Early(response) => (*response, false),
-            sent => {
-                let (receiving, is_whole) =
-                    (connection.receive(request.is_head, self.timeouts.first_byte), matches!(sent, Sent::Whole));
-                match downstream.unless_client_leaves(pin!(receiving)).await? {
-                    Err(ReceiveError::Stalled) if !is_whole => return Err(SendError::Stalled),
-                    response => (response?, is_whole),
-                }
+        let awaited_since = Instant::now();
+        let is_request_whole = matches!(sent, Sent::Whole);
+        let mut response = if let Sent::Early(response) = sent {
+            *response
+        } else {
+            let receiving = connection.receive(request.is_head, first_byte);
+            match downstream.unless_client_leaves(pin!(receiving)).await? {
+                Err(ReceiveError::Stalled) if !is_request_whole => return Err(SendError::Stalled),
+                response => response?,
             }
         };
-        response.is_reusable &= is_whole;
-        Ok((response, is_whole))
+        response.is_reusable &= is_request_whole;
+        Ok(Answer { response, is_request_whole, awaited_since })
     }
+}
+
+/// An answer to one request.
+struct Answer {
+    response: Response,
+    /// Whether the whole request went up before it.
+    is_request_whole: bool,
+    /// When nothing was left to be sent.
+    awaited_since: Instant,
 }
 
 impl<'a> Exchange<'a> {
@@ -279,7 +285,7 @@ impl<'a> Exchange<'a> {
         }
         // An answer that has broken off stays broken off.
         let connection = self.connection.as_mut().ok_or(ResponseBodyError::Truncated)?;
-        let piece = connection.next_piece(&mut self.response.body, self.upstream.timeouts.idle).await;
+        let piece = connection.next_piece(&mut self.response.body, self.upstream.shared.timeouts.idle).await;
         if piece.is_err() {
             self.connection = None;
         }
@@ -296,7 +302,7 @@ impl<'a> Exchange<'a> {
         self.permit = None;
         let Some(connection) = self.connection.take() else { return };
         if !connection.is_drained() {
-            self.upstream.breaker.health().report_unasked(now);
+            self.upstream.shared.breaker.health().report_unasked(now);
         } else if self.response.is_reusable {
             self.upstream.idle.put(connection, self.session, self.response.keep_alive, self.took, now);
         }

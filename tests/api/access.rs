@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use datahub::behaviour::Answer as Manner;
+use datahub::behaviour::{Answer as Manner, Manner as Way};
 use serde_json::Value;
 
 use crate::browser::{Browser, FETCH, NAVIGATION};
@@ -184,6 +184,31 @@ fn what_breaks_off_has_one_line() {
         let line = one(&id, case);
         assert_eq!((&line["status"], &line["code"]), (&status.into(), &code.into()), "{case}: {line}");
         assert_eq!((&line["bytes_in"], &line["method"]), (&4.into(), &"PUT".into()), "{case}: {line}");
+    }
+}
+
+/// EL-01: what the browser takes for its upload is not the DataHUB's time.
+#[test]
+fn how_long_the_datahub_took_counts_from_the_end_of_the_request() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = Browser::default();
+    browser.log_in(&gateway, "a", &hub, "testuser");
+    let pause = Duration::from_millis(700);
+    for is_hub_slow in [false, true] {
+        let manner = Way { answer_delay: if is_hub_slow { pause } else { Duration::ZERO }, ..Way::default() };
+        hub.set(|behaviour| behaviour.by_path = vec![("/api/v4/projects/230/packages", manner)]);
+        let path = format!("{BASE}/datahubs/a/api/v4/projects/230/packages/generic/p/1.0.0/f.bin");
+        let fields = format!("{FETCH}Content-Type: application/octet-stream\r\nContent-Length: 8\r\n");
+        let mut connection = browser.begin(&gateway, "PUT", &path, &fields);
+        connection.write(b"half");
+        std::thread::sleep(if is_hub_slow { Duration::ZERO } else { pause });
+        connection.write(b"half");
+        let answer = connection.head();
+        assert_eq!(answer.status, 201);
+        let line = &of(&gateway, &answer.header("x-request-id").expect("an id"))[0];
+        let [whole, upstream] = ["duration_ms", "upstream_ms"].map(|name| line[name].as_f64().expect("a number"));
+        assert!(whole >= 700.0 && (upstream >= 700.0) == is_hub_slow, "{line}");
     }
 }
 

@@ -147,7 +147,6 @@ async fn serve(mut connection: ServerConnection, manner: Manner) -> Served {
         }
         connection.decide_persistence(false, false);
         answer(&mut connection).await;
-        connection.release_read_buffer();
     }
     connection.close().await;
     served
