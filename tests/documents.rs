@@ -46,6 +46,18 @@ fn anchors(text: &str) -> BTreeSet<String> {
     found
 }
 
+/// All files of `folder` with their texts.
+fn sources(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            found.push((path.clone(), read(path)));
+        }
+    }
+}
+
 /// The cells of the rows of a page's tables, without heads and rules.
 fn rows(text: &str) -> Vec<Vec<&str>> {
     let lines: Vec<&str> = prose(text).collect();
@@ -55,6 +67,33 @@ fn rows(text: &str) -> Vec<Vec<&str>> {
     };
     let cells = |at: usize| lines[at].trim_matches('|').split(" | ").map(str::trim).collect();
     (0..lines.len()).filter(is_row).map(cells).collect()
+}
+
+#[test]
+fn what_the_way_through_the_source_names_is_there() {
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    let is_there = |owner: &str, item: &str| {
+        let begins_one =
+            |line: &str| !line.starts_with(' ') && ["impl", "struct ", "enum "].iter().any(|word| line.contains(word));
+        files.iter().any(|(path, text)| {
+            let is_owner = path.file_stem().is_some_and(|stem| stem == owner)
+                || text.lines().any(|line| begins_one(line) && line.contains(owner));
+            let mut items = text.lines().filter_map(|line| line.split_once(item));
+            is_owner
+                && items.any(|(before, after)| {
+                    let is_end = after.starts_with(['(', '<', ',', ' ']);
+                    is_end && (before.ends_with("fn ") || (before.starts_with("    ") && before.trim().is_empty()))
+                })
+        })
+    };
+    let page = read("ARCHITECTURE.md");
+    let named =
+        prose(&page).flat_map(|line| line.split('`').skip(1).step_by(2)).filter_map(|name| name.rsplit_once("::"));
+    let (there, missing): (Vec<_>, Vec<_>) =
+        named.partition(|(owner, item)| is_there(owner.rsplit("::").next().unwrap_or(owner), item));
+    assert!(missing.is_empty(), "ARCHITECTURE.md names what is not in src: {missing:?}");
+    assert!(there.len() > 40, "{there:?}");
 }
 
 #[test]
