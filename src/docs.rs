@@ -8,6 +8,8 @@ pub mod document;
 mod failures;
 mod paths;
 
+use std::sync::{Arc, LazyLock};
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, ETag, EntityTag, IfNoneMatch, LOCATION};
 use actix_web::web::{self, Bytes, Header, ServiceConfig};
@@ -16,30 +18,52 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::ApiError;
 
-/// The routes below the gateway's base path; `document` is the text of `/openapi.json`.
-pub fn routes(config: &mut ServiceConfig, document: &Bytes) {
+/// The routes below the gateway's base path; `document` is `/openapi.json`.
+pub fn routes(config: &mut ServiceConfig, document: &File) {
     config
-        .service(file(web::resource("/openapi.json"), "application/json", document))
-        .service(file(web::resource("/docs/"), HTML, &Bytes::from_static(PAGE)))
+        .service(route(web::resource("/openapi.json"), "application/json", document.clone()))
+        .service(route(web::resource("/docs/"), HTML, File::of(PAGE)))
         .service(web::resource("/docs").get(to_the_page).head(to_the_page).default_service(method_not_allowed()))
-        .service(file(web::resource("/docs/page.css"), CSS, &Bytes::from_static(STYLE)))
-        .service(file(web::resource("/docs/page.js"), SCRIPT, &Bytes::from_static(PAGE_SCRIPT)))
-        .service(file(web::resource("/docs/check"), HTML, &Bytes::from_static(CHECK)))
-        .service(file(web::resource("/docs/check.js"), SCRIPT, &Bytes::from_static(CHECK_SCRIPT)))
-        .service(file(web::resource("/client.js"), SCRIPT, &Bytes::from_static(CLIENT)))
-        .service(file(web::resource("/client.d.ts"), "text/plain; charset=utf-8", &Bytes::from_static(CLIENT_TYPES)));
+        .service(route(web::resource("/docs/page.css"), CSS, File::of(STYLE)))
+        .service(route(web::resource("/docs/page.js"), SCRIPT, File::of(PAGE_SCRIPT)))
+        .service(route(web::resource("/docs/check"), HTML, File::of(CHECK)))
+        .service(route(web::resource("/docs/check.js"), SCRIPT, File::of(CHECK_SCRIPT)))
+        .service(route(web::resource("/client.js"), SCRIPT, File::of(CLIENT)))
+        .service(route(web::resource("/client.d.ts"), "text/plain; charset=utf-8", File::of(CLIENT_TYPES)));
+}
+
+/// A text with its tag. Both are made when somebody asks for them: the API's document takes a megabyte while it is made, and most
+/// gateways are never asked for it.
+#[derive(Clone)]
+pub struct File(Arc<LazyLock<Tagged, Box<dyn FnOnce() -> Tagged + Send>>>);
+
+type Tagged = (EntityTag, Bytes);
+
+impl File {
+    /// The file that `make` makes.
+    pub fn new(make: impl FnOnce() -> Bytes + Send + 'static) -> Self {
+        let make_tagged = || {
+            let text = make();
+            let hash: String = Sha256::digest(&text)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+            (EntityTag::new_strong(hash), text)
+        };
+        Self(Arc::new(LazyLock::new(Box::new(make_tagged))))
+    }
+
+    fn of(text: &'static [u8]) -> Self {
+        Self::new(move || Bytes::from_static(text))
+    }
 }
 
 /// A route that is one file. A browser asks for it again each time, since it changes with the gateway, and gets it only if it has
 /// changed.
-fn file(resource: Resource, kind: &'static str, text: &Bytes) -> Resource {
-    let hash: String = Sha256::digest(text)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    let (tag, text) = (EntityTag::new_strong(hash), text.clone());
+fn route(resource: Resource, kind: &'static str, file: File) -> Resource {
     let answer = move |known: Option<Header<IfNoneMatch>>| {
+        let (tag, text) = &**file.0;
         // Weakly, because a front that compresses makes the tag a weak one.
         let is_known = known.is_some_and(|known| match &known.0 {
             IfNoneMatch::Any => true,
-            IfNoneMatch::Items(tags) => tags.iter().any(|other| other.weak_eq(&tag)),
+            IfNoneMatch::Items(tags) => tags.iter().any(|other| other.weak_eq(tag)),
         });
         let status = if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
         let mut response = HttpResponse::build(status);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use actix_server::Server;
 use actix_service::{ServiceFactory, fn_factory, fn_service};
-use actix_web::web::{Bytes, Data, ServiceConfig};
+use actix_web::web::{Data, ServiceConfig};
 use actix_web::{App, HttpServer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpStream, UnixStream};
@@ -105,8 +105,11 @@ fn worker_factory(
     ));
     let (base_path, files) = (server.base_path.clone(), config.app.files.clone());
     let guard = Guard::new(origins.clone(), base_path, files, server.trusted_proxies.clone());
-    let document = docs::document::document(&config.description(), auth::schemas());
-    let document = Bytes::from(document.to_json().expect("it has nothing that JSON lacks"));
+    let description = config.description();
+    let document = docs::File::new(move || {
+        let document = docs::document::document(&description, auth::schemas());
+        document.to_json().expect("it has nothing that JSON lacks").into()
+    });
     let (config, guard, health) = (Arc::clone(config), Arc::new(guard), health.clone());
     let connections = Arc::new(Connections::new(max_connections(config.connections)));
     async move || {

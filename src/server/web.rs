@@ -41,7 +41,7 @@ impl Web {
     pub(super) async fn new(
         config: &Config,
         auth: &Data<Auth>,
-        document: &Bytes,
+        document: &docs::File,
         more: fn(&mut ServiceConfig),
     ) -> Self {
         let app = App::new()
