@@ -945,7 +945,10 @@ mod tests {
                     "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nabcd",
                     "Invalid(\"a framing that is ambiguous\")",
                 ),
-                ("HTTP/1.1 200 OK\r\nContent-Length: +4\r\n\r\nabcd", "Invalid(\"a content length\")"),
+                (
+                    "HTTP/1.1 200 OK\r\nContent-Length: +4\r\n\r\nabcd",
+                    "Invalid(\"a content length that is no number\")",
+                ),
                 (
                     "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabcd",
                     "Invalid(\"a transfer coding that is not chunked\")",

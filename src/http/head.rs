@@ -454,7 +454,7 @@ impl Framing {
                 false
             }
             14 if is_name(name, "content-length") => {
-                self.content_length.replace(decimal(value).ok_or("a content length")?).is_some()
+                self.content_length.replace(decimal(value).ok_or("a content length that is no number")?).is_some()
             }
             17 if is_name(name, "transfer-encoding") => {
                 self.is_chunked.replace(value.eq_ignore_ascii_case(b"chunked")).is_some()
