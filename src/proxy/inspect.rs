@@ -179,8 +179,6 @@ fn without_comments(json: &[u8]) -> &[u8] {
 pub(super) struct PartNames {
     /// Two dashes and the boundary.
     delimiter: Vec<u8>,
-    /// The line that Rack takes for a delimiter where the boundary has a comma, at which Rack's ends.
-    shorter: Option<Vec<u8>>,
     /// What has come and may be the beginning of something. Contents are not kept.
     unread: Vec<u8>,
     place: Place,
@@ -205,10 +203,8 @@ impl PartNames {
     /// Of a body with this Content-Type.
     fn of(kind: &str) -> Result<Self, Unreadable> {
         let boundary = boundary(kind).ok_or(Unreadable)?;
-        let (delimiter, shorter) = (format!("--{boundary}").into(), boundary.split_once(','));
-        let shorter = shorter.map(|(shorter, _)| format!("--{shorter}\r\n").into());
         // A delimiter stands at the beginning of a line, and so does the body.
-        Ok(Self { delimiter, shorter, unread: b"\r\n".to_vec(), place: Place::Content })
+        Ok(Self { delimiter: format!("--{boundary}").into(), unread: b"\r\n".to_vec(), place: Place::Content })
     }
 
     /// Reads the next piece. Whether a part whose head ends in it is named like a credential.
@@ -217,9 +213,6 @@ impl PartNames {
     /// [`Unreadable`] for what may be read in two ways.
     pub(super) fn name_credential(&mut self, piece: &[u8]) -> Result<bool, Unreadable> {
         self.unread.extend_from_slice(piece);
-        if self.shorter.as_ref().is_some_and(|line| memmem::find(&self.unread, line).is_some()) {
-            return Err(Unreadable);
-        }
         let (mut found, mut at) = (false, 0);
         loop {
             let rest = &self.unread[at..];
@@ -268,7 +261,7 @@ fn part_names_credential(kind: &str, body: &[u8]) -> Result<bool, Unreadable> {
     if names.is_whole() { Ok(found) } else { Err(Unreadable) }
 }
 
-/// The boundary, if there is one and no more, however its name is written.
+/// The boundary, if there is one and no more, however its name is written. Rack's ends at a comma, so it has none.
 fn boundary(kind: &str) -> Option<&str> {
     let lower = kind.to_ascii_lowercase();
     let (before, after) = lower.split_once("boundary")?;
@@ -281,7 +274,7 @@ fn boundary(kind: &str) -> Option<&str> {
         && (rest.is_empty() || rest.trim_start().starts_with(';'))
         && !value.to_ascii_lowercase().contains("boundary=")
         && !rest.to_ascii_lowercase().contains("boundary");
-    let is_plain = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\;".contains(&byte));
+    let is_plain = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\;,".contains(&byte));
     (is_alone && is_plain).then_some(value)
 }
 
@@ -293,7 +286,9 @@ fn head_names_credential(head: &[u8]) -> Option<bool> {
     // Rack looks for a name up to the next colon, on the next line too.
     let is_field_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let is_field = |line: &str| line.split_once(':').is_some_and(|(name, _)| is_field_name(name));
-    let is_plain = head.split("\r\n").all(|line| !line.contains(['\r', '\n']) && is_field(line));
+    // To Rack a vertical tab or a form feed ends a name.
+    let is_text = |line: &str| !line.contains(|letter: char| letter.is_ascii_control() && letter != '\t');
+    let is_plain = head.split("\r\n").all(|line| is_text(line) && is_field(line));
     if !is_plain || lower.matches("content-disposition").count() != 1 || lower.contains("content-id") {
         return None;
     }

@@ -75,7 +75,7 @@ impl Message {
         let mut message = Self { bytes, credential };
         let passing = envelope.credential.passing_fields();
         let bytes = &mut message.bytes;
-        let mut seen = 0_u16;
+        let (mut seen, mut has_type) = (0_u16, false);
         for field in fields.iter() {
             let Some((at, is_list)) = forwarded(field.name) else { continue };
             if passing & (1 << at) == 0 {
@@ -85,11 +85,16 @@ impl Message {
                 return Err(Code::BadRequest);
             }
             seen |= 1 << at;
+            // To Rack an empty type is none (`lib/rack/request.rb`).
+            if at == CONTENT_TYPE && matches!(field.value.first(), None | Some(b';' | b',')) {
+                continue;
+            }
+            has_type |= at == CONTENT_TYPE;
             field.write(bytes);
         }
         // Without a type a body is a form to Rack, however long it is (`lib/rack/request.rb`). Nobody looks through one that may be
         // long, so it goes up as what no parameter is read from.
-        if seen & (1 << CONTENT_TYPE) == 0 && length.may_exceed(MAX_INSPECTED as u64) {
+        if !has_type && length.may_exceed(MAX_INSPECTED as u64) {
             bytes.extend_from_slice(b"Content-Type: application/octet-stream\r\n");
         }
         match length {
