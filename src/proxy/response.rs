@@ -308,8 +308,12 @@ fn is_visible(text: &str) -> bool {
     text.bytes().fold(true, |is, byte| is & (b' '..0x7f).contains(&byte))
 }
 
-/// Whether no browser runs content of this type, given `nosniff`.
+/// Whether no browser runs content of this type, given `nosniff`. Of several behind commas a browser takes the last (Fetch, to
+/// extract a MIME type).
 fn is_inert(content_type: &[u8]) -> bool {
+    if content_type.contains(&b',') {
+        return false;
+    }
     let essence = content_type[..memchr(b';', content_type).unwrap_or(content_type.len())].trim_ascii();
     INERT_TYPES.iter().any(|inert| inert.len() == essence.len() && essence.eq_ignore_ascii_case(inert.as_bytes()))
         || is_json(essence)
@@ -494,6 +498,12 @@ mod tests {
             ([plain, some, inline], false, true, Some("content-disposition: attachment; filename=\"x\"")),
             ([plain, none, ""], false, true, Some("content-disposition: attachment")),
             ([page, some, ""], false, false, Some("content-disposition: attachment")),
+            (
+                ["Content-Type: text/plain;,text/html\r\n", some, ""],
+                false,
+                false,
+                Some("content-disposition: attachment"),
+            ),
             ([page, none, ""], false, false, Some("content-disposition: attachment")),
             (["", some, ""], false, false, Some("content-disposition: attachment")),
             (["", "", ""], false, false, Some("content-disposition: attachment")),
