@@ -36,6 +36,8 @@ pub struct RequestContext {
     pub replay: Cell<u8>,
     /// Whether it is a call without a login, to a DataHUB that may be asked without one.
     pub is_anonymous: Cell<bool>,
+    /// Whether the client has left while its answer was made.
+    pub has_left: Cell<bool>,
     /// How long the DataHUB took, from the end of the request to the head of the answer.
     pub upstream: Cell<Option<Duration>>,
     method: Method,
@@ -58,6 +60,7 @@ impl RequestContext {
             client,
             replay: Cell::default(),
             is_anonymous: Cell::default(),
+            has_left: Cell::default(),
             upstream: Cell::default(),
             method,
             route: RefCell::default(),

@@ -1,7 +1,8 @@
 //! `GET /auth/callback?datahub=…&code=…&state=…`: a person comes back from a DataHUB.
 //!
-//! Whatever happens, the person lands in the app, and the pending login is spent unless too many come. The order of checks is that of
-//! [`finish`]: nothing is sent to the DataHUB before the state has been found to be one of this browser.
+//! Whatever happens, the person lands in the app, and the pending login is spent, unless too many come or it cannot be read as an
+//! answer of the DataHUB's. The order of checks is that of [`finish`]: nothing is sent to the DataHUB before the state has been found
+//! to be one of this browser.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -91,8 +92,8 @@ async fn finish(
     auth.refresher.begin_session(datahub, &obtained.tokens);
     let token = session.tokens.session_token();
     auth.pending.record_success(pending, &login.confirmed, &token, now);
-    // The one it takes the place of is over at the DataHUB, too.
-    if let Some(replaced) = login.replaces {
+    // The one it takes the place of is over at the DataHUB, too; but the browser has it still if it has left.
+    if let Some(replaced) = login.replaces.filter(|_| !context.has_left.get()) {
         auth.refresher.end_session(datahub, replaced, Some(&token), MAX_WAIT).await;
     }
 

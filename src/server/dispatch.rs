@@ -207,7 +207,8 @@ impl Dispatch<'_> {
             match self.connection.unless_client_leaves(answer.as_mut()).await {
                 Ok(response) => response?,
                 Err(left) => {
-                    // What has begun is not dropped half way: a logout ends the session, tokens that came are kept or revoked.
+                    // What has begun is not dropped half way: a logout ends the session, tokens that came are revoked.
+                    self.context.has_left.set(true);
                     let _ = answer.await;
                     return Err(left.into());
                 }

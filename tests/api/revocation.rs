@@ -135,6 +135,47 @@ fn a_login_whose_browser_leaves_keeps_nothing_alive() {
     assert_eq!((browser.fetch(&gateway, "GET", USER).status, hub.live_tokens().len()), (200, 1));
 }
 
+/// The session that a login was to replace is what such a browser has still.
+#[test]
+fn a_login_whose_browser_leaves_ends_no_session() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    for leaves in [true, false] {
+        let browser = logged_in(&gateway, &hub, "testuser");
+        let callback = browser.begin_login(&gateway, "a", &hub, "joerg");
+        hub.clear();
+        hub.set(|behaviour| behaviour.token.answer_delay = Duration::from_secs(1));
+        let mut connection = browser.begin(&gateway, "GET", &callback, crate::browser::NAVIGATION);
+        wait_until(|| hub.requests().iter().any(|request| request.path() == "/oauth/token"));
+        if leaves {
+            drop(connection);
+        } else {
+            assert_eq!(connection.head().status, 303);
+        }
+        hub.set(|behaviour| behaviour.token.answer_delay = Duration::ZERO);
+        // Either the pair that nobody holds is revoked, or the one that was replaced.
+        wait_until(|| hub.requests().iter().any(|request| request.path() == "/oauth/revoke"));
+        wait_until(|| hub.live_tokens().len() == 1);
+        assert_eq!(browser.fetch(&gateway, "GET", USER).status == 200, leaves);
+        hub.revoke_all_tokens();
+    }
+}
+
+/// One person's logouts cost nobody else a place in the memory, and the DataHUB no call.
+#[test]
+fn what_has_ended_is_not_revoked_again() {
+    let hub = datahub();
+    let gateway = Setup::new(&[("a", &hub)]).start();
+    let browser = logged_in(&gateway, &hub, "testuser");
+    for _ in 0..20 {
+        let copy = browser.copy();
+        assert_eq!(copy.fetch(&gateway, "POST", "/auth/logout").status, 204);
+        assert_eq!(copy.cookie("__Host-Http-session-a"), None, "its cookies go each time");
+    }
+    let revocations = hub.requests().iter().filter(|request| request.path() == "/oauth/revoke").count();
+    assert_eq!((revocations, hub.live_tokens().len()), (1, 0));
+}
+
 /// A session that has ended here lives on at the DataHUB until somebody ends it there.
 #[test]
 fn a_logout_of_a_session_that_has_ended_revokes_its_tokens() {

@@ -140,7 +140,11 @@ impl RefreshCache {
                 _ => break,
             }
         }
-        if chain.last() == kept {
+        // What has ended already is not ended again: its revocation has begun, and one person's logouts must not push others out.
+        let has_ended = |newest: &SessionToken| {
+            matches!(entries.get(&CacheKey::new(datahub, newest), now), Some(CacheEntry::Invalidated))
+        };
+        if chain.last() == kept || chain.last().is_some_and(has_ended) {
             return None;
         }
         for token in &chain {
