@@ -58,7 +58,11 @@ pub(super) async fn add(
         ApiError::from(error)
     })?;
 
-    let replaced = session.revocable_token();
+    // A logout that came meanwhile counts, and a browser that has left keeps what it has.
+    if auth.refresher.has_ended(datahub, &session.tokens) {
+        return Err(SessionError::Ended.into());
+    }
+    let replaced = session.revocable_token().filter(|_| !context.has_left.get());
     let now = SystemTime::now();
     let (sid, session) = session.with_personal_token(token, &info.scopes, info.expires_at, now);
     let written = auth.sessions.login_cookies(datahub, &sid, &session, &context, now)?;

@@ -142,7 +142,13 @@ impl Refresher {
     /// Whether the session with these tokens has ended here, though its cookie still opens.
     pub fn has_ended(&self, datahub: &DataHub, tokens: &TokenSet) -> bool {
         let now = Instant::now();
-        match self.shared.cache.lookup(&CacheKey::new(datahub, &tokens.session_token()), tokens, now) {
+        let lookup =
+            |tokens: &TokenSet| self.shared.cache.lookup(&CacheKey::new(datahub, &tokens.session_token()), tokens, now);
+        let known = match lookup(tokens) {
+            Some(CacheEntry::Superseded(next)) => lookup(&self.shared.cache.newest(datahub, &next, now)),
+            known => known,
+        };
+        match known {
             Some(CacheEntry::Invalidated) => true,
             Some(CacheEntry::Blocked { until }) => now < until,
             _ => false,

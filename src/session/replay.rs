@@ -62,10 +62,15 @@ impl<'a> ReplayTarget<'a> {
     }
 
     /// The 307 that asks for the same call once more, with new `cookies` if there are any; on a new connection if this one
-    /// `closes`. A call that was sent again too often gets `refresh_unavailable` instead.
+    /// `closes`. A call that was sent again too often gets `refresh_unavailable` instead, and the cookies: nobody else has them.
     pub fn retry_response(&self, cookies: impl IntoIterator<Item = HeaderValue>, closes: bool) -> ApiError {
+        let with_cookies = |answer: ApiError| {
+            cookies.into_iter().fold(answer, |answer, cookie| {
+                answer.with_field("set-cookie", cookie.to_str().expect("a cookie of ours is visible ASCII"))
+            })
+        };
         if self.replays >= MAX_REPLAYS {
-            return ApiError::from(Code::RefreshUnavailable).retry_after(RETRY_AFTER);
+            return with_cookies(ApiError::from(Code::RefreshUnavailable).retry_after(RETRY_AFTER));
         }
         let count = self.replays + 1;
         metrics::replay("again", count);
@@ -74,10 +79,7 @@ impl<'a> ReplayTarget<'a> {
             None => format!("?{PARAMETER}={count}"),
             Some(query) => format!("?{query}&{PARAMETER}={count}"),
         };
-        let retry = ApiError::from(Code::SessionSuperseded).with_field("location", location);
-        let retry = cookies.into_iter().fold(retry, |retry, cookie| {
-            retry.with_field("set-cookie", cookie.to_str().expect("a cookie of ours is visible ASCII"))
-        });
+        let retry = with_cookies(ApiError::from(Code::SessionSuperseded).with_field("location", location));
         if closes { retry.closing() } else { retry }
     }
 
@@ -229,6 +231,18 @@ mod tests {
             prop_assert_eq!(ReplayTarget::without_counters(&raw, 2), ReplayTarget { target: target.clone(), replays });
             let names = query.split(['&', ';']).map(|parameter| parameter.split(['=', '?']).next().unwrap_or_default());
             prop_assert_eq!(target == raw, names.into_iter().all(|name| name != PARAMETER));
+        }
+    }
+
+    /// Nobody else has the newest tokens, perhaps.
+    #[test]
+    fn the_answer_after_too_many_brings_the_cookies_too() {
+        for (raw, code) in
+            [("/a?_gateway_replay=15", Code::SessionSuperseded), ("/a?_gateway_replay=16", Code::RefreshUnavailable)]
+        {
+            let answer = ReplayTarget::parse(raw).retry_response([HeaderValue::from_static("a=b")], false);
+            let cookies: Vec<_> = answer.fields().iter().filter(|(name, _)| *name == "set-cookie").collect();
+            assert_eq!((answer.code(), cookies.len()), (code, 1), "{raw}");
         }
     }
 

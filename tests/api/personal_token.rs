@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use datahub::DataHub;
-use datahub::behaviour::{Answer as Manner, PersonalToken};
+use datahub::behaviour::{Answer as Manner, Manner as Way, PersonalToken};
 use serde_json::{Value, json};
 
 use crate::browser::{Answer, Browser, FETCH};
@@ -343,6 +343,32 @@ fn a_refresh_under_way_brings_the_old_session_back_to_nobody() {
         });
         wait_until(|| hub.live_tokens().is_empty());
         assert_eq!(browser.fetch(&gateway, "GET", USER).json()["username"], "testuser", "{case}");
+    }
+}
+
+/// A person who logs out while the DataHUB is asked about a token is logged out.
+#[test]
+fn a_logout_meanwhile_counts() {
+    for logs_out in [true, false] {
+        let hub = datahub_with(|behaviour| {
+            let slow = Way { answer_delay: Duration::from_secs(1), ..Way::default() };
+            behaviour.by_path = vec![("/api/v4/personal_access_tokens", slow)];
+            behaviour.personal_tokens = vec![personal_token()];
+        });
+        let (gateway, browser) = start(&hub, "");
+        hub.clear();
+        std::thread::scope(|scope| {
+            let adding = scope.spawn(|| add(&browser.copy(), &gateway, PAT));
+            wait_until(|| hub.requests().iter().any(|request| request.path().contains("personal_access_tokens")));
+            if logs_out {
+                assert_eq!(browser.fetch(&gateway, "POST", "/auth/logout").status, 204);
+            }
+            let answer = adding.join().expect("no panic");
+            let code = if logs_out { (401, "session_expired".to_owned()) } else { (200, String::new()) };
+            assert_eq!((answer.status, if logs_out { answer.code() } else { String::new() }), code);
+            let sets_session = answer.headers("set-cookie").iter().any(|it| it.starts_with("__Host-Http-session-a=A"));
+            assert_eq!(sets_session, !logs_out);
+        });
     }
 }
 
