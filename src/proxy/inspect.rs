@@ -179,6 +179,8 @@ fn without_comments(json: &[u8]) -> &[u8] {
 pub(super) struct PartNames {
     /// Two dashes and the boundary.
     delimiter: Vec<u8>,
+    /// The same with what stands before a comma in the boundary, at which Rack's ends.
+    shorter: Option<Vec<u8>>,
     /// What has come and may be the beginning of something. Contents are not kept.
     unread: Vec<u8>,
     place: Place,
@@ -203,8 +205,10 @@ impl PartNames {
     /// Of a body with this Content-Type.
     fn of(kind: &str) -> Result<Self, Unreadable> {
         let boundary = boundary(kind).ok_or(Unreadable)?;
+        let (delimiter, shorter) = (format!("--{boundary}").into(), boundary.split_once(','));
+        let shorter = shorter.map(|(shorter, _)| format!("--{shorter}").into());
         // A delimiter stands at the beginning of a line, and so does the body.
-        Ok(Self { delimiter: format!("--{boundary}").into(), unread: b"\r\n".to_vec(), place: Place::Content })
+        Ok(Self { delimiter, shorter, unread: b"\r\n".to_vec(), place: Place::Content })
     }
 
     /// Reads the next piece. Whether a part whose head ends in it is named like a credential.
@@ -213,6 +217,13 @@ impl PartNames {
     /// [`Unreadable`] for what may be read in two ways.
     pub(super) fn name_credential(&mut self, piece: &[u8]) -> Result<bool, Unreadable> {
         self.unread.extend_from_slice(piece);
+        if let Some(shorter) = &self.shorter {
+            // Rack finds no part behind it as long as a comma follows.
+            let goes_on = |at: usize| self.unread.get(at + shorter.len()).is_none_or(|next| *next == b',');
+            if !memmem::find_iter(&self.unread, shorter).all(goes_on) {
+                return Err(Unreadable);
+            }
+        }
         let (mut found, mut at) = (false, 0);
         loop {
             let rest = &self.unread[at..];
@@ -251,7 +262,8 @@ impl PartNames {
 
     /// Whether the body may end here.
     fn is_whole(&self) -> bool {
-        self.place == Place::Epilogue || (self.place == Place::End && self.unread.is_empty())
+        let ends_short = self.shorter.as_ref().is_some_and(|shorter| self.unread.ends_with(shorter));
+        (self.place == Place::Epilogue && !ends_short) || (self.place == Place::End && self.unread.is_empty())
     }
 }
 
@@ -261,7 +273,7 @@ fn part_names_credential(kind: &str, body: &[u8]) -> Result<bool, Unreadable> {
     if names.is_whole() { Ok(found) } else { Err(Unreadable) }
 }
 
-/// The boundary, if there is one and no more, however its name is written. Rack's ends at a comma, so it has none.
+/// The boundary, if there is one and no more, however its name is written. Rack finds none that begins with a comma.
 fn boundary(kind: &str) -> Option<&str> {
     let lower = kind.to_ascii_lowercase();
     let (before, after) = lower.split_once("boundary")?;
@@ -274,7 +286,9 @@ fn boundary(kind: &str) -> Option<&str> {
         && (rest.is_empty() || rest.trim_start().starts_with(';'))
         && !value.to_ascii_lowercase().contains("boundary=")
         && !rest.to_ascii_lowercase().contains("boundary");
-    let is_plain = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\;,".contains(&byte));
+    let is_plain = !value.is_empty()
+        && !value.starts_with(',')
+        && value.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\;".contains(&byte));
     (is_alone && is_plain).then_some(value)
 }
 

@@ -555,6 +555,9 @@ fn credentials_in_short_bodies_are_refused_and_everything_else_passes() {
         ("Content-Type: application/json\r\n", "Content-Type: application/x-www-form-urlencoded; charset=utf-8\r\n");
     let parts = "Content-Type: multipart/form-data; boundary=X\r\n";
     let part = |name: &str| format!("--X\r\nContent-Disposition: form-data; {name}\r\n\r\nroot\r\n--X--\r\n");
+    let comma =
+        |name: &str, inner: &str| part(name).replace("--X", "--X,Y").replace("root", &format!("root\r\n{inner}"));
+    let comma_kind = "Content-Type: multipart/form-data; boundary=\"X,Y\"\r\n";
     for (kind, body, code) in [
         (json, r#"{"private_token":"x"}"#, "credential_parameter"),
         (json, r#"{"a":{"b":[1]},"sudo":1}"#, "credential_parameter"),
@@ -620,12 +623,13 @@ fn credentials_in_short_bodies_are_refused_and_everything_else_passes() {
         (parts, "--X\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nbroken off", "bad_request"),
         ("Content-Type: multipart/form-data\r\n", &part("name=\"a\""), "bad_request"),
         ("Content-Type: multipart/form-data; boundary=X; boundary=Y\r\n", &part("name=\"a\""), "bad_request"),
-        // Rack's boundary ends at the comma, and finds no part of it.
-        (
-            "Content-Type: multipart/form-data; boundary=\"X,Y\"\r\n",
-            &part("name=\"a\"").replace("--X", "--X,Y"),
-            "bad_request",
-        ),
+        // Rack's boundary ends at the comma.
+        (comma_kind, &comma("name=\"a\"", ""), ""),
+        (comma_kind, &comma("name=\"sudo\"", ""), "credential_parameter"),
+        (comma_kind, &comma("name=\"a\"", "--X\r\n"), "bad_request"),
+        (comma_kind, &comma("name=\"a\"", "--X \r\n"), "bad_request"),
+        (comma_kind, &comma("name=\"a\"", "--X\n"), "bad_request"),
+        (comma_kind, &format!("{}--X", comma("name=\"a\"", "")), "bad_request"),
         ("Content-Type: multipart/mixed; boundary=X\r\n", &part("name=\"sudo\""), "credential_parameter"),
     ] {
         hub.clear();
